@@ -1,0 +1,17 @@
+-- An operator's change. What is NULL leaves what is there; who holds it and why
+-- change only together with the status.
+-- Called by RegistryTransaction::change_instance.
+-- $1 kind, $2 key, $3 address, $4 status, $5 held_by, $6 held_reason, $7 weight, $8 metadata, $9 now
+UPDATE instance
+SET status      = COALESCE($4::text, instance.status),
+    held_by     = CASE WHEN $4::text IS NULL THEN instance.held_by ELSE $5::text END,
+    held_reason = CASE WHEN $4::text IS NULL THEN instance.held_reason ELSE $6::text END,
+    weight      = COALESCE($7::integer, instance.weight),
+    metadata    = COALESCE($8::jsonb, instance.metadata),
+    updated_at  = $9,
+    revision    = instance.revision + 1
+FROM scope
+WHERE scope.id = instance.scope_id AND scope.kind = $1 AND scope.key = $2 AND instance.address = $3
+RETURNING instance.id, scope.kind, scope.key, instance.address, instance.name, instance.weight, instance.metadata,
+       instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
+       instance.registered_at, instance.updated_at

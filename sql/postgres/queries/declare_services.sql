@@ -1,0 +1,9 @@
+-- Declares the services that are not known yet.
+-- Called by RegistryTransaction::register_instances, before the instances.
+-- $1 keys, $2 now
+INSERT INTO scope (kind, key, created_at)
+SELECT DISTINCT 'service', given.key, $2::timestamptz
+FROM unnest($1::text[]) AS given (key)
+WHERE NOT EXISTS (SELECT FROM scope WHERE scope.kind = 'service' AND scope.key = given.key)
+ORDER BY given.key
+ON CONFLICT (kind, key) DO NOTHING

@@ -1,0 +1,10 @@
+-- The instances of a scope, by address.
+-- Called by RegistryReader::list_instances.
+-- $1 kind, $2 key
+SELECT instance.id, scope.kind, scope.key, instance.address, instance.name, instance.weight, instance.metadata,
+       instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
+       instance.registered_at, instance.updated_at
+FROM instance
+JOIN scope ON scope.id = instance.scope_id
+WHERE scope.kind = $1 AND scope.key = $2
+ORDER BY instance.address

@@ -1,0 +1,31 @@
+-- Registers many instances, each at most once. A new gateway is disabled, a new
+-- service instance enabled; a known service instance that is disabled is enabled
+-- again. What is NULL leaves what is there. No row for an undeclared scope.
+-- Called by RegistryTransaction::register_instances.
+-- $1 kinds, $2 keys, $3 addresses, $4 names, $5 weights, $6 metadata, $7 ttl_seconds, $8 now
+WITH registered AS (
+    INSERT INTO instance AS known
+        (scope_id, address, name, weight, metadata, ttl_seconds, status, registered_at, updated_at)
+    SELECT scope.id, given.address, given.name, given.weight, given.metadata, given.ttl_seconds,
+           CASE given.kind WHEN 'service' THEN 'enabled' ELSE 'disabled' END,
+           $8::timestamptz, $8::timestamptz
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::jsonb[], $7::integer[])
+        AS given (kind, key, address, name, weight, metadata, ttl_seconds)
+    JOIN scope ON scope.kind = given.kind AND scope.key = given.key
+    -- One order for all replicas, so that two batches cannot wait for each other.
+    ORDER BY scope.id, given.address
+    ON CONFLICT (scope_id, address) DO UPDATE
+    SET name        = COALESCE(excluded.name, known.name),
+        weight      = COALESCE(excluded.weight, known.weight),
+        metadata    = COALESCE(excluded.metadata, known.metadata),
+        ttl_seconds = COALESCE(excluded.ttl_seconds, known.ttl_seconds),
+        status      = CASE known.status WHEN 'disabled' THEN excluded.status ELSE known.status END,
+        updated_at  = excluded.updated_at,
+        revision    = known.revision + 1
+    RETURNING *
+)
+SELECT instance.id, scope.kind, scope.key, instance.address, instance.name, instance.weight, instance.metadata,
+       instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
+       instance.registered_at, instance.updated_at, instance.revision = 1 AS created
+FROM registered AS instance
+JOIN scope ON scope.id = instance.scope_id

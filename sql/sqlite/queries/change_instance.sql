@@ -1,0 +1,17 @@
+-- An operator's change. What is NULL leaves what is there; who holds it and why
+-- change only together with the status.
+-- Called by RegistryTransaction::change_instance.
+-- ?1 kind, ?2 key, ?3 address, ?4 status, ?5 held_by, ?6 held_reason, ?7 weight, ?8 metadata, ?9 now
+UPDATE instance
+SET status      = COALESCE(?4, status),
+    held_by     = CASE WHEN ?4 IS NULL THEN held_by ELSE ?5 END,
+    held_reason = CASE WHEN ?4 IS NULL THEN held_reason ELSE ?6 END,
+    weight      = COALESCE(?7, weight),
+    metadata    = COALESCE(?8, metadata),
+    updated_at  = ?9,
+    revision    = revision + 1
+WHERE scope_id = (SELECT scope.id FROM scope WHERE scope.kind = ?1 AND scope.key = ?2)
+  AND address = ?3
+RETURNING id, ?1 AS kind, ?2 AS key, address, name, weight, metadata,
+          ttl_seconds, status, held_by, held_reason,
+          registered_at, updated_at

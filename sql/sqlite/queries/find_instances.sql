@@ -1,0 +1,9 @@
+-- A given instance, if it is registered.
+-- Called by RegistryReader::find_instances, once for each.
+-- ?1 kind, ?2 key, ?3 address
+SELECT instance.id, scope.kind, scope.key, instance.address, instance.name, instance.weight, instance.metadata,
+       instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
+       instance.registered_at, instance.updated_at
+FROM instance
+JOIN scope ON scope.id = instance.scope_id
+WHERE scope.kind = ?1 AND scope.key = ?2 AND instance.address = ?3

@@ -1,0 +1,153 @@
+//! Leases in this process, for a daemon that runs alone.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::{LeaseError, LeasePage, LeaseStore, Renewal, Renewed};
+use crate::clock::Clock;
+use crate::model::{Epoch, InstanceKey};
+
+pub(super) struct MemoryLeaseStore {
+    clock: Arc<dyn Clock>,
+    leases: Mutex<Leases>,
+}
+
+#[derive(Default)]
+struct Leases {
+    by_key: HashMap<InstanceKey, Lease>,
+    /// The last epoch given out, so that a later life has a later one.
+    last_epoch: i64,
+    /// Expired leases are thrown out when the map has grown to this: each insertion
+    /// pays for a bounded share of that.
+    sweep_at: usize,
+}
+
+struct Lease {
+    epoch: Epoch,
+    expires_at: Instant,
+}
+
+/// The least number of leases at which a sweep is worth it.
+const MIN_SWEEP: usize = 1024;
+
+impl MemoryLeaseStore {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            leases: Mutex::new(Leases {
+                sweep_at: MIN_SWEEP,
+                ..Leases::default()
+            }),
+        }
+    }
+
+    /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
+    fn leases(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Leases {
+    fn renew(&mut self, renewal: &Renewal, now: Instant, clock_millis: i64) -> Renewed {
+        let expires_at = now + renewal.ttl.as_duration();
+        if let Some(lease) = self.by_key.get_mut(&renewal.key)
+            && lease.expires_at > now
+        {
+            lease.expires_at = expires_at;
+            return Renewed {
+                created: false,
+                epoch: lease.epoch,
+            };
+        }
+        self.last_epoch = clock_millis.max(self.last_epoch + 1);
+        let epoch = Epoch(self.last_epoch);
+        self.by_key
+            .insert(renewal.key.clone(), Lease { epoch, expires_at });
+        if self.by_key.len() >= self.sweep_at {
+            self.by_key.retain(|_, lease| lease.expires_at > now);
+            self.sweep_at = (2 * self.by_key.len()).max(MIN_SWEEP);
+        }
+        Renewed {
+            created: true,
+            epoch,
+        }
+    }
+}
+
+#[async_trait]
+impl LeaseStore for MemoryLeaseStore {
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError> {
+        let (now, clock_millis) = (Instant::now(), self.clock.now().timestamp_millis());
+        let mut leases = self.leases();
+        Ok(renewals
+            .iter()
+            .map(|renewal| leases.renew(renewal, now, clock_millis))
+            .collect())
+    }
+
+    async fn time_left(&self, keys: &[InstanceKey]) -> Result<Vec<Option<Duration>>, LeaseError> {
+        let now = Instant::now();
+        let leases = self.leases();
+        Ok(keys
+            .iter()
+            .map(|key| {
+                let lease = leases.by_key.get(key)?;
+                let left = lease.expires_at.saturating_duration_since(now);
+                (!left.is_zero()).then_some(left)
+            })
+            .collect())
+    }
+
+    async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {
+        let mut leases = self.leases();
+        for key in keys {
+            leases.by_key.remove(key);
+        }
+        Ok(())
+    }
+
+    async fn list(&self, _cursor: u64) -> Result<LeasePage, LeaseError> {
+        let now = Instant::now();
+        let leases = self.leases();
+        let alive = leases.by_key.iter().filter(|(_, lease)| lease.expires_at > now);
+        Ok(LeasePage {
+            keys: alive.map(|(key, _)| key.clone()).collect(),
+            next: None,
+        })
+    }
+
+    async fn ping(&self) -> Result<(), LeaseError> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::model::{ScopeKind, Ttl, Weight};
+
+    #[tokio::test(start_paused = true)]
+    async fn expired_leases_do_not_pile_up() {
+        let store = MemoryLeaseStore::new(Arc::new(SystemClock));
+        for i in 0..20 * MIN_SWEEP {
+            let renewal = Renewal {
+                key: InstanceKey {
+                    scope: ScopeKind::Service.with("s".parse().unwrap()),
+                    address: format!("h{i}:1").parse().unwrap(),
+                },
+                weight: Weight::default(),
+                ttl: Ttl::try_from(5).unwrap(),
+            };
+            store.renew(&[renewal]).await.unwrap();
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        // 5 s at 10 ms each are 500 alive; the map holds at most a sweep's worth.
+        assert_eq!(store.list(0).await.unwrap().keys.len(), 499);
+        assert!(store.leases().by_key.len() <= MIN_SWEEP);
+    }
+}

@@ -1,0 +1,197 @@
+//! The lease store: who was alive a moment ago, in memory or on Redis.
+//!
+//! Called by the HeartbeatActor, which owns the leases, and by the Directory, which
+//! only looks. It knows nothing of what is registered.
+
+mod memory;
+mod redis;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::clock::Clock;
+use crate::error::{OpenError, UrlError};
+use crate::model::{Epoch, InstanceKey, Ttl, Weight};
+use crate::redis_link::{LinkError, RedisUrl};
+
+/// Why a call of the lease store gave no answer. A renewal may still have happened.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LeaseError {
+    /// The store cannot be reached or did not answer in time.
+    #[error("the lease store is unavailable: {0}")]
+    Unavailable(String),
+    /// The store is there and refused.
+    #[error("the lease store refused: {0}")]
+    Refused(String),
+}
+
+impl From<LinkError> for LeaseError {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::Unavailable(reason) => Self::Unavailable(reason),
+            LinkError::Refused(reason) => Self::Refused(reason),
+        }
+    }
+}
+
+/// A lease to create or renew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewal {
+    /// Whose lease.
+    pub key: InstanceKey,
+    /// Written to the lease for the gateways that read it.
+    pub weight: Weight,
+    /// How long it lives from now.
+    pub ttl: Ttl,
+}
+
+/// What a renewal did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewed {
+    /// Whether a new life began: there was no lease, or it had expired.
+    pub created: bool,
+    /// When the life began.
+    pub epoch: Epoch,
+}
+
+/// One page of [`LeaseStore::list`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeasePage {
+    /// Instances with a lease. Over all pages one may come twice.
+    pub keys: Vec<InstanceKey>,
+    /// Where the next page begins; `None` after the last one.
+    pub next: Option<u64>,
+}
+
+/// Leases with a time to live. Expiry is by the store's own clock.
+#[async_trait]
+pub trait LeaseStore: Send + Sync {
+    /// Creates or renews leases in one atomic round trip: no lease is ever seen
+    /// without its time to live or with only some of its fields. Answers in order;
+    /// where a lease is named twice the second one renews the first.
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError>;
+
+    /// How long each lease still lives, `None` where there is none. In order.
+    async fn time_left(&self, keys: &[InstanceKey]) -> Result<Vec<Option<Duration>>, LeaseError>;
+
+    /// Ends leases at once; harmless where there is none.
+    async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError>;
+
+    /// Pages through all leases, beginning with `cursor` 0. A lease that lives
+    /// throughout is listed at least once.
+    async fn list(&self, cursor: u64) -> Result<LeasePage, LeaseError>;
+
+    /// Whether the store answers.
+    async fn ping(&self) -> Result<(), LeaseError>;
+}
+
+/// Which lease store, from `--leases`. The bus is on the same one.
+#[derive(Clone, PartialEq, Eq)]
+pub enum LeaseUrl {
+    /// `memory:`: this process alone; gone with it.
+    Memory,
+    /// `redis://…` or `rediss://…`: shared by any number of daemons.
+    Redis(RedisUrl),
+}
+
+impl FromStr for LeaseUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        match text.split_once(':') {
+            Some(("memory", "")) => Ok(Self::Memory),
+            Some(("redis" | "rediss", _)) => Ok(Self::Redis(text.parse()?)),
+            _ => Err(UrlError::new("must be memory:, redis://HOST or rediss://HOST")),
+        }
+    }
+}
+
+/// Without the password.
+impl fmt::Display for LeaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory:"),
+            Self::Redis(url) => url.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for LeaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LeaseUrl({self})")
+    }
+}
+
+/// Makes handles to one lease store, for threads that each want their own connection.
+#[derive(Clone)]
+pub struct LeaseBackend {
+    kind: Kind,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Memory(Arc<memory::MemoryLeaseStore>),
+    Redis(RedisUrl),
+}
+
+impl LeaseBackend {
+    /// Names a lease store. Nothing is connected yet.
+    pub fn new(url: &LeaseUrl, clock: Arc<dyn Clock>) -> Self {
+        let kind = match url {
+            LeaseUrl::Memory => Kind::Memory(Arc::new(memory::MemoryLeaseStore::new(clock))),
+            LeaseUrl::Redis(url) => Kind::Redis(url.clone()),
+        };
+        Self { kind }
+    }
+
+    /// A handle whose connection, if it needs one, lives on the current runtime.
+    pub fn connect(&self) -> Result<Arc<dyn LeaseStore>, OpenError> {
+        match &self.kind {
+            Kind::Memory(store) => Ok(Arc::clone(store) as Arc<dyn LeaseStore>),
+            Kind::Redis(url) => redis::RedisLeaseStore::new(url)
+                .map(|store| Arc::new(store) as Arc<dyn LeaseStore>)
+                .map_err(|error| OpenError {
+                    backend: url.to_string(),
+                    reason: error.to_string(),
+                }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_url_is_chosen_by_its_scheme() {
+        assert_eq!("memory:".parse(), Ok(LeaseUrl::Memory));
+        assert!(matches!("redis://localhost:6379/3".parse(), Ok(LeaseUrl::Redis(_))));
+        assert!(matches!("rediss://u:p@localhost".parse(), Ok(LeaseUrl::Redis(_))));
+    }
+
+    #[test]
+    fn a_wrong_lease_url_says_what_is_wrong() {
+        for (text, why) in [
+            ("", "must be memory:, redis://HOST or rediss://HOST"),
+            ("memory", "must be memory:, redis://HOST or rediss://HOST"),
+            ("memory:x", "must be memory:, redis://HOST or rediss://HOST"),
+            ("http://localhost", "must be memory:, redis://HOST or rediss://HOST"),
+            ("redis://", "a host is missing"),
+            ("redis://h:99999", "invalid port number"),
+        ] {
+            assert_eq!(text.parse::<LeaseUrl>().unwrap_err().to_string(), why, "{text}");
+        }
+        assert!("redis://h/notadb".parse::<LeaseUrl>().is_err());
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let url: LeaseUrl = "redis://u:s3cret@h:1/0".parse().unwrap();
+        assert_eq!(format!("{url}"), "redis://u:***@h:1/0");
+        assert!(!format!("{url:?}").contains("s3cret"));
+    }
+}

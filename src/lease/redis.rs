@@ -1,0 +1,132 @@
+//! Leases on Redis, in the keys and fields of the original gateway center.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::{Script, pipe};
+
+use super::{LeaseError, LeasePage, LeaseStore, Renewal, Renewed};
+use crate::model::{Epoch, InstanceKey};
+use crate::redis_link::{LinkError, RedisLink, RedisUrl};
+
+/// Holds the last epoch that was given out. Not below [`InstanceKey::LEASE_KEY_PREFIX`].
+const EPOCH_KEY: &str = "rollcall:epoch";
+
+/// How many keys Redis looks at for a page of the list.
+const SCAN_COUNT: usize = 1000;
+
+pub(super) struct RedisLeaseStore {
+    link: RedisLink,
+    renew: Script,
+}
+
+impl RedisLeaseStore {
+    pub(super) fn new(url: &RedisUrl) -> Result<Self, LinkError> {
+        Ok(Self {
+            link: RedisLink::new(url)?,
+            renew: Script::new(include_str!("renew.lua")),
+        })
+    }
+}
+
+#[async_trait]
+impl LeaseStore for RedisLeaseStore {
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError> {
+        if renewals.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut call = self.renew.prepare_invoke();
+        call.key(EPOCH_KEY);
+        for renewal in renewals {
+            call.key(renewal.key.lease_key())
+                .arg(renewal.key.address.as_str())
+                .arg(renewal.weight.get())
+                .arg(renewal.ttl.as_secs());
+        }
+        let answers: Vec<String> = self
+            .link
+            .ask(async |connection| call.invoke_async(connection).await)
+            .await?;
+        if answers.len() != renewals.len() {
+            return Err(LeaseError::Refused(format!(
+                "renew.lua answered {} leases of {}",
+                answers.len(),
+                renewals.len()
+            )));
+        }
+        answers.iter().map(|answer| renewed(answer)).collect()
+    }
+
+    async fn time_left(&self, keys: &[InstanceKey]) -> Result<Vec<Option<Duration>>, LeaseError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut look = pipe();
+        for key in keys {
+            look.pttl(key.lease_key());
+        }
+        let millis: Vec<i64> = self
+            .link
+            .ask(async |connection| look.query_async(connection).await)
+            .await?;
+        // -2 is no key. -1 is a key that never expires: the original's heartbeat could
+        // leave one behind, and it proves nothing.
+        Ok(millis
+            .into_iter()
+            .map(|millis| u64::try_from(millis).ok().map(Duration::from_millis))
+            .collect())
+    }
+
+    async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let mut delete = redis::cmd("DEL");
+        for key in keys {
+            delete.arg(key.lease_key());
+        }
+        self.link
+            .ask(async |connection| delete.query_async::<()>(connection).await)
+            .await?;
+        Ok(())
+    }
+
+    async fn list(&self, cursor: u64) -> Result<LeasePage, LeaseError> {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor)
+            .arg("MATCH")
+            .arg(format!("{}*", InstanceKey::LEASE_KEY_PREFIX))
+            .arg("COUNT")
+            .arg(SCAN_COUNT)
+            .arg("TYPE")
+            .arg("hash");
+        let (next, keys): (u64, Vec<String>) = self
+            .link
+            .ask(async |connection| scan.query_async(connection).await)
+            .await?;
+        Ok(LeasePage {
+            keys: keys
+                .iter()
+                .filter_map(|key| InstanceKey::from_lease_key(key).ok())
+                .collect(),
+            next: (next != 0).then_some(next),
+        })
+    }
+
+    async fn ping(&self) -> Result<(), LeaseError> {
+        self.link
+            .ask(async |connection| redis::cmd("PING").query_async::<()>(connection).await)
+            .await?;
+        Ok(())
+    }
+}
+
+fn renewed(answer: &str) -> Result<Renewed, LeaseError> {
+    let (created, start_time) = match answer.strip_prefix('+') {
+        Some(start_time) => (true, start_time),
+        None => (false, answer),
+    };
+    let epoch = Epoch::parse(start_time)
+        .ok_or_else(|| LeaseError::Refused(format!("startTime is {start_time:?}")))?;
+    Ok(Renewed { created, epoch })
+}

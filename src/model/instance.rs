@@ -1,0 +1,386 @@
+//! Instances: one process of a scope, known by its address.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{Address, DisplayName, Invalid, Note, Scope, ScopeKind, shown};
+
+/// Which instance: its scope, and its address within it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InstanceKey {
+    /// The group or service it belongs to.
+    pub scope: Scope,
+    /// Where it listens.
+    pub address: Address,
+}
+
+/// `services/orders/instances/10.0.0.5:8080`: as in paths.
+impl fmt::Display for InstanceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/instances/{}", self.scope, self.address)
+    }
+}
+
+/// An instance's id: 64-bit, assigned by the registry store, never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InstanceId(pub i64);
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What was decided about an instance. A heartbeat never changes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// May be sent traffic while it is online.
+    Enabled,
+    /// Not to be sent traffic. A service instance's next registration enables it;
+    /// a gateway waits for an operator.
+    Disabled,
+    /// Taken out by an operator; nothing but an operator ends it.
+    Held,
+}
+
+impl Status {
+    /// The word of the database and of JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Disabled => "disabled",
+            Self::Held => "held",
+        }
+    }
+
+    /// What a new instance of that kind of scope begins with.
+    pub fn of_new(kind: ScopeKind) -> Self {
+        match kind {
+            ScopeKind::Group => Self::Disabled,
+            ScopeKind::Service => Self::Enabled,
+        }
+    }
+}
+
+impl FromStr for Status {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "enabled" => Ok(Self::Enabled),
+            "disabled" => Ok(Self::Disabled),
+            "held" => Ok(Self::Held),
+            _ => Err(Invalid::new(format!(
+                "must be 'enabled', 'disabled' or 'held', unlike {}",
+                shown(text)
+            ))),
+        }
+    }
+}
+
+/// An instance's share of traffic relative to its peers, 0 to 65535 (the range of
+/// a weight in a DNS SRV record, RFC 2782). 1 where none was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "i64")]
+pub struct Weight(u16);
+
+impl Weight {
+    /// The weight as a number.
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl TryFrom<i64> for Weight {
+    type Error = Invalid;
+
+    fn try_from(number: i64) -> Result<Self, Invalid> {
+        u16::try_from(number).map(Self).map_err(|_| {
+            Invalid::new(format!(
+                "must be a whole number from 0 to {}, not {number}",
+                u16::MAX
+            ))
+        })
+    }
+}
+
+impl From<Weight> for i64 {
+    fn from(weight: Weight) -> Self {
+        weight.0.into()
+    }
+}
+
+/// How long a lease lives without a heartbeat: 5 to 3600 whole seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "i64")]
+pub struct Ttl(u16);
+
+impl Ttl {
+    /// In seconds.
+    pub fn as_secs(self) -> u16 {
+        self.0
+    }
+
+    /// As a duration.
+    pub fn as_duration(self) -> Duration {
+        Duration::from_secs(self.0.into())
+    }
+}
+
+impl TryFrom<i64> for Ttl {
+    type Error = Invalid;
+
+    fn try_from(seconds: i64) -> Result<Self, Invalid> {
+        match u16::try_from(seconds) {
+            Ok(seconds @ 5..=3600) => Ok(Self(seconds)),
+            _ => Err(Invalid::new(format!(
+                "must be from 5 to 3600 whole seconds, not {seconds}"
+            ))),
+        }
+    }
+}
+
+impl From<Ttl> for i64 {
+    fn from(ttl: Ttl) -> Self {
+        ttl.0.into()
+    }
+}
+
+/// What an instance says of itself: names and texts, at most 64 entries and 8 KiB
+/// as JSON. No name is empty and nothing holds NUL, which Postgres cannot store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
+pub struct Metadata(BTreeMap<String, String>);
+
+impl Metadata {
+    /// The most entries.
+    pub const MAX_ENTRIES: usize = 64;
+    /// The largest size as compact JSON, in bytes.
+    pub const MAX_BYTES: usize = 8 * 1024;
+}
+
+impl TryFrom<BTreeMap<String, String>> for Metadata {
+    type Error = Invalid;
+
+    fn try_from(entries: BTreeMap<String, String>) -> Result<Self, Invalid> {
+        if entries.len() > Self::MAX_ENTRIES {
+            return Err(Invalid::new(format!(
+                "must have at most {} entries, not {}",
+                Self::MAX_ENTRIES,
+                entries.len()
+            )));
+        }
+        if entries.keys().any(String::is_empty) {
+            return Err(Invalid::new("must not have an entry with an empty name"));
+        }
+        if entries.iter().any(|(k, v)| k.contains('\0') || v.contains('\0')) {
+            return Err(Invalid::new("must not hold the character U+0000"));
+        }
+        let bytes = serde_json::to_string(&entries)
+            .map_err(|error| Invalid::new(error.to_string()))?
+            .len();
+        if bytes > Self::MAX_BYTES {
+            return Err(Invalid::new(format!(
+                "must have at most {} bytes as JSON, not {bytes}",
+                Self::MAX_BYTES
+            )));
+        }
+        Ok(Self(entries))
+    }
+}
+
+impl From<Metadata> for BTreeMap<String, String> {
+    fn from(metadata: Metadata) -> Self {
+        metadata.0
+    }
+}
+
+/// Who holds an instance, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// The operator's name.
+    pub by: String,
+    /// The operator's reason, where one was given.
+    pub reason: Option<Note>,
+}
+
+/// An instance as the registry store holds it. What was never given is `None`
+/// here and has its default where it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Assigned by the store.
+    pub id: InstanceId,
+    /// Its scope and address.
+    pub key: InstanceKey,
+    /// The name for people; the address stands for it where there is none.
+    pub name: Option<DisplayName>,
+    /// See [`Instance::weight`].
+    pub given_weight: Option<Weight>,
+    /// What it says of itself.
+    pub metadata: Metadata,
+    /// Its own time to live, instead of the daemon's `--lease-ttl`.
+    pub ttl: Option<Ttl>,
+    /// What was decided about it.
+    pub status: Status,
+    /// Present exactly while the status is [`Status::Held`].
+    pub hold: Option<Hold>,
+    /// When it first registered.
+    pub registered_at: DateTime<Utc>,
+    /// When it last registered or was changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+impl Instance {
+    /// The name for people, or the address where none was given.
+    pub fn display_name(&self) -> &str {
+        self.name
+            .as_ref()
+            .map_or(self.key.address.as_str(), DisplayName::as_str)
+    }
+
+    /// Its weight, or the default of 1.
+    pub fn weight(&self) -> Weight {
+        self.given_weight.unwrap_or_default()
+    }
+}
+
+/// What an instance registers with. `None` leaves what an earlier registration
+/// or an operator gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// The scope and address to register.
+    pub key: InstanceKey,
+    /// A name for people.
+    pub name: Option<DisplayName>,
+    /// Its share of traffic.
+    pub weight: Option<Weight>,
+    /// Replaces all the metadata.
+    pub metadata: Option<Metadata>,
+    /// Its own time to live.
+    pub ttl: Option<Ttl>,
+}
+
+impl Registration {
+    /// Registers that instance and gives nothing else.
+    pub fn of(key: InstanceKey) -> Self {
+        Self {
+            key,
+            name: None,
+            weight: None,
+            metadata: None,
+            ttl: None,
+        }
+    }
+}
+
+/// An operator's decision about an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatusChange {
+    /// Let it have traffic, whatever was decided before.
+    Enable,
+    /// Take it out until its next registration.
+    Disable,
+    /// Take it out until an operator ends it.
+    Hold(Hold),
+}
+
+impl StatusChange {
+    /// The status it leads to.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Enable => Status::Enabled,
+            Self::Disable => Status::Disabled,
+            Self::Hold(_) => Status::Held,
+        }
+    }
+
+    /// The hold it begins, if it is one.
+    pub fn hold(&self) -> Option<&Hold> {
+        match self {
+            Self::Hold(hold) => Some(hold),
+            Self::Enable | Self::Disable => None,
+        }
+    }
+}
+
+/// An operator's change of an instance. `None` leaves what is there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InstanceChange {
+    /// A decision about its status.
+    pub status: Option<StatusChange>,
+    /// A new weight.
+    pub weight: Option<Weight>,
+    /// Replaces all the metadata.
+    pub metadata: Option<Metadata>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(count: usize, value: &str) -> BTreeMap<String, String> {
+        (0..count).map(|i| (format!("k{i}"), value.to_owned())).collect()
+    }
+
+    #[test]
+    fn a_weight_is_from_0_to_65535() {
+        assert_eq!(Weight::try_from(0).unwrap().get(), 0);
+        assert_eq!(Weight::try_from(65_535).unwrap().get(), 65_535);
+        for bad in [-1, 65_536, i64::MIN, i64::MAX] {
+            assert!(Weight::try_from(bad).is_err(), "{bad}");
+        }
+        assert_eq!(Weight::default().get(), 1);
+    }
+
+    #[test]
+    fn a_ttl_is_from_5_to_3600_seconds() {
+        assert_eq!(Ttl::try_from(5).unwrap().as_duration(), Duration::from_secs(5));
+        assert_eq!(Ttl::try_from(3600).unwrap().as_secs(), 3600);
+        for bad in [-5, 0, 4, 3601, 65_541] {
+            assert!(Ttl::try_from(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn metadata_has_at_most_64_entries_and_8_kib() {
+        assert!(Metadata::try_from(entries(64, "v")).is_ok());
+        assert!(Metadata::try_from(entries(65, "v")).is_err());
+        // {"k0":"…"} has 9 bytes around the value.
+        assert!(Metadata::try_from(entries(1, &"x".repeat(8192 - 9))).is_ok());
+        assert!(Metadata::try_from(entries(1, &"x".repeat(8192 - 8))).is_err());
+    }
+
+    #[test]
+    fn metadata_holds_neither_empty_names_nor_nul() {
+        for (name, value) in [("", "v"), ("a\0", "v"), ("a", "\0")] {
+            let entries = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            assert!(Metadata::try_from(entries).is_err(), "{name:?}: {value:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_gateway_is_disabled_and_a_new_service_instance_enabled() {
+        assert_eq!(Status::of_new(ScopeKind::Group), Status::Disabled);
+        assert_eq!(Status::of_new(ScopeKind::Service), Status::Enabled);
+    }
+
+    #[test]
+    fn every_status_reads_back_from_its_word() {
+        for status in [Status::Enabled, Status::Disabled, Status::Held] {
+            assert_eq!(status.as_str().parse::<Status>().unwrap(), status);
+        }
+        assert!("Held".parse::<Status>().is_err());
+    }
+}

@@ -1,0 +1,174 @@
+//! Lease keys and epochs.
+//!
+//! The text of a lease key is the Redis key of the original gateway center,
+//! `heartbeat:server:{service key}:{address}`, so that gateways which read those
+//! keys keep working; gateways have `heartbeat:group:{group key}:{address}`.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use super::{Address, InstanceKey, Invalid, ScopeKey, ScopeKind};
+
+const SERVICE_PREFIX: &str = "heartbeat:server:";
+const GROUP_PREFIX: &str = "heartbeat:group:";
+
+/// Why a text is not a lease key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseKeyError {
+    /// It does not begin with a known prefix or lacks the second part.
+    #[error("not of the form heartbeat:server:KEY:ADDRESS or heartbeat:group:KEY:ADDRESS")]
+    Form,
+    /// The scope key or the address is not valid.
+    #[error("{0}")]
+    Part(#[from] Invalid),
+}
+
+impl InstanceKey {
+    /// What every lease key begins with, for a scan over all of them.
+    pub const LEASE_KEY_PREFIX: &str = "heartbeat:";
+
+    /// The name of this instance's lease, which is its key in Redis.
+    pub fn lease_key(&self) -> String {
+        let prefix = match self.scope.kind {
+            ScopeKind::Service => SERVICE_PREFIX,
+            ScopeKind::Group => GROUP_PREFIX,
+        };
+        format!("{prefix}{}:{}", self.scope.key, self.address)
+    }
+
+    /// The instance a lease key belongs to. A scope key holds no colon, so the
+    /// first one after the prefix ends it, and no other instance has that lease key.
+    pub fn from_lease_key(text: &str) -> Result<Self, LeaseKeyError> {
+        let (kind, rest) = if let Some(rest) = text.strip_prefix(SERVICE_PREFIX) {
+            (ScopeKind::Service, rest)
+        } else if let Some(rest) = text.strip_prefix(GROUP_PREFIX) {
+            (ScopeKind::Group, rest)
+        } else {
+            return Err(LeaseKeyError::Form);
+        };
+        let (key, address) = rest.split_once(':').ok_or(LeaseKeyError::Form)?;
+        Ok(Self {
+            scope: kind.with(key.parse::<ScopeKey>()?),
+            address: address.parse::<Address>()?,
+        })
+    }
+}
+
+/// When a lease's life began, in Unix milliseconds of the lease store's clock. Of
+/// two lives of one lease the later one has the greater epoch, even where that
+/// clock was set back in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Epoch(pub i64);
+
+impl Epoch {
+    /// The epoch in a lease's `startTime`, or `None` where it is not RFC 3339.
+    pub fn parse(start_time: &str) -> Option<Self> {
+        DateTime::parse_from_rfc3339(start_time)
+            .ok()
+            .map(|time| Self(time.timestamp_millis()))
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds: the form of every time in a lease and in JSON.
+pub fn rfc3339_millis(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Instance keys of every shape the parsers accept: drawn from their grammar,
+    /// so that colons, dots and brackets meet at every border.
+    fn instance_key() -> impl Strategy<Value = InstanceKey> {
+        let kind = prop_oneof![Just(ScopeKind::Group), Just(ScopeKind::Service)];
+        let key = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}";
+        let host = prop_oneof![
+            "[a-z0-9_]{1,20}(\\.[a-z][a-z0-9_]{0,20}){0,2}x",
+            any::<std::net::Ipv4Addr>().prop_map(|ip| ip.to_string()),
+            any::<std::net::Ipv6Addr>().prop_map(|ip| format!("[{ip}]")),
+        ];
+        (kind, key, host, 1..=u16::MAX).prop_map(|(kind, key, host, port)| InstanceKey {
+            scope: kind.with(key.parse().unwrap()),
+            address: format!("{host}:{port}").parse().unwrap(),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_lease_key_reads_back_as_the_instance_it_was_made_of(instance in instance_key()) {
+            prop_assert_eq!(InstanceKey::from_lease_key(&instance.lease_key()).unwrap(), instance);
+        }
+
+        #[test]
+        fn two_instances_never_share_a_lease_key(a in instance_key(), b in instance_key()) {
+            prop_assert_eq!(a == b, a.lease_key() == b.lease_key());
+        }
+
+        #[test]
+        fn no_text_that_parses_forges_another_lease_key(
+            kind in prop_oneof![Just(ScopeKind::Group), Just(ScopeKind::Service)],
+            key in "[a-b:*?.\\[\\]0-9-]{1,12}",
+            address in "[a-b:*?.\\[\\]0-9/@-]{1,16}",
+        ) {
+            if let (Ok(key), Ok(address)) = (key.parse::<ScopeKey>(), address.parse::<Address>()) {
+                let instance = InstanceKey { scope: kind.with(key), address };
+                let text = instance.lease_key();
+                prop_assert_eq!(InstanceKey::from_lease_key(&text).unwrap(), instance.clone());
+                prop_assert!(!instance.scope.key.as_str().contains([':', '*', '?', '[', ']']));
+            }
+        }
+
+        #[test]
+        fn whatever_parses_formats_back_to_the_same_text(text in "\\PC{0,120}") {
+            if let Ok(key) = text.parse::<ScopeKey>() {
+                prop_assert_eq!(key.to_string(), text.clone());
+            }
+            if let Ok(address) = text.parse::<Address>() {
+                prop_assert_eq!(address.to_string(), text.clone());
+            }
+            if let Ok(instance) = InstanceKey::from_lease_key(&text) {
+                prop_assert_eq!(instance.lease_key(), text);
+            }
+        }
+    }
+
+    #[test]
+    fn lease_keys_are_those_of_the_original_gateway_center() {
+        let instance = |kind: ScopeKind, address: &str| InstanceKey {
+            scope: kind.with("orders".parse().unwrap()),
+            address: address.parse().unwrap(),
+        };
+        assert_eq!(
+            instance(ScopeKind::Service, "10.0.0.5:8080").lease_key(),
+            "heartbeat:server:orders:10.0.0.5:8080"
+        );
+        assert_eq!(
+            instance(ScopeKind::Group, "[::1]:80").lease_key(),
+            "heartbeat:group:orders:[::1]:80"
+        );
+    }
+
+    #[test]
+    fn what_is_no_lease_key_is_refused() {
+        for bad in [
+            "",
+            "heartbeat:",
+            "heartbeat:server:orders",
+            "heartbeat:server::10.0.0.5:80",
+            "heartbeat:server:orders:10.0.0.5",
+            "heartbeat:servers:orders:10.0.0.5:80",
+            "Heartbeat:server:orders:10.0.0.5:80",
+        ] {
+            assert!(InstanceKey::from_lease_key(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_epoch_is_read_from_a_start_time_with_milliseconds() {
+        assert_eq!(Epoch::parse("1970-01-01T00:00:01.234Z"), Some(Epoch(1234)));
+        assert_eq!(Epoch::parse("2026-11-22T10:00:00.000"), None, "no offset, no instant");
+        assert_eq!(Epoch::parse(""), None);
+    }
+}

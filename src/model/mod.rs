@@ -1,0 +1,42 @@
+//! The registry's vocabulary: plain data that parses itself.
+//!
+//! A value that exists is valid: every type here is made by a parser that states
+//! its limits, once, at the door. Nothing in this module knows a database, a
+//! wire format other than its own text, or the time.
+
+mod address;
+mod instance;
+mod label;
+mod lease;
+mod scope;
+
+pub use address::Address;
+pub use instance::{
+    Hold, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Registration, Status,
+    StatusChange, Ttl, Weight,
+};
+pub use label::{DisplayName, Label, Note};
+pub use lease::{Epoch, LeaseKeyError, rfc3339_millis};
+pub use scope::{Scope, ScopeId, ScopeKey, ScopeKind, ScopeRecord};
+
+/// Why a text or number is not a value of the model. Says the rule and what was
+/// found; whoever knows the field's name puts it in front.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(String);
+
+impl Invalid {
+    fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}
+
+/// At most the first 40 characters of what a caller sent, quoted and escaped, so
+/// that an error message can show it without growing or breaking a line.
+fn shown(text: &str) -> String {
+    let mut short: String = text.chars().take(40).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    format!("{short:?}")
+}

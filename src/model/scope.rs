@@ -1,0 +1,188 @@
+//! Scopes: a group of gateways or a service, known by its key.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{DisplayName, Invalid, shown};
+
+/// The name by which clients know a group or a service: 1 to 100 characters,
+/// `[A-Za-z0-9][A-Za-z0-9._-]*`. No colon and no glob character, so a key can
+/// neither forge another scope's lease key nor widen a Redis pattern.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ScopeKey(String);
+
+impl ScopeKey {
+    /// The longest key, in characters (all of them ASCII).
+    pub const MAX_LEN: usize = 100;
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ScopeKey {
+    type Error = Invalid;
+
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        let follows = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        match text.as_bytes() {
+            [] => Err(Invalid::new("must not be empty")),
+            bytes if bytes.len() > Self::MAX_LEN => Err(Invalid::new(format!(
+                "must have at most {} characters, not {}",
+                Self::MAX_LEN,
+                text.chars().count()
+            ))),
+            [first, rest @ ..] if first.is_ascii_alphanumeric() && rest.iter().all(follows) => {
+                Ok(Self(text))
+            }
+            _ => Err(Invalid::new(format!(
+                "must begin with a letter or digit and hold only letters, digits, '.', '_' and '-', unlike {}",
+                shown(&text)
+            ))),
+        }
+    }
+}
+
+impl FromStr for ScopeKey {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        text.to_owned().try_into()
+    }
+}
+
+impl From<ScopeKey> for String {
+    fn from(key: ScopeKey) -> Self {
+        key.0
+    }
+}
+
+impl fmt::Display for ScopeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether a scope holds gateways or service instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ScopeKind {
+    /// A group of gateways. It must be declared before a gateway can register.
+    Group,
+    /// A service. Its first instance declares it.
+    Service,
+}
+
+impl ScopeKind {
+    /// `group` or `service`: the word of the database and of JSON members.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Group => "group",
+            Self::Service => "service",
+        }
+    }
+
+    /// `groups` or `services`: the word of paths and of list members.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Group => "groups",
+            Self::Service => "services",
+        }
+    }
+
+    /// The scope of this kind with that key.
+    pub fn with(self, key: ScopeKey) -> Scope {
+        Scope { kind: self, key }
+    }
+}
+
+impl FromStr for ScopeKind {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "group" => Ok(Self::Group),
+            "service" => Ok(Self::Service),
+            _ => Err(Invalid::new(format!(
+                "must be 'group' or 'service', unlike {}",
+                shown(text)
+            ))),
+        }
+    }
+}
+
+/// A group or a service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Scope {
+    /// Group or service: both may have the same key without being the same scope.
+    pub kind: ScopeKind,
+    /// The key within the kind.
+    pub key: ScopeKey,
+}
+
+/// `groups/edge`, `services/orders`: as in paths.
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind.plural(), self.key)
+    }
+}
+
+/// A scope's id: 64-bit, assigned by the registry store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ScopeId(pub i64);
+
+/// A scope as the registry store holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScopeRecord {
+    /// Assigned by the store.
+    pub id: ScopeId,
+    /// Group or service, and its key.
+    pub scope: Scope,
+    /// The name for people; `None` until one is given, and then the key stands for it.
+    pub name: Option<DisplayName>,
+    /// When it was declared.
+    pub created_at: DateTime<Utc>,
+}
+
+impl ScopeRecord {
+    /// The name for people, or the key where none was given.
+    pub fn display_name(&self) -> &str {
+        self.name
+            .as_ref()
+            .map_or(self.scope.key.as_str(), DisplayName::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_of_letters_digits_dot_underscore_and_dash() {
+        for good in ["a", "0", "orders", "Order.v2_eu-1", &"k".repeat(100)] {
+            assert_eq!(good.parse::<ScopeKey>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "", " ", ".a", "-a", "_a", "a:b", "*", "a*", "a?", "[a]", "a b", "a/b", "a\n", "é",
+            "订单", &"k".repeat(101),
+        ] {
+            assert!(bad.parse::<ScopeKey>().is_err(), "{bad:?} must not parse");
+        }
+    }
+
+    #[test]
+    fn an_error_shows_the_rule_and_a_bounded_part_of_the_input() {
+        let error = format!("a:{}", "b".repeat(90)).parse::<ScopeKey>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "must begin with a letter or digit and hold only letters, digits, '.', '_' and '-', unlike \"a:{}…\"",
+                "b".repeat(38)
+            )
+        );
+    }
+}

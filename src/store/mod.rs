@@ -1,0 +1,291 @@
+//! The registry store: what was declared and decided, on SQLite or PostgreSQL.
+//!
+//! [`open`] gives a reader, which may be shared, and the one writer, which cannot
+//! be cloned and moves into the RegistryActor: whoever writes to the database has
+//! to be that actor. No backend knows leases, HTTP or actors.
+
+mod postgres;
+mod sqlite;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use url::Url;
+
+use crate::error::{BackendUrl, OpenError, UrlError};
+use crate::model::{
+    DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Registration, Scope, ScopeId,
+    ScopeKind, ScopeRecord, Status,
+};
+
+/// Why a call of the registry store gave no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The store cannot be reached or did not answer in time. Nothing was changed.
+    #[error("the registry store is unavailable: {0}")]
+    Unavailable(String),
+    /// The commit was under way when the connection was lost: it may have happened.
+    #[error("the outcome of a commit is unknown: {0}")]
+    OutcomeUnknown(String),
+    /// The store is there and refused a statement. Nothing was changed.
+    #[error("the registry store refused a statement: {0}")]
+    Refused(String),
+}
+
+/// Why the schema could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// Waiting and trying again may help.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The database was migrated by a newer rollcalld.
+    #[error(
+        "the database has schema version {found} and this rollcalld knows versions up to {known}: run a newer rollcalld, or restore the database from before its upgrade"
+    )]
+    SchemaNewer {
+        /// The newest version applied to the database.
+        found: i32,
+        /// The newest version in this binary.
+        known: i32,
+    },
+    /// A migration failed, or one that was applied has another text here.
+    #[error("cannot migrate the database: {0}")]
+    Failed(String),
+}
+
+/// What the reader and the HTTP side may ask.
+#[async_trait]
+pub trait RegistryReader: Send + Sync {
+    /// All scopes of a kind, by key.
+    async fn list_scopes(&self, kind: ScopeKind) -> Result<Vec<ScopeRecord>, StoreError>;
+
+    /// A scope by its key, if it is declared.
+    async fn find_scope(&self, scope: &Scope) -> Result<Option<ScopeRecord>, StoreError>;
+
+    /// A scope by its id, if there is one.
+    async fn find_scope_by_id(&self, id: ScopeId) -> Result<Option<ScopeRecord>, StoreError>;
+
+    /// All instances of a scope, by address.
+    async fn list_instances(&self, scope: &Scope) -> Result<Vec<Instance>, StoreError>;
+
+    /// All instances of a kind of scope, with only their status, in no order.
+    async fn list_statuses(
+        &self,
+        kind: ScopeKind,
+    ) -> Result<Vec<(InstanceKey, Status)>, StoreError>;
+
+    /// Those of the given instances that are registered, in no order, in one
+    /// round trip.
+    async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError>;
+
+    /// Whether the store answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+}
+
+/// The one handle that changes the database.
+#[async_trait]
+pub trait RegistryWriter: Send {
+    /// Brings the schema up to date under a lock that excludes other daemons, and
+    /// returns the names of the migrations that were applied. Harmless to repeat.
+    async fn migrate(&mut self) -> Result<Vec<String>, MigrateError>;
+
+    /// Begins a transaction; everything in it is recorded at the time `now`.
+    /// Dropping it without [`RegistryTransaction::commit`] changes nothing.
+    async fn begin<'a>(
+        &'a mut self,
+        now: DateTime<Utc>,
+    ) -> Result<Box<dyn RegistryTransaction + 'a>, StoreError>;
+}
+
+/// A transaction of the registry store. After an error it can only be dropped.
+/// Every write may be sent again: the second time it finds its own effect.
+#[async_trait]
+pub trait RegistryTransaction: Send {
+    /// Declares a scope; a known one gets the name, where one is given.
+    async fn declare_scope(
+        &mut self,
+        scope: &Scope,
+        name: Option<&DisplayName>,
+    ) -> Result<Declared, StoreError>;
+
+    /// Removes a scope that has no instances.
+    async fn delete_scope(&mut self, scope: &Scope) -> Result<ScopeDeletion, StoreError>;
+
+    /// Registers many instances, each of them at most once in the slice; a service
+    /// is declared by its first instance. Answers in the order of the slice, `None`
+    /// for a gateway whose group is not declared.
+    async fn register_instances(
+        &mut self,
+        registrations: &[Registration],
+    ) -> Result<Vec<Option<Registered>>, StoreError>;
+
+    /// An operator's change; `None` where the instance is unknown.
+    async fn change_instance(
+        &mut self,
+        key: &InstanceKey,
+        change: &InstanceChange,
+    ) -> Result<Option<Instance>, StoreError>;
+
+    /// Disables a service instance unless it is held; whether there is one with that id.
+    async fn disable_service_instance(&mut self, id: InstanceId) -> Result<bool, StoreError>;
+
+    /// Removes an instance; whether it was there.
+    async fn deregister_instance(&mut self, key: &InstanceKey) -> Result<bool, StoreError>;
+
+    /// Makes all of it durable.
+    async fn commit(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// What declaring a scope did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declared {
+    /// The scope as it is now.
+    pub record: ScopeRecord,
+    /// Whether it was not known before.
+    pub created: bool,
+}
+
+/// What registering an instance did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    /// The instance as it is now.
+    pub instance: Instance,
+    /// Whether it was not known before.
+    pub created: bool,
+}
+
+/// What deleting a scope did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScopeDeletion {
+    /// It is gone.
+    Deleted,
+    /// It still has instances, and stays.
+    HasInstances,
+    /// There was none.
+    Unknown,
+}
+
+/// Which registry store, from `--store`.
+#[derive(Clone, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// `sqlite:PATH`: a file, used by one daemon at a time.
+    Sqlite(PathBuf),
+    /// `postgres://…`: a database, shared by any number of daemons.
+    Postgres(BackendUrl),
+}
+
+impl FromStr for StoreUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        const FORMS: &str = "sqlite:PATH or postgres://USER@HOST/DATABASE";
+        match text.split_once(':') {
+            Some(("sqlite", rest)) => {
+                let path = rest.strip_prefix("//").unwrap_or(rest);
+                if path.is_empty() || path == ":memory:" {
+                    return Err(UrlError::new("sqlite: needs the path of a file"));
+                }
+                Ok(Self::Sqlite(path.into()))
+            }
+            Some(("postgres" | "postgresql", _)) => {
+                let url = Url::parse(text).map_err(UrlError::new)?;
+                postgres::check_url(&url)?;
+                Ok(Self::Postgres(BackendUrl::new(url)))
+            }
+            _ => Err(UrlError::new(format!("must be {FORMS}"))),
+        }
+    }
+}
+
+/// Without the password.
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Postgres(url) => url.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreUrl({self})")
+    }
+}
+
+/// Opens a registry store. SQLite's file is opened here and now; connections to
+/// Postgres are made when they are needed, on the runtime this is called on.
+pub fn open(
+    url: &StoreUrl,
+) -> Result<(Arc<dyn RegistryReader>, Box<dyn RegistryWriter>), OpenError> {
+    match url {
+        StoreUrl::Sqlite(path) => sqlite::open(path),
+        StoreUrl::Postgres(url) => postgres::open(url.expose()),
+    }
+}
+
+/// The last known version where the database is ahead of this binary.
+fn refuse_newer_schema(
+    runner: &refinery::Runner,
+    applied: &[refinery::Migration],
+) -> Result<(), MigrateError> {
+    let newest = |migrations: &[refinery::Migration]| {
+        migrations.iter().map(refinery::Migration::version).max()
+    };
+    let known = newest(runner.get_migrations()).unwrap_or(0);
+    match newest(applied) {
+        Some(found) if found > known => Err(MigrateError::SchemaNewer { found, known }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_url_is_chosen_by_its_scheme() {
+        for (text, path) in [
+            ("sqlite:rollcall.db", "rollcall.db"),
+            ("sqlite:/var/lib/rollcall.db", "/var/lib/rollcall.db"),
+            ("sqlite:///var/lib/rollcall.db", "/var/lib/rollcall.db"),
+        ] {
+            assert_eq!(text.parse(), Ok(StoreUrl::Sqlite(path.into())), "{text}");
+        }
+        assert!(matches!(
+            "postgres://u@localhost/db?sslmode=verify-full".parse(),
+            Ok(StoreUrl::Postgres(_))
+        ));
+    }
+
+    #[test]
+    fn a_wrong_store_url_says_what_is_wrong() {
+        for (text, why) in [
+            ("", "must be sqlite:PATH or postgres://USER@HOST/DATABASE"),
+            ("mysql://u@h/db", "must be sqlite:PATH or postgres://USER@HOST/DATABASE"),
+            ("sqlite:", "sqlite: needs the path of a file"),
+            ("sqlite::memory:", "sqlite: needs the path of a file"),
+            ("postgres://", "a host is missing"),
+            ("postgres://h:99999/db", "invalid port number"),
+            ("postgres://h/db?sslmode=on", "sslmode must be disable, prefer, require or verify-full, not 'on'"),
+            ("postgres://h/db?bogus=1", "invalid connection string: unknown option `bogus`"),
+        ] {
+            let error = text.parse::<StoreUrl>().unwrap_err().to_string();
+            assert_eq!(error, why, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for text in ["postgres://u:s3cret@h/db", "postgres://h/db?user=u&password=s3cret"] {
+            let url: StoreUrl = text.parse().unwrap();
+            for shown in [format!("{url}"), format!("{url:?}")] {
+                assert!(!shown.contains("s3cret") && shown.contains("//"), "{shown}");
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! PostgreSQL's rows as the model's types. A value that does not parse was written
+//! by another program and is an error, never a default.
+
+use std::fmt::Display;
+
+use tokio_postgres::Row;
+use tokio_postgres::types::FromSqlOwned;
+
+use crate::model::{
+    Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, ScopeId, ScopeKind, ScopeRecord,
+    Status,
+};
+use crate::store::StoreError;
+
+pub(super) fn scope(row: &Row) -> Result<ScopeRecord, StoreError> {
+    Ok(ScopeRecord {
+        id: ScopeId(get(row, "id")?),
+        scope: parse::<ScopeKind, _>(row, "kind")?.with(parse(row, "key")?),
+        name: given::<String, _>(row, "name")?,
+        created_at: get(row, "created_at")?,
+    })
+}
+
+pub(super) fn instance(row: &Row) -> Result<Instance, StoreError> {
+    let hold = match get::<Option<String>>(row, "held_by")? {
+        Some(by) => Some(Hold {
+            by,
+            reason: given::<String, _>(row, "held_reason")?,
+        }),
+        None => None,
+    };
+    let metadata: Option<Metadata> = get::<Option<serde_json::Value>>(row, "metadata")?
+        .map(serde_json::from_value)
+        .transpose()
+        .map_err(|error| invalid("metadata", error))?;
+    Ok(Instance {
+        id: InstanceId(get(row, "id")?),
+        key: key(row)?,
+        name: given::<String, _>(row, "name")?,
+        given_weight: given_number(row, "weight")?,
+        metadata: metadata.unwrap_or_default(),
+        ttl: given_number(row, "ttl_seconds")?,
+        status: parse(row, "status")?,
+        hold,
+        registered_at: get(row, "registered_at")?,
+        updated_at: get(row, "updated_at")?,
+    })
+}
+
+pub(super) fn status(row: &Row) -> Result<(InstanceKey, Status), StoreError> {
+    Ok((key(row)?, parse(row, "status")?))
+}
+
+pub(super) fn key(row: &Row) -> Result<InstanceKey, StoreError> {
+    Ok(InstanceKey {
+        scope: parse::<ScopeKind, _>(row, "kind")?.with(parse(row, "key")?),
+        address: parse(row, "address")?,
+    })
+}
+
+pub(super) fn get<T: FromSqlOwned>(row: &Row, column: &str) -> Result<T, StoreError> {
+    row.try_get(column).map_err(|error| invalid(column, error))
+}
+
+fn invalid(column: &str, error: impl Display) -> StoreError {
+    StoreError::Refused(format!(
+        "column {column} holds what rollcalld never wrote: {error}"
+    ))
+}
+
+fn parse<T, E>(row: &Row, column: &str) -> Result<T, StoreError>
+where
+    T: std::str::FromStr<Err = E>,
+    E: Display,
+{
+    get::<String>(row, column)?
+        .parse()
+        .map_err(|error| invalid(column, error))
+}
+
+fn given<S, T>(row: &Row, column: &str) -> Result<Option<T>, StoreError>
+where
+    S: FromSqlOwned,
+    T: TryFrom<S, Error = Invalid>,
+{
+    get::<Option<S>>(row, column)?
+        .map(T::try_from)
+        .transpose()
+        .map_err(|error| invalid(column, error))
+}
+
+fn given_number<T>(row: &Row, column: &str) -> Result<Option<T>, StoreError>
+where
+    T: TryFrom<i64, Error = Invalid>,
+{
+    get::<Option<i32>>(row, column)?
+        .map(|number| T::try_from(number.into()))
+        .transpose()
+        .map_err(|error| invalid(column, error))
+}

@@ -1,0 +1,416 @@
+//! The embedded registry store: one SQLite file, one connection, one thread.
+//!
+//! WAL with `synchronous=FULL`: what was committed survives the loss of power. A
+//! lock file beside the database keeps a second daemon out, since leases in memory
+//! could not be shared with it; other programs may still read the database.
+
+mod rows;
+mod thread;
+
+use std::ffi::OsString;
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use tokio::sync::{mpsc, oneshot};
+
+use self::thread::{SqliteThread, gone, store_error};
+use super::{
+    Declared, MigrateError, Registered, RegistryReader, RegistryTransaction, RegistryWriter,
+    ScopeDeletion, StoreError, refuse_newer_schema,
+};
+use crate::error::OpenError;
+use crate::model::{
+    DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Note, Registration, Scope,
+    ScopeId, ScopeKind, ScopeRecord, Status,
+};
+
+refinery::embed_migrations!("sql/sqlite/migrations");
+
+macro_rules! sql {
+    ($name:literal) => {
+        include_str!(concat!("../../../sql/sqlite/queries/", $name, ".sql"))
+    };
+}
+
+/// How long a statement waits for another program that has the file locked.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
+
+pub(super) fn open(
+    path: &Path,
+) -> Result<(Arc<dyn RegistryReader>, Box<dyn RegistryWriter>), OpenError> {
+    let fail = |reason: String| OpenError {
+        backend: format!("sqlite:{}", path.display()),
+        reason,
+    };
+    let lock = lock(path).map_err(fail)?;
+    let connection = connect(path).map_err(|error| fail(error.to_string()))?;
+    let thread = SqliteThread::start(connection, lock).map_err(|error| fail(error.to_string()))?;
+    Ok((
+        Arc::new(SqliteReader {
+            thread: thread.clone(),
+        }),
+        Box::new(SqliteWriter { thread }),
+    ))
+}
+
+/// Takes the lock file beside the database, which the system releases when this
+/// process ends, however it ends.
+fn lock(path: &Path) -> Result<File, String> {
+    let mut lock_path = OsString::from(path);
+    lock_path.push(".lock");
+    let lock_path = Path::new(&lock_path);
+    let file =
+        File::create(lock_path).map_err(|error| format!("{}: {error}", lock_path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(
+            "another rollcalld uses this file; stop it first, or give several daemons one postgres:// store".into(),
+        ),
+        Err(TryLockError::Error(error)) => Err(format!("{}: {error}", lock_path.display())),
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+struct SqliteReader {
+    thread: SqliteThread,
+}
+
+impl SqliteReader {
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.thread
+            .run(move |connection| query(connection))
+            .await?
+            .map_err(store_error)
+    }
+}
+
+#[async_trait]
+impl RegistryReader for SqliteReader {
+    async fn list_scopes(&self, kind: ScopeKind) -> Result<Vec<ScopeRecord>, StoreError> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached(sql!("list_scopes"))?
+                .query_map([kind.as_str()], rows::scope)?
+                .collect()
+        })
+        .await
+    }
+
+    async fn find_scope(&self, scope: &Scope) -> Result<Option<ScopeRecord>, StoreError> {
+        let scope = scope.clone();
+        self.read(move |connection| find_scope(connection, &scope))
+            .await
+    }
+
+    async fn find_scope_by_id(&self, id: ScopeId) -> Result<Option<ScopeRecord>, StoreError> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached(sql!("find_scope_by_id"))?
+                .query_row([id.0], rows::scope)
+                .optional()
+        })
+        .await
+    }
+
+    async fn list_instances(&self, scope: &Scope) -> Result<Vec<Instance>, StoreError> {
+        let scope = scope.clone();
+        self.read(move |connection| {
+            connection
+                .prepare_cached(sql!("list_instances"))?
+                .query_map([scope.kind.as_str(), scope.key.as_str()], rows::instance)?
+                .collect()
+        })
+        .await
+    }
+
+    async fn list_statuses(
+        &self,
+        kind: ScopeKind,
+    ) -> Result<Vec<(InstanceKey, Status)>, StoreError> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached(sql!("list_statuses"))?
+                .query_map([kind.as_str()], rows::status)?
+                .collect()
+        })
+        .await
+    }
+
+    async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
+        let keys = keys.to_vec();
+        self.read(move |connection| {
+            let mut find = connection.prepare_cached(sql!("find_instances"))?;
+            let mut found = Vec::with_capacity(keys.len());
+            for key in &keys {
+                let row = find.query_row(rows::key_params(key), rows::instance);
+                found.extend(row.optional()?);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.read(|connection| connection.query_row("SELECT 1", [], |_| Ok(())))
+            .await
+    }
+}
+
+struct SqliteWriter {
+    thread: SqliteThread,
+}
+
+#[async_trait]
+impl RegistryWriter for SqliteWriter {
+    async fn migrate(&mut self) -> Result<Vec<String>, MigrateError> {
+        self.thread.run(migrate).await?
+    }
+
+    async fn begin<'a>(
+        &'a mut self,
+        now: DateTime<Utc>,
+    ) -> Result<Box<dyn RegistryTransaction + 'a>, StoreError> {
+        let (steps, mut queue) = mpsc::channel::<Step>(1);
+        let (answer, begun) = oneshot::channel();
+        // The thread serves this transaction and nothing else until it is committed
+        // or dropped, so that nobody reads what is not committed.
+        self.thread
+            .send(move |connection| {
+                let begin = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+                let transaction = match begin {
+                    Ok(transaction) => transaction,
+                    Err(error) => {
+                        let _ = answer.send(Err(store_error(error)));
+                        return;
+                    }
+                };
+                if answer.send(Ok(())).is_err() {
+                    return;
+                }
+                while let Some(step) = queue.blocking_recv() {
+                    match step {
+                        Step::Run(work) => work(&transaction),
+                        Step::Commit(done) => {
+                            let _ = done.send(transaction.commit().map_err(store_error));
+                            return;
+                        }
+                    }
+                }
+            })
+            .await?;
+        begun.await.map_err(|_| gone())??;
+        Ok(Box::new(SqliteTransaction { steps, now }))
+    }
+}
+
+fn migrate(connection: &mut Connection) -> Result<Vec<String>, MigrateError> {
+    let failed = |error: refinery::Error| MigrateError::Failed(error.to_string());
+    let runner = migrations::runner().set_abort_missing(false);
+    let applied = runner.get_applied_migrations(connection).map_err(failed)?;
+    refuse_newer_schema(&runner, &applied)?;
+    let report = runner.run(connection).map_err(failed)?;
+    Ok(report
+        .applied_migrations()
+        .iter()
+        .map(ToString::to_string)
+        .collect())
+}
+
+enum Step {
+    Run(Box<dyn FnOnce(&Connection) + Send>),
+    Commit(oneshot::Sender<Result<(), StoreError>>),
+}
+
+struct SqliteTransaction {
+    steps: mpsc::Sender<Step>,
+    now: DateTime<Utc>,
+}
+
+impl SqliteTransaction {
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let step = Step::Run(Box::new(move |connection| {
+            let _ = answer.send(work(connection));
+        }));
+        self.steps.send(step).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?.map_err(store_error)
+    }
+}
+
+#[async_trait]
+impl RegistryTransaction for SqliteTransaction {
+    async fn declare_scope(
+        &mut self,
+        scope: &Scope,
+        name: Option<&DisplayName>,
+    ) -> Result<Declared, StoreError> {
+        let (scope, name) = (scope.clone(), name.cloned());
+        let now = self.now.timestamp_millis();
+        self.run(move |connection| {
+            connection
+                .prepare_cached(sql!("declare_scope"))?
+                .query_row(
+                    params![
+                        scope.kind.as_str(),
+                        scope.key.as_str(),
+                        name.as_ref().map(DisplayName::as_str),
+                        now
+                    ],
+                    |row| {
+                        Ok(Declared {
+                            record: rows::scope(row)?,
+                            created: row.get("created")?,
+                        })
+                    },
+                )
+        })
+        .await
+    }
+
+    async fn delete_scope(&mut self, scope: &Scope) -> Result<ScopeDeletion, StoreError> {
+        let scope = scope.clone();
+        self.run(move |connection| {
+            let deleted = connection
+                .prepare_cached(sql!("delete_scope"))?
+                .query_row([scope.kind.as_str(), scope.key.as_str()], |_| Ok(()))
+                .optional()?;
+            Ok(match deleted {
+                Some(()) => ScopeDeletion::Deleted,
+                None if find_scope(connection, &scope)?.is_some() => ScopeDeletion::HasInstances,
+                None => ScopeDeletion::Unknown,
+            })
+        })
+        .await
+    }
+
+    async fn register_instances(
+        &mut self,
+        registrations: &[Registration],
+    ) -> Result<Vec<Option<Registered>>, StoreError> {
+        let registrations = registrations.to_vec();
+        let now = self.now.timestamp_millis();
+        self.run(move |connection| {
+            let mut declare = connection.prepare_cached(sql!("declare_services"))?;
+            let mut register = connection.prepare_cached(sql!("register_instances"))?;
+            let mut answers = Vec::with_capacity(registrations.len());
+            for registration in &registrations {
+                let scope = &registration.key.scope;
+                if scope.kind == ScopeKind::Service {
+                    declare.execute(params![scope.key.as_str(), now])?;
+                }
+                let row = register.query_row(
+                    params![
+                        scope.kind.as_str(),
+                        scope.key.as_str(),
+                        registration.key.address.as_str(),
+                        registration.name.as_ref().map(DisplayName::as_str),
+                        registration.weight.map(i64::from),
+                        registration.metadata.as_ref().map(rows::json).transpose()?,
+                        registration.ttl.map(i64::from),
+                        now
+                    ],
+                    |row| {
+                        Ok(Registered {
+                            instance: rows::instance(row)?,
+                            created: row.get("created")?,
+                        })
+                    },
+                );
+                answers.push(row.optional()?);
+            }
+            Ok(answers)
+        })
+        .await
+    }
+
+    async fn change_instance(
+        &mut self,
+        key: &InstanceKey,
+        change: &InstanceChange,
+    ) -> Result<Option<Instance>, StoreError> {
+        let (key, change) = (key.clone(), change.clone());
+        let now = self.now.timestamp_millis();
+        self.run(move |connection| {
+            let status = change.status.as_ref();
+            let hold = status.and_then(|status| status.hold());
+            connection
+                .prepare_cached(sql!("change_instance"))?
+                .query_row(
+                    params![
+                        key.scope.kind.as_str(),
+                        key.scope.key.as_str(),
+                        key.address.as_str(),
+                        status.map(|status| status.status().as_str()),
+                        hold.map(|hold| hold.by.as_str()),
+                        hold.and_then(|hold| hold.reason.as_ref()).map(Note::as_str),
+                        change.weight.map(i64::from),
+                        change.metadata.as_ref().map(rows::json).transpose()?,
+                        now
+                    ],
+                    rows::instance,
+                )
+                .optional()
+        })
+        .await
+    }
+
+    async fn disable_service_instance(&mut self, id: InstanceId) -> Result<bool, StoreError> {
+        let now = self.now.timestamp_millis();
+        self.run(move |connection| {
+            connection
+                .prepare_cached(sql!("disable_instance"))?
+                .query_row([id.0, now], |_| Ok(()))
+                .optional()
+                .map(|row| row.is_some())
+        })
+        .await
+    }
+
+    async fn deregister_instance(&mut self, key: &InstanceKey) -> Result<bool, StoreError> {
+        let key = key.clone();
+        self.run(move |connection| {
+            connection
+                .prepare_cached(sql!("deregister_instance"))?
+                .query_row(rows::key_params(&key), |_| Ok(()))
+                .optional()
+                .map(|row| row.is_some())
+        })
+        .await
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        let (done, committed) = oneshot::channel();
+        self.steps
+            .send(Step::Commit(done))
+            .await
+            .map_err(|_| gone())?;
+        committed.await.map_err(|_| gone())?
+    }
+}
+
+fn find_scope(connection: &Connection, scope: &Scope) -> rusqlite::Result<Option<ScopeRecord>> {
+    connection
+        .prepare_cached(sql!("find_scope"))?
+        .query_row([scope.kind.as_str(), scope.key.as_str()], rows::scope)
+        .optional()
+}
