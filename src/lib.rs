@@ -14,14 +14,14 @@
 //!
 //! ARCHITECTURE.md tells the story; `tests/it/layering.rs` keeps who may know whom.
 
-//pub mod actor;
+pub mod actor;
 pub mod bus;
 pub mod clock;
 //pub mod config;
 //pub mod daemon;
-//pub mod directory;
+pub mod directory;
 pub mod error;
-//pub mod http;
+pub mod http;
 pub mod lease;
 pub mod model;
 mod redis_link;

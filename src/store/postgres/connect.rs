@@ -32,9 +32,9 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// Waiting for one answer; longer than the server's own limit, so that the server
 /// speaks first.
-pub(super) const ANSWER: Duration = Duration::from_secs(4);
+pub(super) const ANSWER: Duration = Duration::from_secs(3);
 /// The server's limits on a session, in milliseconds.
-const SESSION: &str = "-c statement_timeout=3000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=10000";
+const SESSION: &str = "-c statement_timeout=2500 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=10000";
 
 /// How `sslmode` asks for the connection to be protected, as in libpq.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,158 @@
+//! The three actors, and how they are asked.
+//!
+//! An actix mailbox has no limit that a sender feels, waits for ever, and does not
+//! say when its actor died. [`Mailbox`] adds what is missing: admission, a deadline,
+//! and an error for each way in which an answer can fail to come.
+
+mod heartbeat;
+mod registry;
+mod scheduler;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::dev::{MessageResponse, OneshotSender, ToEnvelope};
+use actix::{Actor, Addr, Handler, Message};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+
+pub use self::heartbeat::{Beat, BeatError, BeatOutcome, HeartbeatActor, KeepAlive, Revoke};
+pub use self::registry::{
+    ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance, DisableServiceInstance, Drain,
+    MigrateSchema, RegisterInstance, RegistryActor, Write,
+};
+pub use self::scheduler::{RollCall, RollCallReport, RollCallStatus, SchedulerActor};
+
+/// Why an actor gave no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// As many questions as it may have are waiting. This one was not sent.
+    #[error("too many requests are waiting")]
+    Overloaded,
+    /// It did not answer by the deadline. What was asked may still happen.
+    #[error("no answer by the deadline")]
+    TimedOut,
+    /// It has ended.
+    #[error("the actor has ended")]
+    Gone,
+}
+
+/// An actor's address with a limit on the questions that wait and on each wait.
+pub struct Mailbox<A: Actor> {
+    address: Addr<A>,
+    places: Arc<Semaphore>,
+    deadline: Duration,
+}
+
+impl<A: Actor> Mailbox<A> {
+    /// At most `places` questions at once, over all clones, each answered within `deadline`.
+    pub fn new(address: Addr<A>, places: usize, deadline: Duration) -> Self {
+        Self {
+            address,
+            places: Arc::new(Semaphore::new(places)),
+            deadline,
+        }
+    }
+
+    /// Sends a message and waits for its answer.
+    pub async fn ask<M>(&self, message: M) -> Result<M::Result, AskError>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        A: Handler<Admitted<M>>,
+        A::Context: ToEnvelope<A, Admitted<M>>,
+    {
+        let place = Arc::clone(&self.places)
+            .try_acquire_owned()
+            .map_err(|_| AskError::Overloaded)?;
+        let place = Arc::new(place);
+        // The place is given back when the caller has its answer or has given up, and
+        // the message has left the mailbox: a stalled actor's mailbox stays bounded.
+        let message = Admitted {
+            message,
+            _place: Arc::clone(&place),
+        };
+        match timeout(self.deadline, self.address.send(message)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(AskError::Gone),
+            Err(_) => Err(AskError::TimedOut),
+        }
+    }
+}
+
+impl<A: Actor> Clone for Mailbox<A> {
+    fn clone(&self) -> Self {
+        Self {
+            address: self.address.clone(),
+            places: Arc::clone(&self.places),
+            deadline: self.deadline,
+        }
+    }
+}
+
+/// A message that was given a place in the mailbox.
+pub struct Admitted<M> {
+    message: M,
+    _place: Arc<OwnedSemaphorePermit>,
+}
+
+impl<M: Message> Message for Admitted<M> {
+    type Result = M::Result;
+}
+
+/// The response to an admitted message: that of the message itself.
+pub struct Response<A: Handler<M>, M: Message>(A::Result);
+
+impl<A: Handler<M>, M: Message> MessageResponse<A, Admitted<M>> for Response<A, M> {
+    fn handle(self, context: &mut A::Context, answer: Option<OneshotSender<M::Result>>) {
+        self.0.handle(context, answer);
+    }
+}
+
+/// Lets an actor take every admitted message it can handle.
+macro_rules! admit {
+    ($actor:ty) => {
+        impl<M> actix::Handler<$crate::actor::Admitted<M>> for $actor
+        where
+            M: actix::Message,
+            Self: actix::Handler<M>,
+        {
+            type Result = $crate::actor::Response<Self, M>;
+
+            fn handle(
+                &mut self,
+                admitted: $crate::actor::Admitted<M>,
+                context: &mut Self::Context,
+            ) -> Self::Result {
+                $crate::actor::Response(self.handle(admitted.message, context))
+            }
+        }
+    };
+}
+use admit;
+
+/// Reports its actor's end. An actor that panics is dropped without a word; this is
+/// a field of it, so its drop is the word.
+pub struct Lifeline {
+    actor: &'static str,
+    ends: mpsc::UnboundedSender<&'static str>,
+}
+
+impl Lifeline {
+    /// For one actor; `ends` receives its name when it is gone.
+    pub fn new(actor: &'static str, ends: mpsc::UnboundedSender<&'static str>) -> Self {
+        Self { actor, ends }
+    }
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        // Nobody listens once the daemon is stopping, and then ends are expected.
+        let _ = self.ends.send(self.actor);
+    }
+}
+
+/// Asks an actor whether it works through its mailbox. No effect.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Ping;

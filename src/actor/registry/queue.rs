@@ -1,0 +1,279 @@
+//! Writes that wait for the next transaction, and the transaction that carries them
+//! out: the group commit.
+
+use std::collections::{HashSet, VecDeque};
+use std::future::Future;
+use std::mem;
+use std::time::Duration;
+
+use actix::Message;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::directory::Directory;
+use crate::model::{InstanceKey, Registration};
+use crate::store::{Registered, RegistryTransaction, RegistryWriter, StoreError};
+
+/// The most writes in one transaction. More wait for the next, so that no caller
+/// waits for an ever larger one.
+const MAX_BATCH: usize = 512;
+
+/// From the beginning of a transaction to its commit, which has its own limit.
+const APPLY: Duration = Duration::from_secs(3);
+
+/// A message that is carried out within a transaction.
+#[async_trait]
+pub trait Write:
+    Message<Result = Result<Self::Output, StoreError>> + Send + Sync + 'static
+{
+    /// What the caller learns.
+    type Output: Send + 'static;
+
+    /// Changes the store. Called again, in a transaction of its own, when the
+    /// transaction it was in failed because of some other write.
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Self::Output, StoreError>;
+
+    /// Tells the Directory, after the commit and before the caller is answered.
+    fn committed(&self, _output: &Self::Output, _directory: &Directory) {}
+}
+
+/// The writes that wait, in the order of their arrival.
+#[derive(Default)]
+pub(super) struct Queue {
+    entries: VecDeque<Box<dyn Entry>>,
+    /// The registrations that arrived one after another since the last other write:
+    /// they are one statement, in which an instance may come only once.
+    registrations: Registrations,
+}
+
+impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.registrations.is_empty()
+    }
+
+    /// Adds a write; the future is its answer.
+    pub(super) fn push<W: Write>(
+        &mut self,
+        write: W,
+    ) -> impl Future<Output = Result<W::Output, StoreError>> + use<W> {
+        let (answer, answered) = oneshot::channel();
+        self.close_registrations();
+        self.entries.push_back(Box::new(Waiting {
+            write,
+            output: None,
+            answer,
+        }));
+        async { answered.await.unwrap_or_else(|_| Err(ended())) }
+    }
+
+    /// Adds a registration; the future is its answer.
+    pub(super) fn push_registration(
+        &mut self,
+        registration: Registration,
+    ) -> impl Future<Output = Result<Option<Registered>, StoreError>> + use<> {
+        let (answer, answered) = oneshot::channel();
+        if self.registrations.keys.contains(&registration.key)
+            || self.registrations.len() >= MAX_BATCH
+        {
+            self.close_registrations();
+        }
+        self.registrations.push(registration, answer);
+        async { answered.await.unwrap_or_else(|_| Err(ended())) }
+    }
+
+    fn close_registrations(&mut self) {
+        if !self.registrations.is_empty() {
+            self.entries
+                .push_back(Box::new(mem::take(&mut self.registrations)));
+        }
+    }
+
+    /// The oldest writes, as many as fit one transaction.
+    pub(super) fn take_batch(&mut self) -> Batch {
+        self.close_registrations();
+        let mut batch = Batch(Vec::new());
+        let mut writes = 0;
+        while let Some(entry) = self.entries.pop_front() {
+            writes += entry.len();
+            if writes > MAX_BATCH && !batch.0.is_empty() {
+                self.entries.push_front(entry);
+                break;
+            }
+            batch.0.push(entry);
+        }
+        batch
+    }
+}
+
+/// The error of a caller whose actor ended before it could answer.
+pub(super) fn ended() -> StoreError {
+    StoreError::OutcomeUnknown("the registry actor has ended".into())
+}
+
+/// What one transaction carries out.
+pub(super) struct Batch(Vec<Box<dyn Entry>>);
+
+impl Batch {
+    /// Carries out all writes in one transaction and answers their callers. Where the
+    /// store refuses it, each is tried alone, so that only the culprit fails.
+    pub(super) async fn carry_out(
+        mut self,
+        writer: &mut dyn RegistryWriter,
+        now: DateTime<Utc>,
+        directory: &Directory,
+    ) {
+        let outcome = commit(writer, now, &mut self.0).await;
+        let writes: usize = self.0.iter().map(|entry| entry.len()).sum();
+        if writes > 1 && matches!(outcome, Err(StoreError::Refused(_))) {
+            for mut alone in self.0.into_iter().flat_map(Entry::split) {
+                let outcome = commit(writer, now, std::slice::from_mut(&mut alone)).await;
+                alone.answer(outcome, directory);
+            }
+            return;
+        }
+        for entry in self.0 {
+            entry.answer(outcome.clone(), directory);
+        }
+    }
+}
+
+async fn commit(
+    writer: &mut dyn RegistryWriter,
+    now: DateTime<Utc>,
+    entries: &mut [Box<dyn Entry>],
+) -> Result<(), StoreError> {
+    let applied = timeout(APPLY, async {
+        let mut transaction = writer.begin(now).await?;
+        for entry in entries {
+            entry.apply(&mut *transaction).await?;
+        }
+        Ok(transaction)
+    });
+    match applied.await {
+        Ok(transaction) => transaction?.commit().await,
+        Err(_) => Err(StoreError::Unavailable(format!(
+            "a transaction took longer than {APPLY:?}"
+        ))),
+    }
+}
+
+/// A write of any kind, or a run of registrations, with those who wait for it.
+#[async_trait]
+trait Entry: Send {
+    /// How many writes.
+    fn len(&self) -> usize;
+
+    /// Changes the store and keeps the output.
+    async fn apply(&mut self, transaction: &mut dyn RegistryTransaction) -> Result<(), StoreError>;
+
+    /// Each write alone.
+    fn split(self: Box<Self>) -> Vec<Box<dyn Entry>>;
+
+    /// Answers the callers with the output, now that it is committed, or with the error.
+    fn answer(self: Box<Self>, outcome: Result<(), StoreError>, directory: &Directory);
+}
+
+struct Waiting<W: Write> {
+    write: W,
+    output: Option<W::Output>,
+    answer: oneshot::Sender<Result<W::Output, StoreError>>,
+}
+
+#[async_trait]
+impl<W: Write> Entry for Waiting<W> {
+    fn len(&self) -> usize {
+        1
+    }
+
+    async fn apply(&mut self, transaction: &mut dyn RegistryTransaction) -> Result<(), StoreError> {
+        self.output = Some(self.write.apply(transaction).await?);
+        Ok(())
+    }
+
+    fn split(self: Box<Self>) -> Vec<Box<dyn Entry>> {
+        vec![self]
+    }
+
+    fn answer(self: Box<Self>, outcome: Result<(), StoreError>, directory: &Directory) {
+        let Self {
+            write,
+            output,
+            answer,
+        } = *self;
+        let outcome = outcome.and_then(|()| output.ok_or_else(ended));
+        if let Ok(output) = &outcome {
+            write.committed(output, directory);
+        }
+        // Whoever asked may have given up: the write is durable all the same.
+        let _ = answer.send(outcome);
+    }
+}
+
+type RegistrationAnswer = oneshot::Sender<Result<Option<Registered>, StoreError>>;
+
+#[derive(Default)]
+struct Registrations {
+    keys: HashSet<InstanceKey>,
+    registrations: Vec<Registration>,
+    answers: Vec<RegistrationAnswer>,
+    outputs: Vec<Option<Registered>>,
+}
+
+impl Registrations {
+    fn is_empty(&self) -> bool {
+        self.registrations.is_empty()
+    }
+
+    fn push(&mut self, registration: Registration, answer: RegistrationAnswer) {
+        self.keys.insert(registration.key.clone());
+        self.registrations.push(registration);
+        self.answers.push(answer);
+    }
+}
+
+#[async_trait]
+impl Entry for Registrations {
+    fn len(&self) -> usize {
+        self.registrations.len()
+    }
+
+    async fn apply(&mut self, transaction: &mut dyn RegistryTransaction) -> Result<(), StoreError> {
+        self.outputs = transaction.register_instances(&self.registrations).await?;
+        Ok(())
+    }
+
+    fn split(self: Box<Self>) -> Vec<Box<dyn Entry>> {
+        self.registrations
+            .into_iter()
+            .zip(self.answers)
+            .map(|(registration, answer)| {
+                let mut alone = Self::default();
+                alone.push(registration, answer);
+                Box::new(alone) as Box<dyn Entry>
+            })
+            .collect()
+    }
+
+    fn answer(self: Box<Self>, outcome: Result<(), StoreError>, directory: &Directory) {
+        match outcome {
+            Ok(()) => {
+                for (output, answer) in self.outputs.into_iter().zip(self.answers) {
+                    if let Some(registered) = &output {
+                        directory.learn(&registered.instance);
+                    }
+                    let _ = answer.send(Ok(output));
+                }
+            }
+            Err(error) => {
+                for answer in self.answers {
+                    let _ = answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! The read model: who is registered, and who is present.
+//!
+//! Handlers read it and the RegistryActor tells it of its own commits. It changes
+//! nothing. What it shows it reads from the stores at that moment, so that every
+//! replica shows the same; only what heartbeats need is kept in memory, for a while.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+use crate::lease::{LeaseError, LeaseStore};
+use crate::model::{Instance, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord, Status, Ttl, Weight};
+use crate::store::{RegistryReader, StoreError};
+
+/// How long a heartbeat is taken without asking the store whether the instance is
+/// still registered with the same weight and time to live.
+const FRESH: Duration = Duration::from_secs(15);
+
+/// What was not asked about for this long is dropped from memory.
+const KEEP: Duration = Duration::from_secs(3600);
+
+/// The least number of entries at which it is worth looking for some to drop.
+const MIN_SWEEP: usize = 4096;
+
+/// How many look-ups on behalf of heartbeats may be under way at once, so that a
+/// flood of unknown addresses does not become a flood of queries.
+const LOOKUPS: usize = 64;
+
+/// The most leases to ask about in one round trip.
+const LOOK: usize = 1000;
+
+/// Why the Directory gave no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DirectoryError {
+    /// The registry store gave none.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The lease store gave none.
+    #[error(transparent)]
+    Leases(#[from] LeaseError),
+    /// Too many look-ups of instances that are not known here are under way.
+    #[error("too many look-ups are under way")]
+    Overloaded,
+}
+
+/// What a heartbeat needs to know of an instance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// Its weight, or the default.
+    pub weight: Weight,
+    /// Its own time to live, if it has one.
+    pub ttl: Option<Ttl>,
+}
+
+impl From<&Instance> for Profile {
+    fn from(instance: &Instance) -> Self {
+        Self {
+            weight: instance.weight(),
+            ttl: instance.ttl,
+        }
+    }
+}
+
+/// An instance and its lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presence {
+    /// What is registered.
+    pub instance: Instance,
+    /// Whether its lease is alive.
+    pub online: bool,
+}
+
+impl Presence {
+    /// Whether it may be sent traffic: enabled and online.
+    pub fn available(&self) -> bool {
+        self.online && self.instance.status == Status::Enabled
+    }
+}
+
+/// How many instances a scope has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Registered.
+    pub instances: usize,
+    /// Registered, with a live lease.
+    pub online: usize,
+    /// Enabled, with a live lease.
+    pub available: usize,
+}
+
+impl Counts {
+    fn add(&mut self, status: Status, online: bool) {
+        self.instances += 1;
+        self.online += usize::from(online);
+        self.available += usize::from(online && status == Status::Enabled);
+    }
+}
+
+/// Answers from the stores, and remembers what heartbeats need.
+pub struct Directory {
+    reader: Arc<dyn RegistryReader>,
+    leases: Arc<dyn LeaseStore>,
+    known: Mutex<Known>,
+    lookups: Semaphore,
+}
+
+#[derive(Default)]
+struct Known {
+    by_key: HashMap<InstanceKey, Entry>,
+    sweep_at: usize,
+}
+
+struct Entry {
+    profile: Profile,
+    read_at: Instant,
+}
+
+impl Known {
+    fn insert(&mut self, instance: &Instance, read_at: Instant) {
+        let profile = Profile::from(instance);
+        self.by_key
+            .insert(instance.key.clone(), Entry { profile, read_at });
+        if self.by_key.len() >= self.sweep_at.max(MIN_SWEEP) {
+            self.by_key
+                .retain(|_, entry| read_at.duration_since(entry.read_at) < KEEP);
+            self.sweep_at = 2 * self.by_key.len();
+        }
+    }
+}
+
+impl Directory {
+    /// Reads from these stores.
+    pub fn new(reader: Arc<dyn RegistryReader>, leases: Arc<dyn LeaseStore>) -> Self {
+        Self {
+            reader,
+            leases,
+            known: Mutex::default(),
+            lookups: Semaphore::new(LOOKUPS),
+        }
+    }
+
+    /// All scopes of a kind, by key.
+    pub async fn scopes(
+        &self,
+        kind: ScopeKind,
+    ) -> Result<Vec<(ScopeRecord, Counts)>, DirectoryError> {
+        let records = self.reader.list_scopes(kind).await?;
+        let (keys, statuses): (Vec<_>, Vec<_>) =
+            self.reader.list_statuses(kind).await?.into_iter().unzip();
+        let online = self.online(&keys).await?;
+        let mut counts: HashMap<Scope, Counts> = HashMap::new();
+        for ((key, status), online) in keys.into_iter().zip(statuses).zip(online) {
+            counts.entry(key.scope).or_default().add(status, online);
+        }
+        Ok(records
+            .into_iter()
+            .map(|record| {
+                let counts = counts.get(&record.scope).copied().unwrap_or_default();
+                (record, counts)
+            })
+            .collect())
+    }
+
+    /// One scope, if it is declared.
+    pub async fn scope(
+        &self,
+        scope: &Scope,
+    ) -> Result<Option<(ScopeRecord, Counts)>, DirectoryError> {
+        let Some(record) = self.reader.find_scope(scope).await? else {
+            return Ok(None);
+        };
+        let mut counts = Counts::default();
+        for presence in self.instances(scope).await? {
+            counts.add(presence.instance.status, presence.online);
+        }
+        Ok(Some((record, counts)))
+    }
+
+    /// Whether a scope is declared.
+    pub async fn is_declared(&self, scope: &Scope) -> Result<bool, DirectoryError> {
+        Ok(self.reader.find_scope(scope).await?.is_some())
+    }
+
+    /// The scope with that id, of either kind.
+    pub async fn scope_by_id(&self, id: ScopeId) -> Result<Option<ScopeRecord>, DirectoryError> {
+        Ok(self.reader.find_scope_by_id(id).await?)
+    }
+
+    /// The instances of a scope, by address; none where it is not declared.
+    pub async fn instances(&self, scope: &Scope) -> Result<Vec<Presence>, DirectoryError> {
+        self.with_leases(self.reader.list_instances(scope).await?)
+            .await
+    }
+
+    /// One instance, if it is registered.
+    pub async fn instance(&self, key: &InstanceKey) -> Result<Option<Presence>, DirectoryError> {
+        let found = self.registration(key).await?;
+        Ok(self.with_leases(Vec::from_iter(found)).await?.pop())
+    }
+
+    /// What is registered under that key, without looking at its lease.
+    pub async fn registration(
+        &self,
+        key: &InstanceKey,
+    ) -> Result<Option<Instance>, DirectoryError> {
+        let mut found = self.reader.find_instances(std::slice::from_ref(key)).await?;
+        Ok(found.pop())
+    }
+
+    /// Whether the registry store answers.
+    pub async fn ping_store(&self) -> Result<(), StoreError> {
+        self.reader.ping().await
+    }
+
+    /// Whether the lease store answers.
+    pub async fn ping_leases(&self) -> Result<(), LeaseError> {
+        self.leases.ping().await
+    }
+
+    async fn with_leases(&self, instances: Vec<Instance>) -> Result<Vec<Presence>, DirectoryError> {
+        let keys: Vec<InstanceKey> = instances
+            .iter()
+            .map(|instance| instance.key.clone())
+            .collect();
+        let online = self.online(&keys).await?;
+        let presences = instances.into_iter().zip(online);
+        Ok(presences
+            .map(|(instance, online)| Presence { instance, online })
+            .collect())
+    }
+
+    /// Whether each instance has a live lease.
+    async fn online(&self, keys: &[InstanceKey]) -> Result<Vec<bool>, LeaseError> {
+        let mut online = Vec::with_capacity(keys.len());
+        for part in keys.chunks(LOOK) {
+            let left = self.leases.time_left(part).await?;
+            online.extend(left.iter().map(Option::is_some));
+        }
+        Ok(online)
+    }
+
+    /// For each instance what a heartbeat needs, or `None` where it is not registered.
+    ///
+    /// What was read a short while ago is taken from memory; the rest is asked of the
+    /// store, all at once. Where the store gives no answer, heartbeats go on without it:
+    /// what is remembered serves, however old, and what is not is taken on trust with the
+    /// defaults. A lease that turns out to be nobody's is listed nowhere and expires.
+    pub async fn resolve(
+        &self,
+        keys: &[InstanceKey],
+    ) -> Result<Vec<Option<Profile>>, DirectoryError> {
+        let now = Instant::now();
+        let mut profiles = Vec::with_capacity(keys.len());
+        let mut unsure = Vec::new();
+        let mut unknown = false;
+        {
+            let known = self.known();
+            for key in keys {
+                let entry = known.by_key.get(key);
+                profiles.push(entry.map(|entry| entry.profile));
+                if entry.is_none_or(|entry| now.duration_since(entry.read_at) >= FRESH) {
+                    unsure.push(key.clone());
+                    unknown |= entry.is_none();
+                }
+            }
+        }
+        if unsure.is_empty() {
+            return Ok(profiles);
+        }
+        match self.look_up(&unsure).await {
+            Ok(found) => {
+                let unsure: HashSet<&InstanceKey> = unsure.iter().collect();
+                for (key, profile) in keys.iter().zip(&mut profiles) {
+                    if unsure.contains(key) {
+                        *profile = found.get(key).copied();
+                    }
+                }
+                Ok(profiles)
+            }
+            Err(DirectoryError::Overloaded) if unknown => Err(DirectoryError::Overloaded),
+            Err(DirectoryError::Overloaded) => Ok(profiles),
+            Err(error) => {
+                log::debug!("heartbeats go on without the registry store: {error}");
+                Ok(profiles
+                    .into_iter()
+                    .map(|profile| Some(profile.unwrap_or_default()))
+                    .collect())
+            }
+        }
+    }
+
+    /// Those of the given instances that the store says are not registered, now.
+    /// Without an answer from the store, none of them.
+    pub async fn vanished(&self, keys: &[InstanceKey]) -> Vec<InstanceKey> {
+        if keys.is_empty() {
+            return Vec::new();
+        }
+        match self.look_up(keys).await {
+            Ok(found) => keys
+                .iter()
+                .filter(|key| !found.contains_key(key))
+                .cloned()
+                .collect(),
+            Err(error) => {
+                log::debug!("cannot confirm new leases: {error}");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Remembers an instance as the RegistryActor has just committed it.
+    pub fn learn(&self, instance: &Instance) {
+        self.known().insert(instance, Instant::now());
+    }
+
+    /// Forgets an instance that the RegistryActor has just removed.
+    pub fn forget(&self, key: &InstanceKey) {
+        self.known().by_key.remove(key);
+    }
+
+    async fn look_up(
+        &self,
+        keys: &[InstanceKey],
+    ) -> Result<HashMap<InstanceKey, Profile>, DirectoryError> {
+        let _place: SemaphorePermit<'_> = self
+            .lookups
+            .try_acquire()
+            .map_err(|_| DirectoryError::Overloaded)?;
+        let asked_at = Instant::now();
+        let found = self.reader.find_instances(keys).await?;
+        let profiles: HashMap<InstanceKey, Profile> = found
+            .iter()
+            .map(|instance| (instance.key.clone(), instance.into()))
+            .collect();
+        let mut known = self.known();
+        for key in keys {
+            // What was learnt meanwhile is newer than this answer.
+            let newer = known.by_key.get(key).is_some_and(|entry| entry.read_at > asked_at);
+            if !newer && !profiles.contains_key(key) {
+                known.by_key.remove(key);
+            }
+        }
+        for instance in &found {
+            let newer = known
+                .by_key
+                .get(&instance.key)
+                .is_some_and(|entry| entry.read_at > asked_at);
+            if !newer {
+                known.insert(instance, asked_at);
+            }
+        }
+        Ok(profiles)
+    }
+
+    /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

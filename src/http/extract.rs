@@ -1,0 +1,224 @@
+//! From a request to the model: bodies, paths, queries. Whatever does not parse ends
+//! here, with a problem that names the field.
+
+use std::time::Duration;
+
+use actix_web::dev::Payload;
+use actix_web::http::StatusCode;
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{FromRequest, HttpRequest, web};
+use futures_util::future::LocalBoxFuture;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use super::error::{InField, Problem};
+use crate::model::{Address, InstanceKey, Scope, ScopeKey, ScopeKind};
+
+/// How long a client may take to send a body.
+const BODY: Duration = Duration::from_secs(10);
+
+/// The largest body of an ordinary request, in bytes.
+pub(super) const BODY_LIMIT: usize = 64 * 1024;
+
+/// A JSON body of at most `LIMIT` bytes. No body stands for `{}`.
+pub(super) struct Json<T, const LIMIT: usize = BODY_LIMIT>(pub(super) T);
+
+impl<T: DeserializeOwned + 'static, const LIMIT: usize> FromRequest for Json<T, LIMIT> {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let content_type = request.headers().get(CONTENT_TYPE).cloned();
+        let payload = web::Payload::from_request(request, payload);
+        Box::pin(async move {
+            let too_large = || {
+                Problem::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "body_too_large",
+                    format!("a body on this path has at most {LIMIT} bytes"),
+                )
+            };
+            let payload = payload.await.map_err(broken)?;
+            let body = timeout(BODY, payload.to_bytes_limited(LIMIT))
+                .await
+                .map_err(|_| {
+                    Problem::new(
+                        StatusCode::REQUEST_TIMEOUT,
+                        "body_timeout",
+                        format!("the body did not arrive within {BODY:?}"),
+                    )
+                })?
+                .map_err(|_| too_large())?
+                .map_err(broken)?;
+            if body.is_empty() {
+                return parse(b"{}").map(Self);
+            }
+            // A browser cannot be made to send this type to another site unasked.
+            let is_json = content_type
+                .as_ref()
+                .and_then(|value| value.to_str().ok())
+                .and_then(|value| value.split(';').next())
+                .is_some_and(|value| value.trim().eq_ignore_ascii_case("application/json"));
+            if !is_json {
+                return Err(Problem::new(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    "unsupported_media_type",
+                    "a body must have the header Content-Type: application/json",
+                ));
+            }
+            parse(&body).map(Self)
+        })
+    }
+}
+
+fn broken(_: impl std::fmt::Display) -> Problem {
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "incomplete_body",
+        "the body ended early or was not readable",
+    )
+}
+
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let error = error.into_inner();
+        match error.classify() {
+            serde_json::error::Category::Data => data_problem(&path, &error),
+            _ => not_json(&error),
+        }
+    })?;
+    json.end().map_err(|error| not_json(&error))?;
+    Ok(value)
+}
+
+fn not_json(error: &serde_json::Error) -> Problem {
+    Problem::new(
+        StatusCode::BAD_REQUEST,
+        "invalid_json",
+        format!("the body is not JSON: {error}"),
+    )
+}
+
+/// serde says the position in the text, which helps nobody; the path says the field.
+fn data_problem(path: &str, error: &serde_json::Error) -> Problem {
+    let text = error.to_string();
+    let reason = text.split(" at line ").next().unwrap_or(&text);
+    let known = |rest: &str| match rest.split_once("expected ") {
+        Some((_, known)) => format!("is not known; known here: {}", known.replace('`', "")),
+        None => "is not known".to_owned(),
+    };
+    if let Some(rest) = reason.strip_prefix("unknown field `")
+        && let Some((name, rest)) = rest.split_once('`')
+    {
+        let inside = path.strip_suffix(name).unwrap_or(path).trim_end_matches('.');
+        let field = match inside {
+            "" | "." => name.to_owned(),
+            inside => format!("{inside}.{name}"),
+        };
+        return Problem::invalid(field, known(rest)).with_code("unknown_field");
+    }
+    if let Some(rest) = reason.strip_prefix("missing field `")
+        && let Some((name, _)) = rest.split_once('`')
+    {
+        let field = match path {
+            "." => name.to_owned(),
+            inside => format!("{inside}.{name}"),
+        };
+        return Problem::invalid(field, "is missing");
+    }
+    match path {
+        "." => Problem::invalid("body", format!("has the wrong form: {reason}")),
+        path if reason.starts_with("must ") => Problem::invalid(path, reason),
+        path => Problem::invalid(path, format!("has the wrong form: {reason}")),
+    }
+}
+
+/// `{kind}/{key}` of the path.
+pub(super) struct ScopePath(pub(super) Scope);
+
+impl FromRequest for ScopePath {
+    type Error = Problem;
+    type Future = std::future::Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        std::future::ready(scope(request).map(Self))
+    }
+}
+
+/// `{kind}/{key}/instances/{address}` of the path.
+pub(super) struct InstancePath(pub(super) InstanceKey);
+
+impl FromRequest for InstancePath {
+    type Error = Problem;
+    type Future = std::future::Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let key = scope(request).and_then(|scope| {
+            let address: Address = segment(request, "address")?.try_into().in_field("address")?;
+            Ok(InstanceKey { scope, address })
+        });
+        std::future::ready(key.map(Self))
+    }
+}
+
+/// `groups` or `services` of the path.
+pub(super) struct KindPath(pub(super) ScopeKind);
+
+impl FromRequest for KindPath {
+    type Error = Problem;
+    type Future = std::future::Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        std::future::ready(kind(request).map(Self))
+    }
+}
+
+fn kind(request: &HttpRequest) -> Result<ScopeKind, Problem> {
+    match segment(request, "kind")?.as_str() {
+        "groups" => Ok(ScopeKind::Group),
+        _ => Ok(ScopeKind::Service),
+    }
+}
+
+fn scope(request: &HttpRequest) -> Result<Scope, Problem> {
+    let kind = kind(request)?;
+    let key: ScopeKey = segment(request, "key")?
+        .try_into()
+        .in_field(kind.as_str())?;
+    Ok(kind.with(key))
+}
+
+/// A part of the path, percent-decoded.
+fn segment(request: &HttpRequest, name: &str) -> Result<String, Problem> {
+    let decoded = web::Path::<std::collections::HashMap<String, String>>::extract(request)
+        .into_inner()
+        .map_err(|_| Problem::invalid(name, "is not UTF-8 when percent-decoded"))?;
+    decoded
+        .into_inner()
+        .remove(name)
+        .ok_or_else(|| Problem::invalid(name, "is missing"))
+}
+
+/// A query string with known members only.
+pub(super) struct Query<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest for Query<T> {
+    type Error = Problem;
+    type Future = std::future::Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let query = web::Query::<T>::from_query(request.query_string());
+        std::future::ready(match query {
+            Ok(query) => Ok(Self(query.into_inner())),
+            Err(error) => {
+                let text = error.to_string();
+                let reason = text
+                    .strip_prefix("Query deserialize error: ")
+                    .unwrap_or(&text);
+                Err(Problem::invalid("query", format!("has the wrong form: {reason}")))
+            }
+        })
+    }
+}

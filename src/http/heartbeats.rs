@@ -1,0 +1,201 @@
+//! Heartbeats: one by its path, or many in one request.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, web};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::extract::{InstancePath, Json};
+use super::{Api, Problem};
+use crate::actor::{Beat, BeatOutcome};
+use crate::model::{Address, InstanceKey, ScopeKey, ScopeKind, Ttl};
+
+/// The most leases in one request.
+const MAX_LEASES: usize = 10_000;
+
+/// The largest batch in bytes: room for that many of the longest names.
+const BATCH_LIMIT: usize = 4 * 1024 * 1024;
+
+#[derive(Serialize)]
+struct BeatView {
+    created: bool,
+    ttl_seconds: Ttl,
+    next_in_ms: u64,
+}
+
+/// PUT: renews one lease.
+pub(super) async fn beat(
+    api: web::Data<Api>,
+    InstancePath(key): InstancePath,
+) -> Result<HttpResponse, Problem> {
+    let keys = vec![key.clone()];
+    let outcomes = api.heartbeat.ask(Beat { keys }).await??;
+    let (created, ttl) = match outcomes.first() {
+        Some(BeatOutcome::Created(ttl)) => (true, *ttl),
+        Some(BeatOutcome::Renewed(ttl)) => (false, *ttl),
+        Some(BeatOutcome::Unknown) | None => return Err(Problem::instance_not_found(&key)),
+    };
+    let next = next_beat(&key.address, ttl, api.roll_interval, api.clock.now());
+    Ok(HttpResponse::Ok().json(BeatView {
+        created,
+        ttl_seconds: ttl,
+        next_in_ms: u64::try_from(next.as_millis()).unwrap_or(u64::MAX),
+    }))
+}
+
+/// How long an instance should wait for its next heartbeat: until its own moment of
+/// the beat interval, which is the hash of its address, so that a fleet does not beat
+/// in step. The interval is the roll call's, or half the time to live if that is less.
+fn next_beat(address: &Address, ttl: Ttl, roll_interval: Duration, now: DateTime<Utc>) -> Duration {
+    let interval = roll_interval.min(ttl.as_duration() / 2);
+    let millis = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX).max(1);
+    let mut hasher = DefaultHasher::new();
+    address.hash(&mut hasher);
+    let own_moment = i64::try_from(hasher.finish() >> 1).unwrap_or(0) % millis;
+    let wait = (own_moment - now.timestamp_millis()).rem_euclid(millis);
+    // A beat that came a little early is not followed by another one at once.
+    let wait = if wait < millis / 10 { wait + millis } else { wait };
+    Duration::from_millis(wait.unsigned_abs())
+}
+
+/// The body of a batch.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Batch {
+    leases: Vec<LeaseRef>,
+}
+
+/// A lease by its instance: exactly one of `service` and `group`.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct LeaseRef {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<ScopeKey>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<ScopeKey>,
+    address: Address,
+}
+
+impl LeaseRef {
+    fn into_key(self, index: usize) -> Result<InstanceKey, Problem> {
+        let scope = match (self.service, self.group) {
+            (Some(key), None) => ScopeKind::Service.with(key),
+            (None, Some(key)) => ScopeKind::Group.with(key),
+            _ => {
+                return Err(Problem::invalid(
+                    format!("leases[{index}]"),
+                    "must have either service or group",
+                ));
+            }
+        };
+        Ok(InstanceKey {
+            scope,
+            address: self.address,
+        })
+    }
+
+    fn of(key: InstanceKey) -> Self {
+        let (service, group) = match key.scope.kind {
+            ScopeKind::Service => (Some(key.scope.key), None),
+            ScopeKind::Group => (None, Some(key.scope.key)),
+        };
+        Self {
+            service,
+            group,
+            address: key.address,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct BatchView {
+    renewed: usize,
+    created: usize,
+    unknown: Vec<LeaseRef>,
+}
+
+/// POST: renews many leases; one that is named twice is renewed and counted once.
+pub(super) async fn beat_many(
+    api: web::Data<Api>,
+    Json(batch): Json<Batch, BATCH_LIMIT>,
+) -> Result<HttpResponse, Problem> {
+    if batch.leases.len() > MAX_LEASES {
+        return Err(Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "batch_too_large",
+            format!("leases must have at most {MAX_LEASES} entries, not {}", batch.leases.len()),
+        ));
+    }
+    let mut seen = HashSet::with_capacity(batch.leases.len());
+    let mut keys = Vec::with_capacity(batch.leases.len());
+    for (index, lease) in batch.leases.into_iter().enumerate() {
+        let key = lease.into_key(index)?;
+        if seen.insert(key.clone()) {
+            keys.push(key);
+        }
+    }
+    let outcomes = api.heartbeat.ask(Beat { keys: keys.clone() }).await??;
+    let mut view = BatchView {
+        renewed: 0,
+        created: 0,
+        unknown: Vec::new(),
+    };
+    for (key, outcome) in keys.into_iter().zip(outcomes) {
+        match outcome {
+            BeatOutcome::Renewed(_) => view.renewed += 1,
+            BeatOutcome::Created(_) => view.created += 1,
+            BeatOutcome::Unknown => view.unknown.push(LeaseRef::of(key)),
+        }
+    }
+    Ok(HttpResponse::Ok().json(view))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROLL: Duration = Duration::from_secs(15);
+
+    fn now(millis: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(millis).unwrap()
+    }
+
+    fn host(i: u32) -> Address {
+        format!("10.0.{}.{}:80", i / 256, i % 256).parse().unwrap()
+    }
+
+    #[test]
+    fn a_fleet_that_beats_at_once_is_spread_over_the_interval() {
+        let ttl = Ttl::try_from(30).unwrap();
+        let mut thirds = [0; 3];
+        for i in 0..3000 {
+            let wait = next_beat(&host(i), ttl, ROLL, now(1_000_000));
+            thirds[usize::try_from(wait.as_millis() / 5501).unwrap()] += 1;
+        }
+        assert!(thirds.iter().all(|&third| third > 800), "{thirds:?}");
+    }
+
+    #[test]
+    fn the_next_beat_is_soon_enough_that_one_may_be_lost() {
+        for seconds in [5, 6, 30, 3600] {
+            let ttl = Ttl::try_from(seconds).unwrap();
+            for i in 0..500 {
+                let wait = next_beat(&host(i), ttl, ROLL, now(i64::from(i) * 7919));
+                assert!(wait >= Duration::from_millis(250), "{wait:?}");
+                assert!(wait <= (ttl.as_duration() / 2).min(ROLL) * 11 / 10, "{wait:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_beats_when_told_stays_at_its_own_moment() {
+        let ttl = Ttl::try_from(30).unwrap();
+        let first = next_beat(&host(7), ttl, ROLL, now(0)).as_millis();
+        let second = next_beat(&host(7), ttl, ROLL, now(i64::try_from(first).unwrap()));
+        assert_eq!(second, ROLL);
+    }
+}
