@@ -12,7 +12,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::lease::{LeaseError, LeaseStore};
-use crate::model::{Instance, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord, Status, Ttl, Weight};
+use crate::model::{
+    Instance, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord, Status, Ttl, Weight,
+};
 use crate::store::{RegistryReader, StoreError};
 
 /// How long a heartbeat is taken without asking the store whether the instance is
@@ -206,7 +208,10 @@ impl Directory {
         &self,
         key: &InstanceKey,
     ) -> Result<Option<Instance>, DirectoryError> {
-        let mut found = self.reader.find_instances(std::slice::from_ref(key)).await?;
+        let mut found = self
+            .reader
+            .find_instances(std::slice::from_ref(key))
+            .await?;
         Ok(found.pop())
     }
 
@@ -338,7 +343,10 @@ impl Directory {
         let mut known = self.known();
         for key in keys {
             // What was learnt meanwhile is newer than this answer.
-            let newer = known.by_key.get(key).is_some_and(|entry| entry.read_at > asked_at);
+            let newer = known
+                .by_key
+                .get(key)
+                .is_some_and(|entry| entry.read_at > asked_at);
             if !newer && !profiles.contains_key(key) {
                 known.by_key.remove(key);
             }

@@ -17,8 +17,8 @@
 pub mod actor;
 pub mod bus;
 pub mod clock;
-//pub mod config;
-//pub mod daemon;
+pub mod config;
+pub mod daemon;
 pub mod directory;
 pub mod error;
 pub mod http;

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use url::Url;
 
-use crate::error::{BackendUrl, UrlError};
+use crate::error::{BackendUrl, OpenError, UrlError};
 
 /// Making a connection, login included.
 const CONNECT: Duration = Duration::from_millis(500);
@@ -68,16 +68,15 @@ impl fmt::Debug for RedisUrl {
 
 impl RedisUrl {
     /// The driver's client. Connects to nothing.
-    pub(crate) fn client(&self) -> Result<Client, LinkError> {
-        let info = self
-            .0
-            .expose()
-            .clone()
-            .into_connection_info()
-            .map_err(link_error)?;
+    pub(crate) fn client(&self) -> Result<Client, OpenError> {
         // Without TCP_NODELAY a small request waits for the acknowledgement of the last one.
-        Client::open(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
-            .map_err(link_error)
+        let settings = TcpSettings::default().set_nodelay(true);
+        let info = self.0.expose().clone().into_connection_info();
+        info.and_then(|info| Client::open(info.set_tcp_settings(settings)))
+            .map_err(|error| OpenError {
+                backend: self.to_string(),
+                reason: reason(&error),
+            })
     }
 }
 
@@ -91,12 +90,12 @@ pub(crate) struct RedisLink {
 
 impl RedisLink {
     /// A link whose connection will live on the current runtime.
-    pub(crate) fn new(url: &RedisUrl) -> Result<Self, LinkError> {
-        Ok(Self {
-            client: url.client()?,
+    pub(crate) fn new(client: Client) -> Self {
+        Self {
+            client,
             home: Handle::current(),
             connection: Mutex::new(None),
-        })
+        }
     }
 
     /// Asks Redis something, within 1.25 s in all.
@@ -165,7 +164,9 @@ impl RedisLink {
 pub(crate) fn link_error(error: RedisError) -> LinkError {
     let away = matches!(
         error.code(),
-        Some("LOADING" | "MASTERDOWN" | "READONLY" | "CLUSTERDOWN" | "TRYAGAIN" | "OOM" | "MISCONF")
+        Some(
+            "LOADING" | "MASTERDOWN" | "READONLY" | "CLUSTERDOWN" | "TRYAGAIN" | "OOM" | "MISCONF"
+        )
     );
     match error.code() {
         Some(_) if !away => LinkError::Refused(reason(&error)),
@@ -175,7 +176,10 @@ pub(crate) fn link_error(error: RedisError) -> LinkError {
 
 fn reason(error: &RedisError) -> String {
     match error.detail() {
-        Some(detail) => format!("{}: {detail}", error.to_string().trim_end_matches(&format!(": {detail}"))),
+        Some(detail) => format!(
+            "{}: {detail}",
+            error.to_string().trim_end_matches(&format!(": {detail}"))
+        ),
         None => error.to_string(),
     }
 }

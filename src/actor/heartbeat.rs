@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::fut::wrap_future;
-use actix::{
-    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture,
-};
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -243,14 +241,18 @@ impl Handler<KeepAlive> for HeartbeatActor {
         Box::pin(async move {
             // What cannot be found out now does not keep the original's heartbeat waiting.
             let known = directory.resolve(std::slice::from_ref(&message.key)).await;
-            let profile = known.ok().and_then(|known| known.first().copied().flatten());
+            let profile = known
+                .ok()
+                .and_then(|known| known.first().copied().flatten());
             let renewal = Renewal {
                 key: message.key,
                 weight: message
                     .weight
                     .or(profile.map(|profile| profile.weight))
                     .unwrap_or_default(),
-                ttl: profile.and_then(|profile| profile.ttl).unwrap_or(default_ttl),
+                ttl: profile
+                    .and_then(|profile| profile.ttl)
+                    .unwrap_or(default_ttl),
             };
             let renewed = me
                 .send(Renew(vec![renewal]))

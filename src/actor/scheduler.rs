@@ -216,7 +216,11 @@ mod tests {
             ("2026-11-22T10:00:14.999Z", 2),
             ("2026-11-22T10:00:44.000Z", 1_001),
         ] {
-            assert_eq!(until_next(at(now), INTERVAL), Duration::from_millis(wait), "{now}");
+            assert_eq!(
+                until_next(at(now), INTERVAL),
+                Duration::from_millis(wait),
+                "{now}"
+            );
         }
     }
 
@@ -224,8 +228,17 @@ mod tests {
     fn a_moment_belongs_to_the_nearest_tick() {
         let (tick, late) = nearest(at("2026-11-22T10:00:15.020Z"), INTERVAL);
         assert_eq!(late, 20);
-        assert_eq!(nearest(at("2026-11-22T10:00:14.990Z"), INTERVAL), (tick, -10));
-        assert_eq!(nearest(at("2026-11-22T10:00:29.000Z"), INTERVAL), (tick + 1, -1000));
-        assert_eq!(nearest(at("2026-11-22T10:00:22.000Z"), INTERVAL), (tick, 7000));
+        assert_eq!(
+            nearest(at("2026-11-22T10:00:14.990Z"), INTERVAL),
+            (tick, -10)
+        );
+        assert_eq!(
+            nearest(at("2026-11-22T10:00:29.000Z"), INTERVAL),
+            (tick + 1, -1000)
+        );
+        assert_eq!(
+            nearest(at("2026-11-22T10:00:22.000Z"), INTERVAL),
+            (tick, 7000)
+        );
     }
 }

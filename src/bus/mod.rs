@@ -73,11 +73,6 @@ pub enum BusUrl {
 pub fn open(url: &BusUrl) -> Result<Arc<dyn EventBus>, OpenError> {
     match url {
         BusUrl::Memory => Ok(Arc::new(memory::MemoryBus::default())),
-        BusUrl::Redis(url) => redis::RedisBus::new(url)
-            .map(|bus| Arc::new(bus) as Arc<dyn EventBus>)
-            .map_err(|error| OpenError {
-                backend: url.to_string(),
-                reason: error.to_string(),
-            }),
+        BusUrl::Redis(url) => Ok(Arc::new(redis::RedisBus::new(url.client()?))),
     }
 }

@@ -8,7 +8,7 @@ use redis::{Client, Script};
 use tokio::time::timeout;
 
 use super::{BusError, EventBus, Subscription};
-use crate::redis_link::{LinkError, RedisLink, RedisUrl, link_error};
+use crate::redis_link::{RedisLink, link_error};
 
 /// Before every claim's key.
 const CLAIM_PREFIX: &str = "rollcall:claim:";
@@ -23,12 +23,12 @@ pub(super) struct RedisBus {
 }
 
 impl RedisBus {
-    pub(super) fn new(url: &RedisUrl) -> Result<Self, LinkError> {
-        Ok(Self {
-            link: RedisLink::new(url)?,
-            client: url.client()?,
+    pub(super) fn new(client: Client) -> Self {
+        Self {
+            link: RedisLink::new(client.clone()),
+            client,
             publish_once: Script::new(include_str!("publish_once.lua")),
-        })
+        }
     }
 }
 
@@ -70,7 +70,9 @@ impl EventBus for RedisBus {
         };
         let pubsub = timeout(SUBSCRIBE, subscribing)
             .await
-            .map_err(|_| BusError::Unavailable(format!("no answer from Redis within {SUBSCRIBE:?}")))?
+            .map_err(|_| {
+                BusError::Unavailable(format!("no answer from Redis within {SUBSCRIBE:?}"))
+            })?
             .map_err(link_error)?;
         // The sink must live as long as the stream: it keeps the subscription.
         let (sink, messages) = pubsub.split();

@@ -82,7 +82,10 @@ impl Problem {
         Self::new(
             StatusCode::NOT_FOUND,
             code,
-            format!("no {kind} {:?} is declared: PUT /v1/{scope} declares it", scope.key.as_str()),
+            format!(
+                "no {kind} {:?} is declared: PUT /v1/{scope} declares it",
+                scope.key.as_str()
+            ),
         )
     }
 
@@ -108,7 +111,12 @@ impl Problem {
     }
 
     /// As [`Problem::new`] for a fault of the daemon's or a backend's, with `cause` for the log.
-    fn fault(status: StatusCode, code: &'static str, detail: &str, cause: &dyn fmt::Display) -> Self {
+    fn fault(
+        status: StatusCode,
+        code: &'static str,
+        detail: &str,
+        cause: &dyn fmt::Display,
+    ) -> Self {
         log_failure(code, cause);
         Self::new(status, code, detail)
     }

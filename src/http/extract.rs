@@ -1,6 +1,7 @@
 //! From a request to the model: bodies, paths, queries. Whatever does not parse ends
 //! here, with a problem that names the field.
 
+use std::future::{Ready, ready};
 use std::time::Duration;
 
 use actix_web::dev::Payload;
@@ -8,11 +9,12 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{FromRequest, HttpRequest, web};
 use futures_util::future::LocalBoxFuture;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::error::{InField, Problem};
-use crate::model::{Address, InstanceKey, Scope, ScopeKey, ScopeKind};
+use crate::model::{InstanceKey, Scope, ScopeKind};
 
 /// How long a client may take to send a body.
 const BODY: Duration = Duration::from_secs(10);
@@ -79,7 +81,14 @@ fn broken(_: impl std::fmt::Display) -> Problem {
     )
 }
 
-pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    // serde would take a list as well, for the members in their order.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Problem::invalid(
+            "body",
+            "must be a JSON object, not a list",
+        ));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -105,6 +114,7 @@ fn not_json(error: &serde_json::Error) -> Problem {
 fn data_problem(path: &str, error: &serde_json::Error) -> Problem {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
+    let reason = &reason.replace("expected i64", "expected a whole number");
     let known = |rest: &str| match rest.split_once("expected ") {
         Some((_, known)) => format!("is not known; known here: {}", known.replace('`', "")),
         None => "is not known".to_owned(),
@@ -112,7 +122,10 @@ fn data_problem(path: &str, error: &serde_json::Error) -> Problem {
     if let Some(rest) = reason.strip_prefix("unknown field `")
         && let Some((name, rest)) = rest.split_once('`')
     {
-        let inside = path.strip_suffix(name).unwrap_or(path).trim_end_matches('.');
+        let inside = path
+            .strip_suffix(name)
+            .unwrap_or(path)
+            .trim_end_matches('.');
         let field = match inside {
             "" | "." => name.to_owned(),
             inside => format!("{inside}.{name}"),
@@ -129,7 +142,7 @@ fn data_problem(path: &str, error: &serde_json::Error) -> Problem {
         return Problem::invalid(field, "is missing");
     }
     match path {
-        "." => Problem::invalid("body", format!("has the wrong form: {reason}")),
+        "." => Problem::invalid("body", format!("must be a JSON object: {reason}")),
         path if reason.starts_with("must ") => Problem::invalid(path, reason),
         path => Problem::invalid(path, format!("has the wrong form: {reason}")),
     }
@@ -140,10 +153,14 @@ pub(super) struct ScopePath(pub(super) Scope);
 
 impl FromRequest for ScopePath {
     type Error = Problem;
-    type Future = std::future::Ready<Result<Self, Problem>>;
+    type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        std::future::ready(scope(request).map(Self))
+        ready(
+            Segments::of(request)
+                .and_then(|mut path| path.scope())
+                .map(Self),
+        )
     }
 }
 
@@ -152,14 +169,14 @@ pub(super) struct InstancePath(pub(super) InstanceKey);
 
 impl FromRequest for InstancePath {
     type Error = Problem;
-    type Future = std::future::Ready<Result<Self, Problem>>;
+    type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let key = scope(request).and_then(|scope| {
-            let address: Address = segment(request, "address")?.try_into().in_field("address")?;
-            Ok(InstanceKey { scope, address })
-        });
-        std::future::ready(key.map(Self))
+        ready(
+            Segments::of(request)
+                .and_then(|mut path| path.instance())
+                .map(Self),
+        )
     }
 }
 
@@ -168,37 +185,51 @@ pub(super) struct KindPath(pub(super) ScopeKind);
 
 impl FromRequest for KindPath {
     type Error = Problem;
-    type Future = std::future::Ready<Result<Self, Problem>>;
+    type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        std::future::ready(kind(request).map(Self))
+        ready(Segments::of(request).map(|path| Self(path.kind())))
     }
 }
 
-fn kind(request: &HttpRequest) -> Result<ScopeKind, Problem> {
-    match segment(request, "kind")?.as_str() {
-        "groups" => Ok(ScopeKind::Group),
-        _ => Ok(ScopeKind::Service),
+/// The variable parts of a path.
+#[derive(Deserialize)]
+struct Segments {
+    kind: Option<String>,
+    key: Option<String>,
+    address: Option<String>,
+}
+
+impl Segments {
+    /// Percent-decoded.
+    fn of(request: &HttpRequest) -> Result<Self, Problem> {
+        web::Path::<Self>::extract(request)
+            .into_inner()
+            .map(web::Path::into_inner)
+            .map_err(|_| Problem::invalid("path", "is not UTF-8 when percent-decoded"))
     }
-}
 
-fn scope(request: &HttpRequest) -> Result<Scope, Problem> {
-    let kind = kind(request)?;
-    let key: ScopeKey = segment(request, "key")?
-        .try_into()
-        .in_field(kind.as_str())?;
-    Ok(kind.with(key))
-}
+    fn kind(&self) -> ScopeKind {
+        match self.kind.as_deref() {
+            Some("groups") => ScopeKind::Group,
+            _ => ScopeKind::Service,
+        }
+    }
 
-/// A part of the path, percent-decoded.
-fn segment(request: &HttpRequest, name: &str) -> Result<String, Problem> {
-    let decoded = web::Path::<std::collections::HashMap<String, String>>::extract(request)
-        .into_inner()
-        .map_err(|_| Problem::invalid(name, "is not UTF-8 when percent-decoded"))?;
-    decoded
-        .into_inner()
-        .remove(name)
-        .ok_or_else(|| Problem::invalid(name, "is missing"))
+    fn scope(&mut self) -> Result<Scope, Problem> {
+        let key = self.key.take().unwrap_or_default();
+        let kind = self.kind();
+        Ok(kind.with(key.try_into().in_field(kind.as_str())?))
+    }
+
+    fn instance(&mut self) -> Result<InstanceKey, Problem> {
+        let scope = self.scope()?;
+        let address = self.address.take().unwrap_or_default();
+        Ok(InstanceKey {
+            scope,
+            address: address.try_into().in_field("address")?,
+        })
+    }
 }
 
 /// A query string with known members only.
@@ -206,18 +237,21 @@ pub(super) struct Query<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest for Query<T> {
     type Error = Problem;
-    type Future = std::future::Ready<Result<Self, Problem>>;
+    type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let query = web::Query::<T>::from_query(request.query_string());
-        std::future::ready(match query {
+        ready(match query {
             Ok(query) => Ok(Self(query.into_inner())),
             Err(error) => {
                 let text = error.to_string();
                 let reason = text
                     .strip_prefix("Query deserialize error: ")
                     .unwrap_or(&text);
-                Err(Problem::invalid("query", format!("has the wrong form: {reason}")))
+                Err(Problem::invalid(
+                    "query",
+                    format!("has the wrong form: {reason}"),
+                ))
             }
         })
     }

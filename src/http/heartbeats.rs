@@ -52,13 +52,19 @@ pub(super) async fn beat(
 /// in step. The interval is the roll call's, or half the time to live if that is less.
 fn next_beat(address: &Address, ttl: Ttl, roll_interval: Duration, now: DateTime<Utc>) -> Duration {
     let interval = roll_interval.min(ttl.as_duration() / 2);
-    let millis = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX).max(1);
+    let millis = i64::try_from(interval.as_millis())
+        .unwrap_or(i64::MAX)
+        .max(1);
     let mut hasher = DefaultHasher::new();
     address.hash(&mut hasher);
     let own_moment = i64::try_from(hasher.finish() >> 1).unwrap_or(0) % millis;
     let wait = (own_moment - now.timestamp_millis()).rem_euclid(millis);
     // A beat that came a little early is not followed by another one at once.
-    let wait = if wait < millis / 10 { wait + millis } else { wait };
+    let wait = if wait < millis / 10 {
+        wait + millis
+    } else {
+        wait
+    };
     Duration::from_millis(wait.unsigned_abs())
 }
 
@@ -127,7 +133,10 @@ pub(super) async fn beat_many(
         return Err(Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "batch_too_large",
-            format!("leases must have at most {MAX_LEASES} entries, not {}", batch.leases.len()),
+            format!(
+                "leases must have at most {MAX_LEASES} entries, not {}",
+                batch.leases.len()
+            ),
         ));
     }
     let mut seen = HashSet::with_capacity(batch.leases.len());
@@ -186,7 +195,10 @@ mod tests {
             for i in 0..500 {
                 let wait = next_beat(&host(i), ttl, ROLL, now(i64::from(i) * 7919));
                 assert!(wait >= Duration::from_millis(250), "{wait:?}");
-                assert!(wait <= (ttl.as_duration() / 2).min(ROLL) * 11 / 10, "{wait:?}");
+                assert!(
+                    wait <= (ttl.as_duration() / 2).min(ROLL) * 11 / 10,
+                    "{wait:?}"
+                );
             }
         }
     }

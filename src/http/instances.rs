@@ -45,7 +45,10 @@ impl ChangeBody {
             ));
         }
         if self.reason.is_some() && self.status != Some(Status::Held) {
-            return Err(Problem::invalid("reason", "goes only with \"status\":\"held\""));
+            return Err(Problem::invalid(
+                "reason",
+                "goes only with \"status\":\"held\"",
+            ));
         }
         let status = self.status.map(|status| match status {
             Status::Enabled => StatusChange::Enable,
@@ -195,9 +198,7 @@ pub(super) async fn show(
     InstancePath(key): InstancePath,
 ) -> Result<HttpResponse, Problem> {
     match api.directory.instance(&key).await? {
-        Some(presence) => {
-            Ok(HttpResponse::Ok().json(PresenceView::of(&presence, api.default_ttl)))
-        }
+        Some(presence) => Ok(HttpResponse::Ok().json(PresenceView::of(&presence, api.default_ttl))),
         None => Err(Problem::instance_not_found(&key)),
     }
 }

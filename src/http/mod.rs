@@ -78,7 +78,11 @@ fn table() -> Vec<Path> {
         path("/v1/{kind:groups|services}", [get(scopes::list)]),
         path(
             "/v1/{kind:groups|services}/{key}",
-            [get(scopes::show), put(scopes::declare), delete(scopes::remove)],
+            [
+                get(scopes::show),
+                put(scopes::declare),
+                delete(scopes::remove),
+            ],
         ),
         path(
             "/v1/{kind:groups|services}/{key}/instances",

@@ -113,7 +113,10 @@ impl LeaseStore for MemoryLeaseStore {
     async fn list(&self, _cursor: u64) -> Result<LeasePage, LeaseError> {
         let now = Instant::now();
         let leases = self.leases();
-        let alive = leases.by_key.iter().filter(|(_, lease)| lease.expires_at > now);
+        let alive = leases
+            .by_key
+            .iter()
+            .filter(|(_, lease)| lease.expires_at > now);
         Ok(LeasePage {
             keys: alive.map(|(key, _)| key.clone()).collect(),
             next: None,

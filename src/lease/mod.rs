@@ -105,7 +105,9 @@ impl FromStr for LeaseUrl {
         match text.split_once(':') {
             Some(("memory", "")) => Ok(Self::Memory),
             Some(("redis" | "rediss", _)) => Ok(Self::Redis(text.parse()?)),
-            _ => Err(UrlError::new("must be memory:, redis://HOST or rediss://HOST")),
+            _ => Err(UrlError::new(
+                "must be memory:, redis://HOST or rediss://HOST",
+            )),
         }
     }
 }
@@ -128,36 +130,28 @@ impl fmt::Debug for LeaseUrl {
 
 /// Makes handles to one lease store, for threads that each want their own connection.
 #[derive(Clone)]
-pub struct LeaseBackend {
-    kind: Kind,
-}
+pub struct LeaseBackend(Backend);
 
 #[derive(Clone)]
-enum Kind {
+enum Backend {
     Memory(Arc<memory::MemoryLeaseStore>),
-    Redis(RedisUrl),
+    Redis(Box<::redis::Client>),
+}
+
+/// Names a lease store; connects to nothing yet. `clock` is for a store in memory.
+pub fn open(url: &LeaseUrl, clock: Arc<dyn Clock>) -> Result<LeaseBackend, OpenError> {
+    Ok(LeaseBackend(match url {
+        LeaseUrl::Memory => Backend::Memory(Arc::new(memory::MemoryLeaseStore::new(clock))),
+        LeaseUrl::Redis(url) => Backend::Redis(Box::new(url.client()?)),
+    }))
 }
 
 impl LeaseBackend {
-    /// Names a lease store. Nothing is connected yet.
-    pub fn new(url: &LeaseUrl, clock: Arc<dyn Clock>) -> Self {
-        let kind = match url {
-            LeaseUrl::Memory => Kind::Memory(Arc::new(memory::MemoryLeaseStore::new(clock))),
-            LeaseUrl::Redis(url) => Kind::Redis(url.clone()),
-        };
-        Self { kind }
-    }
-
     /// A handle whose connection, if it needs one, lives on the current runtime.
-    pub fn connect(&self) -> Result<Arc<dyn LeaseStore>, OpenError> {
-        match &self.kind {
-            Kind::Memory(store) => Ok(Arc::clone(store) as Arc<dyn LeaseStore>),
-            Kind::Redis(url) => redis::RedisLeaseStore::new(url)
-                .map(|store| Arc::new(store) as Arc<dyn LeaseStore>)
-                .map_err(|error| OpenError {
-                    backend: url.to_string(),
-                    reason: error.to_string(),
-                }),
+    pub fn connect(&self) -> Arc<dyn LeaseStore> {
+        match &self.0 {
+            Backend::Memory(store) => Arc::clone(store) as Arc<dyn LeaseStore>,
+            Backend::Redis(client) => Arc::new(redis::RedisLeaseStore::new((**client).clone())),
         }
     }
 }
@@ -169,8 +163,14 @@ mod tests {
     #[test]
     fn a_lease_url_is_chosen_by_its_scheme() {
         assert_eq!("memory:".parse(), Ok(LeaseUrl::Memory));
-        assert!(matches!("redis://localhost:6379/3".parse(), Ok(LeaseUrl::Redis(_))));
-        assert!(matches!("rediss://u:p@localhost".parse(), Ok(LeaseUrl::Redis(_))));
+        assert!(matches!(
+            "redis://localhost:6379/3".parse(),
+            Ok(LeaseUrl::Redis(_))
+        ));
+        assert!(matches!(
+            "rediss://u:p@localhost".parse(),
+            Ok(LeaseUrl::Redis(_))
+        ));
     }
 
     #[test]
@@ -179,11 +179,18 @@ mod tests {
             ("", "must be memory:, redis://HOST or rediss://HOST"),
             ("memory", "must be memory:, redis://HOST or rediss://HOST"),
             ("memory:x", "must be memory:, redis://HOST or rediss://HOST"),
-            ("http://localhost", "must be memory:, redis://HOST or rediss://HOST"),
+            (
+                "http://localhost",
+                "must be memory:, redis://HOST or rediss://HOST",
+            ),
             ("redis://", "a host is missing"),
             ("redis://h:99999", "invalid port number"),
         ] {
-            assert_eq!(text.parse::<LeaseUrl>().unwrap_err().to_string(), why, "{text}");
+            assert_eq!(
+                text.parse::<LeaseUrl>().unwrap_err().to_string(),
+                why,
+                "{text}"
+            );
         }
         assert!("redis://h/notadb".parse::<LeaseUrl>().is_err());
     }

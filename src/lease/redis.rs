@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::{Script, pipe};
+use redis::{Client, Script, pipe};
 
 use super::{LeaseError, LeasePage, LeaseStore, Renewal, Renewed};
 use crate::model::{Epoch, InstanceKey};
-use crate::redis_link::{LinkError, RedisLink, RedisUrl};
+use crate::redis_link::RedisLink;
 
 /// Holds the last epoch that was given out. Not below [`InstanceKey::LEASE_KEY_PREFIX`].
 const EPOCH_KEY: &str = "rollcall:epoch";
@@ -21,11 +21,11 @@ pub(super) struct RedisLeaseStore {
 }
 
 impl RedisLeaseStore {
-    pub(super) fn new(url: &RedisUrl) -> Result<Self, LinkError> {
-        Ok(Self {
-            link: RedisLink::new(url)?,
+    pub(super) fn new(client: Client) -> Self {
+        Self {
+            link: RedisLink::new(client),
             renew: Script::new(include_str!("renew.lua")),
-        })
+        }
     }
 }
 

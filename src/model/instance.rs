@@ -161,7 +161,10 @@ impl From<Ttl> for i64 {
 /// What an instance says of itself: names and texts, at most 64 entries and 8 KiB
 /// as JSON. No name is empty and nothing holds NUL, which Postgres cannot store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
+#[serde(
+    try_from = "BTreeMap<String, String>",
+    into = "BTreeMap<String, String>"
+)]
 pub struct Metadata(BTreeMap<String, String>);
 
 impl Metadata {
@@ -185,7 +188,10 @@ impl TryFrom<BTreeMap<String, String>> for Metadata {
         if entries.keys().any(String::is_empty) {
             return Err(Invalid::new("must not have an entry with an empty name"));
         }
-        if entries.iter().any(|(k, v)| k.contains('\0') || v.contains('\0')) {
+        if entries
+            .iter()
+            .any(|(k, v)| k.contains('\0') || v.contains('\0'))
+        {
             return Err(Invalid::new("must not hold the character U+0000"));
         }
         let bytes = serde_json::to_string(&entries)
@@ -331,7 +337,9 @@ mod tests {
     use super::*;
 
     fn entries(count: usize, value: &str) -> BTreeMap<String, String> {
-        (0..count).map(|i| (format!("k{i}"), value.to_owned())).collect()
+        (0..count)
+            .map(|i| (format!("k{i}"), value.to_owned()))
+            .collect()
     }
 
     #[test]
@@ -346,7 +354,10 @@ mod tests {
 
     #[test]
     fn a_ttl_is_from_5_to_3600_seconds() {
-        assert_eq!(Ttl::try_from(5).unwrap().as_duration(), Duration::from_secs(5));
+        assert_eq!(
+            Ttl::try_from(5).unwrap().as_duration(),
+            Duration::from_secs(5)
+        );
         assert_eq!(Ttl::try_from(3600).unwrap().as_secs(), 3600);
         for bad in [-5, 0, 4, 3601, 65_541] {
             assert!(Ttl::try_from(bad).is_err(), "{bad}");

@@ -54,7 +54,10 @@ mod tests {
     #[test]
     fn a_label_is_any_script_but_neither_blank_nor_control() {
         for good in ["订单服务", "Orders (EU)", &"名".repeat(100)] {
-            assert_eq!(DisplayName::try_from(good.to_owned()).unwrap().as_str(), good);
+            assert_eq!(
+                DisplayName::try_from(good.to_owned()).unwrap().as_str(),
+                good
+            );
         }
         for bad in ["", "  ", "a\0b", "a\nb", &"名".repeat(101)] {
             assert!(DisplayName::try_from(bad.to_owned()).is_err(), "{bad:?}");

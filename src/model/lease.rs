@@ -168,7 +168,11 @@ mod tests {
     #[test]
     fn an_epoch_is_read_from_a_start_time_with_milliseconds() {
         assert_eq!(Epoch::parse("1970-01-01T00:00:01.234Z"), Some(Epoch(1234)));
-        assert_eq!(Epoch::parse("2026-11-22T10:00:00.000"), None, "no offset, no instant");
+        assert_eq!(
+            Epoch::parse("2026-11-22T10:00:00.000"),
+            None,
+            "no offset, no instant"
+        );
         assert_eq!(Epoch::parse(""), None);
     }
 }

@@ -167,8 +167,22 @@ mod tests {
             assert_eq!(good.parse::<ScopeKey>().unwrap().as_str(), good);
         }
         for bad in [
-            "", " ", ".a", "-a", "_a", "a:b", "*", "a*", "a?", "[a]", "a b", "a/b", "a\n", "é",
-            "订单", &"k".repeat(101),
+            "",
+            " ",
+            ".a",
+            "-a",
+            "_a",
+            "a:b",
+            "*",
+            "a*",
+            "a?",
+            "[a]",
+            "a b",
+            "a/b",
+            "a\n",
+            "é",
+            "订单",
+            &"k".repeat(101),
         ] {
             assert!(bad.parse::<ScopeKey>().is_err(), "{bad:?} must not parse");
         }
@@ -176,7 +190,9 @@ mod tests {
 
     #[test]
     fn an_error_shows_the_rule_and_a_bounded_part_of_the_input() {
-        let error = format!("a:{}", "b".repeat(90)).parse::<ScopeKey>().unwrap_err();
+        let error = format!("a:{}", "b".repeat(90))
+            .parse::<ScopeKey>()
+            .unwrap_err();
         assert_eq!(
             error.to_string(),
             format!(

@@ -217,30 +217,53 @@ impl fmt::Debug for StoreUrl {
     }
 }
 
+/// An open registry store: who may read it, and the one who may write.
+pub struct Store {
+    /// Shared freely.
+    pub reader: Arc<dyn RegistryReader>,
+    /// Cannot be cloned, and there is no second one.
+    pub writer: Box<dyn RegistryWriter>,
+}
+
 /// Opens a registry store. SQLite's file is opened here and now; connections to
 /// Postgres are made when they are needed, on the runtime this is called on.
-pub fn open(
-    url: &StoreUrl,
-) -> Result<(Arc<dyn RegistryReader>, Box<dyn RegistryWriter>), OpenError> {
+pub fn open(url: &StoreUrl) -> Result<Store, OpenError> {
     match url {
         StoreUrl::Sqlite(path) => sqlite::open(path),
         StoreUrl::Postgres(url) => postgres::open(url.expose()),
     }
 }
 
-/// The last known version where the database is ahead of this binary.
-fn refuse_newer_schema(
-    runner: &refinery::Runner,
-    applied: &[refinery::Migration],
-) -> Result<(), MigrateError> {
-    let newest = |migrations: &[refinery::Migration]| {
-        migrations.iter().map(refinery::Migration::version).max()
-    };
-    let known = newest(runner.get_migrations()).unwrap_or(0);
-    match newest(applied) {
-        Some(found) if found > known => Err(MigrateError::SchemaNewer { found, known }),
-        _ => Ok(()),
+/// What refinery's error means to whoever starts the daemon.
+fn migrate_error(error: &refinery::Error, runner: &refinery::Runner) -> MigrateError {
+    let versions = runner
+        .get_migrations()
+        .iter()
+        .map(refinery::Migration::version);
+    let known = versions.max().unwrap_or(0);
+    match error.kind() {
+        refinery::error::Kind::MissingVersion(applied) if applied.version() > known => {
+            MigrateError::SchemaNewer {
+                found: applied.version(),
+                known,
+            }
+        }
+        kind => MigrateError::Failed(with_sources(kind)),
     }
+}
+
+/// An error and what lies beneath it, where the drivers put what happened.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let text = error.to_string();
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
+        }
+        source = error.source();
+    }
+    message
 }
 
 #[cfg(test)]
@@ -266,13 +289,22 @@ mod tests {
     fn a_wrong_store_url_says_what_is_wrong() {
         for (text, why) in [
             ("", "must be sqlite:PATH or postgres://USER@HOST/DATABASE"),
-            ("mysql://u@h/db", "must be sqlite:PATH or postgres://USER@HOST/DATABASE"),
+            (
+                "mysql://u@h/db",
+                "must be sqlite:PATH or postgres://USER@HOST/DATABASE",
+            ),
             ("sqlite:", "sqlite: needs the path of a file"),
             ("sqlite::memory:", "sqlite: needs the path of a file"),
             ("postgres://", "a host is missing"),
             ("postgres://h:99999/db", "invalid port number"),
-            ("postgres://h/db?sslmode=on", "sslmode must be disable, prefer, require or verify-full, not 'on'"),
-            ("postgres://h/db?bogus=1", "invalid connection string: unknown option `bogus`"),
+            (
+                "postgres://h/db?sslmode=on",
+                "sslmode must be disable, prefer, require or verify-full, not 'on'",
+            ),
+            (
+                "postgres://h/db?bogus=1",
+                "invalid connection string: unknown option `bogus`",
+            ),
         ] {
             let error = text.parse::<StoreUrl>().unwrap_err().to_string();
             assert_eq!(error, why, "{text}");
@@ -281,7 +313,10 @@ mod tests {
 
     #[test]
     fn a_password_is_never_shown() {
-        for text in ["postgres://u:s3cret@h/db", "postgres://h/db?user=u&password=s3cret"] {
+        for text in [
+            "postgres://u:s3cret@h/db",
+            "postgres://h/db?user=u&password=s3cret",
+        ] {
             let url: StoreUrl = text.parse().unwrap();
             for shown in [format!("{url}"), format!("{url:?}")] {
                 assert!(!shown.contains("s3cret") && shown.contains("//"), "{shown}");

@@ -116,7 +116,10 @@ pub struct DeclareScope {
 impl Write for DeclareScope {
     type Output = Declared;
 
-    async fn apply(&self, transaction: &mut dyn RegistryTransaction) -> Result<Declared, StoreError> {
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Declared, StoreError> {
         transaction
             .declare_scope(&self.scope, self.name.as_ref())
             .await
@@ -253,7 +256,11 @@ impl Handler<MigrateSchema> for RegistryActor {
                 actor.work(context);
             },
         ));
-        Box::pin(async { migrated.await.unwrap_or_else(|_| Err(queue::ended().into())) })
+        Box::pin(async {
+            migrated
+                .await
+                .unwrap_or_else(|_| Err(queue::ended().into()))
+        })
     }
 }
 

@@ -21,7 +21,7 @@ use url::Url;
 pub(super) use self::connect::check_url;
 use super::{
     Declared, MigrateError, Registered, RegistryReader, RegistryTransaction, RegistryWriter,
-    ScopeDeletion, StoreError, refuse_newer_schema,
+    ScopeDeletion, Store, StoreError, migrate_error, with_sources,
 };
 use crate::error::{BackendUrl, OpenError};
 use crate::model::{
@@ -42,17 +42,15 @@ const MIGRATION_LOCK: i64 = 0x726f_6c6c_6361_6c6c;
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-pub(super) fn open(
-    url: &Url,
-) -> Result<(Arc<dyn RegistryReader>, Box<dyn RegistryWriter>), OpenError> {
+pub(super) fn open(url: &Url) -> Result<Store, OpenError> {
     let pool = connect::pool(url).map_err(|reason| OpenError {
         backend: BackendUrl::new(url.clone()).to_string(),
         reason,
     })?;
-    Ok((
-        Arc::new(PostgresReader { pool: pool.clone() }),
-        Box::new(PostgresWriter { pool }),
-    ))
+    Ok(Store {
+        reader: Arc::new(PostgresReader { pool: pool.clone() }),
+        writer: Box::new(PostgresWriter { pool }),
+    })
 }
 
 /// A connection that goes back to the pool only when the last answer has come. Dropped
@@ -74,7 +72,11 @@ impl Checkout {
         })
     }
 
-    async fn query(&mut self, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
+    async fn query(
+        &mut self,
+        sql: &'static str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
         self.answer(async |connection: &Object| {
             let statement = connection.prepare_cached(sql).await?;
             connection.query(&statement, params).await
@@ -131,20 +133,6 @@ fn store_error(error: &tokio_postgres::Error) -> StoreError {
     }
 }
 
-/// The drivers put what happened into the sources of an error.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let text = error.to_string();
-        if !message.contains(&text) {
-            message = format!("{message}: {text}");
-        }
-        source = error.source();
-    }
-    message
-}
-
 struct PostgresReader {
     pool: Pool,
 }
@@ -191,7 +179,10 @@ impl RegistryReader for PostgresReader {
     }
 
     async fn find_scope_by_id(&self, id: ScopeId) -> Result<Option<ScopeRecord>, StoreError> {
-        one(&self.query(sql!("find_scope_by_id"), &[&id.0]).await?, rows::scope)
+        one(
+            &self.query(sql!("find_scope_by_id"), &[&id.0]).await?,
+            rows::scope,
+        )
     }
 
     async fn list_instances(&self, scope: &Scope) -> Result<Vec<Instance>, StoreError> {
@@ -260,15 +251,12 @@ impl RegistryWriter for PostgresWriter {
             .query_one("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK])
             .await
             .map_err(store)?;
-        let failed = |error: refinery::Error| MigrateError::Failed(with_sources(&error));
-        let runner = migrations::runner().set_abort_missing(false);
+        let runner = migrations::runner();
         let client: &mut tokio_postgres::Client = &mut *client;
-        let applied = runner
-            .get_applied_migrations_async(client)
+        let report = runner
+            .run_async(client)
             .await
-            .map_err(failed)?;
-        refuse_newer_schema(&runner, &applied)?;
-        let report = runner.run_async(client).await.map_err(failed)?;
+            .map_err(|error| migrate_error(&error, &runner))?;
         Ok(report
             .applied_migrations()
             .iter()

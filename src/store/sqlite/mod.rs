@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::thread::{SqliteThread, gone, store_error};
 use super::{
     Declared, MigrateError, Registered, RegistryReader, RegistryTransaction, RegistryWriter,
-    ScopeDeletion, StoreError, refuse_newer_schema,
+    ScopeDeletion, Store, StoreError, migrate_error,
 };
 use crate::error::OpenError;
 use crate::model::{
@@ -40,22 +41,24 @@ macro_rules! sql {
 /// How long a statement waits for another program that has the file locked.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
 
-pub(super) fn open(
-    path: &Path,
-) -> Result<(Arc<dyn RegistryReader>, Box<dyn RegistryWriter>), OpenError> {
+pub(super) fn open(path: &Path) -> Result<Store, OpenError> {
     let fail = |reason: String| OpenError {
         backend: format!("sqlite:{}", path.display()),
         reason,
     };
     let lock = lock(path).map_err(fail)?;
     let connection = connect(path).map_err(|error| fail(error.to_string()))?;
-    let thread = SqliteThread::start(connection, lock).map_err(|error| fail(error.to_string()))?;
-    Ok((
-        Arc::new(SqliteReader {
+    let (thread, join) =
+        SqliteThread::start(connection, lock).map_err(|error| fail(error.to_string()))?;
+    Ok(Store {
+        reader: Arc::new(SqliteReader {
             thread: thread.clone(),
         }),
-        Box::new(SqliteWriter { thread }),
-    ))
+        writer: Box::new(SqliteWriter {
+            thread,
+            join: Some(join),
+        }),
+    })
 }
 
 /// Takes the lock file beside the database, which the system releases when this
@@ -173,8 +176,19 @@ impl RegistryReader for SqliteReader {
     }
 }
 
+/// The writer is the last to go, and closes the database.
 struct SqliteWriter {
     thread: SqliteThread,
+    join: Option<JoinHandle<()>>,
+}
+
+impl Drop for SqliteWriter {
+    fn drop(&mut self) {
+        self.thread.close();
+        if let Some(Err(_)) = self.join.take().map(JoinHandle::join) {
+            log::error!("the SQLite thread panicked");
+        }
+    }
 }
 
 #[async_trait]
@@ -221,11 +235,10 @@ impl RegistryWriter for SqliteWriter {
 }
 
 fn migrate(connection: &mut Connection) -> Result<Vec<String>, MigrateError> {
-    let failed = |error: refinery::Error| MigrateError::Failed(error.to_string());
-    let runner = migrations::runner().set_abort_missing(false);
-    let applied = runner.get_applied_migrations(connection).map_err(failed)?;
-    refuse_newer_schema(&runner, &applied)?;
-    let report = runner.run(connection).map_err(failed)?;
+    let runner = migrations::runner();
+    let report = runner
+        .run(connection)
+        .map_err(|error| migrate_error(&error, &runner))?;
     Ok(report
         .applied_migrations()
         .iter()
@@ -267,22 +280,20 @@ impl RegistryTransaction for SqliteTransaction {
         let (scope, name) = (scope.clone(), name.cloned());
         let now = self.now.timestamp_millis();
         self.run(move |connection| {
-            connection
-                .prepare_cached(sql!("declare_scope"))?
-                .query_row(
-                    params![
-                        scope.kind.as_str(),
-                        scope.key.as_str(),
-                        name.as_ref().map(DisplayName::as_str),
-                        now
-                    ],
-                    |row| {
-                        Ok(Declared {
-                            record: rows::scope(row)?,
-                            created: row.get("created")?,
-                        })
-                    },
-                )
+            connection.prepare_cached(sql!("declare_scope"))?.query_row(
+                params![
+                    scope.kind.as_str(),
+                    scope.key.as_str(),
+                    name.as_ref().map(DisplayName::as_str),
+                    now
+                ],
+                |row| {
+                    Ok(Declared {
+                        record: rows::scope(row)?,
+                        created: row.get("created")?,
+                    })
+                },
+            )
         })
         .await
     }

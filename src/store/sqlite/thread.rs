@@ -1,20 +1,24 @@
 //! The thread that has the SQLite connection. SQLite blocks, so nothing else runs on it.
 
 use std::fs::File;
+use std::thread::JoinHandle;
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::store::StoreError;
 
-type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+enum Job {
+    Run(Box<dyn FnOnce(&mut Connection) + Send>),
+    Close,
+}
 
 /// How many jobs may wait. Callers beyond it wait for a place; admission to the
 /// actors keeps them few.
 const QUEUE: usize = 1024;
 
-/// A handle to the thread. The thread ends, and closes the database, when the last
-/// handle is gone.
+/// A handle to the thread. The thread ends, and closes the database, when it is told
+/// to or when the last handle is gone.
 #[derive(Clone)]
 pub(super) struct SqliteThread {
     jobs: mpsc::Sender<Job>,
@@ -23,18 +27,27 @@ pub(super) struct SqliteThread {
 impl SqliteThread {
     /// Starts the thread with its connection and the lock that keeps other daemons
     /// from the file; both live as long as it does.
-    pub(super) fn start(mut connection: Connection, lock: File) -> std::io::Result<Self> {
+    pub(super) fn start(
+        mut connection: Connection,
+        lock: File,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("sqlite".into())
             .spawn(move || {
-                while let Some(job) = queue.blocking_recv() {
+                while let Some(Job::Run(job)) = queue.blocking_recv() {
                     job(&mut connection);
                 }
                 drop(connection);
                 drop(lock);
             })?;
-        Ok(Self { jobs })
+        Ok((Self { jobs }, thread))
+    }
+
+    /// Ends the thread after what was sent before. Later callers are told that it has ended.
+    pub(super) fn close(&self) {
+        // A full queue means that callers still wait; the last handle ends it then.
+        let _ = self.jobs.try_send(Job::Close);
     }
 
     /// Runs `work` on the thread, after what was sent before it.
@@ -56,7 +69,10 @@ impl SqliteThread {
         &self,
         job: impl FnOnce(&mut Connection) + Send + 'static,
     ) -> Result<(), StoreError> {
-        self.jobs.send(Box::new(job)).await.map_err(|_| gone())
+        self.jobs
+            .send(Job::Run(Box::new(job)))
+            .await
+            .map_err(|_| gone())
     }
 }
 

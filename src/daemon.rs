@@ -1,0 +1,306 @@
+//! The composition root: opens the backends, starts the actors, binds, and stops it
+//! all in order. The one place that knows everything.
+
+use std::future::{Future, pending};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr, Arbiter};
+use actix_web::dev::Server;
+use actix_web::{App, HttpServer, web};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::actor::{
+    Drain, HeartbeatActor, Lifeline, Mailbox, MigrateSchema, RegistryActor, SchedulerActor,
+};
+use crate::bus::{self, BusUrl};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::error::OpenError;
+use crate::http::{self, Api, Started};
+use crate::lease::{self, LeaseUrl};
+use crate::store::{self, MigrateError, Store};
+
+/// How many requests may wait for the RegistryActor, and how long each: longer than a
+/// transaction that is under way and the next one may take.
+const REGISTRY: (usize, Duration) = (1024, Duration::from_secs(8));
+/// The same for the HeartbeatActor of each worker.
+const HEARTBEAT: (usize, Duration) = (4096, Duration::from_secs(5));
+/// The same for the SchedulerActor, which only probes ask.
+const SCHEDULER: (usize, Duration) = (64, Duration::from_secs(1));
+
+/// Longer than the interval of heartbeats, so that agents find their connection open.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long requests under way may take when the daemon stops.
+const DRAIN_HTTP: Duration = Duration::from_secs(10);
+
+/// Between attempts to reach a store at the start: from the first to the last.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
+
+/// Why the daemon cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// A backend's settings are wrong, or its file cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address} (--listen): {source}")]
+    Listen {
+        /// The address of the setting.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The schema cannot be used, and waiting does not help.
+    #[error("{backend} (--store): {source}")]
+    Schema {
+        /// The store.
+        backend: String,
+        /// What is wrong with it.
+        source: MigrateError,
+    },
+    /// A backend did not come in time.
+    #[error("{backend} was not there within {waited:?} (--start-timeout): {reason}")]
+    StartTimeout {
+        /// The store or the leases.
+        backend: String,
+        /// The setting.
+        waited: Duration,
+        /// Its last error.
+        reason: String,
+    },
+    /// An actor ended, by a panic that the log shows. The process must be restarted.
+    #[error("the {0} actor has ended; see the panic above")]
+    ActorEnded(&'static str),
+    /// The HTTP server ended by itself.
+    #[error("the HTTP server has ended: {0}")]
+    ServerEnded(String),
+}
+
+/// A daemon that listens and is about to run.
+pub struct Daemon {
+    config: Config,
+    address: SocketAddr,
+    server: Server,
+    registry: Addr<RegistryActor>,
+    directory: Arc<Directory>,
+    started: Started,
+    ends: mpsc::UnboundedReceiver<&'static str>,
+    arbiters: [Arbiter; 2],
+}
+
+impl Daemon {
+    /// Opens, starts and binds everything, within an actix system. The stores need
+    /// not be there yet: until [`Daemon::run_until_stopped`] has reached them,
+    /// requests are answered 503.
+    pub fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, DaemonError> {
+        let Store { reader, writer } = store::open(&config.store)?;
+        let leases = lease::open(&config.leases, Arc::clone(&clock))?;
+        let bus = bus::open(&match &config.leases {
+            LeaseUrl::Memory => BusUrl::Memory,
+            LeaseUrl::Redis(url) => BusUrl::Redis(url.clone()),
+        })?;
+        let directory = Arc::new(Directory::new(reader, leases.connect()));
+        let (ends, ended) = mpsc::unbounded_channel();
+
+        let (registry_arbiter, scheduler_arbiter) = (Arbiter::new(), Arbiter::new());
+        let registry = RegistryActor::new(
+            writer,
+            Arc::clone(&clock),
+            Arc::clone(&directory),
+            Lifeline::new("registry", ends.clone()),
+        );
+        let registry = RegistryActor::start_in_arbiter(&registry_arbiter.handle(), |_| registry);
+        let scheduler = SchedulerActor::new(
+            config.roll_call.clone(),
+            bus,
+            Arc::clone(&clock),
+            Lifeline::new("scheduler", ends.clone()),
+        );
+        let scheduler =
+            SchedulerActor::start_in_arbiter(&scheduler_arbiter.handle(), |_| scheduler);
+
+        let started = Started::default();
+        let registry_mailbox = Mailbox::new(registry.clone(), REGISTRY.0, REGISTRY.1);
+        let scheduler_mailbox = Mailbox::new(scheduler, SCHEDULER.0, SCHEDULER.1);
+        let shared = (Arc::clone(&directory), started.clone());
+        let (default_ttl, roll_interval) = (config.lease_ttl, config.roll_call.interval);
+        // Runs once on each worker's own thread, where its HeartbeatActor then lives.
+        let application = move || {
+            let (directory, started) = shared.clone();
+            let heartbeat = HeartbeatActor::new(
+                leases.connect(),
+                Arc::clone(&directory),
+                default_ttl,
+                Lifeline::new("heartbeat", ends.clone()),
+            );
+            let api = Api {
+                registry: registry_mailbox.clone(),
+                heartbeat: Mailbox::new(heartbeat.start(), HEARTBEAT.0, HEARTBEAT.1),
+                scheduler: scheduler_mailbox.clone(),
+                directory,
+                clock: Arc::clone(&clock),
+                roll_interval,
+                default_ttl,
+                started,
+            };
+            App::new()
+                .app_data(web::Data::new(api))
+                .wrap(http::headers())
+                .configure(http::configure)
+        };
+        let listen_error = |source| DaemonError::Listen {
+            address: config.listen,
+            source,
+        };
+        let server = HttpServer::new(application)
+            .workers(config.workers)
+            .keep_alive(KEEP_ALIVE)
+            .shutdown_timeout(DRAIN_HTTP.as_secs())
+            .disable_signals()
+            .bind(config.listen)
+            .map_err(listen_error)?;
+        let address = server.addrs().first().copied().unwrap_or(config.listen);
+        Ok(Self {
+            address,
+            server: server.run(),
+            registry,
+            directory,
+            started,
+            ends: ended,
+            arbiters: [scheduler_arbiter, registry_arbiter],
+            config,
+        })
+    }
+
+    /// Where it listens; with port 0 in the setting, the port that was picked.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` resolves, or until it cannot go on.
+    ///
+    /// Then, in this order: it stops accepting, answers what is under way, calls no
+    /// more rolls, commits what was asked, and closes the stores.
+    pub async fn run_until_stopped(
+        self,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), DaemonError> {
+        let Self {
+            config,
+            server,
+            registry,
+            directory,
+            started,
+            mut ends,
+            arbiters,
+            ..
+        } = self;
+        let server_handle = server.handle();
+        let mut server = actix::spawn(server);
+        let serve = async {
+            reach_stores(&config, &registry, &directory).await?;
+            started.set();
+            log::info!("ready");
+            pending().await
+        };
+        let outcome = tokio::select! {
+            () = shutdown => Ok(()),
+            outcome = serve => outcome,
+            actor = ends.recv() => Err(DaemonError::ActorEnded(actor.unwrap_or("last"))),
+            ended = &mut server => Err(DaemonError::ServerEnded(match ended {
+                Ok(Ok(())) => "it was stopped".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            })),
+        };
+        log::info!("stopping");
+        server_handle.stop(true).await;
+        let [scheduler, writer] = arbiters;
+        end(scheduler);
+        // Every answered write is committed; this is for those whose caller gave up. A
+        // registry actor that has ended has nothing left to drain.
+        if timeout(REGISTRY.1, registry.send(Drain)).await.is_err() {
+            log::warn!("writes that nobody waits for were given up");
+        }
+        end(writer);
+        log::info!("stopped");
+        outcome
+    }
+}
+
+/// Ends an arbiter's thread and waits for it.
+fn end(arbiter: Arbiter) {
+    arbiter.stop();
+    if arbiter.join().is_err() {
+        log::error!("an actor's thread panicked");
+    }
+}
+
+/// Waits until the registry store is there and migrated and the lease store answers.
+async fn reach_stores(
+    config: &Config,
+    registry: &Addr<RegistryActor>,
+    directory: &Directory,
+) -> Result<(), DaemonError> {
+    let migrate = async || match registry.send(MigrateSchema).await {
+        Ok(Ok(applied)) => {
+            for migration in applied {
+                log::info!("migrated {}: {migration}", config.store);
+            }
+            Ok(())
+        }
+        Ok(Err(MigrateError::Store(error))) => Err(Attempt::Again(error.to_string())),
+        Ok(Err(source)) => Err(Attempt::Never(DaemonError::Schema {
+            backend: config.store.to_string(),
+            source,
+        })),
+        Err(_) => Err(Attempt::Never(DaemonError::ActorEnded("registry"))),
+    };
+    let ping = async || {
+        let answer = directory.ping_leases().await;
+        answer.map_err(|error| Attempt::Again(error.to_string()))
+    };
+    let (store, leases) = (config.store.to_string(), config.leases.to_string());
+    tokio::try_join!(
+        retry(store, config.start_timeout, migrate),
+        retry(leases, config.start_timeout, ping),
+    )?;
+    Ok(())
+}
+
+enum Attempt {
+    Again(String),
+    Never(DaemonError),
+}
+
+async fn retry(
+    backend: String,
+    limit: Duration,
+    attempt: impl AsyncFn() -> Result<(), Attempt>,
+) -> Result<(), DaemonError> {
+    let begin = Instant::now();
+    let (mut wait, longest) = RETRY;
+    loop {
+        let reason = match attempt().await {
+            Ok(()) => return Ok(()),
+            Err(Attempt::Never(error)) => return Err(error),
+            Err(Attempt::Again(reason)) => reason,
+        };
+        if begin.elapsed() + wait > limit {
+            return Err(DaemonError::StartTimeout {
+                backend,
+                waited: limit,
+                reason,
+            });
+        }
+        log::warn!("waiting for {backend}: {reason}");
+        sleep(wait).await;
+        wait = (2 * wait).min(longest);
+    }
+}
