@@ -1,2 +1,17 @@
-#[test]
-fn x() {}
+//! The integration tests: one binary, every test in parallel, each with a database,
+//! a Redis or a folder of its own.
+
+mod support;
+
+mod actix_facts;
+mod actors;
+mod api;
+mod bad_input;
+mod conformance;
+mod durability;
+mod gateway_center;
+mod layering;
+mod redis_leases;
+mod roll_call;
+mod start_and_stop;
+mod tls;

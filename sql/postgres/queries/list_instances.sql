@@ -7,4 +7,4 @@ SELECT instance.id, scope.kind, scope.key, instance.address, instance.name, inst
 FROM instance
 JOIN scope ON scope.id = instance.scope_id
 WHERE scope.kind = $1 AND scope.key = $2
-ORDER BY instance.address
+ORDER BY instance.address COLLATE "C"

@@ -4,4 +4,4 @@
 SELECT id, kind, key, name, created_at
 FROM scope
 WHERE kind = $1
-ORDER BY key
+ORDER BY key COLLATE "C"

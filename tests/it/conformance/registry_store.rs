@@ -1,0 +1,539 @@
+//! The suite of the registry store.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use rollcalld::model::{
+    DisplayName, Hold, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Note,
+    Registration, Scope, ScopeId, ScopeKind, Status, StatusChange, Ttl, Weight,
+};
+use rollcalld::store::{
+    self, MigrateError, Registered, RegistryTransaction, ScopeDeletion, Store, StoreUrl,
+};
+use tempfile::TempDir;
+
+use super::suite;
+use crate::support::postgres as servers;
+
+pub struct Fixture {
+    store: Store,
+    url: String,
+    _dir: Option<TempDir>,
+}
+
+async fn sqlite() -> Fixture {
+    let dir = TempDir::new().unwrap();
+    let url = format!("sqlite:{}/registry.db", dir.path().display());
+    Fixture::new(url, Some(dir)).await
+}
+
+async fn postgres() -> Fixture {
+    let url = servers::shared().await.create_database().await;
+    Fixture::new(url, None).await
+}
+
+suite! {
+    backends:
+        on_sqlite => super::sqlite(),
+        on_postgres => super::postgres();
+    tests: {
+        migrating_again_changes_nothing,
+        a_schema_newer_than_this_binary_is_refused,
+        it_says_that_it_answers,
+        a_scope_is_declared_once,
+        a_scope_is_renamed_only_when_a_name_is_given,
+        a_group_and_a_service_may_have_the_same_key,
+        scopes_are_listed_by_kind_and_key,
+        a_scope_is_found_by_its_id,
+        a_scope_is_deleted_only_without_instances,
+        a_service_is_declared_by_its_first_instance,
+        a_gateway_of_an_undeclared_group_is_not_registered,
+        a_new_gateway_is_disabled_and_stays_so,
+        a_new_service_instance_is_enabled,
+        re_registration_keeps_what_it_leaves_out,
+        re_registration_replaces_what_it_gives,
+        re_registration_enables_a_disabled_service_instance,
+        a_held_instance_stays_held_through_re_registration,
+        a_registration_sent_twice_leaves_one_row,
+        many_registrations_are_answered_in_order,
+        a_hold_has_a_name_and_a_reason_and_ends_with_another_status,
+        a_change_leaves_what_it_does_not_name,
+        changing_an_unknown_instance_does_nothing,
+        only_a_service_instance_is_disabled_by_its_id,
+        a_deregistered_instance_is_gone_and_comes_back_as_another,
+        a_dropped_transaction_changes_nothing,
+        instances_are_found_by_their_keys,
+        instances_are_listed_by_address,
+        statuses_are_listed_by_kind,
+        every_script_and_sign_is_kept,
+    }
+}
+
+impl Fixture {
+    async fn new(url: String, dir: Option<TempDir>) -> Self {
+        let mut store = store::open(&url.parse::<StoreUrl>().unwrap()).unwrap();
+        assert_eq!(store.writer.migrate().await.unwrap(), ["V1__registry"]);
+        Self {
+            store,
+            url,
+            _dir: dir,
+        }
+    }
+
+    async fn write<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut dyn RegistryTransaction) -> T,
+    ) -> T {
+        let mut transaction = self.store.writer.begin(now()).await.unwrap();
+        let output = work(&mut *transaction).await;
+        transaction.commit().await.unwrap();
+        output
+    }
+
+    async fn declare(&mut self, scope: &Scope, name: Option<&str>) -> store::Declared {
+        let name = name.map(|name| DisplayName::try_from(name.to_owned()).unwrap());
+        self.write(async |tx| tx.declare_scope(scope, name.as_ref()).await.unwrap())
+            .await
+    }
+
+    async fn register(&mut self, registration: Registration) -> Registered {
+        self.register_many(vec![registration]).await.remove(0).unwrap()
+    }
+
+    async fn register_many(
+        &mut self,
+        registrations: Vec<Registration>,
+    ) -> Vec<Option<Registered>> {
+        self.write(async |tx| tx.register_instances(&registrations).await.unwrap())
+            .await
+    }
+
+    async fn change(&mut self, key: &InstanceKey, change: InstanceChange) -> Option<Instance> {
+        self.write(async |tx| tx.change_instance(key, &change).await.unwrap())
+            .await
+    }
+
+    async fn set(&mut self, key: &InstanceKey, status: StatusChange) -> Instance {
+        let change = InstanceChange {
+            status: Some(status),
+            ..InstanceChange::default()
+        };
+        self.change(key, change).await.unwrap()
+    }
+
+    async fn find(&self, key: &InstanceKey) -> Option<Instance> {
+        let found = self.store.reader.find_instances(std::slice::from_ref(key)).await;
+        found.unwrap().pop()
+    }
+}
+
+fn now() -> DateTime<Utc> {
+    "2026-11-22T10:00:00.123Z".parse().unwrap()
+}
+
+fn group(key: &str) -> Scope {
+    ScopeKind::Group.with(key.parse().unwrap())
+}
+
+fn service(key: &str) -> Scope {
+    ScopeKind::Service.with(key.parse().unwrap())
+}
+
+fn instance(scope: Scope, address: &str) -> InstanceKey {
+    InstanceKey {
+        scope,
+        address: address.parse().unwrap(),
+    }
+}
+
+fn metadata(entries: &[(&str, &str)]) -> Metadata {
+    let entries = entries.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+    Metadata::try_from(entries.collect::<BTreeMap<_, _>>()).unwrap()
+}
+
+fn full(key: InstanceKey) -> Registration {
+    Registration {
+        key,
+        name: Some("One".to_owned().try_into().unwrap()),
+        weight: Some(Weight::try_from(7).unwrap()),
+        metadata: Some(metadata(&[("zone", "a")])),
+        ttl: Some(Ttl::try_from(60).unwrap()),
+    }
+}
+
+fn hold(by: &str, reason: Option<&str>) -> StatusChange {
+    StatusChange::Hold(Hold {
+        by: by.to_owned(),
+        reason: reason.map(|reason| Note::try_from(reason.to_owned()).unwrap()),
+    })
+}
+
+async fn migrating_again_changes_nothing(mut fixture: Fixture) {
+    fixture.declare(&group("edge"), None).await;
+    assert_eq!(fixture.store.writer.migrate().await.unwrap(), Vec::<String>::new());
+    assert!(fixture.store.reader.find_scope(&group("edge")).await.unwrap().is_some());
+}
+
+async fn a_schema_newer_than_this_binary_is_refused(mut fixture: Fixture) {
+    let newer = "INSERT INTO refinery_schema_history (version, name, applied_on, checksum)
+        VALUES (99, 'later', '2030-01-01T00:00:00Z', '1')";
+    match fixture.url.strip_prefix("sqlite:") {
+        Some(path) => rusqlite::Connection::open(path).unwrap().execute_batch(newer).unwrap(),
+        None => {
+            let client = servers::connect(&fixture.url).await.unwrap();
+            client.batch_execute(newer).await.unwrap();
+        }
+    }
+    let error = fixture.store.writer.migrate().await.unwrap_err();
+    assert!(matches!(error, MigrateError::SchemaNewer { found: 99, known: 1 }), "{error}");
+}
+
+async fn it_says_that_it_answers(fixture: Fixture) {
+    fixture.store.reader.ping().await.unwrap();
+}
+
+async fn a_scope_is_declared_once(mut fixture: Fixture) {
+    let first = fixture.declare(&group("edge"), None).await;
+    let second = fixture.declare(&group("edge"), None).await;
+    assert!(first.created);
+    assert!(!second.created);
+    assert_eq!(first.record, second.record);
+    assert_eq!(first.record.created_at, now());
+    assert_eq!(first.record.display_name(), "edge");
+    assert_eq!(
+        fixture.store.reader.find_scope(&group("edge")).await.unwrap(),
+        Some(first.record)
+    );
+}
+
+async fn a_scope_is_renamed_only_when_a_name_is_given(mut fixture: Fixture) {
+    fixture.declare(&group("edge"), Some("Edge gateways")).await;
+    let unnamed = fixture.declare(&group("edge"), None).await;
+    assert_eq!(unnamed.record.display_name(), "Edge gateways");
+    let renamed = fixture.declare(&group("edge"), Some("边缘网关")).await;
+    assert_eq!(renamed.record.display_name(), "边缘网关");
+    assert!(!renamed.created);
+}
+
+async fn a_group_and_a_service_may_have_the_same_key(mut fixture: Fixture) {
+    let first = fixture.declare(&group("edge"), None).await;
+    let second = fixture.declare(&service("edge"), None).await;
+    assert!(second.created);
+    assert_ne!(first.record.id, second.record.id);
+}
+
+async fn scopes_are_listed_by_kind_and_key(mut fixture: Fixture) {
+    for scope in [group("b"), service("c"), group("a"), service("Z")] {
+        fixture.declare(&scope, None).await;
+    }
+    let reader = &fixture.store.reader;
+    let groups = reader.list_scopes(ScopeKind::Group).await.unwrap();
+    let services = reader.list_scopes(ScopeKind::Service).await.unwrap();
+    let scopes = |records: Vec<rollcalld::model::ScopeRecord>| -> Vec<Scope> {
+        records.into_iter().map(|record| record.scope).collect()
+    };
+    assert_eq!(scopes(groups), [group("a"), group("b")]);
+    assert_eq!(scopes(services), [service("Z"), service("c")]);
+}
+
+async fn a_scope_is_found_by_its_id(mut fixture: Fixture) {
+    let record = fixture.declare(&service("orders"), None).await.record;
+    let reader = &fixture.store.reader;
+    assert_eq!(reader.find_scope_by_id(record.id).await.unwrap(), Some(record.clone()));
+    let other = ScopeId(record.id.0 + 1);
+    assert_eq!(reader.find_scope_by_id(other).await.unwrap(), None);
+}
+
+async fn a_scope_is_deleted_only_without_instances(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    fixture.register(Registration::of(key.clone())).await;
+    let delete = async |tx: &mut dyn RegistryTransaction| {
+        tx.delete_scope(&service("orders")).await.unwrap()
+    };
+    assert_eq!(fixture.write(delete).await, ScopeDeletion::HasInstances);
+    fixture.write(async |tx| tx.deregister_instance(&key).await.unwrap()).await;
+    assert_eq!(fixture.write(delete).await, ScopeDeletion::Deleted);
+    assert_eq!(fixture.write(delete).await, ScopeDeletion::Unknown);
+    assert_eq!(fixture.store.reader.find_scope(&service("orders")).await.unwrap(), None);
+}
+
+async fn a_service_is_declared_by_its_first_instance(mut fixture: Fixture) {
+    fixture.register(Registration::of(instance(service("orders"), "a:1"))).await;
+    let record = fixture.store.reader.find_scope(&service("orders")).await.unwrap().unwrap();
+    fixture.register(Registration::of(instance(service("orders"), "a:2"))).await;
+    let again = fixture.store.reader.find_scope(&service("orders")).await.unwrap();
+    assert_eq!(again, Some(record));
+}
+
+async fn a_gateway_of_an_undeclared_group_is_not_registered(mut fixture: Fixture) {
+    let key = instance(group("edge"), "a:1");
+    let answers = fixture.register_many(vec![Registration::of(key.clone())]).await;
+    assert_eq!(answers, [None]);
+    assert_eq!(fixture.find(&key).await, None);
+    assert_eq!(fixture.store.reader.find_scope(&group("edge")).await.unwrap(), None);
+}
+
+async fn a_new_gateway_is_disabled_and_stays_so(mut fixture: Fixture) {
+    fixture.declare(&group("edge"), None).await;
+    let key = instance(group("edge"), "a:1");
+    let first = fixture.register(Registration::of(key.clone())).await;
+    let second = fixture.register(Registration::of(key.clone())).await;
+    assert_eq!(first.instance.status, Status::Disabled);
+    assert_eq!(second.instance.status, Status::Disabled);
+    fixture.set(&key, StatusChange::Enable).await;
+    let third = fixture.register(Registration::of(key)).await;
+    assert_eq!(third.instance.status, Status::Enabled);
+}
+
+async fn a_new_service_instance_is_enabled(mut fixture: Fixture) {
+    let key = instance(service("orders"), "[2001:db8::1]:8080");
+    let registered = fixture.register(Registration::of(key.clone())).await;
+    assert!(registered.created);
+    let new = &registered.instance;
+    assert_eq!((&new.key, new.status), (&key, Status::Enabled));
+    assert_eq!(new.display_name(), "[2001:db8::1]:8080");
+    assert_eq!((new.weight(), new.ttl), (Weight::default(), None));
+    assert_eq!((&new.metadata, &new.hold), (&Metadata::default(), &None));
+    assert_eq!((new.registered_at, new.updated_at), (now(), now()));
+    assert_eq!(fixture.find(&key).await.as_ref(), Some(new));
+}
+
+async fn re_registration_keeps_what_it_leaves_out(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    let first = fixture.register(full(key.clone())).await;
+    let second = fixture.register(Registration::of(key)).await;
+    assert!(!second.created);
+    assert_eq!(second.instance, first.instance);
+}
+
+async fn re_registration_replaces_what_it_gives(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    fixture.register(full(key.clone())).await;
+    let second = fixture
+        .register(Registration {
+            weight: Some(Weight::try_from(0).unwrap()),
+            metadata: Some(Metadata::default()),
+            ..Registration::of(key)
+        })
+        .await
+        .instance;
+    assert_eq!(second.weight().get(), 0);
+    assert_eq!(second.metadata, Metadata::default());
+    assert_eq!(second.display_name(), "One");
+    assert_eq!(second.ttl.unwrap().as_secs(), 60);
+}
+
+async fn re_registration_enables_a_disabled_service_instance(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    fixture.register(Registration::of(key.clone())).await;
+    let disabled = fixture.set(&key, StatusChange::Disable).await;
+    assert_eq!(disabled.status, Status::Disabled);
+    let again = fixture.register(Registration::of(key)).await;
+    assert_eq!(again.instance.status, Status::Enabled);
+}
+
+async fn a_held_instance_stays_held_through_re_registration(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    fixture.register(Registration::of(key.clone())).await;
+    let held = fixture.set(&key, hold("ada", Some("disk is failing"))).await;
+    let again = fixture.register(full(key)).await.instance;
+    assert_eq!(again.status, Status::Held);
+    assert_eq!(again.hold, held.hold);
+    assert_eq!(again.weight().get(), 7);
+}
+
+async fn a_registration_sent_twice_leaves_one_row(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    let first = fixture.register(full(key.clone())).await.instance;
+    let second = fixture.register(full(key)).await.instance;
+    assert_eq!(first.id, second.id);
+    let listed = fixture.store.reader.list_instances(&service("orders")).await.unwrap();
+    assert_eq!(listed, [second]);
+}
+
+async fn many_registrations_are_answered_in_order(mut fixture: Fixture) {
+    fixture.declare(&group("edge"), None).await;
+    fixture.register(Registration::of(instance(service("s1"), "known:1"))).await;
+    let keys = [
+        instance(service("s2"), "z:1"),
+        instance(group("edge"), "g:1"),
+        instance(group("missing"), "g:1"),
+        instance(service("s1"), "known:1"),
+        instance(service("s2"), "a:1"),
+        instance(service("s1"), "a:1"),
+    ];
+    let registrations = keys.iter().cloned().map(Registration::of).collect();
+    let answers = fixture.register_many(registrations).await;
+    let seen: Vec<_> = answers
+        .iter()
+        .map(|answer| answer.as_ref().map(|answer| (&answer.instance.key, answer.created)))
+        .collect();
+    let expected = [
+        Some((&keys[0], true)),
+        Some((&keys[1], true)),
+        None,
+        Some((&keys[3], false)),
+        Some((&keys[4], true)),
+        Some((&keys[5], true)),
+    ];
+    assert_eq!(seen, expected);
+}
+
+async fn a_hold_has_a_name_and_a_reason_and_ends_with_another_status(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    fixture.register(Registration::of(key.clone())).await;
+    let held = fixture.set(&key, hold("ada", Some("坏盘"))).await;
+    assert_eq!(held.status, Status::Held);
+    let hold_of = held.hold.unwrap();
+    assert_eq!((hold_of.by.as_str(), hold_of.reason.unwrap().as_str()), ("ada", "坏盘"));
+    let without = fixture.set(&key, hold("bob", None)).await.hold.unwrap();
+    assert_eq!((without.by.as_str(), without.reason), ("bob", None));
+    let enabled = fixture.set(&key, StatusChange::Enable).await;
+    assert_eq!((enabled.status, enabled.hold), (Status::Enabled, None));
+}
+
+async fn a_change_leaves_what_it_does_not_name(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    fixture.register(full(key.clone())).await;
+    fixture.set(&key, hold("ada", Some("why"))).await;
+    let change = InstanceChange {
+        weight: Some(Weight::try_from(9).unwrap()),
+        ..InstanceChange::default()
+    };
+    let changed = fixture.change(&key, change).await.unwrap();
+    assert_eq!(changed.weight().get(), 9);
+    assert_eq!((changed.status, changed.hold.unwrap().by.as_str()), (Status::Held, "ada"));
+    assert_eq!(changed.metadata, metadata(&[("zone", "a")]));
+    let change = InstanceChange {
+        metadata: Some(metadata(&[("zone", "b")])),
+        ..InstanceChange::default()
+    };
+    let changed = fixture.change(&key, change).await.unwrap();
+    assert_eq!(changed.metadata, metadata(&[("zone", "b")]));
+    assert_eq!((changed.weight().get(), changed.display_name()), (9, "One"));
+    assert_eq!(changed.ttl.unwrap().as_secs(), 60);
+    assert_eq!(fixture.find(&key).await, Some(changed));
+}
+
+async fn changing_an_unknown_instance_does_nothing(mut fixture: Fixture) {
+    fixture.register(Registration::of(instance(service("orders"), "a:1"))).await;
+    let unknown = instance(service("orders"), "a:2");
+    let change = InstanceChange {
+        status: Some(StatusChange::Enable),
+        ..InstanceChange::default()
+    };
+    assert_eq!(fixture.change(&unknown, change).await, None);
+    assert_eq!(fixture.find(&unknown).await, None);
+}
+
+async fn only_a_service_instance_is_disabled_by_its_id(mut fixture: Fixture) {
+    fixture.declare(&group("edge"), None).await;
+    let (gateway, own) = (instance(group("edge"), "g:1"), instance(service("orders"), "a:1"));
+    let gateway_id = fixture.register(Registration::of(gateway.clone())).await.instance.id;
+    let id = fixture.register(Registration::of(own.clone())).await.instance.id;
+    fixture.set(&gateway, StatusChange::Enable).await;
+    let disable = async |fixture: &mut Fixture, id| {
+        fixture.write(async |tx| tx.disable_service_instance(id).await.unwrap()).await
+    };
+    assert!(disable(&mut fixture, id).await);
+    assert!(disable(&mut fixture, id).await, "again");
+    assert_eq!(fixture.find(&own).await.unwrap().status, Status::Disabled);
+    assert!(!disable(&mut fixture, gateway_id).await);
+    assert_eq!(fixture.find(&gateway).await.unwrap().status, Status::Enabled);
+    assert!(!disable(&mut fixture, InstanceId(id.0 + 1000)).await);
+    fixture.set(&own, hold("ada", None)).await;
+    assert!(disable(&mut fixture, id).await);
+    assert_eq!(fixture.find(&own).await.unwrap().status, Status::Held);
+}
+
+async fn a_deregistered_instance_is_gone_and_comes_back_as_another(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    let first = fixture.register(full(key.clone())).await.instance;
+    let deregister = async |tx: &mut dyn RegistryTransaction| {
+        tx.deregister_instance(&key).await.unwrap()
+    };
+    assert!(fixture.write(deregister).await);
+    assert!(!fixture.write(deregister).await);
+    assert_eq!(fixture.find(&key).await, None);
+    let second = fixture.register(Registration::of(key.clone())).await;
+    assert!(second.created);
+    assert!(second.instance.id > first.id);
+    assert_eq!(second.instance.weight(), Weight::default());
+}
+
+async fn a_dropped_transaction_changes_nothing(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    let mut transaction = fixture.store.writer.begin(now()).await.unwrap();
+    let registration = Registration::of(key.clone());
+    transaction.register_instances(&[registration]).await.unwrap();
+    drop(transaction);
+    assert_eq!(fixture.find(&key).await, None);
+    fixture.register(Registration::of(key.clone())).await;
+    assert!(fixture.find(&key).await.is_some());
+}
+
+async fn instances_are_found_by_their_keys(mut fixture: Fixture) {
+    let keys: Vec<InstanceKey> = (1..=5)
+        .map(|i| instance(service(&format!("s{i}")), &format!("a:{i}")))
+        .collect();
+    for key in &keys[..3] {
+        fixture.register(Registration::of(key.clone())).await;
+    }
+    // The key of one and the address of another are not an instance.
+    let mut asked = keys.clone();
+    asked.push(instance(service("s1"), "a:2"));
+    let mut found: Vec<InstanceKey> = fixture
+        .store
+        .reader
+        .find_instances(&asked)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|instance| instance.key)
+        .collect();
+    found.sort();
+    assert_eq!(found, keys[..3]);
+    assert_eq!(fixture.store.reader.find_instances(&[]).await.unwrap(), []);
+}
+
+async fn instances_are_listed_by_address(mut fixture: Fixture) {
+    for address in ["b:2", "a:1", "b:10"] {
+        fixture.register(Registration::of(instance(service("orders"), address))).await;
+    }
+    fixture.register(Registration::of(instance(service("other"), "a:2"))).await;
+    let listed = fixture.store.reader.list_instances(&service("orders")).await.unwrap();
+    let addresses: Vec<&str> = listed.iter().map(|i| i.key.address.as_str()).collect();
+    assert_eq!(addresses, ["a:1", "b:10", "b:2"]);
+    assert_eq!(fixture.store.reader.list_instances(&service("none")).await.unwrap(), []);
+}
+
+async fn statuses_are_listed_by_kind(mut fixture: Fixture) {
+    fixture.declare(&group("edge"), None).await;
+    let gateway = instance(group("edge"), "g:1");
+    let own = instance(service("orders"), "a:1");
+    fixture.register(Registration::of(gateway.clone())).await;
+    fixture.register(Registration::of(own.clone())).await;
+    let reader = &fixture.store.reader;
+    let groups = reader.list_statuses(ScopeKind::Group).await.unwrap();
+    let services = reader.list_statuses(ScopeKind::Service).await.unwrap();
+    assert_eq!(groups, [(gateway, Status::Disabled)]);
+    assert_eq!(services, [(own, Status::Enabled)]);
+}
+
+async fn every_script_and_sign_is_kept(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    let registration = Registration {
+        name: Some("订单 'Orders' \"€\" 🚀 \\".to_owned().try_into().unwrap()),
+        metadata: Some(metadata(&[
+            ("quote", "it's \"quoted\""),
+            ("line\nbreak", "\t\u{7f}"),
+            ("emoji", "🚀{}[],:\\"),
+            ("empty", ""),
+        ])),
+        ..Registration::of(key.clone())
+    };
+    let registered = fixture.register(registration.clone()).await.instance;
+    assert_eq!(registered.name, registration.name);
+    assert_eq!(Some(&registered.metadata), registration.metadata.as_ref());
+    assert_eq!(fixture.find(&key).await, Some(registered));
+}

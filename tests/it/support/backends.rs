@@ -1,0 +1,104 @@
+//! The two sets of backends, and how a test runs over both.
+
+use std::ops::Deref;
+
+use super::daemon::Daemon;
+use super::postgres;
+use super::redis::Redis;
+
+/// The backends of a daemon. What they need lives as long as the value.
+#[expect(async_fn_in_trait, reason = "only these tests implement and call it")]
+pub trait Backends: Sized {
+    async fn new() -> Self;
+
+    /// The flags that choose them.
+    fn arguments(&self) -> Vec<String>;
+}
+
+/// SQLite and memory.
+pub struct Embedded;
+
+impl Backends for Embedded {
+    async fn new() -> Self {
+        Self
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// PostgreSQL and Redis.
+pub struct Shared {
+    pub redis: Redis,
+    pub store: String,
+}
+
+impl Backends for Shared {
+    async fn new() -> Self {
+        Self {
+            redis: Redis::start().await,
+            store: postgres::shared().await.create_database().await,
+        }
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        vec![
+            "--store".into(),
+            self.store.clone(),
+            "--leases".into(),
+            self.redis.url(),
+        ]
+    }
+}
+
+/// A daemon on a set of backends.
+pub struct Setup<B> {
+    pub daemon: Daemon,
+    pub backends: B,
+}
+
+impl<B: Backends> Setup<B> {
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With more flags.
+    pub async fn start_with(arguments: &[&str]) -> Self {
+        let backends = B::new().await;
+        let mut all = backends.arguments();
+        all.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        Self {
+            daemon: Daemon::start(&all).await,
+            backends,
+        }
+    }
+}
+
+/// The daemon is what most tests want of it.
+impl<B> Deref for Setup<B> {
+    type Target = Daemon;
+
+    fn deref(&self) -> &Daemon {
+        &self.daemon
+    }
+}
+
+/// Runs each named test, a function generic over [`Backends`], on both sets.
+macro_rules! on_both_backends {
+    ($($test:ident),* $(,)?) => {
+        mod embedded {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test::<crate::support::backends::Embedded>().await;
+            })*
+        }
+        mod shared {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test::<crate::support::backends::Shared>().await;
+            })*
+        }
+    };
+}
+pub(crate) use on_both_backends;

@@ -1,0 +1,28 @@
+//! What the tests stand on: private servers, the daemon under test, waiting.
+
+pub mod backends;
+pub mod daemon;
+pub mod postgres;
+pub mod process;
+pub mod redis;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// Waits until `condition` gives a value, asking again and again, at most for `limit`.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    limit: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(begin.elapsed() < limit, "not within {limit:?}: {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}

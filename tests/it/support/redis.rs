@@ -1,0 +1,78 @@
+//! A private Redis.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::eventually;
+use super::process::{Process, free_port, spawn};
+
+/// A Redis server on a port of its own, with nothing in it.
+pub struct Redis {
+    port: u16,
+    dir: TempDir,
+    process: Option<Process>,
+}
+
+impl Redis {
+    pub async fn start() -> Self {
+        let mut redis = Self {
+            port: free_port(),
+            dir: TempDir::new().unwrap(),
+            process: None,
+        };
+        redis.restart().await;
+        redis
+    }
+
+    /// Starts it (again), empty, on the same port.
+    pub async fn restart(&mut self) {
+        self.process = None;
+        let (port, dir) = (self.port.to_string(), self.dir.path());
+        let child = spawn("redis-server", None, |command| {
+            command
+                .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
+                .args(["--appendonly", "no", "--dir"])
+                .arg(dir)
+                .stdout(Stdio::null());
+        });
+        self.process = Some(Process::new(child));
+        eventually(Duration::from_secs(20), "redis answers", || async {
+            let mut connection = self.try_connect().await.ok()?;
+            redis::cmd("PING")
+                .query_async::<String>(&mut connection)
+                .await
+                .ok()
+        })
+        .await;
+    }
+
+    pub fn kill(&mut self) {
+        self.process.take().unwrap().kill();
+    }
+
+    pub fn freeze(&self) {
+        self.process.as_ref().unwrap().signal(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.process.as_ref().unwrap().signal(Signal::CONT);
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub async fn connect(&self) -> MultiplexedConnection {
+        self.try_connect().await.unwrap()
+    }
+
+    async fn try_connect(&self) -> redis::RedisResult<MultiplexedConnection> {
+        redis::Client::open(self.url())?
+            .get_multiplexed_async_connection()
+            .await
+    }
+}
