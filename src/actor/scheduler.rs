@@ -3,6 +3,7 @@
 //! It calls the roll by `run_interval`, on the clock's multiples of the interval. It
 //! does no work beyond sending: a slow bus delays no tick.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ pub struct SchedulerActor {
     bus: Arc<dyn EventBus>,
     clock: Arc<dyn Clock>,
     timer: Option<SpawnHandle>,
-    last_tick: i64,
+    last_tick: Option<i64>,
     under_way: bool,
     report: RollCallReport,
     _lifeline: Lifeline,
@@ -60,7 +61,7 @@ impl SchedulerActor {
             bus,
             clock,
             timer: None,
-            last_tick: i64::MIN,
+            last_tick: None,
             under_way: false,
             report: RollCallReport::default(),
             _lifeline: lifeline,
@@ -90,23 +91,31 @@ impl SchedulerActor {
         if late > DRIFT {
             self.align(context);
         }
-        if tick <= self.last_tick {
+        let missed = match self.last_tick {
             // The timer catches up with ticks that a stall made it miss.
-            return;
+            Some(last) if tick <= last => return,
+            Some(last) => tick - last - 1,
+            None => 0,
+        };
+        self.last_tick = Some(tick);
+        if missed > 0 {
+            self.skip(
+                missed.unsigned_abs(),
+                "the process stood still or the clock was set",
+            );
         }
-        self.last_tick = tick;
         if late > LATE {
-            self.skip(format_args!("the process was stalled: {late:?} late"));
+            self.skip(1, format_args!("{late:?} late"));
         } else if self.under_way {
-            self.skip(format_args!("the one before is still under way"));
+            self.skip(1, "the one before is still under way");
         } else {
             self.call_roll(tick, now, context);
         }
     }
 
-    fn skip(&mut self, why: std::fmt::Arguments<'_>) {
-        self.report.skipped += 1;
-        log::warn!("roll call skipped: {why}");
+    fn skip(&mut self, ticks: u64, why: impl Display) {
+        self.report.skipped += ticks;
+        log::warn!("{ticks} roll call(s) skipped: {why}");
     }
 
     fn call_roll(&mut self, tick: i64, now: DateTime<Utc>, context: &mut Context<Self>) {
@@ -133,7 +142,7 @@ impl SchedulerActor {
                         log::debug!("roll call sent at {}", rfc3339_millis(now));
                     }
                     Ok(false) => actor.report.sent_by_others += 1,
-                    Err(error) => actor.skip(format_args!("{error}")),
+                    Err(error) => actor.skip(1, error),
                 }
             },
         ));

@@ -1,1 +1,766 @@
-//! x
+//! The three actors against ports that the test holds in its hand.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actix::{Actor, Addr};
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use rollcalld::actor::{
+    Beat, BeatOutcome, DeclareScope, Drain, HeartbeatActor, Lifeline, RegisterInstance,
+    RegistryActor, RollCall, RollCallReport, RollCallStatus, SchedulerActor,
+};
+use rollcalld::bus::{BusError, EventBus, Subscription};
+use rollcalld::clock::{Clock, SystemClock};
+use rollcalld::directory::Directory;
+use rollcalld::lease::{LeaseError, LeasePage, LeaseStore, Renewal, Renewed};
+use rollcalld::model::{
+    DisplayName, Epoch, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Registration,
+    Scope, ScopeId, ScopeKind, ScopeRecord, Status, Ttl,
+};
+use rollcalld::store::{
+    Declared, MigrateError, Registered, RegistryReader, RegistryTransaction, RegistryWriter,
+    ScopeDeletion, StoreError,
+};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, sleep, sleep_until};
+
+fn key(address: &str) -> InstanceKey {
+    InstanceKey {
+        scope: ScopeKind::Service.with("orders".parse().unwrap()),
+        address: address.parse().unwrap(),
+    }
+}
+
+fn instance(key: &InstanceKey) -> Instance {
+    Instance {
+        id: InstanceId(1),
+        key: key.clone(),
+        name: None,
+        given_weight: None,
+        metadata: Metadata::default(),
+        ttl: None,
+        status: Status::Enabled,
+        hold: None,
+        registered_at: SystemClock.now(),
+        updated_at: SystemClock.now(),
+    }
+}
+
+fn lifeline() -> (Lifeline, mpsc::UnboundedReceiver<&'static str>) {
+    let (ends, ended) = mpsc::unbounded_channel();
+    (Lifeline::new("tested", ends), ended)
+}
+
+/// A registry store whose transactions begin when the test lets them.
+#[derive(Default)]
+struct FakeStore {
+    /// The addresses of each transaction that was committed.
+    committed: Mutex<Vec<Vec<String>>>,
+    /// One permit lets one transaction begin.
+    gate: Option<Semaphore>,
+    /// The registry, for readers; `None` is a store that does not answer.
+    registered: Mutex<Option<HashSet<InstanceKey>>>,
+    look_ups: AtomicUsize,
+    fail_commit: AtomicBool,
+}
+
+struct FakeWriter(Arc<FakeStore>);
+
+struct FakeTransaction<'a> {
+    store: &'a FakeStore,
+    writes: Vec<String>,
+}
+
+#[async_trait]
+impl RegistryWriter for FakeWriter {
+    async fn migrate(&mut self) -> Result<Vec<String>, MigrateError> {
+        Ok(Vec::new())
+    }
+
+    async fn begin<'a>(
+        &'a mut self,
+        _: DateTime<Utc>,
+    ) -> Result<Box<dyn RegistryTransaction + 'a>, StoreError> {
+        if let Some(gate) = &self.0.gate {
+            gate.acquire().await.unwrap().forget();
+        }
+        Ok(Box::new(FakeTransaction {
+            store: &self.0,
+            writes: Vec::new(),
+        }))
+    }
+}
+
+#[async_trait]
+impl RegistryTransaction for FakeTransaction<'_> {
+    async fn declare_scope(
+        &mut self,
+        scope: &Scope,
+        _: Option<&DisplayName>,
+    ) -> Result<Declared, StoreError> {
+        self.writes.push(scope.to_string());
+        let record = ScopeRecord {
+            id: ScopeId(1),
+            scope: scope.clone(),
+            name: None,
+            created_at: SystemClock.now(),
+        };
+        Ok(Declared {
+            record,
+            created: true,
+        })
+    }
+
+    async fn delete_scope(&mut self, _: &Scope) -> Result<ScopeDeletion, StoreError> {
+        Ok(ScopeDeletion::Unknown)
+    }
+
+    async fn register_instances(
+        &mut self,
+        registrations: &[Registration],
+    ) -> Result<Vec<Option<Registered>>, StoreError> {
+        let mut answers = Vec::new();
+        let mut seen = HashSet::new();
+        for Registration { key, .. } in registrations {
+            assert!(seen.insert(key), "{key} is twice in one statement");
+            if key.address.as_str() == "poison:1" {
+                return Err(StoreError::Refused("poison".into()));
+            }
+            if key.address.as_str() == "panic:1" {
+                panic!("as this test wants it");
+            }
+            self.writes.push(key.address.to_string());
+            let instance = instance(key);
+            answers.push(Some(Registered {
+                instance,
+                created: true,
+            }));
+        }
+        Ok(answers)
+    }
+
+    async fn change_instance(
+        &mut self,
+        _: &InstanceKey,
+        _: &InstanceChange,
+    ) -> Result<Option<Instance>, StoreError> {
+        Ok(None)
+    }
+
+    async fn disable_service_instance(&mut self, _: InstanceId) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    async fn deregister_instance(&mut self, _: &InstanceKey) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        if self.store.fail_commit.load(Ordering::SeqCst) {
+            return Err(StoreError::OutcomeUnknown("cut".into()));
+        }
+        self.store.committed.lock().unwrap().push(self.writes);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl RegistryReader for FakeStore {
+    async fn list_scopes(&self, _: ScopeKind) -> Result<Vec<ScopeRecord>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn find_scope(&self, _: &Scope) -> Result<Option<ScopeRecord>, StoreError> {
+        Ok(None)
+    }
+
+    async fn find_scope_by_id(&self, _: ScopeId) -> Result<Option<ScopeRecord>, StoreError> {
+        Ok(None)
+    }
+
+    async fn list_instances(&self, _: &Scope) -> Result<Vec<Instance>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn list_statuses(&self, _: ScopeKind) -> Result<Vec<(InstanceKey, Status)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
+        self.look_ups.fetch_add(1, Ordering::SeqCst);
+        match &*self.registered.lock().unwrap() {
+            Some(known) => Ok(keys
+                .iter()
+                .filter(|key| known.contains(key))
+                .map(instance)
+                .collect()),
+            None => Err(StoreError::Unavailable("away".into())),
+        }
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// A lease store whose round trips end when the test lets them.
+#[derive(Default)]
+struct FakeLeases {
+    gate: Option<Semaphore>,
+    batches: Mutex<Vec<usize>>,
+    leases: Mutex<HashSet<InstanceKey>>,
+    broken: AtomicBool,
+}
+
+#[async_trait]
+impl LeaseStore for FakeLeases {
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError> {
+        self.batches.lock().unwrap().push(renewals.len());
+        if let Some(gate) = &self.gate {
+            gate.acquire().await.unwrap().forget();
+        }
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(LeaseError::Unavailable("away".into()));
+        }
+        let mut leases = self.leases.lock().unwrap();
+        let renew = |renewal: &Renewal| Renewed {
+            created: leases.insert(renewal.key.clone()),
+            epoch: Epoch(1),
+        };
+        Ok(renewals.iter().map(renew).collect())
+    }
+
+    async fn time_left(&self, keys: &[InstanceKey]) -> Result<Vec<Option<Duration>>, LeaseError> {
+        Ok(vec![None; keys.len()])
+    }
+
+    async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {
+        let mut leases = self.leases.lock().unwrap();
+        keys.iter().for_each(|key| {
+            leases.remove(key);
+        });
+        Ok(())
+    }
+
+    async fn list(&self, _: u64) -> Result<LeasePage, LeaseError> {
+        Ok(LeasePage::default())
+    }
+
+    async fn ping(&self) -> Result<(), LeaseError> {
+        Ok(())
+    }
+}
+
+/// Lets what has been sent so far arrive.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn registry(
+    store: &Arc<FakeStore>,
+) -> (Addr<RegistryActor>, mpsc::UnboundedReceiver<&'static str>) {
+    let directory = Directory::new(store.clone(), Arc::new(FakeLeases::default()));
+    let (lifeline, ended) = lifeline();
+    let writer = Box::new(FakeWriter(Arc::clone(store)));
+    let actor = RegistryActor::new(writer, Arc::new(SystemClock), Arc::new(directory), lifeline);
+    (actor.start(), ended)
+}
+
+fn register(address: &str) -> RegisterInstance {
+    RegisterInstance(Registration::of(key(address)))
+}
+
+#[actix::test]
+async fn writes_that_arrive_during_a_transaction_share_the_next_one() {
+    let store = Arc::new(FakeStore {
+        gate: Some(Semaphore::new(0)),
+        ..FakeStore::default()
+    });
+    let (actor, _ended) = registry(&store);
+    let mut writes: Vec<_> = (0..100)
+        .map(|i| actix::spawn(actor.send(register(&format!("h-{i}:1")))))
+        .collect();
+    let edge = ScopeKind::Group.with("edge".parse().unwrap());
+    let declared = actix::spawn(actor.send(DeclareScope {
+        scope: edge,
+        name: None,
+    }));
+    settle().await;
+    writes.push(actix::spawn(actor.send(register("last:1"))));
+    settle().await;
+    assert!(store.committed.lock().unwrap().is_empty());
+    store.gate.as_ref().unwrap().add_permits(10);
+    for write in writes {
+        assert!(write.await.unwrap().unwrap().unwrap().unwrap().created);
+    }
+    assert!(declared.await.unwrap().unwrap().unwrap().created);
+    let committed = store.committed.lock().unwrap().clone();
+    // The first began alone, when nothing waited; all others went together, in order.
+    assert_eq!(committed.len(), 2, "{committed:?}");
+    assert_eq!(committed[0], ["h-0:1"]);
+    assert_eq!(committed[1].len(), 101);
+    assert_eq!(committed[1][98..], ["h-99:1", "groups/edge", "last:1"]);
+}
+
+#[actix::test]
+async fn one_transaction_holds_at_most_512_writes() {
+    let store = Arc::new(FakeStore {
+        gate: Some(Semaphore::new(0)),
+        ..FakeStore::default()
+    });
+    let (actor, _ended) = registry(&store);
+    let writes: Vec<_> = (0..1200)
+        .map(|i| actix::spawn(actor.send(register(&format!("h-{i}:1")))))
+        .collect();
+    settle().await;
+    store.gate.as_ref().unwrap().add_permits(10);
+    for write in writes {
+        write.await.unwrap().unwrap().unwrap();
+    }
+    let sizes: Vec<usize> = store
+        .committed
+        .lock()
+        .unwrap()
+        .iter()
+        .map(Vec::len)
+        .collect();
+    assert_eq!(sizes, [1, 512, 512, 175]);
+}
+
+#[actix::test]
+async fn an_instance_registered_twice_at_once_is_in_two_statements() {
+    let store = Arc::new(FakeStore {
+        gate: Some(Semaphore::new(0)),
+        ..FakeStore::default()
+    });
+    let (actor, _ended) = registry(&store);
+    let writes: Vec<_> = (0..9)
+        .map(|_| actix::spawn(actor.send(register("same:1"))))
+        .collect();
+    settle().await;
+    store.gate.as_ref().unwrap().add_permits(10);
+    for write in writes {
+        assert!(write.await.unwrap().unwrap().unwrap().is_some());
+    }
+    assert_eq!(
+        store
+            .committed
+            .lock()
+            .unwrap()
+            .iter()
+            .map(Vec::len)
+            .sum::<usize>(),
+        9
+    );
+}
+
+#[actix::test]
+async fn a_write_that_the_store_refuses_fails_alone() {
+    let store = Arc::new(FakeStore {
+        gate: Some(Semaphore::new(0)),
+        ..FakeStore::default()
+    });
+    let (actor, _ended) = registry(&store);
+    let addresses = ["first:1", "a:1", "poison:1", "b:1"];
+    let writes: Vec<_> = addresses
+        .iter()
+        .map(|a| actix::spawn(actor.send(register(a))))
+        .collect();
+    settle().await;
+    store.gate.as_ref().unwrap().add_permits(10);
+    let mut outcomes = Vec::new();
+    for write in writes {
+        outcomes.push(write.await.unwrap().unwrap().is_ok());
+    }
+    assert_eq!(outcomes, [true, true, false, true]);
+    assert_eq!(
+        *store.committed.lock().unwrap(),
+        [["first:1"], ["a:1"], ["b:1"]]
+    );
+}
+
+#[actix::test]
+async fn nobody_is_told_of_a_commit_that_was_not_confirmed() {
+    let store = Arc::new(FakeStore::default());
+    store.fail_commit.store(true, Ordering::SeqCst);
+    let (actor, _ended) = registry(&store);
+    let outcome = actor.send(register("a:1")).await.unwrap();
+    assert!(
+        matches!(outcome, Err(StoreError::OutcomeUnknown(_))),
+        "{outcome:?}"
+    );
+}
+
+#[actix::test]
+async fn draining_waits_for_writes_whose_caller_gave_up() {
+    let store = Arc::new(FakeStore {
+        gate: Some(Semaphore::new(0)),
+        ..FakeStore::default()
+    });
+    let (actor, _ended) = registry(&store);
+    let given_up = actix::spawn(actor.send(register("a:1")));
+    settle().await;
+    given_up.abort();
+    let drained = actix::spawn(actor.send(Drain));
+    settle().await;
+    assert!(!drained.is_finished());
+    store.gate.as_ref().unwrap().add_permits(1);
+    drained.await.unwrap().unwrap();
+    assert_eq!(*store.committed.lock().unwrap(), [["a:1"]]);
+}
+
+#[actix::test]
+async fn the_end_of_an_actor_by_a_panic_is_reported() {
+    let store = Arc::new(FakeStore::default());
+    let (actor, mut ended) = registry(&store);
+    assert!(actor.send(register("a:1")).await.unwrap().is_ok());
+    assert!(ended.try_recv().is_err());
+    let outcome = actor.send(register("panic:1")).await;
+    assert!(!matches!(outcome, Ok(Ok(_))), "{outcome:?}");
+    assert_eq!(ended.recv().await, Some("tested"));
+}
+
+/// A HeartbeatActor over a registry of `known` addresses.
+fn heartbeats(
+    store: &Arc<FakeStore>,
+    leases: &Arc<FakeLeases>,
+    known: &[&str],
+) -> Addr<HeartbeatActor> {
+    *store.registered.lock().unwrap() = Some(known.iter().map(|address| key(address)).collect());
+    let directory = Directory::new(store.clone(), leases.clone());
+    let ttl = Ttl::try_from(30).unwrap();
+    HeartbeatActor::new(leases.clone(), Arc::new(directory), ttl, lifeline().0).start()
+}
+
+fn beat(addresses: &[&str]) -> Beat {
+    Beat {
+        keys: addresses.iter().map(|address| key(address)).collect(),
+    }
+}
+
+#[actix::test]
+async fn beats_that_arrive_during_a_round_trip_share_the_next_one() {
+    let store = Arc::new(FakeStore::default());
+    let leases = Arc::new(FakeLeases {
+        gate: Some(Semaphore::new(0)),
+        ..FakeLeases::default()
+    });
+    let addresses: Vec<String> = (0..100).map(|i| format!("h-{i}:1")).collect();
+    let known: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let actor = heartbeats(&store, &leases, &known);
+    let beats: Vec<_> = known
+        .iter()
+        .map(|address| actix::spawn(actor.send(beat(&[address]))))
+        .collect();
+    settle().await;
+    leases.gate.as_ref().unwrap().add_permits(10);
+    for beat in beats {
+        let outcomes = beat.await.unwrap().unwrap().unwrap();
+        assert!(
+            matches!(outcomes[..], [BeatOutcome::Created(_)]),
+            "{outcomes:?}"
+        );
+    }
+    assert_eq!(*leases.batches.lock().unwrap(), [1, 99]);
+}
+
+#[actix::test]
+async fn a_large_batch_is_several_round_trips_and_one_answer() {
+    let store = Arc::new(FakeStore::default());
+    let leases = Arc::new(FakeLeases::default());
+    let addresses: Vec<String> = (0..2500).map(|i| format!("h-{i}:1")).collect();
+    let known: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let actor = heartbeats(&store, &leases, &known);
+    let outcomes = actor.send(beat(&known)).await.unwrap().unwrap();
+    assert_eq!(outcomes.len(), 2500);
+    assert_eq!(*leases.batches.lock().unwrap(), [1000, 1000, 500]);
+}
+
+#[actix::test]
+async fn a_lease_store_that_hangs_is_an_error_within_a_second() {
+    tokio::time::pause();
+    let store = Arc::new(FakeStore::default());
+    let leases = Arc::new(FakeLeases {
+        gate: Some(Semaphore::new(0)),
+        ..FakeLeases::default()
+    });
+    let actor = heartbeats(&store, &leases, &["a:1"]);
+    let begin = Instant::now();
+    assert!(actor.send(beat(&["a:1"])).await.unwrap().is_err());
+    assert!(
+        begin.elapsed() <= Duration::from_secs(1),
+        "{:?}",
+        begin.elapsed()
+    );
+}
+
+#[actix::test]
+async fn outcomes_are_in_the_order_of_the_keys() {
+    let store = Arc::new(FakeStore::default());
+    let leases = Arc::new(FakeLeases::default());
+    let actor = heartbeats(&store, &leases, &["a:1", "c:1", "d:1"]);
+    actor.send(beat(&["c:1"])).await.unwrap().unwrap();
+    let outcomes = actor
+        .send(beat(&["a:1", "b:1", "c:1", "d:1"]))
+        .await
+        .unwrap()
+        .unwrap();
+    let ttl = Ttl::try_from(30).unwrap();
+    assert_eq!(
+        outcomes,
+        [
+            BeatOutcome::Created(ttl),
+            BeatOutcome::Unknown,
+            BeatOutcome::Renewed(ttl),
+            BeatOutcome::Created(ttl)
+        ]
+    );
+}
+
+#[actix::test]
+async fn the_store_is_asked_about_a_beating_instance_once_in_a_while() {
+    tokio::time::pause();
+    let store = Arc::new(FakeStore::default());
+    let leases = Arc::new(FakeLeases::default());
+    let actor = heartbeats(&store, &leases, &["a:1"]);
+    actor.send(beat(&["a:1"])).await.unwrap().unwrap();
+    let first = store.look_ups.load(Ordering::SeqCst);
+    assert_eq!(
+        first, 2,
+        "whether it is registered, and again after its lease was created"
+    );
+    for _ in 0..100 {
+        actor.send(beat(&["a:1"])).await.unwrap().unwrap();
+    }
+    assert_eq!(store.look_ups.load(Ordering::SeqCst), first);
+    sleep(Duration::from_secs(16)).await;
+    actor.send(beat(&["a:1"])).await.unwrap().unwrap();
+    assert_eq!(store.look_ups.load(Ordering::SeqCst), first + 1);
+}
+
+#[actix::test]
+async fn beats_go_on_while_the_store_is_away() {
+    tokio::time::pause();
+    let store = Arc::new(FakeStore::default());
+    let leases = Arc::new(FakeLeases::default());
+    let actor = heartbeats(&store, &leases, &["a:1"]);
+    actor.send(beat(&["a:1"])).await.unwrap().unwrap();
+    *store.registered.lock().unwrap() = None;
+    sleep(Duration::from_secs(600)).await;
+    let outcomes = actor.send(beat(&["a:1", "b:1"])).await.unwrap().unwrap();
+    let ttl = Ttl::try_from(30).unwrap();
+    assert_eq!(
+        outcomes,
+        [BeatOutcome::Renewed(ttl), BeatOutcome::Created(ttl)]
+    );
+    // Once it answers again, what was taken on trust is found out.
+    *store.registered.lock().unwrap() = Some(HashSet::from([key("a:1")]));
+    let outcomes = actor.send(beat(&["a:1", "b:1"])).await.unwrap().unwrap();
+    assert_eq!(outcomes, [BeatOutcome::Renewed(ttl), BeatOutcome::Unknown]);
+}
+
+#[actix::test]
+async fn a_lease_created_for_an_instance_that_is_gone_is_taken_back() {
+    tokio::time::pause();
+    let store = Arc::new(FakeStore::default());
+    let leases = Arc::new(FakeLeases::default());
+    let actor = heartbeats(&store, &leases, &["a:1"]);
+    actor.send(beat(&["a:1"])).await.unwrap().unwrap();
+    // Deregistered by another replica: the row and the lease are gone, and this one
+    // still believes in it.
+    store.registered.lock().unwrap().as_mut().unwrap().clear();
+    leases.leases.lock().unwrap().clear();
+    let outcomes = actor.send(beat(&["a:1"])).await.unwrap().unwrap();
+    assert_eq!(outcomes, [BeatOutcome::Unknown]);
+    assert!(leases.leases.lock().unwrap().is_empty());
+}
+
+/// A clock that follows the runtime's paused time, from one quarter of a minute on,
+/// and can be set.
+struct TestClock {
+    begin: Instant,
+    offset: Mutex<TimeDelta>,
+}
+
+impl TestClock {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            begin: Instant::now(),
+            offset: Mutex::default(),
+        })
+    }
+
+    fn step(&self, by: TimeDelta) {
+        *self.offset.lock().unwrap() += by;
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> DateTime<Utc> {
+        let begin: DateTime<Utc> = "2026-11-22T10:00:00Z".parse().unwrap();
+        let elapsed = TimeDelta::from_std(self.begin.elapsed()).unwrap();
+        begin + elapsed + *self.offset.lock().unwrap()
+    }
+}
+
+/// A bus that records what was published when, and can be slow or away.
+struct FakeBus {
+    clock: Arc<TestClock>,
+    published: Mutex<Vec<(String, String)>>,
+    delay: Mutex<Duration>,
+    away: AtomicBool,
+}
+
+#[async_trait]
+impl EventBus for FakeBus {
+    async fn publish(&self, _: &str, _: &str) -> Result<(), BusError> {
+        Ok(())
+    }
+
+    async fn publish_once(
+        &self,
+        channel: &str,
+        _: &str,
+        claim: &str,
+        _: Duration,
+    ) -> Result<bool, BusError> {
+        assert_eq!(channel, "heartBeat");
+        let now = self.clock.now();
+        // The timer's own rounding; never early.
+        assert!(now.timestamp_subsec_millis() < 10, "at {now}");
+        let at = now.format("%M:%S").to_string();
+        self.published.lock().unwrap().push((at, claim.to_owned()));
+        let delay = *self.delay.lock().unwrap();
+        sleep(delay).await;
+        match self.away.load(Ordering::SeqCst) {
+            true => Err(BusError::Unavailable("away".into())),
+            false => Ok(true),
+        }
+    }
+
+    async fn subscribe(&self, _: &str) -> Result<Subscription, BusError> {
+        Err(BusError::Refused("not in this test".into()))
+    }
+}
+
+struct Roll {
+    clock: Arc<TestClock>,
+    bus: Arc<FakeBus>,
+    actor: Addr<SchedulerActor>,
+}
+
+impl Roll {
+    fn start() -> Self {
+        let clock = TestClock::new();
+        let bus = Arc::new(FakeBus {
+            clock: Arc::clone(&clock),
+            published: Mutex::default(),
+            delay: Mutex::default(),
+            away: AtomicBool::default(),
+        });
+        let roll_call = RollCall {
+            channel: "heartBeat".into(),
+            message: "来自网关中心的心跳请求".into(),
+            interval: Duration::from_secs(15),
+        };
+        let actor =
+            SchedulerActor::new(roll_call, bus.clone(), clock.clone(), lifeline().0).start();
+        Self { clock, bus, actor }
+    }
+
+    async fn at(&self, seconds: u64) {
+        sleep_until(self.clock.begin + Duration::from_secs(seconds)).await;
+        settle().await;
+    }
+
+    fn published(&self) -> Vec<String> {
+        self.bus
+            .published
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(at, _)| at.clone())
+            .collect()
+    }
+
+    async fn report(&self) -> RollCallReport {
+        self.actor.send(RollCallStatus).await.unwrap()
+    }
+}
+
+#[actix::test]
+async fn the_roll_is_called_on_the_quarters_of_the_minute() {
+    tokio::time::pause();
+    let roll = Roll::start();
+    roll.at(61).await;
+    assert_eq!(roll.published(), ["00:15", "00:30", "00:45", "01:00"]);
+    let claims: HashSet<String> = roll
+        .bus
+        .published
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(_, claim)| claim.clone())
+        .collect();
+    assert_eq!(claims.len(), 4, "each tick has a claim of its own");
+    assert_eq!(roll.report().await.sent, 4);
+}
+
+#[actix::test]
+async fn the_roll_call_stays_aligned_when_the_clock_is_set() {
+    tokio::time::pause();
+    let roll = Roll::start();
+    roll.at(16).await;
+    roll.clock.step(TimeDelta::seconds(-4));
+    // The next tick of the timer comes 4 s early by the clock, and waits.
+    roll.at(52).await;
+    assert_eq!(roll.published(), ["00:15", "00:30", "00:45"]);
+    roll.clock.step(TimeDelta::seconds(4));
+    // Now it comes 4 s late, which is a tick that is skipped.
+    roll.at(91).await;
+    let published = roll.published();
+    assert_eq!(published[3..], ["01:15", "01:30"], "{published:?}");
+    assert_eq!(roll.report().await.skipped, 1);
+}
+
+#[actix::test]
+async fn a_stall_leads_to_no_burst() {
+    tokio::time::pause();
+    let roll = Roll::start();
+    roll.at(16).await;
+    // Everything stands still for 40 s: ticks at 30 and 45 are missed.
+    tokio::time::advance(Duration::from_secs(40)).await;
+    roll.at(91).await;
+    let published = roll.published();
+    assert_eq!(published, ["00:15", "01:00", "01:15", "01:30"]);
+    assert_eq!(roll.report().await.skipped, 2);
+}
+
+#[actix::test]
+async fn a_roll_call_that_is_under_way_is_not_overtaken() {
+    tokio::time::pause();
+    let roll = Roll::start();
+    *roll.bus.delay.lock().unwrap() = Duration::from_secs(20);
+    roll.at(61).await;
+    assert_eq!(roll.published(), ["00:15", "00:45"]);
+    let report = roll.report().await;
+    assert_eq!((report.sent, report.skipped), (1, 2));
+}
+
+#[actix::test]
+async fn a_roll_call_that_fails_is_counted_and_the_next_is_on_time() {
+    tokio::time::pause();
+    let roll = Roll::start();
+    roll.bus.away.store(true, Ordering::SeqCst);
+    roll.at(31).await;
+    roll.bus.away.store(false, Ordering::SeqCst);
+    roll.at(46).await;
+    let report = roll.report().await;
+    assert_eq!((report.sent, report.skipped), (1, 2));
+    assert_eq!(roll.published(), ["00:15", "00:30", "00:45"]);
+}

@@ -63,7 +63,10 @@ async fn beat(daemon: &Daemon, instance: &str) -> (StatusCode, Value) {
 }
 
 fn code(answer: &(StatusCode, Value)) -> (u16, &str) {
-    (answer.0.as_u16(), answer.1["code"].as_str().unwrap_or_default())
+    (
+        answer.0.as_u16(),
+        answer.1["code"].as_str().unwrap_or_default(),
+    )
 }
 
 async fn a_scope_is_declared_shown_listed_and_removed<B: Backends>() {
@@ -74,16 +77,26 @@ async fn a_scope_is_declared_shown_listed_and_removed<B: Backends>() {
     let (status, again) = daemon.put("/v1/groups/edge", json!({})).await;
     assert_eq!((status, &again), (StatusCode::OK, &body));
     let (_, shown) = daemon.get("/v1/groups/edge").await;
-    let counted = json!({"key": "edge", "name": "Edge", "instances": 0, "online": 0, "available": 0});
+    let counted =
+        json!({"key": "edge", "name": "Edge", "instances": 0, "online": 0, "available": 0});
     assert_eq!(stable(shown), counted);
     let (_, listed) = daemon.get("/v1/groups").await;
     assert_eq!(stable(listed), json!({"groups": [counted]}));
     let (_, services) = daemon.get("/v1/services").await;
     assert_eq!(services, json!({"services": []}));
     assert_eq!(daemon.delete("/v1/groups/edge").await.0, 204);
-    assert_eq!(code(&daemon.delete("/v1/groups/edge").await), (404, "group_not_found"));
-    assert_eq!(code(&daemon.get("/v1/groups/edge").await), (404, "group_not_found"));
-    assert_eq!(code(&daemon.get("/v1/services/x").await), (404, "service_not_found"));
+    assert_eq!(
+        code(&daemon.delete("/v1/groups/edge").await),
+        (404, "group_not_found")
+    );
+    assert_eq!(
+        code(&daemon.get("/v1/groups/edge").await),
+        (404, "group_not_found")
+    );
+    assert_eq!(
+        code(&daemon.get("/v1/services/x").await),
+        (404, "service_not_found")
+    );
 }
 
 async fn a_service_instance_registers_beats_and_is_discovered<B: Backends>() {
@@ -100,17 +113,28 @@ async fn a_service_instance_registers_beats_and_is_discovered<B: Backends>() {
     let list = "/v1/services/orders/instances";
     expected["online"] = json!(false);
     expected["available"] = json!(false);
-    assert_eq!(stable(daemon.get(list).await.1), json!({"instances": [expected]}));
+    assert_eq!(
+        stable(daemon.get(list).await.1),
+        json!({"instances": [expected]})
+    );
     let none = json!({"instances": []});
     assert_eq!(daemon.get(&format!("{list}?available=true")).await.1, none);
 
     let (status, beaten) = beat(&daemon, ORDERS).await;
-    assert_eq!((status.as_u16(), &beaten["created"], &beaten["ttl_seconds"]), (200, &json!(true), &json!(45)));
+    assert_eq!(
+        (status.as_u16(), &beaten["created"], &beaten["ttl_seconds"]),
+        (200, &json!(true), &json!(45))
+    );
     assert_eq!(beat(&daemon, ORDERS).await.1["created"], json!(false));
 
     expected["online"] = json!(true);
     expected["available"] = json!(true);
-    for query in ["", "?available=true", "?online=true", "?available=true&online=true"] {
+    for query in [
+        "",
+        "?available=true",
+        "?online=true",
+        "?available=true&online=true",
+    ] {
         let (_, listed) = daemon.get(&format!("{list}{query}")).await;
         assert_eq!(stable(listed), json!({"instances": [expected]}), "{query}");
     }
@@ -120,25 +144,43 @@ async fn a_service_instance_registers_beats_and_is_discovered<B: Backends>() {
         stable(service),
         json!({"key": "orders", "name": "orders", "instances": 1, "online": 1, "available": 1})
     );
-    assert_eq!(code(&daemon.delete("/v1/services/orders").await), (409, "scope_not_empty"));
+    assert_eq!(
+        code(&daemon.delete("/v1/services/orders").await),
+        (409, "scope_not_empty")
+    );
 }
 
 async fn a_gateway_needs_its_group_and_an_operator<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     let gateway = "/v1/groups/edge/instances/gw-1:80";
-    assert_eq!(code(&daemon.put(gateway, json!({})).await), (404, "group_not_found"));
+    assert_eq!(
+        code(&daemon.put(gateway, json!({})).await),
+        (404, "group_not_found")
+    );
     let list = "/v1/groups/edge/instances";
     assert_eq!(code(&daemon.get(list).await), (404, "group_not_found"));
     daemon.put("/v1/groups/edge", json!({})).await;
     assert_eq!(daemon.get(list).await.1, json!({"instances": []}));
     let (status, body) = daemon.put(gateway, json!({})).await;
-    assert_eq!((status.as_u16(), &body["status"]), (201, &json!("disabled")));
+    assert_eq!(
+        (status.as_u16(), &body["status"]),
+        (201, &json!("disabled"))
+    );
     assert_eq!(beat(&daemon, gateway).await.0, 200);
     let (_, shown) = daemon.get(gateway).await;
-    assert_eq!((&shown["online"], &shown["available"]), (&json!(true), &json!(false)));
-    assert_eq!(daemon.patch(gateway, json!({"status": "enabled"})).await.0, 200);
+    assert_eq!(
+        (&shown["online"], &shown["available"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!(
+        daemon.patch(gateway, json!({"status": "enabled"})).await.0,
+        200
+    );
     assert_eq!(daemon.get(gateway).await.1["available"], json!(true));
-    assert_eq!(daemon.put(gateway, json!({})).await.1["status"], json!("enabled"));
+    assert_eq!(
+        daemon.put(gateway, json!({})).await.1["status"],
+        json!("enabled")
+    );
 }
 
 async fn an_instance_registered_again_is_the_same_one<B: Backends>() {
@@ -147,7 +189,10 @@ async fn an_instance_registered_again_is_the_same_one<B: Backends>() {
     let (second_status, second) = daemon.put(ORDERS, json!({"name": "renamed"})).await;
     assert_eq!((first_status.as_u16(), second_status.as_u16()), (201, 200));
     assert_eq!(first["id"], second["id"]);
-    assert_eq!((&second["weight"], &second["name"]), (&json!(3), &json!("renamed")));
+    assert_eq!(
+        (&second["weight"], &second["name"]),
+        (&json!(3), &json!("renamed"))
+    );
     // Without any body it is a registration, too.
     let (status, third) = daemon.try_send(Method::PUT, ORDERS, None).await.unwrap();
     assert_eq!((status.as_u16(), &third["name"]), (200, &json!("renamed")));
@@ -156,14 +201,27 @@ async fn an_instance_registered_again_is_the_same_one<B: Backends>() {
 async fn an_unknown_instance_is_404_and_its_beat_creates_nothing<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     for _ in 0..2 {
-        assert_eq!(code(&beat(&daemon, ORDERS).await), (404, "instance_not_found"));
+        assert_eq!(
+            code(&beat(&daemon, ORDERS).await),
+            (404, "instance_not_found")
+        );
     }
     assert_eq!(code(&daemon.get(ORDERS).await), (404, "instance_not_found"));
-    assert_eq!(code(&daemon.patch(ORDERS, json!({"weight": 1})).await), (404, "instance_not_found"));
-    assert_eq!(code(&daemon.delete(ORDERS).await), (404, "instance_not_found"));
+    assert_eq!(
+        code(&daemon.patch(ORDERS, json!({"weight": 1})).await),
+        (404, "instance_not_found")
+    );
+    assert_eq!(
+        code(&daemon.delete(ORDERS).await),
+        (404, "instance_not_found")
+    );
     assert_eq!(daemon.get("/v1/services").await.1, json!({"services": []}));
     daemon.put(ORDERS, json!({})).await;
-    assert_eq!(daemon.get(ORDERS).await.1["online"], json!(false), "no lease was left");
+    assert_eq!(
+        daemon.get(ORDERS).await.1["online"],
+        json!(false),
+        "no lease was left"
+    );
     assert_eq!(beat(&daemon, ORDERS).await.1["created"], json!(true));
 }
 
@@ -222,8 +280,12 @@ async fn a_batch_counts_each_lease_once<B: Backends>() {
     ]});
     let (status, body) = daemon.post("/v1/heartbeats", batch).await;
     assert_eq!(status, 200);
-    let unknown = json!([{"service": "orders", "address": "c:1"}, {"group": "orders", "address": "a:1"}]);
-    assert_eq!(body, json!({"renewed": 1, "created": 2, "unknown": unknown}));
+    let unknown =
+        json!([{"service": "orders", "address": "c:1"}, {"group": "orders", "address": "a:1"}]);
+    assert_eq!(
+        body,
+        json!({"renewed": 1, "created": 2, "unknown": unknown})
+    );
     let (_, empty) = daemon.post("/v1/heartbeats", json!({"leases": []})).await;
     assert_eq!(empty, json!({"renewed": 0, "created": 0, "unknown": []}));
 }
@@ -231,12 +293,16 @@ async fn a_batch_counts_each_lease_once<B: Backends>() {
 async fn a_batch_of_ten_thousand_is_taken<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     for i in 0..20 {
-        daemon.put(&format!("/v1/services/s/instances/host-{i}:1"), json!({})).await;
+        daemon
+            .put(&format!("/v1/services/s/instances/host-{i}:1"), json!({}))
+            .await;
     }
     let leases: Vec<Value> = (0..10_000)
         .map(|i| json!({"service": "s", "address": format!("host-{i}:1")}))
         .collect();
-    let (status, body) = daemon.post("/v1/heartbeats", json!({"leases": leases})).await;
+    let (status, body) = daemon
+        .post("/v1/heartbeats", json!({"leases": leases}))
+        .await;
     assert_eq!(status, 200, "{body}");
     assert_eq!(body["created"], json!(20));
     assert_eq!(body["unknown"].as_array().unwrap().len(), 9_980);
@@ -248,10 +314,20 @@ async fn a_deregistered_instance_is_not_resurrected_by_a_beat<B: Backends>() {
     daemon.put(ORDERS, json!({})).await;
     beat(daemon, ORDERS).await;
     assert_eq!(daemon.delete(ORDERS).await.0, 204);
-    assert_eq!(code(&beat(daemon, ORDERS).await), (404, "instance_not_found"));
-    assert_eq!(daemon.get("/v1/services/orders/instances").await.1, json!({"instances": []}));
+    assert_eq!(
+        code(&beat(daemon, ORDERS).await),
+        (404, "instance_not_found")
+    );
+    assert_eq!(
+        daemon.get("/v1/services/orders/instances").await.1,
+        json!({"instances": []})
+    );
     daemon.put(ORDERS, json!({})).await;
-    assert_eq!(daemon.get(ORDERS).await.1["online"], json!(false), "the lease was revoked");
+    assert_eq!(
+        daemon.get(ORDERS).await.1["online"],
+        json!(false),
+        "the lease was revoked"
+    );
 }
 
 async fn a_beat_in_flight_never_resurrects<B: Backends>() {
@@ -267,7 +343,11 @@ async fn a_beat_in_flight_never_resurrects<B: Backends>() {
         );
         assert_eq!(deleted.0, 204);
         daemon.put(ORDERS, json!({})).await;
-        assert_eq!(daemon.get(ORDERS).await.1["online"], json!(false), "round {round}");
+        assert_eq!(
+            daemon.get(ORDERS).await.1["online"],
+            json!(false),
+            "round {round}"
+        );
         assert_eq!(daemon.delete(ORDERS).await.0, 204);
     }
 }
@@ -276,9 +356,14 @@ async fn a_held_instance_stays_held_and_online<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     daemon.put(ORDERS, json!({})).await;
     beat(&daemon, ORDERS).await;
-    let (status, held) = daemon.patch(ORDERS, json!({"status": "held", "reason": "坏盘"})).await;
+    let (status, held) = daemon
+        .patch(ORDERS, json!({"status": "held", "reason": "坏盘"}))
+        .await;
     assert_eq!(status, 200);
-    assert_eq!((&held["status"], &held["reason"]), (&json!("held"), &json!("坏盘")));
+    assert_eq!(
+        (&held["status"], &held["reason"]),
+        (&json!("held"), &json!("坏盘"))
+    );
     assert_eq!(held["held_by"], json!("anonymous"));
     daemon.put(ORDERS, json!({})).await;
     beat(&daemon, ORDERS).await;
@@ -288,18 +373,33 @@ async fn a_held_instance_stays_held_and_online<B: Backends>() {
         (&json!("held"), &json!(true), &json!(false))
     );
     let (_, enabled) = daemon.patch(ORDERS, json!({"status": "enabled"})).await;
-    assert_eq!((&enabled["status"], enabled.get("reason")), (&json!("enabled"), None));
+    assert_eq!(
+        (&enabled["status"], enabled.get("reason")),
+        (&json!("enabled"), None)
+    );
     assert_eq!(daemon.get(ORDERS).await.1["available"], json!(true));
 }
 
 async fn an_operator_changes_weight_and_metadata<B: Backends>() {
     let daemon = Setup::<B>::start().await;
-    daemon.put(ORDERS, json!({"weight": 1, "metadata": {"a": "1"}})).await;
+    daemon
+        .put(ORDERS, json!({"weight": 1, "metadata": {"a": "1"}}))
+        .await;
     let (_, body) = daemon.patch(ORDERS, json!({"weight": 0})).await;
-    assert_eq!((&body["weight"], &body["metadata"]), (&json!(0), &json!({"a": "1"})));
+    assert_eq!(
+        (&body["weight"], &body["metadata"]),
+        (&json!(0), &json!({"a": "1"}))
+    );
     let (_, body) = daemon.patch(ORDERS, json!({"metadata": {}})).await;
-    assert_eq!((&body["weight"], &body["metadata"]), (&json!(0), &json!({})));
-    assert_eq!(daemon.put(ORDERS, json!({})).await.1["weight"], json!(0), "it stays");
+    assert_eq!(
+        (&body["weight"], &body["metadata"]),
+        (&json!(0), &json!({}))
+    );
+    assert_eq!(
+        daemon.put(ORDERS, json!({})).await.1["weight"],
+        json!(0),
+        "it stays"
+    );
 }
 
 async fn registrations_at_once_leave_one_row<B: Backends>() {
@@ -308,7 +408,11 @@ async fn registrations_at_once_leave_one_row<B: Backends>() {
     let answers = futures_util::future::join_all(registrations).await;
     let created = answers.iter().filter(|(status, _)| *status == 201).count();
     assert_eq!(created, 1);
-    assert!(answers.iter().all(|(_, body)| body["id"] == answers[0].1["id"]));
+    assert!(
+        answers
+            .iter()
+            .all(|(_, body)| body["id"] == answers[0].1["id"])
+    );
     let (_, listed) = daemon.get("/v1/services/orders/instances").await;
     assert_eq!(listed["instances"].as_array().unwrap().len(), 1);
 }
@@ -316,7 +420,9 @@ async fn registrations_at_once_leave_one_row<B: Backends>() {
 async fn the_order_of_a_list_is_that_of_bytes<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     for address in ["b:1", "A:1", "a-1:1", "a:1", "a_1:1", "B:1"] {
-        daemon.put(&format!("/v1/services/s/instances/{address}"), json!({})).await;
+        daemon
+            .put(&format!("/v1/services/s/instances/{address}"), json!({}))
+            .await;
     }
     let (_, listed) = daemon.get("/v1/services/s/instances").await;
     let addresses: Vec<&str> = listed["instances"]
@@ -333,7 +439,10 @@ async fn names_and_addresses_may_be_percent_encoded<B: Backends>() {
     let encoded = "/v1/services/%6frders/instances/%5B2001%3Adb8%3A%3A1%5D%3A8080";
     let (status, body) = daemon.put(encoded, json!({})).await;
     assert_eq!(status, 201);
-    assert_eq!((&body["service"], &body["address"]), (&json!("orders"), &json!("[2001:db8::1]:8080")));
+    assert_eq!(
+        (&body["service"], &body["address"]),
+        (&json!("orders"), &json!("[2001:db8::1]:8080"))
+    );
     let plain = "/v1/services/orders/instances/[2001:db8::1]:8080";
     assert_eq!(beat(&daemon, plain).await.0, 200);
 }

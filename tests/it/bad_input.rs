@@ -31,7 +31,11 @@ async fn send(daemon: &Daemon, method: Method, path: &str, body: &str) -> (Statu
         .body(body.to_owned());
     let answer = request.send().await.unwrap();
     let status = answer.status();
-    assert_eq!(answer.headers()[CONTENT_TYPE], "application/problem+json", "{path} {body}");
+    assert_eq!(
+        answer.headers()[CONTENT_TYPE],
+        "application/problem+json",
+        "{path} {body}"
+    );
     (status, answer.json().await.unwrap())
 }
 
@@ -56,12 +60,19 @@ async fn nothing_was_written(daemon: &Daemon) {
     assert_eq!(daemon.get("/readyz").await.0, 200);
 }
 
+/// Method, path and body; code, field and detail of the problem.
+type Case<'a> = (Method, &'a str, String, &'a str, Option<&'a str>, String);
+
 async fn each_wrong_body_names_its_field<B: Backends>() {
     let daemon = Setup::<B>::start().await;
-    let too_many: Value = (0..65).map(|i| (format!("k{i}"), json!("v"))).collect::<serde_json::Map<_, _>>().into();
+    let too_many: Value = (0..65)
+        .map(|i| (format!("k{i}"), json!("v")))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
     let (long, large) = ("n".repeat(101), "v".repeat(8200));
-    let key_rule = "must begin with a letter or digit and hold only letters, digits, '.', '_' and '-', unlike";
-    let cases: Vec<(Method, &str, String, &str, Option<&str>, String)> = vec![
+    let key_rule =
+        "must begin with a letter or digit and hold only letters, digits, '.', '_' and '-', unlike";
+    let cases: Vec<Case<'_>> = vec![
         (Method::PUT, INSTANCE, "{".into(), "invalid_json", None,
             "the body is not JSON: EOF while parsing an object at line 1 column 1".into()),
         (Method::PUT, INSTANCE, "{} {}".into(), "invalid_json", None,
@@ -127,7 +138,8 @@ async fn each_wrong_body_names_its_field<B: Backends>() {
 
 async fn each_wrong_path_names_its_part<B: Backends>() {
     let daemon = Setup::<B>::start().await;
-    let key_rule = "must begin with a letter or digit and hold only letters, digits, '.', '_' and '-', unlike";
+    let key_rule =
+        "must begin with a letter or digit and hold only letters, digits, '.', '_' and '-', unlike";
     let too_long = format!("/v1/groups/{}", "k".repeat(101));
     for (path, field, detail) in [
         ("/v1/services/a:b", "service", format!("service {key_rule} \"a:b\"")),
@@ -151,10 +163,18 @@ async fn each_wrong_path_names_its_part<B: Backends>() {
         is_problem(&answer, "invalid_field", Some(field), &detail);
     }
     for (query, detail) in [
-        ("availabl=true", "query has the wrong form: unknown field `availabl`, expected `available` or `online`"),
-        ("available=maybe", "query has the wrong form: provided string was not `true` or `false`"),
+        (
+            "availabl=true",
+            "query has the wrong form: unknown field `availabl`, expected `available` or `online`",
+        ),
+        (
+            "available=maybe",
+            "query has the wrong form: provided string was not `true` or `false`",
+        ),
     ] {
-        let answer = daemon.get(&format!("/v1/services/s/instances?{query}")).await;
+        let answer = daemon
+            .get(&format!("/v1/services/s/instances?{query}"))
+            .await;
         assert_eq!(answer.0, 400, "{query}");
         is_problem(&answer, "invalid_field", Some("query"), detail);
     }
@@ -163,10 +183,22 @@ async fn each_wrong_path_names_its_part<B: Backends>() {
 
 async fn an_unknown_path_and_a_wrong_method_are_problems<B: Backends>() {
     let daemon = Setup::<B>::start().await;
-    for path in ["/v2/services", "/v1/servers", "/v1/services/", "//v1/services", "/V1/services", "/v1"] {
+    for path in [
+        "/v2/services",
+        "/v1/servers",
+        "/v1/services/",
+        "//v1/services",
+        "/V1/services",
+        "/v1",
+    ] {
         let answer = daemon.get(path).await;
         assert_eq!(answer.0, 404, "{path}");
-        is_problem(&answer, "no_such_route", None, &format!("there is nothing at {path:?}"));
+        is_problem(
+            &answer,
+            "no_such_route",
+            None,
+            &format!("there is nothing at {path:?}"),
+        );
     }
     for (method, path, allow) in [
         (Method::POST, "/v1/services", "GET"),
@@ -175,12 +207,19 @@ async fn an_unknown_path_and_a_wrong_method_are_problems<B: Backends>() {
         (Method::DELETE, "/livez", "GET"),
         (Method::GET, "/gateway-group-detail/create", "POST"),
     ] {
-        let request = daemon.client().request(method, format!("{}{path}", daemon.url()));
+        let request = daemon
+            .client()
+            .request(method, format!("{}{path}", daemon.url()));
         let answer = request.send().await.unwrap();
         assert_eq!(answer.headers()[ALLOW], allow, "{path}");
         let answer = (answer.status(), answer.json().await.unwrap());
         assert_eq!(answer.0, 405, "{path}");
-        is_problem(&answer, "method_not_allowed", None, &format!("this path takes {allow}"));
+        is_problem(
+            &answer,
+            "method_not_allowed",
+            None,
+            &format!("this path takes {allow}"),
+        );
     }
     nothing_was_written(&daemon).await;
 }
@@ -190,32 +229,62 @@ async fn what_is_too_large_is_413<B: Backends>() {
     let body = json!({"name": "n".repeat(64 * 1024)}).to_string();
     let answer = send(&daemon, Method::PUT, INSTANCE, &body).await;
     assert_eq!(answer.0, 413);
-    is_problem(&answer, "body_too_large", None, "a body on this path has at most 65536 bytes");
+    is_problem(
+        &answer,
+        "body_too_large",
+        None,
+        "a body on this path has at most 65536 bytes",
+    );
 
-    let leases: Vec<Value> = (0..10_001).map(|i| json!({"service": "s", "address": format!("h{i}:1")})).collect();
-    let answer = daemon.post("/v1/heartbeats", json!({"leases": leases})).await;
+    let leases: Vec<Value> = (0..10_001)
+        .map(|i| json!({"service": "s", "address": format!("h{i}:1")}))
+        .collect();
+    let answer = daemon
+        .post("/v1/heartbeats", json!({"leases": leases}))
+        .await;
     assert_eq!(answer.0, 413);
-    is_problem(&answer, "batch_too_large", None, "leases must have at most 10000 entries, not 10001");
+    is_problem(
+        &answer,
+        "batch_too_large",
+        None,
+        "leases must have at most 10000 entries, not 10001",
+    );
 
     let body = " ".repeat(4 * 1024 * 1024 + 1);
     let answer = send(&daemon, Method::POST, "/v1/heartbeats", &body).await;
     assert_eq!(answer.0, 413);
-    is_problem(&answer, "body_too_large", None, "a body on this path has at most 4194304 bytes");
+    is_problem(
+        &answer,
+        "body_too_large",
+        None,
+        "a body on this path has at most 4194304 bytes",
+    );
     nothing_was_written(&daemon).await;
 }
 
 async fn a_body_must_say_that_it_is_json<B: Backends>() {
     let daemon = Setup::<B>::start().await;
-    for content_type in [None, Some("text/plain"), Some("application/x-www-form-urlencoded")] {
-        let mut request = daemon.client().put(format!("{}{INSTANCE}", daemon.url())).body("{}");
+    for content_type in [
+        None,
+        Some("text/plain"),
+        Some("application/x-www-form-urlencoded"),
+    ] {
+        let mut request = daemon
+            .client()
+            .put(format!("{}{INSTANCE}", daemon.url()))
+            .body("{}");
         if let Some(content_type) = content_type {
             request = request.header(CONTENT_TYPE, content_type);
         }
         let answer = request.send().await.unwrap();
         let answer = (answer.status(), answer.json().await.unwrap());
         assert_eq!(answer.0, 415);
-        is_problem(&answer, "unsupported_media_type", None,
-            "a body must have the header Content-Type: application/json");
+        is_problem(
+            &answer,
+            "unsupported_media_type",
+            None,
+            "a body must have the header Content-Type: application/json",
+        );
     }
     nothing_was_written(&daemon).await;
     let with_charset = daemon
@@ -240,7 +309,9 @@ async fn garbage_on_the_wire_does_not_hurt<B: Backends>() {
         connection.shutdown().await.unwrap();
         let mut answer = Vec::new();
         let read = connection.read_to_end(&mut answer);
-        let _ = tokio::time::timeout(Duration::from_secs(20), read).await.expect("it hangs up");
+        let _ = tokio::time::timeout(Duration::from_secs(20), read)
+            .await
+            .expect("it hangs up");
         let text = String::from_utf8_lossy(&answer);
         assert!(text.is_empty() || text.starts_with("HTTP/1.1 4"), "{text}");
     }

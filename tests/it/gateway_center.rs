@@ -68,12 +68,19 @@ async fn create_needs_a_group_that_exists<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     for blank in [json!(null), json!(""), json!("  ")] {
         let body = json!({"groupKey": blank, "name": "gw", "address": "10.0.0.1:80", "weight": 1});
-        assert_eq!(post(&daemon, CREATE, body).await, failure("请选择所属网关实例"));
+        assert_eq!(
+            post(&daemon, CREATE, body).await,
+            failure("请选择所属网关实例")
+        );
     }
     let body = json!({"address": "10.0.0.1:80"});
-    assert_eq!(post(&daemon, CREATE, body).await, failure("请选择所属网关实例"));
+    assert_eq!(
+        post(&daemon, CREATE, body).await,
+        failure("请选择所属网关实例")
+    );
     for unknown in ["edge", "a:b", "网关"] {
-        let body = json!({"groupKey": unknown, "name": "gw", "address": "10.0.0.1:80", "weight": 1});
+        let body =
+            json!({"groupKey": unknown, "name": "gw", "address": "10.0.0.1:80", "weight": 1});
         assert_eq!(post(&daemon, CREATE, body).await, failure("网关实例不存在"));
     }
     assert_eq!(daemon.get("/v1/groups").await.1, json!({"groups": []}));
@@ -90,7 +97,10 @@ async fn create_returns_the_id_of_a_disabled_gateway_every_time<B: Backends>() {
     let listed = instances(&daemon, "groups/edge").await;
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0]["id"], json!(id.to_string()));
-    assert_eq!((&listed[0]["status"], &listed[0]["name"]), (&json!("disabled"), &json!("gw")));
+    assert_eq!(
+        (&listed[0]["status"], &listed[0]["name"]),
+        (&json!("disabled"), &json!("gw"))
+    );
     assert_eq!(listed[0]["weight"], json!(3));
 }
 
@@ -121,11 +131,17 @@ async fn register_enables_a_disabled_instance_and_inserts_nothing<B: Backends>()
     post(&daemon, REGISTER, body.clone()).await;
     let id = instances(&daemon, "services/orders").await[0]["id"].clone();
     offline(&daemon, &format!("?id={}", id.as_str().unwrap())).await;
-    assert_eq!(instances(&daemon, "services/orders").await[0]["status"], json!("disabled"));
+    assert_eq!(
+        instances(&daemon, "services/orders").await[0]["status"],
+        json!("disabled")
+    );
     assert_eq!(post(&daemon, REGISTER, body).await, success(true));
     let listed = instances(&daemon, "services/orders").await;
     assert_eq!(listed.len(), 1);
-    assert_eq!((&listed[0]["status"], &listed[0]["id"]), (&json!("enabled"), &id));
+    assert_eq!(
+        (&listed[0]["status"], &listed[0]["id"]),
+        (&json!("enabled"), &id)
+    );
 }
 
 async fn register_takes_the_id_or_the_key_of_a_service<B: Backends>() {
@@ -135,7 +151,10 @@ async fn register_takes_the_id_or_the_key_of_a_service<B: Backends>() {
     let (_, service) = daemon.put("/v1/services/orders", json!({})).await;
     let id = service["id"].as_str().unwrap();
     let number: i64 = id.parse().unwrap();
-    for (i, server_id) in [json!(number), json!(id), json!("orders")].into_iter().enumerate() {
+    for (i, server_id) in [json!(number), json!(id), json!("orders")]
+        .into_iter()
+        .enumerate()
+    {
         let body = json!({"serverId": server_id, "serverAddress": format!("host-{i}:80")});
         assert_eq!(post(&daemon, REGISTER, body).await, success(true));
     }
@@ -169,16 +188,28 @@ async fn register_fails_with_its_message<B: Backends>() {
 
 async fn offline_disables_until_the_next_registration<B: Backends>() {
     let daemon = Setup::<B>::start().await;
-    daemon.put("/v1/services/orders/instances/a:1", json!({})).await;
+    daemon
+        .put("/v1/services/orders/instances/a:1", json!({}))
+        .await;
     daemon.put("/v1/groups/edge", json!({})).await;
     let (_, gateway) = daemon.put("/v1/groups/edge/instances/g:1", json!({})).await;
-    let id = instances(&daemon, "services/orders").await[0]["id"].as_str().unwrap().to_owned();
+    let id = instances(&daemon, "services/orders").await[0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert_eq!(offline(&daemon, &format!("?id={id}")).await, success(true));
     assert_eq!(offline(&daemon, &format!("?id={id}")).await, success(true));
-    assert_eq!(instances(&daemon, "services/orders").await[0]["status"], json!("disabled"));
+    assert_eq!(
+        instances(&daemon, "services/orders").await[0]["status"],
+        json!("disabled")
+    );
     let gateway_id = format!("?id={}", gateway["id"].as_str().unwrap());
     for unknown in ["?id=987654", "?id=x", "?id=", "", &gateway_id] {
-        assert_eq!(offline(&daemon, unknown).await, failure("服务不存在"), "{unknown}");
+        assert_eq!(
+            offline(&daemon, unknown).await,
+            failure("服务不存在"),
+            "{unknown}"
+        );
     }
 }
 
@@ -189,19 +220,39 @@ async fn keep_alive_takes_an_address_that_never_registered<B: Backends>() {
     assert_eq!(put(&daemon, KEEP_SERVER, beat).await, success(true));
     let beat = json!({"groupKey": "edge", "addr": "10.0.0.1:80", "weight": 3});
     assert_eq!(put(&daemon, KEEP_GATEWAY, beat).await, success(true));
-    assert_eq!(daemon.get("/v1/services").await.1, json!({"services": []}), "it is not listed");
+    assert_eq!(
+        daemon.get("/v1/services").await.1,
+        json!({"services": []}),
+        "it is not listed"
+    );
     // Once it registers, the lease it already has counts.
     let body = json!({"serverId": "orders", "serverAddress": "10.0.0.5:8080"});
     post(&daemon, REGISTER, body).await;
-    assert_eq!(instances(&daemon, "services/orders").await[0]["available"], json!(true));
+    assert_eq!(
+        instances(&daemon, "services/orders").await[0]["available"],
+        json!(true)
+    );
 }
 
 async fn keep_alive_brings_a_registered_instance_online<B: Backends>() {
     let daemon = Setup::<B>::start().await;
-    daemon.put("/v1/services/orders/instances/a:1", json!({})).await;
-    assert_eq!(instances(&daemon, "services/orders").await[0]["online"], json!(false));
-    put(&daemon, KEEP_SERVER, json!({"server": "orders", "addr": "a:1"})).await;
-    assert_eq!(instances(&daemon, "services/orders").await[0]["available"], json!(true));
+    daemon
+        .put("/v1/services/orders/instances/a:1", json!({}))
+        .await;
+    assert_eq!(
+        instances(&daemon, "services/orders").await[0]["online"],
+        json!(false)
+    );
+    put(
+        &daemon,
+        KEEP_SERVER,
+        json!({"server": "orders", "addr": "a:1"}),
+    )
+    .await;
+    assert_eq!(
+        instances(&daemon, "services/orders").await[0]["available"],
+        json!(true)
+    );
 }
 
 async fn sixty_four_at_once_leave_one_row<B: Backends>() {
@@ -226,11 +277,21 @@ async fn wrong_bodies_are_failures_with_status_200<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     daemon.put("/v1/groups/edge", json!({})).await;
     for (path, body, msg) in [
-        (CREATE, json!({"groupKey": "edge", "address": "a"}),
-            "invalid_field: address must be host:port, unlike \"a\""),
-        (CREATE, json!({"groupKey": "edge", "address": "a:1", "weight": -1}),
-            "invalid_field: weight must be a whole number from 0 to 65535, not -1"),
-        (CREATE, json!({"groupKey": "edge"}), "invalid_field: address is missing"),
+        (
+            CREATE,
+            json!({"groupKey": "edge", "address": "a"}),
+            "invalid_field: address must be host:port, unlike \"a\"",
+        ),
+        (
+            CREATE,
+            json!({"groupKey": "edge", "address": "a:1", "weight": -1}),
+            "invalid_field: weight must be a whole number from 0 to 65535, not -1",
+        ),
+        (
+            CREATE,
+            json!({"groupKey": "edge"}),
+            "invalid_field: address is missing",
+        ),
     ] {
         assert_eq!(post(&daemon, path, body).await, failure(msg));
     }
@@ -238,7 +299,10 @@ async fn wrong_bodies_are_failures_with_status_200<B: Backends>() {
     let beat = json!({"server": "a:b", "addr": "a:1"});
     assert_eq!(put(&daemon, KEEP_SERVER, beat).await, failure(msg));
     let beat = json!({"groupKey": "edge"});
-    assert_eq!(put(&daemon, KEEP_GATEWAY, beat).await, failure("invalid_field: addr is missing"));
+    assert_eq!(
+        put(&daemon, KEEP_GATEWAY, beat).await,
+        failure("invalid_field: addr is missing")
+    );
 }
 
 #[tokio::test]
@@ -254,7 +318,10 @@ async fn a_heartbeat_leaves_exactly_the_originals_hash_with_30_seconds_to_live()
     let mut fields: Vec<&str> = first.keys().map(String::as_str).collect();
     fields.sort_unstable();
     assert_eq!(fields, ["lastTime", "startTime", "url", "weight"]);
-    assert_eq!((first["url"].as_str(), first["weight"].as_str()), ("10.0.0.5:8080", "1"));
+    assert_eq!(
+        (first["url"].as_str(), first["weight"].as_str()),
+        ("10.0.0.5:8080", "1")
+    );
     assert_eq!(first["lastTime"], first["startTime"]);
     chrono::DateTime::parse_from_rfc3339(&first["lastTime"]).unwrap();
     assert_eq!(first["lastTime"].len(), "2026-11-22T10:00:00.000Z".len());
@@ -289,7 +356,12 @@ async fn a_gateways_lease_has_the_weight_it_says_or_is_registered_with() {
     assert_eq!(weight_after(plain.clone()).await, "1");
     assert_eq!(weight_after(own.clone()).await, "3");
     setup.put("/v1/groups/edge", json!({})).await;
-    setup.put("/v1/groups/edge/instances/10.0.0.1:80", json!({"weight": 7})).await;
+    setup
+        .put(
+            "/v1/groups/edge/instances/10.0.0.1:80",
+            json!({"weight": 7}),
+        )
+        .await;
     assert_eq!(weight_after(plain).await, "7");
     assert_eq!(weight_after(own).await, "3");
 }

@@ -1,1 +1,244 @@
-//! x
+//! Who may know whom, by the `use` lines, and that the SQL of both stores has the same
+//! files, each used.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// For each room the rooms it may name as `crate::…`. A room is a folder or a file of
+/// `src`. What is not listed may name nobody.
+const MAY_KNOW: &[(&str, &[&str])] = &[
+    ("model", &[]),
+    ("clock", &[]),
+    ("error", &[]),
+    ("redis_link", &["error"]),
+    ("store", &["model", "clock", "error"]),
+    ("lease", &["model", "clock", "error", "redis_link"]),
+    ("bus", &["model", "clock", "error", "redis_link"]),
+    ("directory", &["model", "clock", "error", "store", "lease"]),
+    (
+        "actor",
+        &[
+            "model",
+            "clock",
+            "error",
+            "store",
+            "lease",
+            "bus",
+            "directory",
+        ],
+    ),
+    (
+        "http",
+        &[
+            "model",
+            "clock",
+            "error",
+            "store",
+            "lease",
+            "actor",
+            "directory",
+        ],
+    ),
+    ("config", &["model", "error", "store", "lease", "actor"]),
+    (
+        "daemon",
+        &[
+            "model",
+            "clock",
+            "error",
+            "store",
+            "lease",
+            "bus",
+            "directory",
+            "actor",
+            "http",
+            "config",
+        ],
+    ),
+    ("lib", &[]),
+    ("main", &[]),
+];
+
+/// Crates that only these rooms may name: no SQL, Redis or HTTP elsewhere.
+const CRATES: &[(&str, &[&str])] = &[
+    ("rusqlite", &["store"]),
+    ("tokio_postgres", &["store"]),
+    ("deadpool_postgres", &["store"]),
+    ("refinery", &["store"]),
+    ("redis", &["lease", "bus", "redis_link"]),
+    ("actix", &["actor", "daemon", "main"]),
+    ("actix_web", &["http", "daemon"]),
+    ("clap", &["config"]),
+];
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn src() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// The first word after each `prefix` in the code, tests and comments left out.
+fn named_after(text: &str, prefix: &str) -> BTreeSet<String> {
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let lines = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    let mut names = BTreeSet::new();
+    for line in lines {
+        for (at, _) in line.match_indices(prefix) {
+            let before = line[..at].chars().next_back();
+            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+                continue;
+            }
+            let rest = &line[at + prefix.len()..];
+            let end = rest
+                .find(|c: char| !c.is_alphanumeric() && c != '_')
+                .unwrap_or(rest.len());
+            names.insert(rest[..end].to_owned());
+        }
+    }
+    names
+}
+
+/// What a file breaks, in words.
+fn breaches(room: &str, text: &str) -> Vec<String> {
+    let mut breaches = Vec::new();
+    let Some((_, may)) = MAY_KNOW.iter().find(|(name, _)| *name == room) else {
+        return vec![format!(
+            "{room} is a new room: say in tests/it/layering.rs whom it may know"
+        )];
+    };
+    for known in named_after(text, "crate::") {
+        if known != room && !may.contains(&known.as_str()) {
+            breaches.push(format!("{room} names crate::{known}"));
+        }
+    }
+    for (name, rooms) in CRATES {
+        let uses = ["", "::"].iter().any(|root| {
+            let named = named_after(text, &format!("use {root}{name}"));
+            named.contains("")
+        });
+        if uses && !rooms.contains(&room) {
+            breaches.push(format!("{room} names the crate {name}"));
+        }
+    }
+    breaches
+}
+
+#[test]
+fn every_room_knows_only_whom_it_may() {
+    let src = src();
+    let mut broken = Vec::new();
+    let mut seen = BTreeSet::new();
+    for path in sources(&src) {
+        let inside = path.strip_prefix(&src).unwrap();
+        let room = inside.iter().next().unwrap().to_str().unwrap();
+        let room = room.strip_suffix(".rs").unwrap_or(room);
+        seen.insert(room.to_owned());
+        for breach in breaches(room, &fs::read_to_string(&path).unwrap()) {
+            broken.push(format!("{}: {breach}", inside.display()));
+        }
+    }
+    assert_eq!(broken, Vec::<String>::new());
+    let listed: BTreeSet<String> = MAY_KNOW
+        .iter()
+        .map(|(room, _)| (*room).to_owned())
+        .collect();
+    assert_eq!(seen, listed, "the rooms of src and the rooms of this test");
+}
+
+#[test]
+fn a_breach_is_seen() {
+    for (room, text, breach) in [
+        (
+            "model",
+            "use crate::store::Store;",
+            "model names crate::store",
+        ),
+        (
+            "store",
+            "use crate::lease::Lease;",
+            "store names crate::lease",
+        ),
+        (
+            "actor",
+            "fn f(c: &crate::config::Config) {}",
+            "actor names crate::config",
+        ),
+        ("http", "use crate::bus::EventBus;", "http names crate::bus"),
+        (
+            "http",
+            "use rusqlite::Connection;",
+            "http names the crate rusqlite",
+        ),
+        ("actor", "use redis::Client;", "actor names the crate redis"),
+        (
+            "model",
+            "use actix_web::web;",
+            "model names the crate actix_web",
+        ),
+        (
+            "attic",
+            "",
+            "attic is a new room: say in tests/it/layering.rs whom it may know",
+        ),
+    ] {
+        assert_eq!(breaches(room, text), [breach], "{text}");
+    }
+    let fine = "use crate::model::Scope;\n// use crate::http::Api;\nuse super::redis::X;\n";
+    assert_eq!(breaches("actor", fine), Vec::<String>::new());
+}
+
+#[test]
+fn both_stores_have_the_same_sql_files_and_use_each() {
+    let sql = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql");
+    let files = |folder: &str| -> BTreeMap<String, String> {
+        let entries = fs::read_dir(sql.join(folder)).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths
+            .map(|path| {
+                let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+                (name, fs::read_to_string(path).unwrap())
+            })
+            .collect()
+    };
+    for kind in ["migrations", "queries"] {
+        let (postgres, sqlite) = (
+            files(&format!("postgres/{kind}")),
+            files(&format!("sqlite/{kind}")),
+        );
+        assert!(postgres.keys().eq(sqlite.keys()), "{kind} differ");
+        assert!(!postgres.is_empty());
+    }
+    for store in ["postgres", "sqlite"] {
+        let code = fs::read_to_string(src().join(format!("store/{store}/mod.rs"))).unwrap();
+        for (name, text) in files(&format!("{store}/queries")) {
+            assert!(
+                code.contains(&format!("sql!(\"{name}\")")),
+                "{store}/{name}.sql is not used"
+            );
+            assert!(
+                text.starts_with("-- ") && text.contains("Called by "),
+                "{store}/{name}.sql has no header"
+            );
+            assert!(
+                !text
+                    .lines()
+                    .any(|line| !line.starts_with("--") && line.contains(';')),
+                "{store}/{name}.sql has more than one statement"
+            );
+        }
+    }
+}

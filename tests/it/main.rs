@@ -1,6 +1,13 @@
 //! The integration tests: one binary, every test in parallel, each with a database,
 //! a Redis or a folder of its own.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by a panic, in its helpers too"
+)]
+
 mod support;
 
 mod actix_facts;

@@ -58,9 +58,15 @@ async fn what_the_originals_three_calls_could_leave_behind_is_made_whole() {
     // lastTime alone, as when it expired between the look and the touch; startTime as
     // Java writes it; and a key of another type.
     for (broken, command) in [
-        ("no expiry", "HSET lastTime x startTime 2026-01-01T00:00:00.000Z url a:1 weight 1"),
+        (
+            "no expiry",
+            "HSET lastTime x startTime 2026-01-01T00:00:00.000Z url a:1 weight 1",
+        ),
         ("lastTime alone", "HSET lastTime x"),
-        ("a Java time", "HSET lastTime x startTime \"2026-01-01T00:00\" url a:1 weight 1"),
+        (
+            "a Java time",
+            "HSET lastTime x startTime \"2026-01-01T00:00\" url a:1 weight 1",
+        ),
         ("not a hash", "SET x"),
     ] {
         let mut words = command.split(' ');
@@ -72,12 +78,22 @@ async fn what_the_originals_three_calls_could_leave_behind_is_made_whole() {
         let _: () = connection.del(KEY).await.unwrap();
         let _: () = write.query_async(&mut connection).await.unwrap();
         let key = [renewal("a:1").key];
-        assert_eq!(leases.time_left(&key).await.unwrap(), [None], "{broken}: it proves nothing");
+        assert_eq!(
+            leases.time_left(&key).await.unwrap(),
+            [None],
+            "{broken}: it proves nothing"
+        );
         // Others in the same batch do not suffer.
-        let renewed = leases.renew(&[renewal("a:1"), renewal("b:1")]).await.unwrap();
+        let renewed = leases
+            .renew(&[renewal("a:1"), renewal("b:1")])
+            .await
+            .unwrap();
         assert_eq!(renewed.len(), 2, "{broken}");
         assert_eq!(every_lease_is_whole(&mut connection).await, 2, "{broken}");
-        assert!(leases.time_left(&key).await.unwrap()[0].is_some(), "{broken}");
+        assert!(
+            leases.time_left(&key).await.unwrap()[0].is_some(),
+            "{broken}"
+        );
     }
 }
 
@@ -86,20 +102,34 @@ async fn a_renewal_is_one_script_and_a_look_is_no_scan() {
     let redis = Redis::start().await;
     let (leases, mut connection) = (leases(&redis), redis.connect().await);
     leases.renew(&[renewal("a:1")]).await.unwrap();
-    let _: () = redis::cmd("CONFIG").arg("RESETSTAT").query_async(&mut connection).await.unwrap();
+    let _: () = redis::cmd("CONFIG")
+        .arg("RESETSTAT")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
     let batch: Vec<Renewal> = (0..500).map(|i| renewal(&format!("h-{i}:1"))).collect();
     leases.renew(&batch).await.unwrap();
     leases.renew(&batch).await.unwrap();
     leases.time_left(&[renewal("a:1").key]).await.unwrap();
-    let stats: String = redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await.unwrap();
+    let stats: String = redis::cmd("INFO")
+        .arg("commandstats")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
     let calls = |command: &str| -> u64 {
-        let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
+        let line = stats
+            .lines()
+            .find(|line| line.starts_with(&format!("cmdstat_{command}:")));
         line.map_or(0, |line| {
             let calls = line.split_once("calls=").unwrap().1;
             calls.split(',').next().unwrap().parse().unwrap()
         })
     };
-    assert_eq!(calls("evalsha"), 2, "one round trip for each batch:\n{stats}");
+    assert_eq!(
+        calls("evalsha"),
+        2,
+        "one round trip for each batch:\n{stats}"
+    );
     assert_eq!((calls("hset"), calls("expire")), (1000, 1000), "{stats}");
     assert_eq!((calls("keys"), calls("scan")), (0, 0), "{stats}");
 }
@@ -116,7 +146,10 @@ async fn a_life_is_later_even_if_the_clock_of_redis_was_set_back() {
     let second = leases.renew(&[renewal("a:1")]).await.unwrap()[0];
     assert_eq!(second.epoch.0, ahead + 1);
     // Renewing it reads the same epoch back from its startTime.
-    assert_eq!(leases.renew(&[renewal("a:1")]).await.unwrap()[0].epoch, second.epoch);
+    assert_eq!(
+        leases.renew(&[renewal("a:1")]).await.unwrap()[0].epoch,
+        second.epoch
+    );
 }
 
 #[tokio::test]
@@ -143,8 +176,10 @@ async fn killing_the_daemon_at_any_moment_leaves_no_broken_lease() {
     let mut setup = Setup::<Shared>::start().await;
     let mut connection = setup.backends.redis.connect().await;
     let arguments = [
-        "--store".to_owned(), setup.backends.store.clone(),
-        "--leases".to_owned(), setup.backends.redis.url(),
+        "--store".to_owned(),
+        setup.backends.store.clone(),
+        "--leases".to_owned(),
+        setup.backends.redis.url(),
     ];
     let mut beaten = 0;
     for round in 0..8_u64 {
@@ -153,7 +188,13 @@ async fn killing_the_daemon_at_any_moment_leaves_no_broken_lease() {
             let daemon = &setup.daemon;
             let beat = async |i: usize| {
                 let body = json!({"server": format!("s{round}"), "addr": format!("h-{i}:1")});
-                daemon.try_send(Method::PUT, "/gateway-server-detail/keep-alive", Some(&body)).await
+                daemon
+                    .try_send(
+                        Method::PUT,
+                        "/gateway-server-detail/keep-alive",
+                        Some(&body),
+                    )
+                    .await
             };
             for batch in 0.. {
                 let beats = (0..32).map(|i| beat((batch * 32 + i) % 400));
@@ -186,28 +227,47 @@ async fn without_redis_heartbeats_are_503_and_registrations_go_on() {
 
     setup.backends.redis.kill();
     let (status, body) = beat(&setup).await;
-    assert_eq!((status.as_u16(), &body["code"]), (503, &json!("leases_unavailable")));
-    assert_eq!(setup.put("/v1/services/orders/instances/b:1", json!({})).await.0, 201);
-    assert_eq!(setup.get("/readyz").await.1["checks"]["leases"], json!("unavailable"));
+    assert_eq!(
+        (status.as_u16(), &body["code"]),
+        (503, &json!("leases_unavailable"))
+    );
+    assert_eq!(
+        setup
+            .put("/v1/services/orders/instances/b:1", json!({}))
+            .await
+            .0,
+        201
+    );
+    assert_eq!(
+        setup.get("/readyz").await.1["checks"]["leases"],
+        json!("unavailable")
+    );
     assert_eq!(setup.get("/livez").await.0, 200);
     let server = json!({"server": "orders", "addr": "a:1"});
     let (status, body) = setup.put("/gateway-server-detail/keep-alive", server).await;
     assert_eq!((status.as_u16(), &body["code"]), (200, &json!(0)));
 
     setup.backends.redis.restart().await;
-    eventually(Duration::from_secs(10), "heartbeats are taken again", || async {
-        (beat(&setup).await.0 == 200).then_some(())
-    })
+    eventually(
+        Duration::from_secs(10),
+        "heartbeats are taken again",
+        || async { (beat(&setup).await.0 == 200).then_some(()) },
+    )
     .await;
 
     setup.backends.redis.freeze();
     let begin = Instant::now();
     assert_eq!(beat(&setup).await.0, 503);
-    assert!(begin.elapsed() < Duration::from_secs(5), "it does not wait for a frozen Redis");
+    assert!(
+        begin.elapsed() < Duration::from_secs(5),
+        "it does not wait for a frozen Redis"
+    );
     setup.backends.redis.thaw();
-    eventually(Duration::from_secs(10), "heartbeats are taken again", || async {
-        (beat(&setup).await.0 == 200).then_some(())
-    })
+    eventually(
+        Duration::from_secs(10),
+        "heartbeats are taken again",
+        || async { (beat(&setup).await.0 == 200).then_some(()) },
+    )
     .await;
 }
 
@@ -215,7 +275,12 @@ async fn without_redis_heartbeats_are_503_and_registrations_go_on() {
 async fn without_postgres_registrations_are_503_and_heartbeats_go_on() {
     let mut postgres = crate::support::postgres::Postgres::start().await;
     let redis = Redis::start().await;
-    let arguments = ["--store".into(), postgres.url("postgres"), "--leases".into(), redis.url()];
+    let arguments = [
+        "--store".into(),
+        postgres.url("postgres"),
+        "--leases".into(),
+        redis.url(),
+    ];
     let daemon = Daemon::start(&arguments).await;
     let instance = "/v1/services/orders/instances/a:1";
     daemon.put(instance, json!({})).await;
@@ -225,15 +290,25 @@ async fn without_postgres_registrations_are_503_and_heartbeats_go_on() {
 
     postgres.kill().await;
     let (status, body) = daemon.put(instance, json!({"weight": 2})).await;
-    assert_eq!((status.as_u16(), &body["code"]), (503, &json!("store_unavailable")));
+    assert_eq!(
+        (status.as_u16(), &body["code"]),
+        (503, &json!("store_unavailable"))
+    );
     assert_eq!(beat().await, 200);
-    assert_eq!(daemon.get("/readyz").await.1["checks"]["store"], json!("unavailable"));
+    assert_eq!(
+        daemon.get("/readyz").await.1["checks"]["store"],
+        json!("unavailable")
+    );
 
     postgres.restart().await;
-    eventually(Duration::from_secs(10), "registrations are taken again", || async {
-        let (status, body) = daemon.put(instance, json!({"weight": 2})).await;
-        (status == 200).then(|| assert_eq!(body["weight"], json!(2)))
-    })
+    eventually(
+        Duration::from_secs(10),
+        "registrations are taken again",
+        || async {
+            let (status, body) = daemon.put(instance, json!({"weight": 2})).await;
+            (status == 200).then(|| assert_eq!(body["weight"], json!(2)))
+        },
+    )
     .await;
     assert_eq!(beat().await, 200);
 }
@@ -242,19 +317,27 @@ async fn without_postgres_registrations_are_503_and_heartbeats_go_on() {
 async fn an_instance_deregistered_on_one_replica_is_unknown_to_the_other_at_its_next_beat() {
     let setup = Setup::<Shared>::start().await;
     let arguments = [
-        "--store".to_owned(), setup.backends.store.clone(),
-        "--leases".to_owned(), setup.backends.redis.url(),
+        "--store".to_owned(),
+        setup.backends.store.clone(),
+        "--leases".to_owned(),
+        setup.backends.redis.url(),
     ];
     let other = Daemon::start(&arguments).await;
     let instance = "/v1/services/orders/instances/a:1";
     let path = format!("{instance}/heartbeat");
     assert_eq!(setup.put(instance, json!({})).await.0, 201);
     // Registered there a moment ago, it is known here.
-    assert_eq!(other.try_send(Method::PUT, &path, None).await.unwrap().0, 200);
+    assert_eq!(
+        other.try_send(Method::PUT, &path, None).await.unwrap().0,
+        200
+    );
     assert_eq!(other.get(instance).await.1["available"], json!(true));
     assert_eq!(setup.delete(instance).await.0, 204);
     let (status, body) = other.try_send(Method::PUT, &path, None).await.unwrap();
-    assert_eq!((status.as_u16(), &body["code"]), (404, &json!("instance_not_found")));
+    assert_eq!(
+        (status.as_u16(), &body["code"]),
+        (404, &json!("instance_not_found"))
+    );
     let mut connection = setup.backends.redis.connect().await;
     let left: Vec<String> = connection.keys("heartbeat:*").await.unwrap();
     assert_eq!(left, Vec::<String>::new(), "no lease was left behind");

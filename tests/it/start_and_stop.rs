@@ -17,13 +17,19 @@ use crate::support::redis::Redis;
 /// Runs the command to its end, in a folder of its own.
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
     let dir = TempDir::new().unwrap();
-    let Output { status, stdout, stderr } = Command::new(BINARY)
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new(BINARY)
         .args(arguments)
         .envs(variables.iter().copied())
         .current_dir(dir.path())
         .output()
         .unwrap();
-    let text = [stdout, stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    let text = [stdout, stderr]
+        .map(|bytes| String::from_utf8(bytes).unwrap())
+        .concat();
     assert!(!text.contains("panicked"), "{text}");
     (status.code().unwrap(), text)
 }
@@ -31,10 +37,26 @@ fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
 #[test]
 fn a_bad_setting_exits_2_and_names_itself() {
     for (arguments, variables, says) in [
-        (&["--listen", "nowhere"][..], &[][..], "'--listen <IP:PORT>'"),
-        (&["--store", "mysql://h/db"], &[], "'--store <URL>': must be sqlite:PATH"),
-        (&["--leases", "redis://"], &[], "'--leases <URL>': a host is missing"),
-        (&["--lease-ttl", "3s"], &[], "'--lease-ttl <DURATION>': must be from 5 to 3600"),
+        (
+            &["--listen", "nowhere"][..],
+            &[][..],
+            "'--listen <IP:PORT>'",
+        ),
+        (
+            &["--store", "mysql://h/db"],
+            &[],
+            "'--store <URL>': must be sqlite:PATH",
+        ),
+        (
+            &["--leases", "redis://"],
+            &[],
+            "'--leases <URL>': a host is missing",
+        ),
+        (
+            &["--lease-ttl", "3s"],
+            &[],
+            "'--lease-ttl <DURATION>': must be from 5 to 3600",
+        ),
         (&["migrate", "--store", "x"], &[], "'--store <URL>'"),
         (&["--no-such-flag"], &[], "'--no-such-flag'"),
         (&[], &[("ROLLCALL_WORKERS", "many")], "'--workers <COUNT>'"),
@@ -48,13 +70,33 @@ fn a_bad_setting_exits_2_and_names_itself() {
 
 #[test]
 fn help_names_every_setting_with_its_variable_and_default() {
-    let (code, text) = run(&["--help"], &[("ROLLCALL_STORE", "postgres://u:s3cret@h/db")]);
+    let (code, text) = run(
+        &["--help"],
+        &[("ROLLCALL_STORE", "postgres://u:s3cret@h/db")],
+    );
     assert_eq!(code, 0);
     for part in [
-        "--listen", "ROLLCALL_LISTEN", "127.0.0.1:18080", "--store", "ROLLCALL_STORE",
-        "sqlite:rollcall.db", "--leases", "memory:", "--lease-ttl", "30s", "--roll-interval",
-        "15s", "--roll-channel", "heartBeat", "--roll-message", "来自网关中心的心跳请求",
-        "--workers", "--start-timeout", "60s", "RUST_LOG", "migrate",
+        "--listen",
+        "ROLLCALL_LISTEN",
+        "127.0.0.1:18080",
+        "--store",
+        "ROLLCALL_STORE",
+        "sqlite:rollcall.db",
+        "--leases",
+        "memory:",
+        "--lease-ttl",
+        "30s",
+        "--roll-interval",
+        "15s",
+        "--roll-channel",
+        "heartBeat",
+        "--roll-message",
+        "来自网关中心的心跳请求",
+        "--workers",
+        "--start-timeout",
+        "60s",
+        "RUST_LOG",
+        "migrate",
     ] {
         assert!(text.contains(part), "no {part} in {text}");
     }
@@ -66,11 +108,19 @@ async fn it_says_where_it_listens_and_on_what_without_passwords() {
     let postgres = postgres::shared().await.create_database().await;
     let postgres = postgres.replace("postgres@", "postgres:s3cret@");
     let redis = Redis::start().await;
-    let arguments = ["--store".into(), postgres.clone(), "--leases".into(), redis.url()];
+    let arguments = [
+        "--store".into(),
+        postgres.clone(),
+        "--leases".into(),
+        redis.url(),
+    ];
     let daemon = Daemon::start(&arguments).await;
     let log = daemon.log();
     let store = postgres.replace("s3cret", "***");
-    assert!(log.contains(&format!("store {store}, leases {}", redis.url())), "{log}");
+    assert!(
+        log.contains(&format!("store {store}, leases {}", redis.url())),
+        "{log}"
+    );
     assert!(!log.contains("s3cret"), "{log}");
     assert!(!daemon.address().ends_with(":0"));
 }
@@ -97,9 +147,20 @@ async fn a_sqlite_file_has_one_daemon() {
 
 #[test]
 fn a_sqlite_file_that_cannot_be_is_named() {
-    let (code, text) = run(&["--store", "sqlite:/no/such/folder/r.db", "--listen", "127.0.0.1:0"], &[]);
+    let (code, text) = run(
+        &[
+            "--store",
+            "sqlite:/no/such/folder/r.db",
+            "--listen",
+            "127.0.0.1:0",
+        ],
+        &[],
+    );
     assert_eq!(code, 1);
-    assert!(text.contains("cannot open sqlite:/no/such/folder/r.db: "), "{text}");
+    assert!(
+        text.contains("cannot open sqlite:/no/such/folder/r.db: "),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -146,7 +207,9 @@ async fn daemons_that_start_at_once_migrate_once() {
     let arguments = ["--store".into(), database, "--leases".into(), redis.url()];
     let daemons = (0..4).map(|_| Daemon::start(&arguments));
     let daemons = futures_util::future::join_all(daemons).await;
-    let migrated = daemons.iter().filter(|daemon| daemon.log().contains("V1__registry"));
+    let migrated = daemons
+        .iter()
+        .filter(|daemon| daemon.log().contains("V1__registry"));
     assert_eq!(migrated.count(), 1);
 }
 
@@ -156,19 +219,34 @@ async fn it_waits_for_its_stores_and_says_so() {
     let mut redis = Redis::start().await;
     postgres.kill().await;
     redis.kill();
-    let arguments = ["--store".into(), postgres.url("postgres"), "--leases".into(), redis.url()];
+    let arguments = [
+        "--store".into(),
+        postgres.url("postgres"),
+        "--leases".into(),
+        redis.url(),
+    ];
     let daemon = Daemon::launch(&arguments, Arc::new(TempDir::new().unwrap()));
-    eventually(Duration::from_secs(10), "it says what it waits for", || async {
-        let log = daemon.log();
-        let waits = log.contains(&format!("waiting for {}", postgres.url("postgres")))
-            && log.contains(&format!("waiting for {}", redis.url()));
-        waits.then_some(())
-    })
+    eventually(
+        Duration::from_secs(10),
+        "it says what it waits for",
+        || async {
+            let log = daemon.log();
+            let waits = log.contains(&format!("waiting for {}", postgres.url("postgres")))
+                && log.contains(&format!("waiting for {}", redis.url()));
+            waits.then_some(())
+        },
+    )
     .await;
     assert_eq!(daemon.get("/livez").await.0, 200);
     let (status, body) = daemon.get("/readyz").await;
-    assert_eq!((status.as_u16(), &body["status"]), (503, &json!("starting")));
-    assert_eq!((&body["checks"]["store"], &body["checks"]["leases"]), (&json!("unavailable"), &json!("unavailable")));
+    assert_eq!(
+        (status.as_u16(), &body["status"]),
+        (503, &json!("starting"))
+    );
+    assert_eq!(
+        (&body["checks"]["store"], &body["checks"]["leases"]),
+        (&json!("unavailable"), &json!("unavailable"))
+    );
     let (status, body) = daemon.get("/v1/services").await;
     assert_eq!((status.as_u16(), &body["code"]), (503, &json!("starting")));
 
@@ -183,12 +261,25 @@ async fn it_waits_for_its_stores_and_says_so() {
 async fn a_store_that_does_not_come_in_time_ends_the_start() {
     let nobody = format!("127.0.0.1:{}", free_port());
     for arguments in [
-        ["--store", &format!("postgres://u@{nobody}/db"), "--start-timeout", "2s"],
-        ["--leases", &format!("redis://{nobody}"), "--start-timeout", "2s"],
+        [
+            "--store",
+            &format!("postgres://u@{nobody}/db"),
+            "--start-timeout",
+            "2s",
+        ],
+        [
+            "--leases",
+            &format!("redis://{nobody}"),
+            "--start-timeout",
+            "2s",
+        ],
     ] {
         let (code, text) = run(&arguments, &[("ROLLCALL_LISTEN", "127.0.0.1:0")]);
         assert_eq!(code, 1);
-        let says = format!("{} was not there within 2s (--start-timeout): ", arguments[1]);
+        let says = format!(
+            "{} was not there within 2s (--start-timeout): ",
+            arguments[1]
+        );
         assert!(text.contains(&says), "{text}");
         assert!(text.contains("Connection refused"), "{text}");
     }

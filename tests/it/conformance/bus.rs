@@ -11,7 +11,7 @@ use super::suite;
 use crate::support::eventually;
 use crate::support::redis::Redis;
 
-pub struct Fixture {
+pub(super) struct Fixture {
     bus: Arc<dyn EventBus>,
     _redis: Option<Redis>,
 }
@@ -55,7 +55,11 @@ async fn hears(subscription: &mut Subscription) -> String {
 async fn everyone_who_subscribed_hears_a_message(fixture: Fixture) {
     let mut first = fixture.bus.subscribe("heartBeat").await.unwrap();
     let mut second = fixture.bus.subscribe("heartBeat").await.unwrap();
-    fixture.bus.publish("heartBeat", "来自网关中心的心跳请求").await.unwrap();
+    fixture
+        .bus
+        .publish("heartBeat", "来自网关中心的心跳请求")
+        .await
+        .unwrap();
     assert_eq!(hears(&mut first).await, "来自网关中心的心跳请求");
     assert_eq!(hears(&mut second).await, "来自网关中心的心跳请求");
 }
@@ -77,7 +81,11 @@ async fn a_message_that_nobody_hears_is_gone(fixture: Fixture) {
 async fn messages_of_a_publisher_come_in_order(fixture: Fixture) {
     let mut subscription = fixture.bus.subscribe("channel").await.unwrap();
     for i in 0..500 {
-        fixture.bus.publish("channel", &i.to_string()).await.unwrap();
+        fixture
+            .bus
+            .publish("channel", &i.to_string())
+            .await
+            .unwrap();
     }
     for i in 0..500 {
         assert_eq!(hears(&mut subscription).await, i.to_string());
@@ -89,14 +97,18 @@ async fn a_claim_publishes_once_until_it_is_forgotten(fixture: Fixture) {
     let publish = async |message: &'static str, claim: &'static str| {
         let remember = Duration::from_millis(400);
         let bus = &fixture.bus;
-        bus.publish_once("channel", message, claim, remember).await.unwrap()
+        bus.publish_once("channel", message, claim, remember)
+            .await
+            .unwrap()
     };
     assert!(publish("a", "tick-1").await);
     assert!(!publish("b", "tick-1").await);
     assert!(publish("c", "tick-2").await);
-    eventually(Duration::from_secs(10), "the claim is forgotten", || async {
-        publish("d", "tick-1").await.then_some(())
-    })
+    eventually(
+        Duration::from_secs(10),
+        "the claim is forgotten",
+        || async { publish("d", "tick-1").await.then_some(()) },
+    )
     .await;
     assert_eq!(hears(&mut subscription).await, "a");
     assert_eq!(hears(&mut subscription).await, "c");
@@ -108,7 +120,9 @@ async fn of_many_claims_at_once_one_publishes(fixture: Fixture) {
         let bus = Arc::clone(&fixture.bus);
         tokio::spawn(async move {
             let remember = Duration::from_secs(60);
-            bus.publish_once("channel", "message", "tick", remember).await.unwrap()
+            bus.publish_once("channel", "message", "tick", remember)
+                .await
+                .unwrap()
         })
     });
     let mut published = 0;

@@ -12,7 +12,7 @@ use super::suite;
 use crate::support::eventually;
 use crate::support::redis::Redis;
 
-pub struct Fixture {
+pub(super) struct Fixture {
     leases: Arc<dyn LeaseStore>,
     _redis: Option<Redis>,
 }
@@ -86,7 +86,10 @@ impl Fixture {
     }
 
     async fn left(&self, key: &InstanceKey) -> Option<Duration> {
-        self.leases.time_left(std::slice::from_ref(key)).await.unwrap()[0]
+        self.leases
+            .time_left(std::slice::from_ref(key))
+            .await
+            .unwrap()[0]
     }
 
     async fn expired(&self, key: &InstanceKey) {
@@ -173,7 +176,10 @@ async fn a_renewal_begins_the_time_to_live_anew(fixture: Fixture) {
     .await;
     fixture.renew_one(&orders(1), 600).await;
     let left = fixture.left(&orders(1)).await.unwrap();
-    assert!(left > Duration::from_secs(500) && left <= Duration::from_secs(600), "{left:?}");
+    assert!(
+        left > Duration::from_secs(500) && left <= Duration::from_secs(600),
+        "{left:?}"
+    );
 }
 
 async fn a_lease_without_renewals_expires(fixture: Fixture) {
@@ -194,7 +200,11 @@ async fn a_life_after_expiry_has_a_later_epoch(fixture: Fixture) {
 async fn a_life_after_revocation_has_a_later_epoch_however_soon(fixture: Fixture) {
     let mut last = fixture.renew_one(&orders(1), 30).await.epoch;
     for _ in 0..50 {
-        fixture.leases.revoke(&[orders(1), orders(2)]).await.unwrap();
+        fixture
+            .leases
+            .revoke(&[orders(1), orders(2)])
+            .await
+            .unwrap();
         assert_eq!(fixture.left(&orders(1)).await, None);
         let next = fixture.renew_one(&orders(1), 30).await;
         assert!(next.created);
@@ -205,7 +215,11 @@ async fn a_life_after_revocation_has_a_later_epoch_however_soon(fixture: Fixture
 
 async fn revoking_what_is_not_there_is_harmless(fixture: Fixture) {
     fixture.renew_one(&orders(2), 30).await;
-    fixture.leases.revoke(&[orders(1), orders(1)]).await.unwrap();
+    fixture
+        .leases
+        .revoke(&[orders(1), orders(1)])
+        .await
+        .unwrap();
     assert!(fixture.left(&orders(2)).await.is_some());
 }
 

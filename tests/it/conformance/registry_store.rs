@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::suite;
 use crate::support::postgres as servers;
 
-pub struct Fixture {
+pub(super) struct Fixture {
     store: Store,
     url: String,
     _dir: Option<TempDir>,
@@ -80,10 +80,7 @@ impl Fixture {
         }
     }
 
-    async fn write<T>(
-        &mut self,
-        work: impl AsyncFnOnce(&mut dyn RegistryTransaction) -> T,
-    ) -> T {
+    async fn write<T>(&mut self, work: impl AsyncFnOnce(&mut dyn RegistryTransaction) -> T) -> T {
         let mut transaction = self.store.writer.begin(now()).await.unwrap();
         let output = work(&mut *transaction).await;
         transaction.commit().await.unwrap();
@@ -97,13 +94,13 @@ impl Fixture {
     }
 
     async fn register(&mut self, registration: Registration) -> Registered {
-        self.register_many(vec![registration]).await.remove(0).unwrap()
+        self.register_many(vec![registration])
+            .await
+            .remove(0)
+            .unwrap()
     }
 
-    async fn register_many(
-        &mut self,
-        registrations: Vec<Registration>,
-    ) -> Vec<Option<Registered>> {
+    async fn register_many(&mut self, registrations: Vec<Registration>) -> Vec<Option<Registered>> {
         self.write(async |tx| tx.register_instances(&registrations).await.unwrap())
             .await
     }
@@ -122,7 +119,11 @@ impl Fixture {
     }
 
     async fn find(&self, key: &InstanceKey) -> Option<Instance> {
-        let found = self.store.reader.find_instances(std::slice::from_ref(key)).await;
+        let found = self
+            .store
+            .reader
+            .find_instances(std::slice::from_ref(key))
+            .await;
         found.unwrap().pop()
     }
 }
@@ -147,7 +148,9 @@ fn instance(scope: Scope, address: &str) -> InstanceKey {
 }
 
 fn metadata(entries: &[(&str, &str)]) -> Metadata {
-    let entries = entries.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+    let entries = entries
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
     Metadata::try_from(entries.collect::<BTreeMap<_, _>>()).unwrap()
 }
 
@@ -170,22 +173,45 @@ fn hold(by: &str, reason: Option<&str>) -> StatusChange {
 
 async fn migrating_again_changes_nothing(mut fixture: Fixture) {
     fixture.declare(&group("edge"), None).await;
-    assert_eq!(fixture.store.writer.migrate().await.unwrap(), Vec::<String>::new());
-    assert!(fixture.store.reader.find_scope(&group("edge")).await.unwrap().is_some());
+    assert_eq!(
+        fixture.store.writer.migrate().await.unwrap(),
+        Vec::<String>::new()
+    );
+    assert!(
+        fixture
+            .store
+            .reader
+            .find_scope(&group("edge"))
+            .await
+            .unwrap()
+            .is_some()
+    );
 }
 
 async fn a_schema_newer_than_this_binary_is_refused(mut fixture: Fixture) {
     let newer = "INSERT INTO refinery_schema_history (version, name, applied_on, checksum)
         VALUES (99, 'later', '2030-01-01T00:00:00Z', '1')";
     match fixture.url.strip_prefix("sqlite:") {
-        Some(path) => rusqlite::Connection::open(path).unwrap().execute_batch(newer).unwrap(),
+        Some(path) => rusqlite::Connection::open(path)
+            .unwrap()
+            .execute_batch(newer)
+            .unwrap(),
         None => {
             let client = servers::connect(&fixture.url).await.unwrap();
             client.batch_execute(newer).await.unwrap();
         }
     }
     let error = fixture.store.writer.migrate().await.unwrap_err();
-    assert!(matches!(error, MigrateError::SchemaNewer { found: 99, known: 1 }), "{error}");
+    assert!(
+        matches!(
+            error,
+            MigrateError::SchemaNewer {
+                found: 99,
+                known: 1
+            }
+        ),
+        "{error}"
+    );
 }
 
 async fn it_says_that_it_answers(fixture: Fixture) {
@@ -201,7 +227,12 @@ async fn a_scope_is_declared_once(mut fixture: Fixture) {
     assert_eq!(first.record.created_at, now());
     assert_eq!(first.record.display_name(), "edge");
     assert_eq!(
-        fixture.store.reader.find_scope(&group("edge")).await.unwrap(),
+        fixture
+            .store
+            .reader
+            .find_scope(&group("edge"))
+            .await
+            .unwrap(),
         Some(first.record)
     );
 }
@@ -239,7 +270,10 @@ async fn scopes_are_listed_by_kind_and_key(mut fixture: Fixture) {
 async fn a_scope_is_found_by_its_id(mut fixture: Fixture) {
     let record = fixture.declare(&service("orders"), None).await.record;
     let reader = &fixture.store.reader;
-    assert_eq!(reader.find_scope_by_id(record.id).await.unwrap(), Some(record.clone()));
+    assert_eq!(
+        reader.find_scope_by_id(record.id).await.unwrap(),
+        Some(record.clone())
+    );
     let other = ScopeId(record.id.0 + 1);
     assert_eq!(reader.find_scope_by_id(other).await.unwrap(), None);
 }
@@ -247,30 +281,64 @@ async fn a_scope_is_found_by_its_id(mut fixture: Fixture) {
 async fn a_scope_is_deleted_only_without_instances(mut fixture: Fixture) {
     let key = instance(service("orders"), "a:1");
     fixture.register(Registration::of(key.clone())).await;
-    let delete = async |tx: &mut dyn RegistryTransaction| {
-        tx.delete_scope(&service("orders")).await.unwrap()
-    };
+    let delete =
+        async |tx: &mut dyn RegistryTransaction| tx.delete_scope(&service("orders")).await.unwrap();
     assert_eq!(fixture.write(delete).await, ScopeDeletion::HasInstances);
-    fixture.write(async |tx| tx.deregister_instance(&key).await.unwrap()).await;
+    fixture
+        .write(async |tx| tx.deregister_instance(&key).await.unwrap())
+        .await;
     assert_eq!(fixture.write(delete).await, ScopeDeletion::Deleted);
     assert_eq!(fixture.write(delete).await, ScopeDeletion::Unknown);
-    assert_eq!(fixture.store.reader.find_scope(&service("orders")).await.unwrap(), None);
+    assert_eq!(
+        fixture
+            .store
+            .reader
+            .find_scope(&service("orders"))
+            .await
+            .unwrap(),
+        None
+    );
 }
 
 async fn a_service_is_declared_by_its_first_instance(mut fixture: Fixture) {
-    fixture.register(Registration::of(instance(service("orders"), "a:1"))).await;
-    let record = fixture.store.reader.find_scope(&service("orders")).await.unwrap().unwrap();
-    fixture.register(Registration::of(instance(service("orders"), "a:2"))).await;
-    let again = fixture.store.reader.find_scope(&service("orders")).await.unwrap();
+    fixture
+        .register(Registration::of(instance(service("orders"), "a:1")))
+        .await;
+    let record = fixture
+        .store
+        .reader
+        .find_scope(&service("orders"))
+        .await
+        .unwrap()
+        .unwrap();
+    fixture
+        .register(Registration::of(instance(service("orders"), "a:2")))
+        .await;
+    let again = fixture
+        .store
+        .reader
+        .find_scope(&service("orders"))
+        .await
+        .unwrap();
     assert_eq!(again, Some(record));
 }
 
 async fn a_gateway_of_an_undeclared_group_is_not_registered(mut fixture: Fixture) {
     let key = instance(group("edge"), "a:1");
-    let answers = fixture.register_many(vec![Registration::of(key.clone())]).await;
+    let answers = fixture
+        .register_many(vec![Registration::of(key.clone())])
+        .await;
     assert_eq!(answers, [None]);
     assert_eq!(fixture.find(&key).await, None);
-    assert_eq!(fixture.store.reader.find_scope(&group("edge")).await.unwrap(), None);
+    assert_eq!(
+        fixture
+            .store
+            .reader
+            .find_scope(&group("edge"))
+            .await
+            .unwrap(),
+        None
+    );
 }
 
 async fn a_new_gateway_is_disabled_and_stays_so(mut fixture: Fixture) {
@@ -335,7 +403,9 @@ async fn re_registration_enables_a_disabled_service_instance(mut fixture: Fixtur
 async fn a_held_instance_stays_held_through_re_registration(mut fixture: Fixture) {
     let key = instance(service("orders"), "a:1");
     fixture.register(Registration::of(key.clone())).await;
-    let held = fixture.set(&key, hold("ada", Some("disk is failing"))).await;
+    let held = fixture
+        .set(&key, hold("ada", Some("disk is failing")))
+        .await;
     let again = fixture.register(full(key)).await.instance;
     assert_eq!(again.status, Status::Held);
     assert_eq!(again.hold, held.hold);
@@ -347,13 +417,20 @@ async fn a_registration_sent_twice_leaves_one_row(mut fixture: Fixture) {
     let first = fixture.register(full(key.clone())).await.instance;
     let second = fixture.register(full(key)).await.instance;
     assert_eq!(first.id, second.id);
-    let listed = fixture.store.reader.list_instances(&service("orders")).await.unwrap();
+    let listed = fixture
+        .store
+        .reader
+        .list_instances(&service("orders"))
+        .await
+        .unwrap();
     assert_eq!(listed, [second]);
 }
 
 async fn many_registrations_are_answered_in_order(mut fixture: Fixture) {
     fixture.declare(&group("edge"), None).await;
-    fixture.register(Registration::of(instance(service("s1"), "known:1"))).await;
+    fixture
+        .register(Registration::of(instance(service("s1"), "known:1")))
+        .await;
     let keys = [
         instance(service("s2"), "z:1"),
         instance(group("edge"), "g:1"),
@@ -366,7 +443,11 @@ async fn many_registrations_are_answered_in_order(mut fixture: Fixture) {
     let answers = fixture.register_many(registrations).await;
     let seen: Vec<_> = answers
         .iter()
-        .map(|answer| answer.as_ref().map(|answer| (&answer.instance.key, answer.created)))
+        .map(|answer| {
+            answer
+                .as_ref()
+                .map(|answer| (&answer.instance.key, answer.created))
+        })
         .collect();
     let expected = [
         Some((&keys[0], true)),
@@ -385,7 +466,10 @@ async fn a_hold_has_a_name_and_a_reason_and_ends_with_another_status(mut fixture
     let held = fixture.set(&key, hold("ada", Some("坏盘"))).await;
     assert_eq!(held.status, Status::Held);
     let hold_of = held.hold.unwrap();
-    assert_eq!((hold_of.by.as_str(), hold_of.reason.unwrap().as_str()), ("ada", "坏盘"));
+    assert_eq!(
+        (hold_of.by.as_str(), hold_of.reason.unwrap().as_str()),
+        ("ada", "坏盘")
+    );
     let without = fixture.set(&key, hold("bob", None)).await.hold.unwrap();
     assert_eq!((without.by.as_str(), without.reason), ("bob", None));
     let enabled = fixture.set(&key, StatusChange::Enable).await;
@@ -402,7 +486,10 @@ async fn a_change_leaves_what_it_does_not_name(mut fixture: Fixture) {
     };
     let changed = fixture.change(&key, change).await.unwrap();
     assert_eq!(changed.weight().get(), 9);
-    assert_eq!((changed.status, changed.hold.unwrap().by.as_str()), (Status::Held, "ada"));
+    assert_eq!(
+        (changed.status, changed.hold.unwrap().by.as_str()),
+        (Status::Held, "ada")
+    );
     assert_eq!(changed.metadata, metadata(&[("zone", "a")]));
     let change = InstanceChange {
         metadata: Some(metadata(&[("zone", "b")])),
@@ -416,7 +503,9 @@ async fn a_change_leaves_what_it_does_not_name(mut fixture: Fixture) {
 }
 
 async fn changing_an_unknown_instance_does_nothing(mut fixture: Fixture) {
-    fixture.register(Registration::of(instance(service("orders"), "a:1"))).await;
+    fixture
+        .register(Registration::of(instance(service("orders"), "a:1")))
+        .await;
     let unknown = instance(service("orders"), "a:2");
     let change = InstanceChange {
         status: Some(StatusChange::Enable),
@@ -428,18 +517,34 @@ async fn changing_an_unknown_instance_does_nothing(mut fixture: Fixture) {
 
 async fn only_a_service_instance_is_disabled_by_its_id(mut fixture: Fixture) {
     fixture.declare(&group("edge"), None).await;
-    let (gateway, own) = (instance(group("edge"), "g:1"), instance(service("orders"), "a:1"));
-    let gateway_id = fixture.register(Registration::of(gateway.clone())).await.instance.id;
-    let id = fixture.register(Registration::of(own.clone())).await.instance.id;
+    let (gateway, own) = (
+        instance(group("edge"), "g:1"),
+        instance(service("orders"), "a:1"),
+    );
+    let gateway_id = fixture
+        .register(Registration::of(gateway.clone()))
+        .await
+        .instance
+        .id;
+    let id = fixture
+        .register(Registration::of(own.clone()))
+        .await
+        .instance
+        .id;
     fixture.set(&gateway, StatusChange::Enable).await;
     let disable = async |fixture: &mut Fixture, id| {
-        fixture.write(async |tx| tx.disable_service_instance(id).await.unwrap()).await
+        fixture
+            .write(async |tx| tx.disable_service_instance(id).await.unwrap())
+            .await
     };
     assert!(disable(&mut fixture, id).await);
     assert!(disable(&mut fixture, id).await, "again");
     assert_eq!(fixture.find(&own).await.unwrap().status, Status::Disabled);
     assert!(!disable(&mut fixture, gateway_id).await);
-    assert_eq!(fixture.find(&gateway).await.unwrap().status, Status::Enabled);
+    assert_eq!(
+        fixture.find(&gateway).await.unwrap().status,
+        Status::Enabled
+    );
     assert!(!disable(&mut fixture, InstanceId(id.0 + 1000)).await);
     fixture.set(&own, hold("ada", None)).await;
     assert!(disable(&mut fixture, id).await);
@@ -449,9 +554,8 @@ async fn only_a_service_instance_is_disabled_by_its_id(mut fixture: Fixture) {
 async fn a_deregistered_instance_is_gone_and_comes_back_as_another(mut fixture: Fixture) {
     let key = instance(service("orders"), "a:1");
     let first = fixture.register(full(key.clone())).await.instance;
-    let deregister = async |tx: &mut dyn RegistryTransaction| {
-        tx.deregister_instance(&key).await.unwrap()
-    };
+    let deregister =
+        async |tx: &mut dyn RegistryTransaction| tx.deregister_instance(&key).await.unwrap();
     assert!(fixture.write(deregister).await);
     assert!(!fixture.write(deregister).await);
     assert_eq!(fixture.find(&key).await, None);
@@ -465,7 +569,10 @@ async fn a_dropped_transaction_changes_nothing(mut fixture: Fixture) {
     let key = instance(service("orders"), "a:1");
     let mut transaction = fixture.store.writer.begin(now()).await.unwrap();
     let registration = Registration::of(key.clone());
-    transaction.register_instances(&[registration]).await.unwrap();
+    transaction
+        .register_instances(&[registration])
+        .await
+        .unwrap();
     drop(transaction);
     assert_eq!(fixture.find(&key).await, None);
     fixture.register(Registration::of(key.clone())).await;
@@ -498,13 +605,30 @@ async fn instances_are_found_by_their_keys(mut fixture: Fixture) {
 
 async fn instances_are_listed_by_address(mut fixture: Fixture) {
     for address in ["b:2", "a:1", "b:10"] {
-        fixture.register(Registration::of(instance(service("orders"), address))).await;
+        fixture
+            .register(Registration::of(instance(service("orders"), address)))
+            .await;
     }
-    fixture.register(Registration::of(instance(service("other"), "a:2"))).await;
-    let listed = fixture.store.reader.list_instances(&service("orders")).await.unwrap();
+    fixture
+        .register(Registration::of(instance(service("other"), "a:2")))
+        .await;
+    let listed = fixture
+        .store
+        .reader
+        .list_instances(&service("orders"))
+        .await
+        .unwrap();
     let addresses: Vec<&str> = listed.iter().map(|i| i.key.address.as_str()).collect();
     assert_eq!(addresses, ["a:1", "b:10", "b:2"]);
-    assert_eq!(fixture.store.reader.list_instances(&service("none")).await.unwrap(), []);
+    assert_eq!(
+        fixture
+            .store
+            .reader
+            .list_instances(&service("none"))
+            .await
+            .unwrap(),
+        []
+    );
 }
 
 async fn statuses_are_listed_by_kind(mut fixture: Fixture) {

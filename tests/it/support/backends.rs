@@ -7,8 +7,7 @@ use super::postgres;
 use super::redis::Redis;
 
 /// The backends of a daemon. What they need lives as long as the value.
-#[expect(async_fn_in_trait, reason = "only these tests implement and call it")]
-pub trait Backends: Sized {
+pub(crate) trait Backends: Sized {
     async fn new() -> Self;
 
     /// The flags that choose them.
@@ -16,7 +15,7 @@ pub trait Backends: Sized {
 }
 
 /// SQLite and memory.
-pub struct Embedded;
+pub(crate) struct Embedded;
 
 impl Backends for Embedded {
     async fn new() -> Self {
@@ -29,7 +28,7 @@ impl Backends for Embedded {
 }
 
 /// PostgreSQL and Redis.
-pub struct Shared {
+pub(crate) struct Shared {
     pub redis: Redis,
     pub store: String,
 }
@@ -53,18 +52,18 @@ impl Backends for Shared {
 }
 
 /// A daemon on a set of backends.
-pub struct Setup<B> {
+pub(crate) struct Setup<B> {
     pub daemon: Daemon,
     pub backends: B,
 }
 
 impl<B: Backends> Setup<B> {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
     /// With more flags.
-    pub async fn start_with(arguments: &[&str]) -> Self {
+    pub(crate) async fn start_with(arguments: &[&str]) -> Self {
         let backends = B::new().await;
         let mut all = backends.arguments();
         all.extend(arguments.iter().map(|&argument| argument.to_owned()));

@@ -15,10 +15,10 @@ use tempfile::TempDir;
 use super::eventually;
 use super::process::{Process, spawn};
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_rollcalld");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_rollcalld");
 
 /// A running `rollcalld`.
-pub struct Daemon {
+pub(crate) struct Daemon {
     process: Process,
     url: String,
     log: PathBuf,
@@ -28,18 +28,18 @@ pub struct Daemon {
 }
 
 /// A status and a body, `Null` where there was none.
-pub type Answer = (StatusCode, Value);
+pub(crate) type Answer = (StatusCode, Value);
 
 impl Daemon {
     /// Starts it in a folder of its own, on a port of its own, and waits until it is ready.
-    pub async fn start(arguments: &[String]) -> Self {
+    pub(crate) async fn start(arguments: &[String]) -> Self {
         let daemon = Self::launch(arguments, Arc::new(TempDir::new().unwrap()));
         daemon.ready().await;
         daemon
     }
 
     /// Starts it and waits only until it listens.
-    pub fn launch(arguments: &[String], dir: Arc<TempDir>) -> Self {
+    pub(crate) fn launch(arguments: &[String], dir: Arc<TempDir>) -> Self {
         let log = dir.path().join("log");
         let mut child = spawn(BINARY, None, |command| {
             command
@@ -54,7 +54,10 @@ impl Daemon {
             .read_line(&mut line)
             .unwrap();
         let Some(url) = line.trim().strip_prefix("listening on ") else {
-            panic!("no address: {line:?}\n{}", fs::read_to_string(&log).unwrap());
+            panic!(
+                "no address: {line:?}\n{}",
+                fs::read_to_string(&log).unwrap()
+            );
         };
         Self {
             process: Process::new(child),
@@ -70,14 +73,14 @@ impl Daemon {
     }
 
     /// Starts it again with the same arguments, in the same folder, once it has ended.
-    pub async fn restart(mut self) -> Self {
+    pub(crate) async fn restart(mut self) -> Self {
         assert!(self.process.status().is_some(), "it is still running");
         let daemon = Self::launch(&self.arguments, Arc::clone(&self.dir));
         daemon.ready().await;
         daemon
     }
 
-    pub async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         eventually(Duration::from_secs(30), "the daemon is ready", || async {
             let (status, _) = self.get("/readyz").await;
             (status == StatusCode::OK).then_some(())
@@ -85,41 +88,37 @@ impl Daemon {
         .await;
     }
 
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    pub fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         self.url.strip_prefix("http://").unwrap()
     }
 
-    pub fn client(&self) -> &reqwest::Client {
+    pub(crate) fn client(&self) -> &reqwest::Client {
         &self.client
     }
 
     /// What it has logged.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
 
-    pub fn kill(&mut self) {
-        self.process.kill();
-    }
-
-    pub async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         self.process.ended(Duration::from_secs(30)).await
     }
 
     /// Sends a request whose body, if there is one, is JSON.
-    pub async fn try_send(
+    pub(crate) async fn try_send(
         &self,
         method: Method,
         path: &str,
@@ -136,23 +135,27 @@ impl Daemon {
         Ok((status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.try_send(Method::GET, path, None).await.unwrap()
     }
 
-    pub async fn put(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
         self.try_send(Method::PUT, path, Some(&body)).await.unwrap()
     }
 
-    pub async fn post(&self, path: &str, body: Value) -> Answer {
-        self.try_send(Method::POST, path, Some(&body)).await.unwrap()
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.try_send(Method::POST, path, Some(&body))
+            .await
+            .unwrap()
     }
 
-    pub async fn patch(&self, path: &str, body: Value) -> Answer {
-        self.try_send(Method::PATCH, path, Some(&body)).await.unwrap()
+    pub(crate) async fn patch(&self, path: &str, body: Value) -> Answer {
+        self.try_send(Method::PATCH, path, Some(&body))
+            .await
+            .unwrap()
     }
 
-    pub async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.try_send(Method::DELETE, path, None).await.unwrap()
     }
 }

@@ -1,10 +1,10 @@
 //! What the tests stand on: private servers, the daemon under test, waiting.
 
-pub mod backends;
-pub mod daemon;
-pub mod postgres;
-pub mod process;
-pub mod redis;
+pub(crate) mod backends;
+pub(crate) mod daemon;
+pub(crate) mod postgres;
+pub(crate) mod process;
+pub(crate) mod redis;
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// Waits until `condition` gives a value, asking again and again, at most for `limit`.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     limit: Duration,
     what: &str,
     mut condition: impl FnMut() -> F,

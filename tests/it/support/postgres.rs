@@ -21,7 +21,7 @@ const USER: &str = "postgres";
 static SHARED: OnceCell<Postgres> = OnceCell::const_new();
 
 /// A PostgreSQL cluster in a temporary folder.
-pub struct Postgres {
+pub(crate) struct Postgres {
     port: u16,
     dir: TempDir,
     options: Vec<String>,
@@ -30,13 +30,13 @@ pub struct Postgres {
 
 impl Postgres {
     /// A cluster that a test has for itself.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| Vec::new()).await
     }
 
     /// The same, with options of the server. `prepare` may put files into the folder,
     /// which then belong to the server's user.
-    pub async fn start_with(prepare: impl FnOnce(&Path) -> Vec<String>) -> Self {
+    pub(crate) async fn start_with(prepare: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let dir = TempDir::new().unwrap();
         let options = prepare(dir.path());
         if geteuid().is_root() {
@@ -69,15 +69,25 @@ impl Postgres {
     }
 
     /// Starts it (again) on the same port and data.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.process = None;
         let dir = self.dir.path();
         let child = spawn(&program("postgres"), Some(USER), |command| {
             command
                 .arg("-D")
                 .arg(dir.join("data"))
-                .args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1"])
-                .args(["-c", "unix_socket_directories=", "-c", "max_connections=300"])
+                .args([
+                    "-p",
+                    &self.port.to_string(),
+                    "-c",
+                    "listen_addresses=127.0.0.1",
+                ])
+                .args([
+                    "-c",
+                    "unix_socket_directories=",
+                    "-c",
+                    "max_connections=300",
+                ])
                 .args(&self.options)
                 .current_dir(dir)
                 .stdout(Stdio::null())
@@ -91,7 +101,7 @@ impl Postgres {
     }
 
     /// Ends it as a crash would.
-    pub async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) {
         let mut process = self.process.take().unwrap();
         // Immediate shutdown: no checkpoint, and no children left behind to hold the data.
         process.signal(Signal::QUIT);
@@ -99,7 +109,7 @@ impl Postgres {
     }
 
     /// A new, empty database.
-    pub async fn create_database(&self) -> String {
+    pub(crate) async fn create_database(&self) -> String {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         self.try_connect("postgres")
@@ -111,17 +121,20 @@ impl Postgres {
         self.url(&name)
     }
 
-    pub fn url(&self, database: &str) -> String {
+    pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://{USER}@127.0.0.1:{}/{database}", self.port)
     }
 
-    async fn try_connect(&self, database: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    async fn try_connect(
+        &self,
+        database: &str,
+    ) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
         connect(&self.url(database)).await
     }
 }
 
 /// The cluster that tests share which leave it running.
-pub async fn shared() -> &'static Postgres {
+pub(crate) async fn shared() -> &'static Postgres {
     // Its connections are per test, so it may outlive the runtime it was started on.
     SHARED
         .get_or_init(|| async {
@@ -132,7 +145,7 @@ pub async fn shared() -> &'static Postgres {
 }
 
 /// A client of its own.
-pub async fn connect(url: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+pub(crate) async fn connect(url: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);
     Ok(client)

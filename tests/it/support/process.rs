@@ -28,7 +28,11 @@ static STARTER: LazyLock<Mutex<mpsc::Sender<Order>>> = LazyLock::new(|| {
 
 /// Starts a command whose process ends with this one. `program` must be an absolute
 /// path or in `PATH`; `user` is switched to if the tests run as root.
-pub fn spawn(program: &str, user: Option<&str>, configure: impl FnOnce(&mut Command)) -> Child {
+pub(crate) fn spawn(
+    program: &str,
+    user: Option<&str>,
+    configure: impl FnOnce(&mut Command),
+) -> Child {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]);
     if let Some(user) = user
@@ -47,7 +51,7 @@ pub fn spawn(program: &str, user: Option<&str>, configure: impl FnOnce(&mut Comm
 
 /// A port of the loopback interface for a server that will come back to it: below those
 /// that the system gives to clients, and given out once.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let begin = u16::try_from(std::process::id() % 40).unwrap() * 300;
     loop {
@@ -59,20 +63,20 @@ pub fn free_port() -> u16 {
 }
 
 /// A running child that is killed when it is dropped.
-pub struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
-    pub fn new(child: Child) -> Self {
+    pub(crate) fn new(child: Child) -> Self {
         Self(child)
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
     }
 
     /// Waits for the end, at most for `limit`.
-    pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
+    pub(crate) async fn ended(&mut self, limit: Duration) -> ExitStatus {
         let begin = Instant::now();
         loop {
             if let Some(status) = self.0.try_wait().unwrap() {
@@ -84,12 +88,12 @@ impl Process {
     }
 
     /// Whether it has ended, and how.
-    pub fn status(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn status(&mut self) -> Option<ExitStatus> {
         self.0.try_wait().unwrap()
     }
 
     /// Ends it at once, as a crash would.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.0.kill().unwrap();
         let status = self.0.wait().unwrap();
         assert_eq!(status.signal(), Some(Signal::KILL.as_raw()));

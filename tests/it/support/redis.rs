@@ -11,14 +11,14 @@ use super::eventually;
 use super::process::{Process, free_port, spawn};
 
 /// A Redis server on a port of its own, with nothing in it.
-pub struct Redis {
+pub(crate) struct Redis {
     port: u16,
     dir: TempDir,
     process: Option<Process>,
 }
 
 impl Redis {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let mut redis = Self {
             port: free_port(),
             dir: TempDir::new().unwrap(),
@@ -29,7 +29,7 @@ impl Redis {
     }
 
     /// Starts it (again), empty, on the same port.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.process = None;
         let (port, dir) = (self.port.to_string(), self.dir.path());
         let child = spawn("redis-server", None, |command| {
@@ -50,23 +50,23 @@ impl Redis {
         .await;
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process.take().unwrap().kill();
     }
 
-    pub fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         self.process.as_ref().unwrap().signal(Signal::STOP);
     }
 
-    pub fn thaw(&self) {
+    pub(crate) fn thaw(&self) {
         self.process.as_ref().unwrap().signal(Signal::CONT);
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub async fn connect(&self) -> MultiplexedConnection {
+    pub(crate) async fn connect(&self) -> MultiplexedConnection {
         self.try_connect().await.unwrap()
     }
 
