@@ -44,8 +44,12 @@ async fn serve(config: Config) -> Result<(), Failure> {
     );
     let backends = format!("store {}, leases {}", config.store, config.leases);
     let daemon = Daemon::build(config, Arc::new(SystemClock))?;
-    say(&format!("listening on http://{}", daemon.address()))?;
-    log::info!("rollcalld {}, {backends}", env!("CARGO_PKG_VERSION"));
+    let listening = format!("listening on http://{}", daemon.address());
+    say(&listening)?;
+    log::info!(
+        "rollcalld {} {listening}, {backends}",
+        env!("CARGO_PKG_VERSION")
+    );
     let shutdown = async {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -69,18 +69,30 @@ impl HeartbeatActor {
         let leases = Arc::clone(&self.leases);
         let round_trips = async move { renew(&*leases, batch).await };
         context.spawn(wrap_future(round_trips).map(
-            |(), actor: &mut Self, context: &mut Context<Self>| {
+            |outcome, actor: &mut Self, context: &mut Context<Self>| {
                 actor.under_way = false;
+                if let Err(error @ LeaseError::Unavailable(_)) = outcome {
+                    actor.fail(&error);
+                }
                 actor.send(context);
             },
         ));
     }
+
+    /// Tells those who waited for a round trip that failed, and would now wait for the
+    /// next failure.
+    fn fail(&mut self, error: &LeaseError) {
+        for waiting in self.waiting.drain(..) {
+            let _ = waiting.answer.send(Err(error.clone()));
+        }
+    }
 }
 
 /// Renews a batch, in as few round trips as it fits, and answers each caller as soon
-/// as its own leases are through.
-async fn renew(leases: &dyn LeaseStore, batch: Vec<Waiting>) {
+/// as its own leases are through. After a failure nothing more is tried.
+async fn renew(leases: &dyn LeaseStore, batch: Vec<Waiting>) -> Result<(), LeaseError> {
     let mut batch = batch.into_iter().peekable();
+    let mut failure = None;
     while let Some(first) = batch.next() {
         let mut together = vec![(first.renewals.len(), first.answer)];
         let mut renewals = first.renewals;
@@ -90,27 +102,27 @@ async fn renew(leases: &dyn LeaseStore, batch: Vec<Waiting>) {
             together.push((next.renewals.len(), next.answer));
             renewals.extend(next.renewals);
         }
-        let mut outcome = Ok(Vec::with_capacity(renewals.len()));
+        let mut renewed = Vec::with_capacity(renewals.len());
         for part in renewals.chunks(MAX_BATCH) {
-            match (&mut outcome, round_trip(leases, part).await) {
-                (Ok(all), Ok(renewed)) => all.extend(renewed),
-                (_, Err(error)) => {
-                    outcome = Err(error);
-                    break;
-                }
-                (Err(_), Ok(_)) => {}
+            if failure.is_some() {
+                break;
+            }
+            match round_trip(leases, part).await {
+                Ok(part) => renewed.extend(part),
+                Err(error) => failure = Some(error),
             }
         }
-        let mut renewed = outcome.map(Vec::into_iter);
+        let mut renewed = renewed.into_iter();
         for (count, answer) in together {
-            let own = match &mut renewed {
-                Ok(renewed) => Ok(renewed.take(count).collect()),
-                Err(error) => Err(error.clone()),
+            let own = match &failure {
+                None => Ok(renewed.by_ref().take(count).collect()),
+                Some(error) => Err(error.clone()),
             };
             // Whoever asked may have given up meanwhile.
             let _ = answer.send(own);
         }
     }
+    failure.map_or(Ok(()), Err)
 }
 
 async fn round_trip(
