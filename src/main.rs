@@ -17,8 +17,7 @@ fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(error) => error.exit(),
     };
-    let filter =
-        env_logger::Env::default().default_filter_or("info,refinery_core=warn,actix_server=warn");
+    let filter = env_logger::Env::default().default_filter_or("warn,rollcalld=info");
     env_logger::Builder::from_env(filter)
         .format_timestamp_millis()
         .init();
