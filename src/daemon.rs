@@ -11,7 +11,7 @@ use actix::{Actor, Addr, Arbiter};
 use actix_web::dev::Server;
 use actix_web::{App, HttpServer, web};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::actor::{
     Drain, HeartbeatActor, Lifeline, Mailbox, MigrateSchema, RegistryActor, SchedulerActor,
@@ -26,7 +26,7 @@ use crate::lease::{self, LeaseUrl};
 use crate::store::{self, MigrateError, Store};
 
 /// How many requests may wait for the RegistryActor, and how long each: longer than a
-/// transaction that is under way and the next one may take.
+/// transaction may take that begins at once.
 const REGISTRY: (usize, Duration) = (1024, Duration::from_secs(8));
 /// The same for the HeartbeatActor of each worker.
 const HEARTBEAT: (usize, Duration) = (4096, Duration::from_secs(5));
@@ -287,10 +287,11 @@ async fn retry(
     let begin = Instant::now();
     let (mut wait, longest) = RETRY;
     loop {
-        let reason = match attempt().await {
-            Ok(()) => return Ok(()),
-            Err(Attempt::Never(error)) => return Err(error),
-            Err(Attempt::Again(reason)) => reason,
+        let reason = match timeout_at(begin + limit, attempt()).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(Attempt::Never(error))) => return Err(error),
+            Ok(Err(Attempt::Again(reason))) => reason,
+            Err(_) => "it did not answer, or another daemon is migrating it".to_owned(),
         };
         if begin.elapsed() + wait > limit {
             return Err(DaemonError::StartTimeout {

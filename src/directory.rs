@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::lease::{LeaseError, LeaseStore};
 use crate::model::{
@@ -31,6 +31,16 @@ const MIN_SWEEP: usize = 4096;
 /// flood of unknown addresses does not become a flood of queries.
 const LOOKUPS: usize = 64;
 
+/// The same for the original's heartbeats, whose addresses may all be unknown.
+const KEEP_ALIVE_LOOKUPS: usize = 16;
+
+/// How long a heartbeat waits for the registry store, a place included.
+const LOOKUP: Duration = Duration::from_millis(600);
+
+/// How many reads may be under way at once, and how long one waits for a place.
+const READS: usize = 64;
+const READ_PLACE: Duration = Duration::from_secs(1);
+
 /// The most leases to ask about in one round trip.
 const LOOK: usize = 1000;
 
@@ -43,7 +53,7 @@ pub enum DirectoryError {
     /// The lease store gave none.
     #[error(transparent)]
     Leases(#[from] LeaseError),
-    /// Too many look-ups of instances that are not known here are under way.
+    /// Too many questions to the stores are under way.
     #[error("too many look-ups are under way")]
     Overloaded,
 }
@@ -107,6 +117,8 @@ pub struct Directory {
     leases: Arc<dyn LeaseStore>,
     known: Mutex<Known>,
     lookups: Semaphore,
+    keep_alive_lookups: Semaphore,
+    reads: Semaphore,
 }
 
 #[derive(Default)]
@@ -118,13 +130,19 @@ struct Known {
 struct Entry {
     profile: Profile,
     read_at: Instant,
+    /// Whether the store is asked at the next beat, however recently it was read.
+    doubted: bool,
 }
 
 impl Known {
     fn insert(&mut self, instance: &Instance, read_at: Instant) {
         let profile = Profile::from(instance);
-        self.by_key
-            .insert(instance.key.clone(), Entry { profile, read_at });
+        let entry = Entry {
+            profile,
+            read_at,
+            doubted: false,
+        };
+        self.by_key.insert(instance.key.clone(), entry);
         if self.by_key.len() >= self.sweep_at.max(MIN_SWEEP) {
             self.by_key
                 .retain(|_, entry| read_at.duration_since(entry.read_at) < KEEP);
@@ -141,6 +159,8 @@ impl Directory {
             leases,
             known: Mutex::default(),
             lookups: Semaphore::new(LOOKUPS),
+            keep_alive_lookups: Semaphore::new(KEEP_ALIVE_LOOKUPS),
+            reads: Semaphore::new(READS),
         }
     }
 
@@ -149,6 +169,7 @@ impl Directory {
         &self,
         kind: ScopeKind,
     ) -> Result<Vec<(ScopeRecord, Counts)>, DirectoryError> {
+        let _place = self.read_place().await?;
         let records = self.reader.list_scopes(kind).await?;
         let (keys, statuses): (Vec<_>, Vec<_>) =
             self.reader.list_statuses(kind).await?.into_iter().unzip();
@@ -171,9 +192,11 @@ impl Directory {
         &self,
         scope: &Scope,
     ) -> Result<Option<(ScopeRecord, Counts)>, DirectoryError> {
+        let place = self.read_place().await?;
         let Some(record) = self.reader.find_scope(scope).await? else {
             return Ok(None);
         };
+        drop(place);
         let mut counts = Counts::default();
         for presence in self.instances(scope).await? {
             counts.add(presence.instance.status, presence.online);
@@ -183,16 +206,19 @@ impl Directory {
 
     /// Whether a scope is declared.
     pub async fn is_declared(&self, scope: &Scope) -> Result<bool, DirectoryError> {
+        let _place = self.read_place().await?;
         Ok(self.reader.find_scope(scope).await?.is_some())
     }
 
     /// The scope with that id, of either kind.
     pub async fn scope_by_id(&self, id: ScopeId) -> Result<Option<ScopeRecord>, DirectoryError> {
+        let _place = self.read_place().await?;
         Ok(self.reader.find_scope_by_id(id).await?)
     }
 
     /// The instances of a scope, by address; none where it is not declared.
     pub async fn instances(&self, scope: &Scope) -> Result<Vec<Presence>, DirectoryError> {
+        let _place = self.read_place().await?;
         self.with_leases(self.reader.list_instances(scope).await?)
             .await
     }
@@ -208,6 +234,7 @@ impl Directory {
         &self,
         key: &InstanceKey,
     ) -> Result<Option<Instance>, DirectoryError> {
+        let _place = self.read_place().await?;
         let mut found = self
             .reader
             .find_instances(std::slice::from_ref(key))
@@ -223,6 +250,13 @@ impl Directory {
     /// Whether the lease store answers.
     pub async fn ping_leases(&self) -> Result<(), LeaseError> {
         self.leases.ping().await
+    }
+
+    async fn read_place(&self) -> Result<SemaphorePermit<'_>, DirectoryError> {
+        match timeout(READ_PLACE, self.reads.acquire()).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => Err(DirectoryError::Overloaded),
+        }
     }
 
     async fn with_leases(&self, instances: Vec<Instance>) -> Result<Vec<Presence>, DirectoryError> {
@@ -257,25 +291,11 @@ impl Directory {
         &self,
         keys: &[InstanceKey],
     ) -> Result<Vec<Option<Profile>>, DirectoryError> {
-        let now = Instant::now();
-        let mut profiles = Vec::with_capacity(keys.len());
-        let mut unsure = Vec::new();
-        let mut unknown = false;
-        {
-            let known = self.known();
-            for key in keys {
-                let entry = known.by_key.get(key);
-                profiles.push(entry.map(|entry| entry.profile));
-                if entry.is_none_or(|entry| now.duration_since(entry.read_at) >= FRESH) {
-                    unsure.push(key.clone());
-                    unknown |= entry.is_none();
-                }
-            }
-        }
+        let (mut profiles, unsure) = self.remembered(keys);
         if unsure.is_empty() {
             return Ok(profiles);
         }
-        match self.look_up(&unsure).await {
+        match self.look_up(&unsure, &self.lookups).await {
             Ok(found) => {
                 let unsure: HashSet<&InstanceKey> = unsure.iter().collect();
                 for (key, profile) in keys.iter().zip(&mut profiles) {
@@ -285,16 +305,48 @@ impl Directory {
                 }
                 Ok(profiles)
             }
-            Err(DirectoryError::Overloaded) if unknown => Err(DirectoryError::Overloaded),
-            Err(DirectoryError::Overloaded) => Ok(profiles),
+            Err(DirectoryError::Overloaded) if profiles.contains(&None) => {
+                Err(DirectoryError::Overloaded)
+            }
             Err(error) => {
                 log::debug!("heartbeats go on without the registry store: {error}");
-                Ok(profiles
-                    .into_iter()
-                    .map(|profile| Some(profile.unwrap_or_default()))
-                    .collect())
+                let trusted = profiles.into_iter().map(Option::unwrap_or_default);
+                Ok(trusted.map(Some).collect())
             }
         }
+    }
+
+    /// The same for one heartbeat in the original's manner, which may be of an address
+    /// that never registers: so it is asked of the store only while few others are.
+    pub async fn resolve_keep_alive(&self, key: &InstanceKey) -> Option<Profile> {
+        let (profiles, unsure) = self.remembered(std::slice::from_ref(key));
+        let remembered = profiles.first().copied().flatten();
+        if unsure.is_empty() || self.keep_alive_lookups.available_permits() == 0 {
+            return remembered;
+        }
+        match self.look_up(&unsure, &self.keep_alive_lookups).await {
+            Ok(found) => found.get(key).copied(),
+            Err(_) => remembered,
+        }
+    }
+
+    /// What is remembered of each instance, and those of which it is not sure enough.
+    fn remembered(&self, keys: &[InstanceKey]) -> (Vec<Option<Profile>>, Vec<InstanceKey>) {
+        let now = Instant::now();
+        let mut unsure = Vec::new();
+        let known = self.known();
+        let profiles = keys.iter().map(|key| {
+            let entry = known.by_key.get(key);
+            let sure = entry
+                .is_some_and(|entry| !entry.doubted && now.duration_since(entry.read_at) < FRESH);
+            if !sure {
+                unsure.push(key.clone());
+            }
+            entry.map(|entry| entry.profile)
+        });
+        let profiles = profiles.collect();
+        drop(known);
+        (profiles, unsure)
     }
 
     /// Those of the given instances that the store says are not registered, now.
@@ -303,7 +355,7 @@ impl Directory {
         if keys.is_empty() {
             return Vec::new();
         }
-        match self.look_up(keys).await {
+        match self.look_up(keys, &self.lookups).await {
             Ok(found) => keys
                 .iter()
                 .filter(|key| !found.contains_key(key))
@@ -321,6 +373,17 @@ impl Directory {
         self.known().insert(instance, Instant::now());
     }
 
+    /// Has the store asked at the next beat of these: a renewal whose answer was lost may
+    /// have created a lease that nobody has looked after.
+    pub fn doubt(&self, keys: &[InstanceKey]) {
+        let mut known = self.known();
+        for key in keys {
+            if let Some(entry) = known.by_key.get_mut(key) {
+                entry.doubted = true;
+            }
+        }
+    }
+
     /// Forgets an instance that the RegistryActor has just removed.
     pub fn forget(&self, key: &InstanceKey) {
         self.known().by_key.remove(key);
@@ -329,13 +392,21 @@ impl Directory {
     async fn look_up(
         &self,
         keys: &[InstanceKey],
+        places: &Semaphore,
     ) -> Result<HashMap<InstanceKey, Profile>, DirectoryError> {
-        let _place: SemaphorePermit<'_> = self
-            .lookups
-            .try_acquire()
-            .map_err(|_| DirectoryError::Overloaded)?;
+        let begin = Instant::now();
+        let _place = match timeout_at(begin + LOOKUP, places.acquire()).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(_)) | Err(_) => return Err(DirectoryError::Overloaded),
+        };
         let asked_at = Instant::now();
-        let found = self.reader.find_instances(keys).await?;
+        let found = match timeout_at(begin + LOOKUP, self.reader.find_instances(keys)).await {
+            Ok(found) => found?,
+            Err(_) => {
+                let late = format!("no look-up within {LOOKUP:?}");
+                return Err(StoreError::Unavailable(late).into());
+            }
+        };
         let profiles: HashMap<InstanceKey, Profile> = found
             .iter()
             .map(|instance| (instance.key.clone(), instance.into()))

@@ -21,8 +21,8 @@ use crate::error::{BackendUrl, OpenError, UrlError};
 
 /// Making a connection, login included.
 const CONNECT: Duration = Duration::from_millis(500);
-/// Waiting for the answer to what was sent.
-const ANSWER: Duration = Duration::from_millis(750);
+/// All of it, from the question to the answer, a new connection included.
+const ANSWER: Duration = Duration::from_millis(800);
 
 /// Why Redis gave no answer. Whatever was asked may or may not have happened.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -85,7 +85,15 @@ impl RedisUrl {
 pub(crate) struct RedisLink {
     client: Client,
     home: Handle,
-    connection: Mutex<Option<MultiplexedConnection>>,
+    slot: Mutex<Slot>,
+}
+
+#[derive(Default)]
+struct Slot {
+    connection: Option<MultiplexedConnection>,
+    /// How many connections there were, so that a late failure of an old one does not
+    /// cost the one that followed it.
+    generation: u64,
 }
 
 impl RedisLink {
@@ -94,68 +102,69 @@ impl RedisLink {
         Self {
             client,
             home: Handle::current(),
-            connection: Mutex::new(None),
+            slot: Mutex::default(),
         }
     }
 
-    /// Asks Redis something, within 1.25 s in all.
+    /// Asks Redis something and waits at most [`ANSWER`].
     pub(crate) async fn ask<T>(
         &self,
         question: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
     ) -> Result<T, LinkError> {
-        let mut connection = self.connection().await?;
-        match timeout(ANSWER, question(&mut connection)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => {
-                let error = link_error(error);
-                if matches!(error, LinkError::Unavailable(_)) {
-                    self.drop_connection().await;
-                }
-                Err(error)
-            }
-            Err(_) => {
-                self.drop_connection().await;
-                Err(LinkError::Unavailable(format!(
-                    "no answer from Redis within {ANSWER:?}"
-                )))
-            }
+        let mut used = None;
+        let asked = async {
+            let (mut connection, generation) = self.connection().await?;
+            used = Some(generation);
+            question(&mut connection).await.map_err(link_error)
+        };
+        let outcome = timeout(ANSWER, asked).await.unwrap_or_else(|_| {
+            Err(LinkError::Unavailable(format!(
+                "no answer from Redis within {ANSWER:?}"
+            )))
+        });
+        if let (Err(LinkError::Unavailable(_)), Some(generation)) = (&outcome, used) {
+            self.give_up(generation);
         }
+        outcome
     }
 
-    async fn connection(&self) -> Result<MultiplexedConnection, LinkError> {
-        // Whoever comes while a connection is being made waits for that one, and
-        // after a failure tries once itself, each time within the deadline.
-        let mut slot = match timeout(CONNECT, self.connection.lock()).await {
-            Ok(slot) => slot,
-            Err(_) => return Err(LinkError::Unavailable("Redis does not connect".into())),
-        };
-        if let Some(connection) = &*slot {
-            return Ok(connection.clone());
+    /// The connection and its generation. Whoever comes while one is being made waits for
+    /// it, and tries once more if it was not.
+    async fn connection(&self) -> Result<(MultiplexedConnection, u64), LinkError> {
+        let mut slot = self.slot.lock().await;
+        if let Some(connection) = &slot.connection {
+            return Ok((connection.clone(), slot.generation));
         }
         let client = self.client.clone();
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
             .set_response_timeout(None);
         let connecting = self.home.spawn(async move {
-            client
-                .get_multiplexed_async_connection_with_config(&config)
-                .await
+            let connect = client.get_multiplexed_async_connection_with_config(&config);
+            timeout(CONNECT, connect).await
         });
-        match timeout(CONNECT, connecting).await {
+        match connecting.await {
             Ok(Ok(Ok(connection))) => {
-                *slot = Some(connection.clone());
-                Ok(connection)
+                slot.generation += 1;
+                slot.connection = Some(connection.clone());
+                Ok((connection, slot.generation))
             }
             Ok(Ok(Err(error))) => Err(LinkError::Unavailable(reason(&error))),
-            Ok(Err(_)) => Err(LinkError::Unavailable("the runtime is stopping".into())),
-            Err(_) => Err(LinkError::Unavailable(format!(
+            Ok(Err(_)) => Err(LinkError::Unavailable(format!(
                 "no connection to Redis within {CONNECT:?}"
             ))),
+            Err(_) => Err(LinkError::Unavailable("the runtime is stopping".into())),
         }
     }
 
-    async fn drop_connection(&self) {
-        self.connection.lock().await.take();
+    /// Has the next question make a new connection, unless one was made meanwhile. Whoever
+    /// holds the slot is making one.
+    fn give_up(&self, generation: u64) {
+        if let Ok(mut slot) = self.slot.try_lock()
+            && slot.generation == generation
+        {
+            slot.connection = None;
+        }
     }
 }
 
@@ -165,7 +174,15 @@ pub(crate) fn link_error(error: RedisError) -> LinkError {
     let away = matches!(
         error.code(),
         Some(
-            "LOADING" | "MASTERDOWN" | "READONLY" | "CLUSTERDOWN" | "TRYAGAIN" | "OOM" | "MISCONF"
+            "BUSY"
+                | "NOREPLICAS"
+                | "LOADING"
+                | "MASTERDOWN"
+                | "READONLY"
+                | "CLUSTERDOWN"
+                | "TRYAGAIN"
+                | "OOM"
+                | "MISCONF"
         )
     );
     match error.code() {

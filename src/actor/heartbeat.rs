@@ -59,8 +59,6 @@ impl HeartbeatActor {
 
     /// Sends what waits, unless a round trip is under way.
     fn send(&mut self, context: &mut Context<Self>) {
-        // Whoever has given up needs no renewal.
-        self.waiting.retain(|waiting| !waiting.answer.is_closed());
         if self.under_way || self.waiting.is_empty() {
             return;
         }
@@ -203,10 +201,14 @@ impl Handler<Beat> for HeartbeatActor {
             if renewals.is_empty() {
                 return Ok(vec![BeatOutcome::Unknown; beat.keys.len()]);
             }
-            let renewed = me
-                .send(Renew(renewals.clone()))
-                .await
-                .unwrap_or_else(|_| Err(ended()))?;
+            let renewed = me.send(Renew(renewals.clone())).await;
+            let renewed = match renewed.unwrap_or_else(|_| Err(ended())) {
+                Ok(renewed) => renewed,
+                Err(error) => {
+                    directory.doubt(&beat.keys);
+                    return Err(error.into());
+                }
+            };
             let created: Vec<InstanceKey> = renewals
                 .iter()
                 .zip(&renewed)
@@ -251,11 +253,7 @@ impl Handler<KeepAlive> for HeartbeatActor {
         let directory = Arc::clone(&self.directory);
         let (me, default_ttl) = (context.address(), self.default_ttl);
         Box::pin(async move {
-            // What cannot be found out now does not keep the original's heartbeat waiting.
-            let known = directory.resolve(std::slice::from_ref(&message.key)).await;
-            let profile = known
-                .ok()
-                .and_then(|known| known.first().copied().flatten());
+            let profile = directory.resolve_keep_alive(&message.key).await;
             let renewal = Renewal {
                 key: message.key,
                 weight: message

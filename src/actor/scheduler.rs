@@ -20,7 +20,7 @@ use crate::model::rfc3339_millis;
 
 /// A tick this late is still sent. A later one, after a stall of the process or a
 /// step of the clock, is skipped: the next is less than an interval away.
-const LATE: Duration = Duration::from_secs(1);
+const LATE: Duration = Duration::from_secs(2);
 
 /// How far ticks may drift from the clock before they are aligned to it again.
 const DRIFT: Duration = Duration::from_millis(50);
@@ -91,18 +91,17 @@ impl SchedulerActor {
         if late > DRIFT {
             self.align(context);
         }
-        let missed = match self.last_tick {
-            // The timer catches up with ticks that a stall made it miss.
-            Some(last) if tick <= last => return,
-            Some(last) => tick - last - 1,
-            None => 0,
-        };
+        let since = self.last_tick.map_or(1, |last| tick - last);
         self.last_tick = Some(tick);
-        if missed > 0 {
-            self.skip(
-                missed.unsigned_abs(),
+        match since {
+            // The timer catches up with ticks that a stall made it miss.
+            0 => return,
+            1 => {}
+            2.. => self.skip(
+                since.unsigned_abs() - 1,
                 "the process stood still or the clock was set",
-            );
+            ),
+            _ => log::warn!("the clock was set back; the roll is called by the new time"),
         }
         if late > LATE {
             self.skip(1, format_args!("{late:?} late"));

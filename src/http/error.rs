@@ -209,6 +209,12 @@ impl From<StoreError> for Problem {
                 "the registry store does not answer; nothing was changed; try again later",
                 &error,
             ),
+            StoreError::Conflict(_) => Self::fault(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "conflict",
+                "something else holds the same rows; nothing was changed; try again",
+                &error,
+            ),
             StoreError::OutcomeUnknown(_) => Self::fault(
                 StatusCode::GATEWAY_TIMEOUT,
                 "outcome_unknown",
@@ -276,5 +282,52 @@ pub(super) trait InField<T> {
 impl<T> InField<T> for Result<T, Invalid> {
     fn in_field(self, field: &str) -> Result<T, Problem> {
         self.map_err(|invalid| Problem::invalid(field, invalid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_within_has_a_status_and_a_code_and_reveals_nothing() {
+        let secret = || "secret cause".to_owned();
+        let cases: [(Problem, u16, &str); 11] = [
+            (AskError::Overloaded.into(), 503, "overloaded"),
+            (AskError::TimedOut.into(), 504, "outcome_unknown"),
+            (AskError::Gone.into(), 503, "stopping"),
+            (
+                StoreError::Unavailable(secret()).into(),
+                503,
+                "store_unavailable",
+            ),
+            (
+                StoreError::OutcomeUnknown(secret()).into(),
+                504,
+                "outcome_unknown",
+            ),
+            (StoreError::Conflict(secret()).into(), 503, "conflict"),
+            (StoreError::Refused(secret()).into(), 500, "internal_error"),
+            (
+                LeaseError::Unavailable(secret()).into(),
+                503,
+                "leases_unavailable",
+            ),
+            (LeaseError::Refused(secret()).into(), 500, "internal_error"),
+            (DirectoryError::Overloaded.into(), 503, "overloaded"),
+            (
+                BeatError::Leases(LeaseError::Unavailable(secret())).into(),
+                503,
+                "leases_unavailable",
+            ),
+        ];
+        for (problem, status, code) in cases {
+            let answer = problem.error_response();
+            assert_eq!((answer.status().as_u16(), problem.code), (status, code));
+            assert_eq!(answer.headers().contains_key(RETRY_AFTER), status == 503);
+            let content_type = answer.headers().get(CONTENT_TYPE).unwrap();
+            assert_eq!(content_type, "application/problem+json");
+            assert!(!problem.to_string().contains("secret"), "{problem}");
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! From a request to the model: bodies, paths, queries. Whatever does not parse ends
 //! here, with a problem that names the field.
 
+use std::fmt;
 use std::future::{Ready, ready};
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use actix_web::dev::Payload;
@@ -9,8 +11,9 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{FromRequest, HttpRequest, web};
 use futures_util::future::LocalBoxFuture;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 
 use super::error::{InField, Problem};
@@ -73,7 +76,7 @@ impl<T: DeserializeOwned + 'static, const LIMIT: usize> FromRequest for Json<T, 
     }
 }
 
-fn broken(_: impl std::fmt::Display) -> Problem {
+fn broken(_: impl fmt::Display) -> Problem {
     Problem::new(
         StatusCode::BAD_REQUEST,
         "incomplete_body",
@@ -82,15 +85,9 @@ fn broken(_: impl std::fmt::Display) -> Problem {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    // serde would take a list as well, for the members in their order.
-    if body.trim_ascii_start().first() == Some(&b'[') {
-        return Err(Problem::invalid(
-            "body",
-            "must be a JSON object, not a list",
-        ));
-    }
     let mut json = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let object = serde_path_to_error::deserialize(&mut json);
+    let Object(value) = object.map_err(|error| {
         let path = error.path().to_string();
         let error = error.into_inner();
         match error.classify() {
@@ -100,6 +97,29 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     })?;
     json.end().map_err(|error| not_json(&error))?;
     Ok(value)
+}
+
+/// A JSON object. serde by itself takes a list as well, for the members in their order.
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(members))
+            }
+        }
+
+        deserializer.deserialize_map(Members(PhantomData)).map(Self)
+    }
 }
 
 fn not_json(error: &serde_json::Error) -> Problem {
@@ -142,7 +162,7 @@ fn data_problem(path: &str, error: &serde_json::Error) -> Problem {
         return Problem::invalid(field, "is missing");
     }
     match path {
-        "." => Problem::invalid("body", format!("must be a JSON object: {reason}")),
+        "." => Problem::invalid("body", format!("has the wrong form: {reason}")),
         path if reason.starts_with("must ") => Problem::invalid(path, reason),
         path => Problem::invalid(path, format!("has the wrong form: {reason}")),
     }

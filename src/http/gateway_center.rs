@@ -141,11 +141,19 @@ async fn register_instance(api: &Api, request: Body<RegisterBody>) -> Result<(),
     Ok(())
 }
 
-/// A number is an id. A text is an id if it is one of a service's, else a key.
+/// A number is an id. A text is the key of a service that is declared; or else the id of
+/// one, as the API writes it; or else the key of a new one.
 async fn service(api: &Api, server_id: ServerId) -> Result<Scope, Problem> {
-    let (id, text) = match server_id {
+    let (id, key) = match server_id {
         ServerId::Id(id) => (Some(id), None),
-        ServerId::Text(text) => (text.parse().ok(), Some(text)),
+        ServerId::Text(text) => {
+            let id = text.parse().ok().filter(|id: &i64| id.to_string() == text);
+            let key = ScopeKind::Service.with(text.try_into().in_field("serverId")?);
+            if id.is_none() || api.directory.is_declared(&key).await? {
+                return Ok(key);
+            }
+            (id, Some(key))
+        }
     };
     if let Some(id) = id
         && let Some(record) = api.directory.scope_by_id(ScopeId(id)).await?
@@ -153,10 +161,7 @@ async fn service(api: &Api, server_id: ServerId) -> Result<Scope, Problem> {
     {
         return Ok(record.scope);
     }
-    match text {
-        Some(text) => Ok(ScopeKind::Service.with(text.try_into().in_field("serverId")?)),
-        None => Err(Problem::invalid("serverId", "is not the id of a service")),
-    }
+    key.ok_or_else(|| Problem::invalid("serverId", "is not the id of a service"))
 }
 
 #[derive(Deserialize)]

@@ -9,7 +9,7 @@ use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::extract::{InstancePath, Json};
+use super::extract::{InstancePath, Json, Object};
 use super::{Api, Problem};
 use crate::actor::{Beat, BeatOutcome};
 use crate::model::{Address, InstanceKey, ScopeKey, ScopeKind, Ttl};
@@ -72,7 +72,7 @@ fn next_beat(address: &Address, ttl: Ttl, roll_interval: Duration, now: DateTime
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Batch {
-    leases: Vec<LeaseRef>,
+    leases: Vec<Object<LeaseRef>>,
 }
 
 /// A lease by its instance: exactly one of `service` and `group`.
@@ -141,7 +141,7 @@ pub(super) async fn beat_many(
     }
     let mut seen = HashSet::with_capacity(batch.leases.len());
     let mut keys = Vec::with_capacity(batch.leases.len());
-    for (index, lease) in batch.leases.into_iter().enumerate() {
+    for (index, Object(lease)) in batch.leases.into_iter().enumerate() {
         let key = lease.into_key(index)?;
         if seen.insert(key.clone()) {
             keys.push(key);

@@ -221,26 +221,20 @@ pub(super) async fn change(
 
 /// DELETE: deregisters an instance, then revokes its lease. In that order, because a
 /// heartbeat that creates a lease looks for the instance afterwards: either it finds
-/// none, or the lease is revoked here.
+/// none, or the lease is revoked here. Also where the outcome is unknown or there was no
+/// instance: so that repeating it mends what went wrong the first time.
 pub(super) async fn deregister(
     api: web::Data<Api>,
     InstancePath(key): InstancePath,
 ) -> Result<HttpResponse, Problem> {
-    let known = api
-        .registry
-        .ask(DeregisterInstance { key: key.clone() })
-        .await??;
+    let message = DeregisterInstance { key: key.clone() };
+    let deregistered = api.registry.ask(message).await;
     let keys = vec![key.clone()];
-    if let Err(problem) = revoke(&api, keys).await {
-        // The instance is gone for good; a lease that could not be revoked expires.
-        log::debug!("lease of {key} not revoked: {problem}");
-    }
+    let revoked = api.heartbeat.ask(Revoke { keys }).await;
+    let known = deregistered??;
+    revoked??;
     match known {
         true => Ok(HttpResponse::NoContent().finish()),
         false => Err(Problem::instance_not_found(&key)),
     }
-}
-
-async fn revoke(api: &Api, keys: Vec<crate::model::InstanceKey>) -> Result<(), Problem> {
-    Ok(api.heartbeat.ask(Revoke { keys }).await??)
 }

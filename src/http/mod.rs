@@ -20,7 +20,7 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{DefaultHeaders, Next, from_fn};
-use actix_web::{FromRequest, Handler, HttpRequest, Responder, Route, web};
+use actix_web::{FromRequest, Handler, HttpRequest, Responder, ResponseError, Route, web};
 
 pub use self::error::Problem;
 use crate::actor::{HeartbeatActor, Mailbox, RegistryActor, SchedulerActor};
@@ -172,15 +172,18 @@ async fn no_such_route(request: HttpRequest) -> Result<&'static str, Problem> {
 
 async fn refuse_until_started(
     request: ServiceRequest,
-    next: Next<impl MessageBody>,
+    next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     match request.app_data::<web::Data<Api>>() {
-        Some(api) if api.started.get() => next.call(request).await,
-        _ => Err(Problem::unavailable(
-            "starting",
-            "the daemon is starting and waits for its stores; /readyz says for which",
-        )
-        .into()),
+        Some(api) if api.started.get() => Ok(next.call(request).await?.map_into_left_body()),
+        _ => {
+            let problem = Problem::unavailable(
+                "starting",
+                "the daemon is starting and waits for its stores; /readyz says for which",
+            );
+            let answer = request.into_response(problem.error_response());
+            Ok(answer.map_into_right_body())
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Address, DisplayName, Invalid, Note, Scope, ScopeKind, shown};
+use super::{Address, DisplayName, Invalid, Note, Scope, shown};
 
 /// Which instance: its scope, and its address within it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,14 +56,6 @@ impl Status {
             Self::Enabled => "enabled",
             Self::Disabled => "disabled",
             Self::Held => "held",
-        }
-    }
-
-    /// What a new instance of that kind of scope begins with.
-    pub fn of_new(kind: ScopeKind) -> Self {
-        match kind {
-            ScopeKind::Group => Self::Disabled,
-            ScopeKind::Service => Self::Enabled,
         }
     }
 }
@@ -379,12 +371,6 @@ mod tests {
             let entries = BTreeMap::from([(name.to_owned(), value.to_owned())]);
             assert!(Metadata::try_from(entries).is_err(), "{name:?}: {value:?}");
         }
-    }
-
-    #[test]
-    fn a_new_gateway_is_disabled_and_a_new_service_instance_enabled() {
-        assert_eq!(Status::of_new(ScopeKind::Group), Status::Disabled);
-        assert_eq!(Status::of_new(ScopeKind::Service), Status::Enabled);
     }
 
     #[test]

@@ -31,6 +31,10 @@ pub enum StoreError {
     /// The commit was under way when the connection was lost: it may have happened.
     #[error("the outcome of a commit is unknown: {0}")]
     OutcomeUnknown(String),
+    /// Another daemon's transaction, or somebody's lock, stood against this one. Nothing
+    /// was changed, and trying again helps.
+    #[error("a conflict in the registry store: {0}")]
+    Conflict(String),
     /// The store is there and refused a statement. Nothing was changed.
     #[error("the registry store refused a statement: {0}")]
     Refused(String),
@@ -300,6 +304,10 @@ mod tests {
             (
                 "postgres://h/db?sslmode=on",
                 "sslmode must be disable, prefer, require or verify-full, not 'on'",
+            ),
+            (
+                "postgres://h/db?sslmode=prefer&sslrootcert=ca.pem",
+                "sslrootcert needs sslmode=verify-full or require: the others may not use TLS at all",
             ),
             (
                 "postgres://h/db?bogus=1",

@@ -729,6 +729,17 @@ async fn the_roll_call_stays_aligned_when_the_clock_is_set() {
 }
 
 #[actix::test]
+async fn a_clock_set_back_by_an_hour_does_not_silence_the_roll_call() {
+    tokio::time::pause();
+    let roll = Roll::start();
+    roll.at(16).await;
+    roll.clock.step(TimeDelta::hours(-1));
+    roll.at(61).await;
+    assert_eq!(roll.published(), ["00:15", "00:30", "00:45", "01:00"]);
+    assert_eq!(roll.report().await.skipped, 0);
+}
+
+#[actix::test]
 async fn a_stall_leads_to_no_burst() {
     tokio::time::pause();
     let roll = Roll::start();

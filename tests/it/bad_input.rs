@@ -19,6 +19,7 @@ on_both_backends! {
     what_is_too_large_is_413,
     a_body_must_say_that_it_is_json,
     garbage_on_the_wire_does_not_hurt,
+    a_body_that_ends_early_or_never_is_a_problem,
 }
 
 const INSTANCE: &str = "/v1/services/orders/instances/a:1";
@@ -80,9 +81,9 @@ async fn each_wrong_body_names_its_field<B: Backends>() {
         (Method::PUT, INSTANCE, "\u{feff}{}".into(), "invalid_json", None,
             "the body is not JSON: expected value at line 1 column 1".into()),
         (Method::PUT, INSTANCE, "[]".into(), "invalid_field", Some("body"),
-            "body must be a JSON object, not a list".into()),
+            "body has the wrong form: invalid type: sequence, expected an object".into()),
         (Method::PUT, INSTANCE, "7".into(), "invalid_field", Some("body"),
-            "body must be a JSON object: invalid type: integer `7`, expected struct RegistrationBody".into()),
+            "body has the wrong form: invalid type: integer `7`, expected an object".into()),
         (Method::PUT, INSTANCE, json!({"wieght": 1}).to_string(), "unknown_field", Some("wieght"),
             "wieght is not known; known here: one of name, weight, metadata, ttl_seconds".into()),
         (Method::PUT, INSTANCE, json!({"weight": -1}).to_string(), "invalid_field", Some("weight"),
@@ -119,6 +120,8 @@ async fn each_wrong_body_names_its_field<B: Backends>() {
             "invalid_field", Some("leases[0].service"), format!("leases[0].service {key_rule} \"a:b\"")),
         (Method::POST, "/v1/heartbeats", json!({"leases": [{"service": "a", "address": "a:1"}, {"service": "a", "address": "a"}]}).to_string(),
             "invalid_field", Some("leases[1].address"), "leases[1].address must be host:port, unlike \"a\"".into()),
+        (Method::POST, "/v1/heartbeats", json!({"leases": [["a", null, "a:1"]]}).to_string(),
+            "invalid_field", Some("leases[0]"), "leases[0] has the wrong form: invalid type: sequence, expected an object".into()),
         (Method::POST, "/v1/heartbeats", json!({"leases": [{"service": "a"}]}).to_string(),
             "invalid_field", Some("leases[0].address"), "leases[0].address is missing".into()),
         (Method::POST, "/v1/heartbeats", json!({"leases": [{"address": "a:1"}]}).to_string(),
@@ -314,6 +317,38 @@ async fn garbage_on_the_wire_does_not_hurt<B: Backends>() {
             .expect("it hangs up");
         let text = String::from_utf8_lossy(&answer);
         assert!(text.is_empty() || text.starts_with("HTTP/1.1 4"), "{text}");
+    }
+    nothing_was_written(&daemon).await;
+}
+
+async fn a_body_that_ends_early_or_never_is_a_problem<B: Backends>() {
+    let daemon = Setup::<B>::start().await;
+    let head = "PUT /v1/services/s/instances/a:1 HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n";
+    let chunk = format!("{head}Transfer-Encoding: chunked\r\n\r\nxyz\r\n{{}}\r\n");
+    let never = format!("{head}Content-Length: 50\r\n\r\n{{\"weight\"");
+    for (sent, status, code) in [
+        (chunk, 400, "incomplete_body"),
+        (never, 408, "body_timeout"),
+    ] {
+        let mut connection = TcpStream::connect(daemon.address()).await.unwrap();
+        connection.write_all(sent.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let read = async {
+            let mut bytes = [0; 4096];
+            while !answer.contains("\"code\"") {
+                let count = connection.read(&mut bytes).await.unwrap();
+                assert!(count > 0, "{answer}");
+                answer.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), read)
+            .await
+            .expect("an answer");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{answer}");
     }
     nothing_was_written(&daemon).await;
 }

@@ -73,7 +73,7 @@ async fn a_kill_among_ten_thousand_registrations_loses_none_that_was_answered<B:
     } = Setup::<B>::start().await;
     let mut answered = HashSet::new();
     // Killed in the midst of each part, after ever another number of answers.
-    for (part, after) in [397, 1171, 73, 1999, 1].into_iter().enumerate() {
+    for (part, after) in [397, 1171, 73, 1499, 1].into_iter().enumerate() {
         answered
             .extend(register(&daemon, part * 2000..(part + 1) * 2000, Signal::KILL, after).await);
         daemon.ended().await;
@@ -86,7 +86,7 @@ async fn a_kill_among_ten_thousand_registrations_loses_none_that_was_answered<B:
             answered.len()
         );
     }
-    assert!(answered.len() > 3600, "{} were answered", answered.len());
+    assert!(answered.len() > 3100, "{} were answered", answered.len());
     drop(backends);
 }
 

@@ -159,11 +159,24 @@ async fn register_takes_the_id_or_the_key_of_a_service<B: Backends>() {
         assert_eq!(post(&daemon, REGISTER, body).await, success(true));
     }
     assert_eq!(instances(&daemon, "services/orders").await.len(), 3);
-    // Digits that are no service's id are a key; a number can only be an id, and a
-    // group's id is no service's.
-    let body = json!({"serverId": "987654", "serverAddress": "a:1"});
-    assert_eq!(post(&daemon, REGISTER, body).await, success(true));
-    assert_eq!(instances(&daemon, "services/987654").await.len(), 1);
+    // Digits that are no service's id are a key, and stay one when an id reaches them; a
+    // number can only be an id, and a group's id is no service's.
+    let next = (number + 1).to_string();
+    for server_id in [next.as_str(), "987654", "007", "+7"] {
+        let body = json!({"serverId": server_id, "serverAddress": "a:1"});
+        let expected = match server_id {
+            "+7" => failure("注册创建失败"),
+            _ => success(true),
+        };
+        assert_eq!(post(&daemon, REGISTER, body.clone()).await, expected);
+        assert_eq!(post(&daemon, REGISTER, body).await, expected);
+    }
+    for key in ["987654", next.as_str(), "007"] {
+        assert_eq!(
+            instances(&daemon, &format!("services/{key}")).await.len(),
+            1
+        );
+    }
     let group_id: i64 = group["id"].as_str().unwrap().parse().unwrap();
     for id in [876_543, group_id] {
         let body = json!({"serverId": id, "serverAddress": "a:1"});

@@ -14,7 +14,7 @@ use rollcalld::model::{InstanceKey, ScopeKind, Ttl, Weight};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::support::backends::{Setup, Shared};
+use crate::support::backends::{Backends, Setup, Shared};
 use crate::support::daemon::Daemon;
 use crate::support::eventually;
 use crate::support::redis::Redis;
@@ -341,4 +341,63 @@ async fn an_instance_deregistered_on_one_replica_is_unknown_to_the_other_at_its_
     let mut connection = setup.backends.redis.connect().await;
     let left: Vec<String> = connection.keys("heartbeat:*").await.unwrap();
     assert_eq!(left, Vec::<String>::new(), "no lease was left behind");
+}
+
+#[tokio::test]
+async fn a_locked_row_costs_only_its_own_registration_and_no_heartbeat() {
+    let setup = Setup::<Shared>::start().await;
+    let path = |i: u32| format!("/v1/services/orders/instances/h-{i}:1");
+    for i in 0..20 {
+        assert_eq!(setup.put(&path(i), json!({})).await.0, 201);
+    }
+    let client = crate::support::postgres::connect(&setup.backends.store)
+        .await
+        .unwrap();
+    client
+        .batch_execute("BEGIN; SELECT FROM instance WHERE address = 'h-7:1' FOR UPDATE")
+        .await
+        .unwrap();
+    let registrations = (0..20).map(|i| async move { (i, path(i)) });
+    let registrations = registrations.map(|path| async {
+        let (i, path) = path.await;
+        (i, setup.put(&path, json!({"weight": 2})).await)
+    });
+    let beats = (0..20).map(|i| {
+        let path = format!("{}/heartbeat", path(i));
+        let daemon = &setup.daemon;
+        async move { daemon.try_send(Method::PUT, &path, None).await.unwrap().0 }
+    });
+    let (registered, beaten) = tokio::join!(
+        futures_util::future::join_all(registrations),
+        futures_util::future::join_all(beats),
+    );
+    for (i, (status, body)) in registered {
+        let expected = if i == 7 { 503 } else { 200 };
+        assert_eq!(status, expected, "{i}: {body}");
+    }
+    assert!(beaten.iter().all(|status| *status == 200), "{beaten:?}");
+    client.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(
+        setup.put(&path(7), json!({"weight": 2})).await.1["weight"],
+        json!(2)
+    );
+}
+
+#[tokio::test]
+async fn a_scope_that_is_deleted_while_it_gets_instances_is_either_there_or_not() {
+    let setup = Setup::<Shared>::start().await;
+    let other = Daemon::start(&setup.backends.arguments()).await;
+    let scope = "/v1/services/orders";
+    for round in 0..60 {
+        let instance = format!("{scope}/instances/a:1");
+        let (deleted, registered) =
+            tokio::join!(other.delete(scope), setup.put(&instance, json!({})));
+        assert_eq!(registered.0, 201, "round {round}: {}", registered.1);
+        assert!(
+            [204, 404, 409].contains(&deleted.0.as_u16()),
+            "round {round}: {}",
+            deleted.1
+        );
+        assert_eq!(setup.delete(&instance).await.0, 204);
+    }
 }

@@ -32,11 +32,11 @@ fn on_each_quarter(heard: &[(DateTime<Utc>, String)], ticks: usize) {
     for (at, message) in heard {
         assert_eq!(message, "来自网关中心的心跳请求");
         let late = at.timestamp_millis().rem_euclid(15_000);
-        assert!(late < 1_500, "at {at}: {late} ms after the quarter");
+        assert!(late < 2_500, "at {at}: {late} ms after the quarter");
     }
     for pair in heard.windows(2) {
         let gap = (pair[1].0 - pair[0].0).num_milliseconds();
-        assert!((13_500..16_500).contains(&gap), "{gap} ms apart");
+        assert!((12_500..17_500).contains(&gap), "{gap} ms apart");
     }
 }
 

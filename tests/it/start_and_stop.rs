@@ -250,6 +250,11 @@ async fn it_waits_for_its_stores_and_says_so() {
     let (status, body) = daemon.get("/v1/services").await;
     assert_eq!((status.as_u16(), &body["code"]), (503, &json!("starting")));
 
+    let url = format!("{}/v1/services", daemon.url());
+    let answer = daemon.client().get(url).send().await.unwrap();
+    assert_eq!(answer.headers()["x-content-type-options"], "nosniff");
+    assert_eq!(answer.headers()["retry-after"], "1");
+
     postgres.restart().await;
     redis.restart().await;
     daemon.ready().await;
@@ -283,4 +288,24 @@ async fn a_store_that_does_not_come_in_time_ends_the_start() {
         assert!(text.contains(&says), "{text}");
         assert!(text.contains("Connection refused"), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_migration_that_another_daemon_does_not_end_ends_the_start() {
+    let database = postgres::shared().await.create_database().await;
+    let client = postgres::connect(&database).await.unwrap();
+    let lock = format!("SELECT pg_advisory_lock({})", 0x726f_6c6c_6361_6c6c_i64);
+    client.batch_execute(&lock).await.unwrap();
+    let arguments = [
+        "--store",
+        &database,
+        "--start-timeout",
+        "2s",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let (code, text) = run(&arguments, &[]);
+    assert_eq!(code, 1);
+    let says = "was not there within 2s (--start-timeout): it did not answer, or another daemon is migrating it";
+    assert!(text.contains(says), "{text}");
 }

@@ -88,6 +88,8 @@ async fn sslmode_says_how_the_server_is_identified() {
         "sslmode=require".to_owned(),
         format!("sslmode=require&sslrootcert={own}"),
         format!("sslmode=verify-full&sslrootcert={own}"),
+        format!("sslrootcert={own}"),
+        "sslmode=require&options=-c%20work_mem%3D8MB".to_owned(),
     ] {
         assert_eq!(with(&fine), Ok(()), "{fine}");
     }

@@ -3,17 +3,25 @@
 -- again. What is NULL leaves what is there. No row for an undeclared scope.
 -- Called by RegistryTransaction::register_instances.
 -- $1 kinds, $2 keys, $3 addresses, $4 names, $5 weights, $6 metadata, $7 ttl_seconds, $8 now
-WITH registered AS (
+WITH target AS (
+    -- Held, so that nobody deletes a scope while it gets instances.
+    SELECT scope.id, scope.kind, scope.key
+    FROM scope
+    WHERE (scope.kind, scope.key) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+    ORDER BY scope.id
+    FOR KEY SHARE
+),
+registered AS (
     INSERT INTO instance AS known
         (scope_id, address, name, weight, metadata, ttl_seconds, status, registered_at, updated_at)
-    SELECT scope.id, given.address, given.name, given.weight, given.metadata, given.ttl_seconds,
+    SELECT target.id, given.address, given.name, given.weight, given.metadata, given.ttl_seconds,
            CASE given.kind WHEN 'service' THEN 'enabled' ELSE 'disabled' END,
            $8::timestamptz, $8::timestamptz
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::jsonb[], $7::integer[])
         AS given (kind, key, address, name, weight, metadata, ttl_seconds)
-    JOIN scope ON scope.kind = given.kind AND scope.key = given.key
-    -- One order for all replicas, so that two batches cannot wait for each other.
-    ORDER BY scope.id, given.address
+    JOIN target ON target.kind = given.kind AND target.key = given.key
+    -- One order for all replicas, so that two such statements cannot wait for each other.
+    ORDER BY target.id, given.address
     ON CONFLICT (scope_id, address) DO UPDATE
     SET name        = COALESCE(excluded.name, known.name),
         weight      = COALESCE(excluded.weight, known.weight),
@@ -24,8 +32,8 @@ WITH registered AS (
         revision    = known.revision + 1
     RETURNING *
 )
-SELECT instance.id, scope.kind, scope.key, instance.address, instance.name, instance.weight, instance.metadata,
+SELECT instance.id, target.kind, target.key, instance.address, instance.name, instance.weight, instance.metadata,
        instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
        instance.registered_at, instance.updated_at, instance.revision = 1 AS created
 FROM registered AS instance
-JOIN scope ON scope.id = instance.scope_id
+JOIN target ON target.id = instance.scope_id

@@ -10,7 +10,7 @@ use actix::Message;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::directory::Directory;
 use crate::model::{InstanceKey, Registration};
@@ -20,8 +20,15 @@ use crate::store::{Registered, RegistryTransaction, RegistryWriter, StoreError};
 /// waits for an ever larger one.
 const MAX_BATCH: usize = 512;
 
+/// The most writes that may wait. Callers give up before their writes are carried out,
+/// so their number says nothing about the queue's.
+const MAX_WAITING: usize = 4096;
+
 /// From the beginning of a transaction to its commit, which has its own limit.
 const APPLY: Duration = Duration::from_secs(3);
+
+/// How long writes are tried one by one, after they failed together.
+const ALONE: Duration = Duration::from_secs(6);
 
 /// A message that is carried out within a transaction.
 #[async_trait]
@@ -49,6 +56,8 @@ pub(super) struct Queue {
     /// The registrations that arrived one after another since the last other write:
     /// they are one statement, in which an instance may come only once.
     registrations: Registrations,
+    /// How many writes there are in all.
+    waiting: usize,
 }
 
 impl Queue {
@@ -62,12 +71,16 @@ impl Queue {
         write: W,
     ) -> impl Future<Output = Result<W::Output, StoreError>> + use<W> {
         let (answer, answered) = oneshot::channel();
-        self.close_registrations();
-        self.entries.push_back(Box::new(Waiting {
-            write,
-            output: None,
-            answer,
-        }));
+        if self.take_place() {
+            self.close_registrations();
+            self.entries.push_back(Box::new(Waiting {
+                write,
+                output: None,
+                answer,
+            }));
+        } else {
+            let _ = answer.send(Err(full()));
+        }
         async { answered.await.unwrap_or_else(|_| Err(ended())) }
     }
 
@@ -77,13 +90,23 @@ impl Queue {
         registration: Registration,
     ) -> impl Future<Output = Result<Option<Registered>, StoreError>> + use<> {
         let (answer, answered) = oneshot::channel();
-        if self.registrations.keys.contains(&registration.key)
-            || self.registrations.len() >= MAX_BATCH
-        {
-            self.close_registrations();
+        if self.take_place() {
+            if self.registrations.keys.contains(&registration.key)
+                || self.registrations.len() >= MAX_BATCH
+            {
+                self.close_registrations();
+            }
+            self.registrations.push(registration, answer);
+        } else {
+            let _ = answer.send(Err(full()));
         }
-        self.registrations.push(registration, answer);
         async { answered.await.unwrap_or_else(|_| Err(ended())) }
+    }
+
+    fn take_place(&mut self) -> bool {
+        let free = self.waiting < MAX_WAITING;
+        self.waiting += usize::from(free);
+        free
     }
 
     fn close_registrations(&mut self) {
@@ -106,8 +129,14 @@ impl Queue {
             }
             batch.0.push(entry);
         }
+        self.waiting -= batch.len();
         batch
     }
+}
+
+/// The error of a caller for whose write there is no place.
+fn full() -> StoreError {
+    StoreError::Unavailable("too many writes are waiting".into())
 }
 
 /// The error of a caller whose actor ended before it could answer.
@@ -119,8 +148,13 @@ pub(super) fn ended() -> StoreError {
 pub(super) struct Batch(Vec<Box<dyn Entry>>);
 
 impl Batch {
-    /// Carries out all writes in one transaction and answers their callers. Where the
-    /// store refuses it, each is tried alone, so that only the culprit fails.
+    fn len(&self) -> usize {
+        self.0.iter().map(|entry| entry.len()).sum()
+    }
+
+    /// Carries out all writes in one transaction and answers their callers. Where one of
+    /// them may be to blame for a failure each is tried alone, so that no other fails with
+    /// it; and a conflict with another daemon is hardly met twice.
     pub(super) async fn carry_out(
         mut self,
         writer: &mut dyn RegistryWriter,
@@ -128,16 +162,30 @@ impl Batch {
         directory: &Directory,
     ) {
         let outcome = commit(writer, now, &mut self.0).await;
-        let writes: usize = self.0.iter().map(|entry| entry.len()).sum();
-        if writes > 1 && matches!(outcome, Err(StoreError::Refused(_))) {
-            for mut alone in self.0.into_iter().flat_map(Entry::split) {
-                let outcome = commit(writer, now, std::slice::from_mut(&mut alone)).await;
-                alone.answer(outcome, directory);
+        let alone = match &outcome {
+            Err(StoreError::Conflict(_)) => true,
+            Err(StoreError::Refused(_)) => self.len() > 1,
+            _ => false,
+        };
+        if !alone {
+            for entry in self.0 {
+                entry.answer(outcome.clone(), directory);
             }
             return;
         }
-        for entry in self.0 {
-            entry.answer(outcome.clone(), directory);
+        let begin = Instant::now();
+        let mut away = None;
+        for mut entry in self.0.into_iter().flat_map(Entry::split) {
+            let outcome = match &away {
+                Some(error) => Err(StoreError::clone(error)),
+                None => commit(writer, now, std::slice::from_mut(&mut entry)).await,
+            };
+            if let Err(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)) = outcome {
+                away.get_or_insert_with(|| StoreError::Unavailable("it failed for others".into()));
+            } else if begin.elapsed() > ALONE {
+                away.get_or_insert_with(|| StoreError::Unavailable("it is too slow".into()));
+            }
+            entry.answer(outcome, directory);
         }
     }
 }

@@ -14,15 +14,14 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_postgres::config::{Config, SslMode};
 use tokio_postgres::{Client, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use crate::error::UrlError;
 
-/// Connections a daemon holds at most: one for the writer and a few for readers.
-const POOL_SIZE: usize = 8;
 /// Waiting for a free connection.
 const POOL_WAIT: Duration = Duration::from_millis(500);
 /// Making a connection, TLS and login included.
@@ -37,16 +36,18 @@ pub(super) const ANSWER: Duration = Duration::from_secs(3);
 const SESSION: &str =
     "-c statement_timeout=2500 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=10000";
 
-/// How `sslmode` asks for the connection to be protected, as in libpq.
+/// How `sslmode` asks for the connection to be protected, in libpq's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tls {
     /// Never.
     Disable,
     /// Encrypted where the server can; the server is not identified.
     Prefer,
-    /// Encrypted or not at all; the server is identified only by `sslrootcert`.
+    /// Encrypted or not at all; the server is identified only with `sslrootcert`, and
+    /// then as by `verify-full`.
     Require,
     /// Encrypted, and the certificate is for this host and signed by a known authority.
+    /// The default where there is an `sslrootcert`.
     VerifyFull,
 }
 
@@ -75,20 +76,29 @@ struct Settings {
 }
 
 fn settings(url: &Url) -> Result<Settings, UrlError> {
-    let (mut tls, mut root_cert) = (Tls::Prefer, None);
+    let (mut tls, mut root_cert) = (None, None);
     let mut rest = Vec::new();
-    for (name, value) in url.query_pairs() {
-        match name.as_ref() {
-            "sslmode" => tls = value.parse()?,
-            "sslrootcert" => root_cert = Some(value.into_owned()),
-            _ => rest.push((name.into_owned(), value.into_owned())),
+    // What is the driver's stays as it is written: encoding it again would not be the same.
+    for part in url.query().unwrap_or_default().split('&') {
+        match form_urlencoded::parse(part.as_bytes()).next() {
+            Some((name, value)) if name == "sslmode" => tls = Some(value.parse()?),
+            Some((name, value)) if name == "sslrootcert" => root_cert = Some(value.into_owned()),
+            _ => rest.push(part),
         }
     }
+    let tls = match (tls, &root_cert) {
+        (Some(Tls::Disable | Tls::Prefer), Some(_)) => {
+            return Err(UrlError::new(
+                "sslrootcert needs sslmode=verify-full or require: the others may not use TLS at all",
+            ));
+        }
+        (Some(tls), _) => tls,
+        (None, Some(_)) => Tls::VerifyFull,
+        (None, None) => Tls::Prefer,
+    };
     let mut url = url.clone();
-    url.set_query(None);
-    if !rest.is_empty() {
-        url.query_pairs_mut().extend_pairs(rest);
-    }
+    let rest = rest.join("&");
+    url.set_query((!rest.is_empty()).then_some(rest.as_str()));
     let mut driver: Config = url.as_str().parse().map_err(|error: Error| {
         // The driver's error is two lines deep, and neither shows the URL.
         let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -128,7 +138,7 @@ pub(crate) fn check_url(url: &Url) -> Result<(), UrlError> {
 
 /// A pool whose connections are made, and live, on the runtime this is called on:
 /// a caller on another runtime may end without taking a connection with it.
-pub(super) fn pool(url: &Url) -> Result<Pool, String> {
+pub(super) fn pool(url: &Url, connections: usize) -> Result<Pool, String> {
     let settings = settings(url).map_err(|error| error.to_string())?;
     let connect = HomeConnect {
         tls: MakeRustlsConnect::new(tls_config(settings.tls, settings.root_cert.as_deref())?),
@@ -142,7 +152,7 @@ pub(super) fn pool(url: &Url) -> Result<Pool, String> {
         },
     );
     Pool::builder(manager)
-        .max_size(POOL_SIZE)
+        .max_size(connections)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(POOL_WAIT))
         .create_timeout(Some(CONNECT + Duration::from_millis(500)))
@@ -163,19 +173,23 @@ impl Connect for HomeConnect {
     ) -> futures_util::future::BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
         let (config, tls) = (config.clone(), self.tls.clone());
         let task = self.home.spawn(async move {
-            let (client, connection) = config.connect(tls).await?;
-            let driver = tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    log::debug!("a Postgres connection ended: {error}");
-                }
-            });
-            Ok((client, driver))
+            // The driver's own limit ends with the TCP handshake.
+            let connected = timeout(CONNECT, config.connect(tls)).await.ok()?;
+            Some(connected.map(|(client, connection)| {
+                let driver = tokio::spawn(async move {
+                    if let Err(error) = connection.await {
+                        log::debug!("a Postgres connection ended: {error}");
+                    }
+                });
+                (client, driver)
+            }))
         });
         Box::pin(async move {
             match task.await {
-                Ok(result) => result,
-                // The home runtime is stopping; the pool's own timeout ends the wait.
-                Err(_) => std::future::pending().await,
+                Ok(Some(result)) => result,
+                // Too late, or the home runtime is stopping: the driver has no error for
+                // either, so the pool's own limit, a little later, says it.
+                Ok(None) | Err(_) => std::future::pending().await,
             }
         })
     }

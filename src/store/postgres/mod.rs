@@ -15,6 +15,7 @@ use chrono::{DateTime, Utc};
 use deadpool_postgres::{Object, Pool};
 use tokio::time::timeout;
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use url::Url;
 
@@ -40,16 +41,24 @@ macro_rules! sql {
 /// The advisory lock that daemons take to migrate: "rollcall" as a number.
 const MIGRATION_LOCK: i64 = 0x726f_6c6c_6361_6c6c;
 
+/// The most connections for reading.
+const READERS: usize = 7;
+
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 pub(super) fn open(url: &Url) -> Result<Store, OpenError> {
-    let pool = connect::pool(url).map_err(|reason| OpenError {
-        backend: BackendUrl::new(url.clone()).to_string(),
-        reason,
-    })?;
+    // Readers, however many and slow, never keep the writer from its connection.
+    let pool = |connections| {
+        connect::pool(url, connections).map_err(|reason| OpenError {
+            backend: BackendUrl::new(url.clone()).to_string(),
+            reason,
+        })
+    };
     Ok(Store {
-        reader: Arc::new(PostgresReader { pool: pool.clone() }),
-        writer: Box::new(PostgresWriter { pool }),
+        reader: Arc::new(PostgresReader {
+            pool: pool(READERS)?,
+        }),
+        writer: Box::new(PostgresWriter { pool: pool(1)? }),
     })
 }
 
@@ -94,7 +103,7 @@ impl Checkout {
         ask: impl AsyncFnOnce(&Object) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, StoreError> {
         let Some(connection) = &self.connection else {
-            return Err(StoreError::Unavailable("the connection was closed".into()));
+            return Err(gone());
         };
         self.idle = false;
         match timeout(connect::ANSWER, ask(connection)).await {
@@ -121,15 +130,21 @@ impl Drop for Checkout {
     }
 }
 
-/// Postgres's own refusals of a statement's content are final; that it is stopping,
-/// out of resources, read-only, or took too long (classes 08, 25, 53, 55, 57, 58) is not.
+fn gone() -> StoreError {
+    StoreError::Unavailable("the connection was closed".into())
+}
+
+/// What Postgres says of a statement's content is final. That it is stopping, out of
+/// resources or read-only (classes 08, 25, 53, 57, 58) is not; and a lock, a deadlock, a
+/// statement's time, or a scope that another transaction deletes or fills (23503) is a
+/// matter of the moment.
 fn store_error(error: &tokio_postgres::Error) -> StoreError {
     let message = with_sources(error);
-    match error.code().map(|code| &code.code()[..2]) {
-        None | Some("08" | "25" | "40" | "53" | "55" | "57" | "58") => {
-            StoreError::Unavailable(message)
-        }
-        Some(_) => StoreError::Refused(message),
+    let code = error.code().map(SqlState::code);
+    match (code, code.map(|code| &code[..2])) {
+        (Some("23503" | "57014"), _) | (_, Some("40" | "55")) => StoreError::Conflict(message),
+        (_, None | Some("08" | "25" | "53" | "57" | "58")) => StoreError::Unavailable(message),
+        (_, Some(_)) => StoreError::Refused(message),
     }
 }
 
@@ -235,13 +250,14 @@ struct PostgresWriter {
 #[async_trait]
 impl RegistryWriter for PostgresWriter {
     async fn migrate(&mut self) -> Result<Vec<String>, MigrateError> {
-        let mut connection = Checkout::from(&self.pool).await?;
+        let mut checkout = Checkout::from(&self.pool).await?;
         // Waiting for another daemon's migration, and a migration itself, may take
-        // longer than any request. The session ends with this connection.
-        connection.idle = false;
-        let Some(client) = connection.connection.as_mut() else {
-            return Ok(Vec::new());
+        // longer than any request. The session, and its lock, end with this connection.
+        checkout.idle = false;
+        let Some(connection) = checkout.connection.as_mut() else {
+            return Err(gone().into());
         };
+        let client: &mut tokio_postgres::Client = connection;
         let store = |error: tokio_postgres::Error| MigrateError::Store(store_error(&error));
         client
             .batch_execute("SET statement_timeout = 0; SET lock_timeout = 0")
@@ -252,11 +268,13 @@ impl RegistryWriter for PostgresWriter {
             .await
             .map_err(store)?;
         let runner = migrations::runner();
-        let client: &mut tokio_postgres::Client = &mut *client;
-        let report = runner
-            .run_async(client)
-            .await
-            .map_err(|error| migrate_error(&error, &runner))?;
+        let report = match runner.run_async(client).await {
+            Ok(report) => report,
+            Err(error) if client.is_closed() => {
+                return Err(StoreError::Unavailable(with_sources(&error)).into());
+            }
+            Err(error) => return Err(migrate_error(&error, &runner)),
+        };
         Ok(report
             .applied_migrations()
             .iter()
@@ -383,10 +401,18 @@ impl RegistryTransaction for PostgresTransaction {
             let created = rows::get(row, "created")?;
             registered.insert(instance.key.clone(), Registered { instance, created });
         }
-        Ok(registrations
-            .iter()
-            .map(|registration| registered.remove(&registration.key))
-            .collect())
+        let answers = registrations.iter().map(|registration| {
+            let answer = registered.remove(&registration.key);
+            match registration.key.scope.kind {
+                // It was declared a statement ago, and another daemon has deleted it since.
+                ScopeKind::Service if answer.is_none() => Err(StoreError::Conflict(format!(
+                    "{} was deleted",
+                    registration.key.scope
+                ))),
+                _ => Ok(answer),
+            }
+        });
+        answers.collect()
     }
 
     async fn change_instance(

@@ -16,13 +16,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use self::thread::{SqliteThread, gone, store_error};
 use super::{
     Declared, MigrateError, Registered, RegistryReader, RegistryTransaction, RegistryWriter,
-    ScopeDeletion, Store, StoreError, migrate_error,
+    ScopeDeletion, Store, StoreError, migrate_error, with_sources,
 };
 use crate::error::OpenError;
 use crate::model::{
@@ -194,7 +195,14 @@ impl Drop for SqliteWriter {
 #[async_trait]
 impl RegistryWriter for SqliteWriter {
     async fn migrate(&mut self) -> Result<Vec<String>, MigrateError> {
-        self.thread.run(migrate).await?
+        let (answer, migrated) = oneshot::channel();
+        // A migration may take longer than any request waits.
+        self.thread
+            .send(move |connection| {
+                let _ = answer.send(migrate(connection));
+            })
+            .await?;
+        migrated.await.map_err(|_| gone())?
     }
 
     async fn begin<'a>(
@@ -236,9 +244,15 @@ impl RegistryWriter for SqliteWriter {
 
 fn migrate(connection: &mut Connection) -> Result<Vec<String>, MigrateError> {
     let runner = migrations::runner();
-    let report = runner
-        .run(connection)
-        .map_err(|error| migrate_error(&error, &runner))?;
+    let report = runner.run(connection).map_err(|error| {
+        let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
+        match cause.and_then(rusqlite::Error::sqlite_error_code) {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                StoreError::Unavailable(with_sources(&error)).into()
+            }
+            _ => migrate_error(&error, &runner),
+        }
+    })?;
     Ok(report
         .applied_migrations()
         .iter()
@@ -415,7 +429,12 @@ impl RegistryTransaction for SqliteTransaction {
             .send(Step::Commit(done))
             .await
             .map_err(|_| gone())?;
-        committed.await.map_err(|_| gone())?
+        match timeout(thread::ANSWER, committed).await {
+            Ok(outcome) => outcome.map_err(|_| gone())?,
+            Err(_) => Err(StoreError::OutcomeUnknown(
+                "SQLite has not confirmed a commit".into(),
+            )),
+        }
     }
 }
 

@@ -1,27 +1,31 @@
 //! The thread that has the SQLite connection. SQLite blocks, so nothing else runs on it.
 
 use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::store::StoreError;
 
-enum Job {
-    Run(Box<dyn FnOnce(&mut Connection) + Send>),
-    Close,
-}
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// How many jobs may wait. Callers beyond it wait for a place; admission to the
-/// actors keeps them few.
+/// How many jobs may wait. Callers beyond it wait for a place.
 const QUEUE: usize = 1024;
+
+/// How long a caller waits for its answer.
+pub(super) const ANSWER: Duration = Duration::from_secs(3);
 
 /// A handle to the thread. The thread ends, and closes the database, when it is told
 /// to or when the last handle is gone.
 #[derive(Clone)]
 pub(super) struct SqliteThread {
     jobs: mpsc::Sender<Job>,
+    closing: Arc<AtomicBool>,
 }
 
 impl SqliteThread {
@@ -32,36 +36,48 @@ impl SqliteThread {
         lock: File,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
+        let closing = Arc::new(AtomicBool::new(false));
+        let closed = Arc::clone(&closing);
         let thread = std::thread::Builder::new()
             .name("sqlite".into())
             .spawn(move || {
-                while let Some(Job::Run(job)) = queue.blocking_recv() {
+                while let Some(job) = queue.blocking_recv() {
+                    if closed.load(Ordering::Acquire) {
+                        break;
+                    }
                     job(&mut connection);
                 }
                 drop(connection);
                 drop(lock);
             })?;
-        Ok((Self { jobs }, thread))
+        Ok((Self { jobs, closing }, thread))
     }
 
-    /// Ends the thread after what was sent before. Later callers are told that it has ended.
+    /// Ends the thread after the job it is at. Who still waits is told that it has ended.
     pub(super) fn close(&self) {
-        // A full queue means that callers still wait; the last handle ends it then.
-        let _ = self.jobs.try_send(Job::Close);
+        self.closing.store(true, Ordering::Release);
+        // Wakes an idle thread; one whose queue is full is not idle.
+        let _ = self.jobs.try_send(Box::new(|_| {}));
     }
 
-    /// Runs `work` on the thread, after what was sent before it.
+    /// Runs `work` on the thread, after what was sent before it. Whoever waits longer
+    /// than [`ANSWER`] is told so, and work that nobody waits for is not done.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
-        self.send(move |connection| {
-            // Whoever asked may have given up: then nobody needs the answer.
-            let _ = answer.send(work(connection));
-        })
-        .await?;
-        answered.await.map_err(|_| gone())
+        let asked = async {
+            self.send(move |connection| {
+                if !answer.is_closed() {
+                    // Whoever asked may give up meanwhile: then nobody needs the answer.
+                    let _ = answer.send(work(connection));
+                }
+            })
+            .await?;
+            answered.await.map_err(|_| gone())
+        };
+        timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Puts `job` in the queue without waiting for it.
@@ -69,11 +85,13 @@ impl SqliteThread {
         &self,
         job: impl FnOnce(&mut Connection) + Send + 'static,
     ) -> Result<(), StoreError> {
-        self.jobs
-            .send(Job::Run(Box::new(job)))
-            .await
-            .map_err(|_| gone())
+        self.jobs.send(Box::new(job)).await.map_err(|_| gone())
     }
+}
+
+/// The error of a caller that has waited long enough.
+fn late() -> StoreError {
+    StoreError::Unavailable(format!("no answer from SQLite within {ANSWER:?}"))
 }
 
 /// The error of a caller whose thread has ended.
