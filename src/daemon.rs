@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::actor::{
-    Drain, HeartbeatActor, Lifeline, Mailbox, MigrateSchema, RegistryActor, SchedulerActor,
+    Drain, HeartbeatActor, Lifeline, Mailbox, MigrateSchema, RECONCILE, Reconciler, RegistryActor,
+    SchedulerActor,
 };
 use crate::bus::{self, BusUrl};
 use crate::clock::Clock;
@@ -105,7 +106,7 @@ impl Daemon {
             LeaseUrl::Memory => BusUrl::Memory,
             LeaseUrl::Redis(url) => BusUrl::Redis(url.clone()),
         })?;
-        let directory = Arc::new(Directory::new(reader, leases.connect()));
+        let directory = Arc::new(Directory::new(Arc::clone(&reader), leases.connect()));
         let (ends, ended) = mpsc::unbounded_channel();
 
         let (registry_arbiter, scheduler_arbiter) = (Arbiter::new(), Arbiter::new());
@@ -116,8 +117,17 @@ impl Daemon {
             Lifeline::new("registry", ends.clone()),
         );
         let registry = RegistryActor::start_in_arbiter(&registry_arbiter.handle(), |_| registry);
+        let registry_mailbox = Mailbox::new(registry.clone(), REGISTRY.0, REGISTRY.1);
+        let reconciler = Reconciler {
+            reader: Arc::clone(&reader),
+            leases: leases.connect(),
+            registry: registry_mailbox.clone(),
+            bus: Arc::clone(&bus),
+            claim: RECONCILE - Duration::from_secs(1),
+        };
         let scheduler = SchedulerActor::new(
             config.roll_call.clone(),
+            reconciler,
             bus,
             Arc::clone(&clock),
             Lifeline::new("scheduler", ends.clone()),
@@ -126,7 +136,6 @@ impl Daemon {
             SchedulerActor::start_in_arbiter(&scheduler_arbiter.handle(), |_| scheduler);
 
         let started = Started::default();
-        let registry_mailbox = Mailbox::new(registry.clone(), REGISTRY.0, REGISTRY.1);
         let scheduler_mailbox = Mailbox::new(scheduler, SCHEDULER.0, SCHEDULER.1);
         let shared = (Arc::clone(&directory), started.clone());
         let (default_ttl, roll_interval) = (config.lease_ttl, config.roll_call.interval);
@@ -136,6 +145,7 @@ impl Daemon {
             let heartbeat = HeartbeatActor::new(
                 leases.connect(),
                 Arc::clone(&directory),
+                registry_mailbox.clone(),
                 default_ttl,
                 Lifeline::new("heartbeat", ends.clone()),
             );

@@ -78,14 +78,14 @@ impl From<&Instance> for Profile {
 
 /// An instance and its lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Presence {
+pub struct Listed {
     /// What is registered.
     pub instance: Instance,
     /// Whether its lease is alive.
     pub online: bool,
 }
 
-impl Presence {
+impl Listed {
     /// Whether it may be sent traffic: enabled and online.
     pub fn available(&self) -> bool {
         self.online && self.instance.status == Status::Enabled
@@ -198,8 +198,8 @@ impl Directory {
         };
         drop(place);
         let mut counts = Counts::default();
-        for presence in self.instances(scope).await? {
-            counts.add(presence.instance.status, presence.online);
+        for listed in self.instances(scope).await? {
+            counts.add(listed.instance.status, listed.online);
         }
         Ok(Some((record, counts)))
     }
@@ -217,14 +217,14 @@ impl Directory {
     }
 
     /// The instances of a scope, by address; none where it is not declared.
-    pub async fn instances(&self, scope: &Scope) -> Result<Vec<Presence>, DirectoryError> {
+    pub async fn instances(&self, scope: &Scope) -> Result<Vec<Listed>, DirectoryError> {
         let _place = self.read_place().await?;
         self.with_leases(self.reader.list_instances(scope).await?)
             .await
     }
 
     /// One instance, if it is registered.
-    pub async fn instance(&self, key: &InstanceKey) -> Result<Option<Presence>, DirectoryError> {
+    pub async fn instance(&self, key: &InstanceKey) -> Result<Option<Listed>, DirectoryError> {
         let found = self.registration(key).await?;
         Ok(self.with_leases(Vec::from_iter(found)).await?.pop())
     }
@@ -259,15 +259,15 @@ impl Directory {
         }
     }
 
-    async fn with_leases(&self, instances: Vec<Instance>) -> Result<Vec<Presence>, DirectoryError> {
+    async fn with_leases(&self, instances: Vec<Instance>) -> Result<Vec<Listed>, DirectoryError> {
         let keys: Vec<InstanceKey> = instances
             .iter()
             .map(|instance| instance.key.clone())
             .collect();
         let online = self.online(&keys).await?;
-        let presences = instances.into_iter().zip(online);
-        Ok(presences
-            .map(|(instance, online)| Presence { instance, online })
+        let listed = instances.into_iter().zip(online);
+        Ok(listed
+            .map(|(instance, online)| Listed { instance, online })
             .collect())
     }
 
@@ -275,8 +275,8 @@ impl Directory {
     async fn online(&self, keys: &[InstanceKey]) -> Result<Vec<bool>, LeaseError> {
         let mut online = Vec::with_capacity(keys.len());
         for part in keys.chunks(LOOK) {
-            let left = self.leases.time_left(part).await?;
-            online.extend(left.iter().map(Option::is_some));
+            let leases = self.leases.look(part).await?;
+            online.extend(leases.iter().map(Option::is_some));
         }
         Ok(online)
     }

@@ -13,13 +13,17 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, Resp
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Lifeline, Ping, admit};
+use super::{Lifeline, Mailbox, Ping, RecordOnline, RegistryActor, admit};
 use crate::directory::{Directory, DirectoryError, Profile};
 use crate::lease::{LeaseError, LeaseStore, Renewal, Renewed};
 use crate::model::{InstanceKey, Ttl, Weight};
+use crate::store::Life;
 
 /// The most leases in one round trip: a script holds up everybody else on Redis.
 const MAX_BATCH: usize = 1000;
+
+/// The most new lives in one message to the RegistryActor.
+const MAX_RECORD: usize = 500;
 
 /// How long a round trip may take before those who wait for it are told.
 const ROUND_TRIP: Duration = Duration::from_millis(900);
@@ -28,6 +32,7 @@ const ROUND_TRIP: Duration = Duration::from_millis(900);
 pub struct HeartbeatActor {
     leases: Arc<dyn LeaseStore>,
     directory: Arc<Directory>,
+    registry: Mailbox<RegistryActor>,
     default_ttl: Ttl,
     waiting: Vec<Waiting>,
     under_way: bool,
@@ -44,12 +49,14 @@ impl HeartbeatActor {
     pub fn new(
         leases: Arc<dyn LeaseStore>,
         directory: Arc<Directory>,
+        registry: Mailbox<RegistryActor>,
         default_ttl: Ttl,
         lifeline: Lifeline,
     ) -> Self {
         Self {
             leases,
             directory,
+            registry,
             default_ttl,
             waiting: Vec::new(),
             under_way: false,
@@ -183,6 +190,7 @@ impl Handler<Beat> for HeartbeatActor {
     fn handle(&mut self, beat: Beat, context: &mut Context<Self>) -> Self::Result {
         let (directory, leases) = (Arc::clone(&self.directory), Arc::clone(&self.leases));
         let (me, default_ttl) = (context.address(), self.default_ttl);
+        let registry = self.registry.clone();
         Box::pin(async move {
             let known = directory.resolve(&beat.keys).await?;
             let renewals: Vec<Renewal> = beat
@@ -209,15 +217,13 @@ impl Handler<Beat> for HeartbeatActor {
                     return Err(error.into());
                 }
             };
-            let created: Vec<InstanceKey> = renewals
-                .iter()
-                .zip(&renewed)
-                .filter(|(_, renewed)| renewed.created)
-                .map(|(renewal, _)| renewal.key.clone())
-                .collect();
+            let mut begun = begun(&renewals, &renewed);
+            let created: Vec<InstanceKey> = begun.iter().map(|life| life.key.clone()).collect();
             let gone = directory.vanished(&created).await;
             leases.revoke(&gone).await?;
             let gone: HashSet<InstanceKey> = gone.into_iter().collect();
+            begun.retain(|life| !gone.contains(&life.key));
+            record(registry, begun);
             let mut renewed = renewals.iter().zip(renewed);
             let outcomes = known.iter().map(|profile| {
                 let live = profile.and_then(|_| renewed.next());
@@ -252,6 +258,7 @@ impl Handler<KeepAlive> for HeartbeatActor {
     fn handle(&mut self, message: KeepAlive, context: &mut Context<Self>) -> Self::Result {
         let directory = Arc::clone(&self.directory);
         let (me, default_ttl) = (context.address(), self.default_ttl);
+        let registry = self.registry.clone();
         Box::pin(async move {
             let profile = directory.resolve_keep_alive(&message.key).await;
             let renewal = Renewal {
@@ -264,13 +271,48 @@ impl Handler<KeepAlive> for HeartbeatActor {
                     .and_then(|profile| profile.ttl)
                     .unwrap_or(default_ttl),
             };
+            let renewals = vec![renewal];
             let renewed = me
-                .send(Renew(vec![renewal]))
+                .send(Renew(renewals.clone()))
                 .await
                 .unwrap_or_else(|_| Err(ended()))?;
+            record(registry, begun(&renewals, &renewed));
             renewed.first().copied().ok_or_else(|| ended().into())
         })
     }
+}
+
+/// The lives that began with these renewals.
+fn begun(renewals: &[Renewal], renewed: &[Renewed]) -> Vec<Life> {
+    let pairs = renewals.iter().zip(renewed);
+    let begun = pairs.filter(|(_, renewed)| renewed.created);
+    begun
+        .map(|(renewal, renewed)| Life {
+            key: renewal.key.clone(),
+            epoch: renewed.epoch,
+        })
+        .collect()
+}
+
+/// Has new lives recorded, without keeping the heartbeat waiting. What is lost here is
+/// found by the next reconcile.
+fn record(registry: Mailbox<RegistryActor>, mut begun: Vec<Life>) {
+    if begun.is_empty() {
+        return;
+    }
+    actix::spawn(async move {
+        while !begun.is_empty() {
+            let rest = begun.split_off(begun.len().min(MAX_RECORD));
+            match registry
+                .ask(RecordOnline(mem::replace(&mut begun, rest)))
+                .await
+            {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return log::debug!("new leases not recorded: {error}"),
+                Err(error) => return log::debug!("new leases not recorded: {error}"),
+            }
+        }
+    });
 }
 
 /// Renewals that join the next round trip.

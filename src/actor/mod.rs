@@ -5,6 +5,7 @@
 //! and an error for each way in which an answer can fail to come.
 
 mod heartbeat;
+mod reconcile;
 mod registry;
 mod scheduler;
 
@@ -17,11 +18,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 pub use self::heartbeat::{Beat, BeatError, BeatOutcome, HeartbeatActor, KeepAlive, Revoke};
+pub use self::reconcile::{Reconciler, Repairs};
 pub use self::registry::{
     ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance, DisableServiceInstance, Drain,
-    MigrateSchema, RegisterInstance, RegistryActor, Write,
+    MigrateSchema, RecordOffline, RecordOnline, RegisterInstance, RegistryActor, Write,
 };
-pub use self::scheduler::{RollCall, RollCallReport, RollCallStatus, SchedulerActor};
+pub use self::scheduler::{RECONCILE, RollCall, RollCallReport, RollCallStatus, SchedulerActor};
 
 /// Why an actor gave no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! The SchedulerActor: owner of time, on an arbiter of its own.
 //!
-//! It calls the roll by `run_interval`, on the clock's multiples of the interval. It
-//! does no work beyond sending: a slow bus delays no tick.
+//! It calls the roll by `run_interval`, on the clock's multiples of the interval, and
+//! begins the chores. It does no work of its own: nothing slow delays a tick.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use actix::{
 };
 use chrono::{DateTime, Utc};
 
-use super::{Lifeline, admit};
+use super::{Lifeline, Reconciler, admit};
 use crate::bus::{BusError, EventBus};
 use crate::clock::Clock;
 use crate::model::rfc3339_millis;
@@ -24,6 +24,9 @@ const LATE: Duration = Duration::from_secs(2);
 
 /// How far ticks may drift from the clock before they are aligned to it again.
 const DRIFT: Duration = Duration::from_millis(50);
+
+/// How often the registry is compared with the leases.
+pub const RECONCILE: Duration = Duration::from_secs(15);
 
 /// The message that asks every instance for a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +42,8 @@ pub struct RollCall {
 /// Owns the timers.
 pub struct SchedulerActor {
     roll_call: RollCall,
+    reconciler: Arc<Reconciler>,
+    reconciling: bool,
     bus: Arc<dyn EventBus>,
     clock: Arc<dyn Clock>,
     timer: Option<SpawnHandle>,
@@ -52,12 +57,15 @@ impl SchedulerActor {
     /// Calls the roll on that bus from the next tick on.
     pub fn new(
         roll_call: RollCall,
+        reconciler: Reconciler,
         bus: Arc<dyn EventBus>,
         clock: Arc<dyn Clock>,
         lifeline: Lifeline,
     ) -> Self {
         Self {
             roll_call,
+            reconciler: Arc::new(reconciler),
+            reconciling: false,
             bus,
             clock,
             timer: None,
@@ -110,6 +118,25 @@ impl SchedulerActor {
         } else {
             self.call_roll(tick, now, context);
         }
+    }
+
+    fn reconcile(&mut self, context: &mut Context<Self>) {
+        if self.reconciling {
+            return;
+        }
+        self.reconciling = true;
+        let reconciler = Arc::clone(&self.reconciler);
+        let reconcile = async move { reconciler.run().await };
+        context.spawn(wrap_future(reconcile).map(
+            |outcome, actor: &mut Self, _: &mut Context<Self>| {
+                actor.reconciling = false;
+                match outcome {
+                    Ok(None) => {}
+                    Ok(Some(repairs)) => log::debug!("reconciled: {repairs:?}"),
+                    Err(error) => log::warn!("reconcile broken off: {error}"),
+                }
+            },
+        ));
     }
 
     fn skip(&mut self, ticks: u64, why: impl Display) {
@@ -175,6 +202,7 @@ impl Actor for SchedulerActor {
 
     fn started(&mut self, context: &mut Self::Context) {
         self.align(context);
+        context.run_interval(RECONCILE, Self::reconcile);
     }
 }
 

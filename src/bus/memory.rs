@@ -27,6 +27,16 @@ struct State {
 }
 
 impl State {
+    fn claim(&mut self, claim: &str, remember: Duration) -> bool {
+        let now = Instant::now();
+        self.claims.retain(|_, until| *until > now);
+        if self.claims.contains_key(claim) {
+            return false;
+        }
+        self.claims.insert(claim.to_owned(), now + remember);
+        true
+    }
+
     fn publish(&mut self, channel: &str, message: &str) {
         let unheard = match self.channels.get(channel) {
             Some(sender) => sender.send(message.to_owned()).is_err(),
@@ -59,15 +69,16 @@ impl EventBus for MemoryBus {
         claim: &str,
         remember: Duration,
     ) -> Result<bool, BusError> {
-        let now = Instant::now();
         let mut state = self.state();
-        state.claims.retain(|_, until| *until > now);
-        if state.claims.contains_key(claim) {
-            return Ok(false);
+        let free = state.claim(claim, remember);
+        if free {
+            state.publish(channel, message);
         }
-        state.claims.insert(claim.to_owned(), now + remember);
-        state.publish(channel, message);
-        Ok(true)
+        Ok(free)
+    }
+
+    async fn claim(&self, claim: &str, remember: Duration) -> Result<bool, BusError> {
+        Ok(self.state().claim(claim, remember))
     }
 
     async fn subscribe(&self, channel: &str) -> Result<Subscription, BusError> {

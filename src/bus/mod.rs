@@ -46,8 +46,8 @@ pub trait EventBus: Send + Sync {
     /// Sends a message to all who are subscribed now.
     async fn publish(&self, channel: &str, message: &str) -> Result<(), BusError>;
 
-    /// Sends a message unless some daemon on this bus already did under the same
-    /// `claim` within the last `remember`; whether it was sent.
+    /// Claims and, where the claim was free, sends a message in the same step; whether it
+    /// was sent.
     async fn publish_once(
         &self,
         channel: &str,
@@ -55,6 +55,10 @@ pub trait EventBus: Send + Sync {
         claim: &str,
         remember: Duration,
     ) -> Result<bool, BusError>;
+
+    /// Claims a piece of work for one daemon on this bus; whether it was free. The claim
+    /// is remembered for that long.
+    async fn claim(&self, claim: &str, remember: Duration) -> Result<bool, BusError>;
 
     /// Subscribes to a channel.
     async fn subscribe(&self, channel: &str) -> Result<Subscription, BusError>;

@@ -54,12 +54,26 @@ impl EventBus for RedisBus {
         call.key(format!("{CLAIM_PREFIX}{claim}"))
             .arg(channel)
             .arg(message)
-            .arg(u64::try_from(remember.as_millis()).unwrap_or(u64::MAX));
+            .arg(millis(remember));
         let published: i64 = self
             .link
             .ask(async |connection| call.invoke_async(connection).await)
             .await?;
         Ok(published == 1)
+    }
+
+    async fn claim(&self, claim: &str, remember: Duration) -> Result<bool, BusError> {
+        let mut set = redis::cmd("SET");
+        set.arg(format!("{CLAIM_PREFIX}{claim}"))
+            .arg("1")
+            .arg("NX")
+            .arg("PX")
+            .arg(millis(remember));
+        let set: Option<String> = self
+            .link
+            .ask(async |connection| set.query_async(connection).await)
+            .await?;
+        Ok(set.is_some())
     }
 
     async fn subscribe(&self, channel: &str) -> Result<Subscription, BusError> {
@@ -86,4 +100,8 @@ impl EventBus for RedisBus {
         });
         Ok(Box::pin(messages))
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::extract::{InstancePath, Json, Query, ScopePath};
 use super::{Api, Problem};
 use crate::actor::{ChangeInstance, DeregisterInstance, RegisterInstance, Revoke};
-use crate::directory::Presence;
+use crate::directory::Listed;
 use crate::model::{
     DisplayName, Hold, Instance, InstanceChange, Metadata, Note, Registration, ScopeKind, Status,
     StatusChange, Ttl, Weight, rfc3339_millis,
@@ -102,16 +102,18 @@ struct View<'a> {
 
 /// The same with what its lease says.
 #[derive(Serialize)]
-struct PresenceView<'a> {
+struct ListedView<'a> {
     #[serde(flatten)]
     instance: View<'a>,
     online: bool,
     available: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    online_changed_at: Option<String>,
 }
 
 #[derive(Serialize)]
 struct ListView<'a> {
-    instances: Vec<PresenceView<'a>>,
+    instances: Vec<ListedView<'a>>,
 }
 
 impl<'a> View<'a> {
@@ -137,12 +139,18 @@ impl<'a> View<'a> {
     }
 }
 
-impl<'a> PresenceView<'a> {
-    fn of(presence: &'a Presence, default_ttl: Ttl) -> Self {
+impl<'a> ListedView<'a> {
+    fn of(listed: &'a Listed, default_ttl: Ttl) -> Self {
+        let recorded = listed.instance.presence;
+        // What is not recorded yet has no time yet.
+        let changed_at = recorded
+            .changed_at
+            .filter(|_| recorded.online == listed.online);
         Self {
-            instance: View::of(&presence.instance, default_ttl),
-            online: presence.online,
-            available: presence.available(),
+            online_changed_at: changed_at.map(rfc3339_millis),
+            instance: View::of(&listed.instance, default_ttl),
+            online: listed.online,
+            available: listed.available(),
         }
     }
 }
@@ -176,18 +184,18 @@ pub(super) async fn list(
     ScopePath(scope): ScopePath,
     Query(filter): Query<Filter>,
 ) -> Result<HttpResponse, Problem> {
-    let presences = api.directory.instances(&scope).await?;
-    if presences.is_empty()
+    let all = api.directory.instances(&scope).await?;
+    if all.is_empty()
         && scope.kind == ScopeKind::Group
         && !api.directory.is_declared(&scope).await?
     {
         return Err(Problem::scope_not_found(&scope));
     }
-    let instances = presences
+    let instances = all
         .iter()
-        .filter(|presence| !filter.available || presence.available())
-        .filter(|presence| !filter.online || presence.online)
-        .map(|presence| PresenceView::of(presence, api.default_ttl))
+        .filter(|listed| !filter.available || listed.available())
+        .filter(|listed| !filter.online || listed.online)
+        .map(|listed| ListedView::of(listed, api.default_ttl))
         .collect();
     Ok(HttpResponse::Ok().json(ListView { instances }))
 }
@@ -198,7 +206,7 @@ pub(super) async fn show(
     InstancePath(key): InstancePath,
 ) -> Result<HttpResponse, Problem> {
     match api.directory.instance(&key).await? {
-        Some(presence) => Ok(HttpResponse::Ok().json(PresenceView::of(&presence, api.default_ttl))),
+        Some(listed) => Ok(HttpResponse::Ok().json(ListedView::of(&listed, api.default_ttl))),
         None => Err(Problem::instance_not_found(&key)),
     }
 }

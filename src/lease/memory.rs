@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{LeaseError, LeasePage, LeaseStore, Renewal, Renewed};
+use super::{Lease, LeaseError, LeasePage, LeaseStore, Renewal, Renewed};
 use crate::clock::Clock;
 use crate::model::{Epoch, InstanceKey};
 
@@ -18,7 +17,7 @@ pub(super) struct MemoryLeaseStore {
 
 #[derive(Default)]
 struct Leases {
-    by_key: HashMap<InstanceKey, Lease>,
+    by_key: HashMap<InstanceKey, Held>,
     /// The last epoch given out, so that a later life has a later one.
     last_epoch: i64,
     /// Expired leases are thrown out when the map has grown to this: each insertion
@@ -26,7 +25,7 @@ struct Leases {
     sweep_at: usize,
 }
 
-struct Lease {
+struct Held {
     epoch: Epoch,
     expires_at: Instant,
 }
@@ -66,7 +65,7 @@ impl Leases {
         self.last_epoch = clock_millis.max(self.last_epoch + 1);
         let epoch = Epoch(self.last_epoch);
         self.by_key
-            .insert(renewal.key.clone(), Lease { epoch, expires_at });
+            .insert(renewal.key.clone(), Held { epoch, expires_at });
         if self.by_key.len() >= self.sweep_at {
             self.by_key.retain(|_, lease| lease.expires_at > now);
             self.sweep_at = (2 * self.by_key.len()).max(MIN_SWEEP);
@@ -89,17 +88,15 @@ impl LeaseStore for MemoryLeaseStore {
             .collect())
     }
 
-    async fn time_left(&self, keys: &[InstanceKey]) -> Result<Vec<Option<Duration>>, LeaseError> {
+    async fn look(&self, keys: &[InstanceKey]) -> Result<Vec<Option<Lease>>, LeaseError> {
         let now = Instant::now();
         let leases = self.leases();
-        Ok(keys
-            .iter()
-            .map(|key| {
-                let lease = leases.by_key.get(key)?;
-                let left = lease.expires_at.saturating_duration_since(now);
-                (!left.is_zero()).then_some(left)
-            })
-            .collect())
+        let look = |key| {
+            let Held { epoch, expires_at } = *leases.by_key.get(key)?;
+            let left = expires_at.saturating_duration_since(now);
+            (!left.is_zero()).then_some(Lease { left, epoch })
+        };
+        Ok(keys.iter().map(look).collect())
     }
 
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {
@@ -130,6 +127,8 @@ impl LeaseStore for MemoryLeaseStore {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::clock::SystemClock;
     use crate::model::{ScopeKind, Ttl, Weight};

@@ -58,6 +58,15 @@ pub struct Renewed {
     pub epoch: Epoch,
 }
 
+/// A lease that is alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// How long it lives without another renewal.
+    pub left: Duration,
+    /// When its life began.
+    pub epoch: Epoch,
+}
+
 /// One page of [`LeaseStore::list`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeasePage {
@@ -75,8 +84,8 @@ pub trait LeaseStore: Send + Sync {
     /// where a lease is named twice the second one renews the first.
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError>;
 
-    /// How long each lease still lives, `None` where there is none. In order.
-    async fn time_left(&self, keys: &[InstanceKey]) -> Result<Vec<Option<Duration>>, LeaseError>;
+    /// Each lease as it is now, `None` where there is none. In order.
+    async fn look(&self, keys: &[InstanceKey]) -> Result<Vec<Option<Lease>>, LeaseError>;
 
     /// Ends leases at once; harmless where there is none.
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError>;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::{Client, Script, pipe};
+use redis::{Client, Script};
 
-use super::{LeaseError, LeasePage, LeaseStore, Renewal, Renewed};
+use super::{Lease, LeaseError, LeasePage, LeaseStore, Renewal, Renewed};
 use crate::model::{Epoch, InstanceKey};
 use crate::redis_link::RedisLink;
 
@@ -18,6 +18,7 @@ const SCAN_COUNT: usize = 1000;
 pub(super) struct RedisLeaseStore {
     link: RedisLink,
     renew: Script,
+    look: Script,
 }
 
 impl RedisLeaseStore {
@@ -25,6 +26,7 @@ impl RedisLeaseStore {
         Self {
             link: RedisLink::new(client),
             renew: Script::new(include_str!("renew.lua")),
+            look: Script::new(include_str!("look.lua")),
         }
     }
 }
@@ -57,24 +59,26 @@ impl LeaseStore for RedisLeaseStore {
         answers.iter().map(|answer| renewed(answer)).collect()
     }
 
-    async fn time_left(&self, keys: &[InstanceKey]) -> Result<Vec<Option<Duration>>, LeaseError> {
+    async fn look(&self, keys: &[InstanceKey]) -> Result<Vec<Option<Lease>>, LeaseError> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let mut look = pipe();
+        let mut call = self.look.prepare_invoke();
         for key in keys {
-            look.pttl(key.lease_key());
+            call.key(key.lease_key());
         }
-        let millis: Vec<i64> = self
+        let answers: Vec<(String, u64)> = self
             .link
-            .ask(async |connection| look.query_async(connection).await)
+            .ask(async |connection| call.invoke_async(connection).await)
             .await?;
-        // -2 is no key. -1 is a key that never expires: the original's heartbeat could
-        // leave one behind, and it proves nothing.
-        Ok(millis
-            .into_iter()
-            .map(|millis| u64::try_from(millis).ok().map(Duration::from_millis))
-            .collect())
+        let lease = |(start_time, left): &(String, u64)| {
+            Some(Lease {
+                // What is not a time was not written by renew.lua, and is no lease.
+                epoch: Epoch::parse(start_time)?,
+                left: Duration::from_millis(*left),
+            })
+        };
+        Ok(answers.iter().map(lease).collect())
     }
 
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {

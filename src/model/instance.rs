@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Address, DisplayName, Invalid, Note, Scope, shown};
+use super::{Address, DisplayName, Epoch, Invalid, Note, Scope, shown};
 
 /// Which instance: its scope, and its address within it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -214,6 +214,17 @@ pub struct Hold {
     pub reason: Option<Note>,
 }
 
+/// What was last recorded of an instance's lease.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Presence {
+    /// Whether it was alive.
+    pub online: bool,
+    /// When its last known life began; `None` if it never had one.
+    pub epoch: Option<Epoch>,
+    /// When `online` last became another; `None` if it never did.
+    pub changed_at: Option<DateTime<Utc>>,
+}
+
 /// An instance as the registry store holds it. What was never given is `None`
 /// here and has its default where it is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,10 +245,15 @@ pub struct Instance {
     pub status: Status,
     /// Present exactly while the status is [`Status::Held`].
     pub hold: Option<Hold>,
+    /// What its lease said when that was last recorded.
+    pub presence: Presence,
     /// When it first registered.
     pub registered_at: DateTime<Utc>,
     /// When it last registered or was changed.
     pub updated_at: DateTime<Utc>,
+    /// 1 for a new row, one more with every change: of two pictures of an instance with
+    /// one id the greater is the later.
+    pub revision: i64,
 }
 
 impl Instance {

@@ -12,8 +12,8 @@ mod scope;
 
 pub use address::Address;
 pub use instance::{
-    Hold, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Registration, Status,
-    StatusChange, Ttl, Weight,
+    Hold, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Presence, Registration,
+    Status, StatusChange, Ttl, Weight,
 };
 pub use label::{DisplayName, Label, Note};
 pub use lease::{Epoch, LeaseKeyError, rfc3339_millis};

@@ -18,8 +18,8 @@ use url::Url;
 
 use crate::error::{BackendUrl, OpenError, UrlError};
 use crate::model::{
-    DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Registration, Scope, ScopeId,
-    ScopeKind, ScopeRecord, Status,
+    DisplayName, Epoch, Instance, InstanceChange, InstanceId, InstanceKey, Registration, Scope,
+    ScopeId, ScopeKind, ScopeRecord, Status,
 };
 
 /// Why a call of the registry store gave no answer.
@@ -82,6 +82,14 @@ pub trait RegistryReader: Send + Sync {
         kind: ScopeKind,
     ) -> Result<Vec<(InstanceKey, Status)>, StoreError>;
 
+    /// The recorded lives of instances that are recorded as online, by id, beginning
+    /// after `after`, at most `limit`; each with its id.
+    async fn list_online(
+        &self,
+        after: InstanceId,
+        limit: u16,
+    ) -> Result<Vec<(InstanceId, Life)>, StoreError>;
+
     /// Those of the given instances that are registered, in no order, in one
     /// round trip.
     async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError>;
@@ -140,6 +148,16 @@ pub trait RegistryTransaction: Send {
     /// Removes an instance; whether it was there.
     async fn deregister_instance(&mut self, key: &InstanceKey) -> Result<bool, StoreError>;
 
+    /// Records that instances are alive, each since an epoch; of an instance that is
+    /// unknown, or known to be of that or a later life, nothing. Answers for those that
+    /// changed, in no order. No instance may come twice.
+    async fn record_online(&mut self, lives: &[Life]) -> Result<Vec<WentOnline>, StoreError>;
+
+    /// Records that lives are over; of an instance that is unknown, offline or of another
+    /// life by now, nothing. Answers for those that changed, in no order. No instance may
+    /// come twice.
+    async fn record_offline(&mut self, lives: &[Life]) -> Result<Vec<Instance>, StoreError>;
+
     /// Makes all of it durable.
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
@@ -160,6 +178,24 @@ pub struct Registered {
     pub instance: Instance,
     /// Whether it was not known before.
     pub created: bool,
+}
+
+/// A life of an instance's lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    /// Whose lease.
+    pub key: InstanceKey,
+    /// When it began.
+    pub epoch: Epoch,
+}
+
+/// What recording a new life did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WentOnline {
+    /// The instance as it is now.
+    pub instance: Instance,
+    /// Whether it was offline before; otherwise the end of its last life was never recorded.
+    pub transition: bool,
 }
 
 /// What deleting a scope did.

@@ -9,20 +9,20 @@ use actix::{Actor, Addr};
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use rollcalld::actor::{
-    Beat, BeatOutcome, DeclareScope, Drain, HeartbeatActor, Lifeline, RegisterInstance,
-    RegistryActor, RollCall, RollCallReport, RollCallStatus, SchedulerActor,
+    Beat, BeatOutcome, DeclareScope, Drain, HeartbeatActor, Lifeline, Mailbox, Reconciler,
+    RegisterInstance, RegistryActor, RollCall, RollCallReport, RollCallStatus, SchedulerActor,
 };
 use rollcalld::bus::{BusError, EventBus, Subscription};
 use rollcalld::clock::{Clock, SystemClock};
 use rollcalld::directory::Directory;
-use rollcalld::lease::{LeaseError, LeasePage, LeaseStore, Renewal, Renewed};
+use rollcalld::lease::{Lease, LeaseError, LeasePage, LeaseStore, Renewal, Renewed};
 use rollcalld::model::{
-    DisplayName, Epoch, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Registration,
-    Scope, ScopeId, ScopeKind, ScopeRecord, Status, Ttl,
+    DisplayName, Epoch, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Presence,
+    Registration, Scope, ScopeId, ScopeKind, ScopeRecord, Status, Ttl,
 };
 use rollcalld::store::{
-    Declared, MigrateError, Registered, RegistryReader, RegistryTransaction, RegistryWriter,
-    ScopeDeletion, StoreError,
+    Declared, Life, MigrateError, Registered, RegistryReader, RegistryTransaction, RegistryWriter,
+    ScopeDeletion, StoreError, WentOnline,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -44,6 +44,8 @@ fn instance(key: &InstanceKey) -> Instance {
         ttl: None,
         status: Status::Enabled,
         hold: None,
+        presence: Presence::default(),
+        revision: 1,
         registered_at: SystemClock.now(),
         updated_at: SystemClock.now(),
     }
@@ -158,6 +160,18 @@ impl RegistryTransaction for FakeTransaction<'_> {
         Ok(false)
     }
 
+    async fn record_online(&mut self, lives: &[Life]) -> Result<Vec<WentOnline>, StoreError> {
+        for Life { key, epoch } in lives {
+            self.writes
+                .push(format!("{} since {}", key.address, epoch.0));
+        }
+        Ok(Vec::new())
+    }
+
+    async fn record_offline(&mut self, _: &[Life]) -> Result<Vec<Instance>, StoreError> {
+        Ok(Vec::new())
+    }
+
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
         if self.store.fail_commit.load(Ordering::SeqCst) {
             return Err(StoreError::OutcomeUnknown("cut".into()));
@@ -186,6 +200,14 @@ impl RegistryReader for FakeStore {
     }
 
     async fn list_statuses(&self, _: ScopeKind) -> Result<Vec<(InstanceKey, Status)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn list_online(
+        &self,
+        _: InstanceId,
+        _: u16,
+    ) -> Result<Vec<(InstanceId, Life)>, StoreError> {
         Ok(Vec::new())
     }
 
@@ -233,7 +255,7 @@ impl LeaseStore for FakeLeases {
         Ok(renewals.iter().map(renew).collect())
     }
 
-    async fn time_left(&self, keys: &[InstanceKey]) -> Result<Vec<Option<Duration>>, LeaseError> {
+    async fn look(&self, keys: &[InstanceKey]) -> Result<Vec<Option<Lease>>, LeaseError> {
         Ok(vec![None; keys.len()])
     }
 
@@ -425,6 +447,11 @@ async fn the_end_of_an_actor_by_a_panic_is_reported() {
     assert_eq!(ended.recv().await, Some("tested"));
 }
 
+/// The registry as the other actors reach it.
+fn recorder(store: &Arc<FakeStore>) -> Mailbox<RegistryActor> {
+    Mailbox::new(registry(store).0, 100, Duration::from_secs(5))
+}
+
 /// A HeartbeatActor over a registry of `known` addresses.
 fn heartbeats(
     store: &Arc<FakeStore>,
@@ -432,9 +459,10 @@ fn heartbeats(
     known: &[&str],
 ) -> Addr<HeartbeatActor> {
     *store.registered.lock().unwrap() = Some(known.iter().map(|address| key(address)).collect());
-    let directory = Directory::new(store.clone(), leases.clone());
+    let directory = Arc::new(Directory::new(store.clone(), leases.clone()));
     let ttl = Ttl::try_from(30).unwrap();
-    HeartbeatActor::new(leases.clone(), Arc::new(directory), ttl, lifeline().0).start()
+    let recorder = recorder(store);
+    HeartbeatActor::new(leases.clone(), directory, recorder, ttl, lifeline().0).start()
 }
 
 fn beat(addresses: &[&str]) -> Beat {
@@ -467,6 +495,23 @@ async fn beats_that_arrive_during_a_round_trip_share_the_next_one() {
         );
     }
     assert_eq!(*leases.batches.lock().unwrap(), [1, 99]);
+}
+
+#[actix::test]
+async fn a_new_life_is_recorded_with_its_epoch_and_a_renewal_is_not() {
+    let store = Arc::new(FakeStore::default());
+    let leases = Arc::new(FakeLeases::default());
+    let actor = heartbeats(&store, &leases, &["a:1", "b:1"]);
+    for _ in 0..3 {
+        actor
+            .send(beat(&["a:1", "b:1", "unknown:1"]))
+            .await
+            .unwrap()
+            .unwrap();
+        settle().await;
+    }
+    let committed = store.committed.lock().unwrap().clone();
+    assert_eq!(committed, [["a:1 since 1", "b:1 since 1"]]);
 }
 
 #[actix::test]
@@ -643,6 +688,10 @@ impl EventBus for FakeBus {
         }
     }
 
+    async fn claim(&self, _: &str, _: Duration) -> Result<bool, BusError> {
+        Ok(false)
+    }
+
     async fn subscribe(&self, _: &str) -> Result<Subscription, BusError> {
         Err(BusError::Refused("not in this test".into()))
     }
@@ -668,8 +717,17 @@ impl Roll {
             message: "来自网关中心的心跳请求".into(),
             interval: Duration::from_secs(15),
         };
+        let (store, lifeline) = (Arc::new(FakeStore::default()), lifeline().0);
+        let reconciler = Reconciler {
+            reader: store.clone(),
+            leases: Arc::new(FakeLeases::default()),
+            registry: recorder(&store),
+            bus: bus.clone(),
+            claim: Duration::from_secs(14),
+        };
         let actor =
-            SchedulerActor::new(roll_call, bus.clone(), clock.clone(), lifeline().0).start();
+            SchedulerActor::new(roll_call, reconciler, bus.clone(), clock.clone(), lifeline);
+        let actor = actor.start();
         Self { clock, bus, actor }
     }
 

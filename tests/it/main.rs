@@ -18,6 +18,7 @@ mod conformance;
 mod durability;
 mod gateway_center;
 mod layering;
+mod presence;
 mod redis_leases;
 mod roll_call;
 mod start_and_stop;

@@ -34,6 +34,7 @@ registered AS (
 )
 SELECT instance.id, target.kind, target.key, instance.address, instance.name, instance.weight, instance.metadata,
        instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
-       instance.registered_at, instance.updated_at, instance.revision = 1 AS created
+       instance.online, instance.lease_epoch, instance.online_changed_at,
+       instance.registered_at, instance.updated_at, instance.revision, instance.revision = 1 AS created
 FROM registered AS instance
 JOIN target ON target.id = instance.scope_id

@@ -14,4 +14,5 @@ WHERE scope_id = (SELECT scope.id FROM scope WHERE scope.kind = ?1 AND scope.key
   AND address = ?3
 RETURNING id, ?1 AS kind, ?2 AS key, address, name, weight, metadata,
           ttl_seconds, status, held_by, held_reason,
-          registered_at, updated_at
+          online, lease_epoch, online_changed_at,
+          registered_at, updated_at, revision

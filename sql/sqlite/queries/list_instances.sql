@@ -3,7 +3,8 @@
 -- ?1 kind, ?2 key
 SELECT instance.id, scope.kind, scope.key, instance.address, instance.name, instance.weight, instance.metadata,
        instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
-       instance.registered_at, instance.updated_at
+       instance.online, instance.lease_epoch, instance.online_changed_at,
+       instance.registered_at, instance.updated_at, instance.revision
 FROM instance
 JOIN scope ON scope.id = instance.scope_id
 WHERE scope.kind = ?1 AND scope.key = ?2

@@ -20,4 +20,5 @@ SET name        = COALESCE(excluded.name, known.name),
     revision    = known.revision + 1
 RETURNING id, ?1 AS kind, ?2 AS key, address, name, weight, metadata,
           ttl_seconds, status, held_by, held_reason,
-          registered_at, updated_at, revision = 1 AS created
+          online, lease_epoch, online_changed_at,
+          registered_at, updated_at, revision, revision = 1 AS created

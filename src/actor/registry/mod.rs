@@ -22,7 +22,7 @@ use crate::model::{
     DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Registration, Scope,
 };
 use crate::store::{
-    Declared, MigrateError, Registered, RegistryTransaction, RegistryWriter, ScopeDeletion,
+    Declared, Life, MigrateError, Registered, RegistryTransaction, RegistryWriter, ScopeDeletion,
     StoreError,
 };
 
@@ -228,6 +228,46 @@ impl Write for DeregisterInstance {
 
     fn committed(&self, _: &bool, directory: &Directory) {
         directory.forget(&self.key);
+    }
+}
+
+/// Records new lives of leases: of each instance, if it is a later one than is known.
+/// How many of them came online by it. No instance may come twice. Idempotent, and in
+/// any order with [`RecordOffline`], from any number of daemons.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<usize, StoreError>")]
+pub struct RecordOnline(pub Vec<Life>);
+
+#[async_trait]
+impl Write for RecordOnline {
+    type Output = usize;
+
+    async fn apply(&self, transaction: &mut dyn RegistryTransaction) -> Result<usize, StoreError> {
+        let changed = transaction.record_online(&self.0).await?;
+        let online = changed.iter().filter(|changed| changed.transition);
+        Ok(online
+            .inspect(|changed| log::debug!("{} is online", changed.instance.key))
+            .count())
+    }
+}
+
+/// Records the ends of lives of leases: of each instance, if it is not known to have
+/// another life by now. How many went offline by it. No instance may come twice.
+/// Idempotent.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<usize, StoreError>")]
+pub struct RecordOffline(pub Vec<Life>);
+
+#[async_trait]
+impl Write for RecordOffline {
+    type Output = usize;
+
+    async fn apply(&self, transaction: &mut dyn RegistryTransaction) -> Result<usize, StoreError> {
+        let changed = transaction.record_offline(&self.0).await?;
+        Ok(changed
+            .iter()
+            .inspect(|instance| log::debug!("{} is offline", instance.key))
+            .count())
     }
 }
 

@@ -21,8 +21,8 @@ use url::Url;
 
 pub(super) use self::connect::check_url;
 use super::{
-    Declared, MigrateError, Registered, RegistryReader, RegistryTransaction, RegistryWriter,
-    ScopeDeletion, Store, StoreError, migrate_error, with_sources,
+    Declared, Life, MigrateError, Registered, RegistryReader, RegistryTransaction, RegistryWriter,
+    ScopeDeletion, Store, StoreError, WentOnline, migrate_error, with_sources,
 };
 use crate::error::{BackendUrl, OpenError};
 use crate::model::{
@@ -214,6 +214,16 @@ impl RegistryReader for PostgresReader {
         rows.iter().map(rows::status).collect()
     }
 
+    async fn list_online(
+        &self,
+        after: InstanceId,
+        limit: u16,
+    ) -> Result<Vec<(InstanceId, Life)>, StoreError> {
+        let params: Params<'_> = &[&after.0, &i64::from(limit)];
+        let rows = self.query(sql!("list_online"), params).await?;
+        rows.iter().map(rows::life).collect()
+    }
+
     async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
         let columns = KeyColumns::of(keys.iter());
         let params: Params<'_> = &[&columns.kinds, &columns.keys, &columns.addresses];
@@ -315,6 +325,21 @@ impl Drop for PostgresTransaction {
             // Closing the connection is the rollback.
             self.connection.idle = false;
         }
+    }
+}
+
+impl PostgresTransaction {
+    async fn record(&mut self, sql: &'static str, lives: &[Life]) -> Result<Vec<Row>, StoreError> {
+        let columns = KeyColumns::of(lives.iter().map(|life| &life.key));
+        let epochs: Vec<i64> = lives.iter().map(|life| life.epoch.0).collect();
+        let params: Params<'_> = &[
+            &columns.kinds,
+            &columns.keys,
+            &columns.addresses,
+            &epochs,
+            &self.now,
+        ];
+        self.connection.query(sql, params).await
     }
 }
 
@@ -460,6 +485,22 @@ impl RegistryTransaction for PostgresTransaction {
             .query(sql!("deregister_instance"), params)
             .await?;
         Ok(!rows.is_empty())
+    }
+
+    async fn record_online(&mut self, lives: &[Life]) -> Result<Vec<WentOnline>, StoreError> {
+        let rows = self.record(sql!("record_online"), lives).await?;
+        let changed = rows.iter().map(|row| {
+            Ok(WentOnline {
+                instance: rows::instance(row)?,
+                transition: rows::get(row, "transition")?,
+            })
+        });
+        changed.collect()
+    }
+
+    async fn record_offline(&mut self, lives: &[Life]) -> Result<Vec<Instance>, StoreError> {
+        let rows = self.record(sql!("record_offline"), lives).await?;
+        rows.iter().map(rows::instance).collect()
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {

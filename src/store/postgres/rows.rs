@@ -7,10 +7,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSqlOwned;
 
 use crate::model::{
-    Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, ScopeId, ScopeKind, ScopeRecord,
-    Status,
+    Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, Presence, ScopeId,
+    ScopeKind, ScopeRecord, Status,
 };
-use crate::store::StoreError;
+use crate::store::{Life, StoreError};
 
 pub(super) fn scope(row: &Row) -> Result<ScopeRecord, StoreError> {
     Ok(ScopeRecord {
@@ -42,8 +42,14 @@ pub(super) fn instance(row: &Row) -> Result<Instance, StoreError> {
         ttl: given_number(row, "ttl_seconds")?,
         status: parse(row, "status")?,
         hold,
+        presence: Presence {
+            online: get(row, "online")?,
+            epoch: get::<Option<i64>>(row, "lease_epoch")?.map(Epoch),
+            changed_at: get(row, "online_changed_at")?,
+        },
         registered_at: get(row, "registered_at")?,
         updated_at: get(row, "updated_at")?,
+        revision: get(row, "revision")?,
     })
 }
 
@@ -51,7 +57,15 @@ pub(super) fn status(row: &Row) -> Result<(InstanceKey, Status), StoreError> {
     Ok((key(row)?, parse(row, "status")?))
 }
 
-pub(super) fn key(row: &Row) -> Result<InstanceKey, StoreError> {
+pub(super) fn life(row: &Row) -> Result<(InstanceId, Life), StoreError> {
+    let life = Life {
+        key: key(row)?,
+        epoch: Epoch(get(row, "lease_epoch")?),
+    };
+    Ok((InstanceId(get(row, "id")?), life))
+}
+
+fn key(row: &Row) -> Result<InstanceKey, StoreError> {
     Ok(InstanceKey {
         scope: parse::<ScopeKind, _>(row, "kind")?.with(parse(row, "key")?),
         address: parse(row, "address")?,

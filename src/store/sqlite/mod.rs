@@ -22,8 +22,8 @@ use tokio::time::timeout;
 
 use self::thread::{SqliteThread, gone, store_error};
 use super::{
-    Declared, MigrateError, Registered, RegistryReader, RegistryTransaction, RegistryWriter,
-    ScopeDeletion, Store, StoreError, migrate_error, with_sources,
+    Declared, Life, MigrateError, Registered, RegistryReader, RegistryTransaction, RegistryWriter,
+    ScopeDeletion, Store, StoreError, WentOnline, migrate_error, with_sources,
 };
 use crate::error::OpenError;
 use crate::model::{
@@ -152,6 +152,20 @@ impl RegistryReader for SqliteReader {
             connection
                 .prepare_cached(sql!("list_statuses"))?
                 .query_map([kind.as_str()], rows::status)?
+                .collect()
+        })
+        .await
+    }
+
+    async fn list_online(
+        &self,
+        after: InstanceId,
+        limit: u16,
+    ) -> Result<Vec<(InstanceId, Life)>, StoreError> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached(sql!("list_online"))?
+                .query_map([after.0, i64::from(limit)], rows::life)?
                 .collect()
         })
         .await
@@ -419,6 +433,43 @@ impl RegistryTransaction for SqliteTransaction {
                 .query_row(rows::key_params(&key), |_| Ok(()))
                 .optional()
                 .map(|row| row.is_some())
+        })
+        .await
+    }
+
+    async fn record_online(&mut self, lives: &[Life]) -> Result<Vec<WentOnline>, StoreError> {
+        let (lives, now) = (lives.to_vec(), self.now.timestamp_millis());
+        self.run(move |connection| {
+            let mut find = connection.prepare_cached(sql!("find_instances"))?;
+            let mut record = connection.prepare_cached(sql!("record_online"))?;
+            let mut changed = Vec::new();
+            for life in &lives {
+                let key = rows::key_params(&life.key);
+                let before = find.query_row(key, rows::instance).optional()?;
+                let row = record.query_row(rows::life_params(life, now), rows::instance);
+                if let (Some(before), Some(instance)) = (before, row.optional()?) {
+                    let transition = !before.presence.online;
+                    changed.push(WentOnline {
+                        instance,
+                        transition,
+                    });
+                }
+            }
+            Ok(changed)
+        })
+        .await
+    }
+
+    async fn record_offline(&mut self, lives: &[Life]) -> Result<Vec<Instance>, StoreError> {
+        let (lives, now) = (lives.to_vec(), self.now.timestamp_millis());
+        self.run(move |connection| {
+            let mut record = connection.prepare_cached(sql!("record_offline"))?;
+            let mut changed = Vec::new();
+            for life in &lives {
+                let row = record.query_row(rows::life_params(life, now), rows::instance);
+                changed.extend(row.optional()?);
+            }
+            Ok(changed)
         })
         .await
     }

@@ -3,12 +3,13 @@
 
 use chrono::{DateTime, Utc};
 use rusqlite::types::Type;
-use rusqlite::{Error, Result, Row};
+use rusqlite::{Error, Params, Result, Row};
 
 use crate::model::{
-    Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, ScopeId, ScopeKind, ScopeRecord,
-    Status,
+    Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, Presence, ScopeId,
+    ScopeKind, ScopeRecord, Status,
 };
+use crate::store::Life;
 
 pub(super) fn scope(row: &Row<'_>) -> Result<ScopeRecord> {
     Ok(ScopeRecord {
@@ -42,13 +43,30 @@ pub(super) fn instance(row: &Row<'_>) -> Result<Instance> {
         ttl: given::<i64, _>(row, "ttl_seconds")?,
         status: parse(row, "status")?,
         hold,
+        presence: Presence {
+            online: row.get("online")?,
+            epoch: row.get::<_, Option<i64>>("lease_epoch")?.map(Epoch),
+            changed_at: row
+                .get::<_, Option<i64>>("online_changed_at")?
+                .map(from_millis)
+                .transpose()?,
+        },
         registered_at: time(row, "registered_at")?,
         updated_at: time(row, "updated_at")?,
+        revision: row.get("revision")?,
     })
 }
 
 pub(super) fn status(row: &Row<'_>) -> Result<(InstanceKey, Status)> {
     Ok((key(row)?, parse(row, "status")?))
+}
+
+pub(super) fn life(row: &Row<'_>) -> Result<(InstanceId, Life)> {
+    let life = Life {
+        key: key(row)?,
+        epoch: Epoch(row.get("lease_epoch")?),
+    };
+    Ok((InstanceId(row.get("id")?), life))
 }
 
 /// The parameters ?1 kind, ?2 key, ?3 address.
@@ -58,6 +76,12 @@ pub(super) fn key_params(key: &InstanceKey) -> [&str; 3] {
         key.scope.key.as_str(),
         key.address.as_str(),
     ]
+}
+
+/// The parameters ?1 kind, ?2 key, ?3 address, ?4 epoch, ?5 now.
+pub(super) fn life_params(life: &Life, now: i64) -> impl Params + use<'_> {
+    let [kind, key, address] = key_params(&life.key);
+    (kind, key, address, life.epoch.0, now)
 }
 
 pub(super) fn json(metadata: &Metadata) -> Result<String> {
@@ -98,6 +122,9 @@ where
 }
 
 fn time(row: &Row<'_>, column: &str) -> Result<DateTime<Utc>> {
-    let millis: i64 = row.get(column)?;
+    from_millis(row.get(column)?)
+}
+
+fn from_millis(millis: i64) -> Result<DateTime<Utc>> {
     DateTime::from_timestamp_millis(millis).ok_or(Error::IntegralValueOutOfRange(0, millis))
 }

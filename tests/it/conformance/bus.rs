@@ -42,6 +42,7 @@ suite! {
         messages_of_a_publisher_come_in_order,
         a_claim_publishes_once_until_it_is_forgotten,
         of_many_claims_at_once_one_publishes,
+        a_claim_is_one_daemons_until_it_is_forgotten,
     }
 }
 
@@ -130,4 +131,26 @@ async fn of_many_claims_at_once_one_publishes(fixture: Fixture) {
         published += usize::from(claim.await.unwrap());
     }
     assert_eq!(published, 1);
+}
+
+async fn a_claim_is_one_daemons_until_it_is_forgotten(fixture: Fixture) {
+    let remember = Duration::from_millis(400);
+    assert!(fixture.bus.claim("chore", remember).await.unwrap());
+    assert!(!fixture.bus.claim("chore", remember).await.unwrap());
+    assert!(fixture.bus.claim("other", remember).await.unwrap());
+    let publish = fixture.bus.publish_once("c", "m", "chore", remember).await;
+    assert!(!publish.unwrap(), "a claim is a claim");
+    eventually(
+        Duration::from_secs(10),
+        "the claim is forgotten",
+        || async {
+            fixture
+                .bus
+                .claim("chore", remember)
+                .await
+                .unwrap()
+                .then_some(())
+        },
+    )
+    .await;
 }

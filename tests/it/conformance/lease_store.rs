@@ -86,10 +86,7 @@ impl Fixture {
     }
 
     async fn left(&self, key: &InstanceKey) -> Option<Duration> {
-        self.leases
-            .time_left(std::slice::from_ref(key))
-            .await
-            .unwrap()[0]
+        self.leases.look(std::slice::from_ref(key)).await.unwrap()[0].map(|lease| lease.left)
     }
 
     async fn expired(&self, key: &InstanceKey) {
@@ -106,13 +103,19 @@ async fn a_first_renewal_creates_and_a_second_renews_the_same_life(fixture: Fixt
     assert!(first.created);
     assert!(!second.created);
     assert_eq!(first.epoch, second.epoch);
+    let lease = fixture.leases.look(&[orders(1)]).await.unwrap()[0];
+    assert_eq!(lease.unwrap().epoch, first.epoch);
 }
 
 async fn answers_come_in_the_order_of_the_questions(fixture: Fixture) {
     fixture.renew_one(&orders(2), 30).await;
     fixture.renew_one(&orders(4), 600).await;
     let questions = [orders(1), orders(2), orders(3), orders(4)];
-    let left = fixture.leases.time_left(&questions).await.unwrap();
+    let leases = fixture.leases.look(&questions).await.unwrap();
+    let left: Vec<_> = leases
+        .iter()
+        .map(|lease| lease.map(|lease| lease.left))
+        .collect();
     assert_eq!(left[0], None);
     assert!(left[1].unwrap() <= Duration::from_secs(30));
     assert_eq!(left[2], None);
@@ -131,7 +134,7 @@ async fn answers_come_in_the_order_of_the_questions(fixture: Fixture) {
 
 async fn nothing_is_asked_for_nothing(fixture: Fixture) {
     assert_eq!(fixture.leases.renew(&[]).await.unwrap(), []);
-    assert_eq!(fixture.leases.time_left(&[]).await.unwrap(), []);
+    assert_eq!(fixture.leases.look(&[]).await.unwrap(), []);
     fixture.leases.revoke(&[]).await.unwrap();
 }
 

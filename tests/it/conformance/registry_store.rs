@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use rollcalld::model::{
-    DisplayName, Hold, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Note,
-    Registration, Scope, ScopeId, ScopeKind, Status, StatusChange, Ttl, Weight,
+    DisplayName, Epoch, Hold, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Note,
+    Presence, Registration, Scope, ScopeId, ScopeKind, Status, StatusChange, Ttl, Weight,
 };
 use rollcalld::store::{
-    self, MigrateError, Registered, RegistryTransaction, ScopeDeletion, Store, StoreUrl,
+    self, Life, MigrateError, Registered, RegistryTransaction, ScopeDeletion, Store, StoreUrl,
+    WentOnline,
 };
 use tempfile::TempDir;
 
@@ -66,6 +67,15 @@ suite! {
         instances_are_listed_by_address,
         statuses_are_listed_by_kind,
         every_script_and_sign_is_kept,
+        a_new_instance_was_never_online,
+        a_later_life_is_recorded_and_an_earlier_one_is_not,
+        a_life_that_follows_unseen_is_no_transition,
+        only_the_known_life_can_end_and_once,
+        a_beat_that_comes_while_the_end_is_recorded_wins_in_any_order,
+        presence_and_status_leave_each_other_alone,
+        presence_of_the_unknown_is_not_recorded,
+        those_online_are_listed_page_by_page,
+        a_change_is_a_new_revision,
     }
 }
 
@@ -118,6 +128,18 @@ impl Fixture {
         self.change(key, change).await.unwrap()
     }
 
+    async fn online(&mut self, key: &InstanceKey, epoch: i64) -> Vec<WentOnline> {
+        let lives = [life(key, epoch)];
+        self.write(async |tx| tx.record_online(&lives).await.unwrap())
+            .await
+    }
+
+    async fn offline(&mut self, key: &InstanceKey, epoch: i64) -> Vec<Instance> {
+        let lives = [life(key, epoch)];
+        self.write(async |tx| tx.record_offline(&lives).await.unwrap())
+            .await
+    }
+
     async fn find(&self, key: &InstanceKey) -> Option<Instance> {
         let found = self
             .store
@@ -125,6 +147,13 @@ impl Fixture {
             .find_instances(std::slice::from_ref(key))
             .await;
         found.unwrap().pop()
+    }
+}
+
+fn life(key: &InstanceKey, epoch: i64) -> Life {
+    Life {
+        key: key.clone(),
+        epoch: Epoch(epoch),
     }
 }
 
@@ -371,7 +400,11 @@ async fn re_registration_keeps_what_it_leaves_out(mut fixture: Fixture) {
     let first = fixture.register(full(key.clone())).await;
     let second = fixture.register(Registration::of(key)).await;
     assert!(!second.created);
-    assert_eq!(second.instance, first.instance);
+    let unchanged = Instance {
+        revision: first.instance.revision + 1,
+        ..first.instance
+    };
+    assert_eq!(second.instance, unchanged);
 }
 
 async fn re_registration_replaces_what_it_gives(mut fixture: Fixture) {
@@ -660,4 +693,148 @@ async fn every_script_and_sign_is_kept(mut fixture: Fixture) {
     assert_eq!(registered.name, registration.name);
     assert_eq!(Some(&registered.metadata), registration.metadata.as_ref());
     assert_eq!(fixture.find(&key).await, Some(registered));
+}
+
+async fn a_new_instance_was_never_online(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    let new = fixture.register(Registration::of(key)).await.instance;
+    assert_eq!((new.presence, new.revision), (Presence::default(), 1));
+}
+
+async fn a_later_life_is_recorded_and_an_earlier_one_is_not(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    fixture.register(Registration::of(key.clone())).await;
+    let changed = fixture.online(&key, 1000).await;
+    assert_eq!(changed.len(), 1);
+    assert!(changed[0].transition);
+    let presence = Presence {
+        online: true,
+        epoch: Some(Epoch(1000)),
+        changed_at: Some(now()),
+    };
+    assert_eq!(changed[0].instance.presence, presence);
+    for epoch in [1000, 999, -1] {
+        assert_eq!(fixture.online(&key, epoch).await, [], "{epoch}");
+    }
+    assert_eq!(fixture.find(&key).await.unwrap().presence, presence);
+}
+
+async fn a_life_that_follows_unseen_is_no_transition(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    fixture.register(Registration::of(key.clone())).await;
+    fixture.online(&key, 1000).await;
+    let changed = fixture.online(&key, 2000).await;
+    assert_eq!(changed.len(), 1);
+    assert!(!changed[0].transition);
+    assert_eq!(changed[0].instance.presence.epoch, Some(Epoch(2000)));
+}
+
+async fn only_the_known_life_can_end_and_once(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    fixture.register(Registration::of(key.clone())).await;
+    assert_eq!(fixture.offline(&key, 1000).await, [], "it never lived");
+    fixture.online(&key, 1000).await;
+    assert_eq!(fixture.offline(&key, 999).await, []);
+    assert_eq!(fixture.offline(&key, 1001).await, []);
+    let gone = fixture.offline(&key, 1000).await;
+    assert_eq!(gone.len(), 1);
+    assert!(!gone[0].presence.online);
+    assert_eq!(fixture.offline(&key, 1000).await, [], "it ended already");
+    assert_eq!(
+        fixture.online(&key, 1000).await,
+        [],
+        "and does not come back"
+    );
+    assert!(fixture.online(&key, 1001).await[0].transition);
+}
+
+async fn a_beat_that_comes_while_the_end_is_recorded_wins_in_any_order(mut fixture: Fixture) {
+    let (first, second) = (instance(service("s"), "a:1"), instance(service("s"), "b:1"));
+    for key in [&first, &second] {
+        fixture.register(Registration::of(key.clone())).await;
+        fixture.online(key, 1000).await;
+    }
+    fixture.offline(&first, 1000).await;
+    fixture.online(&first, 2000).await;
+    fixture.online(&second, 2000).await;
+    assert_eq!(fixture.offline(&second, 1000).await, []);
+    for key in [&first, &second] {
+        let presence = fixture.find(key).await.unwrap().presence;
+        assert_eq!((presence.online, presence.epoch), (true, Some(Epoch(2000))));
+    }
+}
+
+async fn presence_and_status_leave_each_other_alone(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    fixture.register(full(key.clone())).await;
+    fixture.set(&key, hold("ada", Some("why"))).await;
+    fixture.online(&key, 1000).await;
+    let held = fixture.find(&key).await.unwrap();
+    assert_eq!(
+        (held.status, held.hold.unwrap().by.as_str()),
+        (Status::Held, "ada")
+    );
+    fixture.register(full(key.clone())).await;
+    let enabled = fixture.set(&key, StatusChange::Enable).await;
+    assert_eq!(
+        (enabled.presence.online, enabled.presence.epoch),
+        (true, Some(Epoch(1000)))
+    );
+}
+
+async fn presence_of_the_unknown_is_not_recorded(mut fixture: Fixture) {
+    let known = instance(service("orders"), "a:1");
+    let unknown = instance(service("orders"), "b:1");
+    fixture.register(Registration::of(known.clone())).await;
+    let lives = [life(&unknown, 1000), life(&known, 1000)];
+    let changed = fixture
+        .write(async |tx| tx.record_online(&lives).await.unwrap())
+        .await;
+    assert_eq!(changed.len(), 1);
+    assert_eq!(changed[0].instance.key, known);
+    assert_eq!(fixture.find(&unknown).await, None);
+    assert_eq!(fixture.offline(&unknown, 1000).await, []);
+}
+
+async fn those_online_are_listed_page_by_page(mut fixture: Fixture) {
+    fixture.declare(&group("edge"), None).await;
+    let mut expected = Vec::new();
+    for i in 0..7 {
+        let scope = if i % 2 == 0 {
+            group("edge")
+        } else {
+            service("s")
+        };
+        let key = instance(scope, &format!("h-{i}:1"));
+        fixture.register(Registration::of(key.clone())).await;
+        if i != 3 {
+            fixture.online(&key, 1000 + i).await;
+            expected.push(life(&key, 1000 + i));
+        }
+    }
+    fixture.offline(&expected[1].key, expected[1].epoch.0).await;
+    expected.remove(1);
+    let (mut listed, mut after) = (Vec::new(), InstanceId(0));
+    loop {
+        let page = fixture.store.reader.list_online(after, 2).await.unwrap();
+        assert!(page.len() <= 2);
+        let Some((last, _)) = page.last() else { break };
+        after = *last;
+        listed.extend(page.into_iter().map(|(_, life)| life));
+    }
+    assert_eq!(listed, expected);
+}
+
+async fn a_change_is_a_new_revision(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    let mut last = fixture.register(full(key.clone())).await.instance.revision;
+    let mut later = |revision: i64| {
+        assert!(revision > last, "{revision} after {last}");
+        last = revision;
+    };
+    later(fixture.register(full(key.clone())).await.instance.revision);
+    later(fixture.set(&key, StatusChange::Disable).await.revision);
+    later(fixture.online(&key, 1000).await[0].instance.revision);
+    later(fixture.online(&key, 2000).await[0].instance.revision);
+    later(fixture.offline(&key, 2000).await[0].revision);
 }

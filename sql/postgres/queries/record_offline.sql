@@ -1,0 +1,24 @@
+-- Records that the life of instances which began at an epoch is over, unless another
+-- one is known by now.
+-- Called by RegistryTransaction::record_offline.
+-- $1 kinds, $2 keys, $3 addresses, $4 epochs, $5 now
+WITH ended AS (
+    SELECT instance.id
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS given (kind, key, address, epoch)
+    JOIN scope ON scope.kind = given.kind AND scope.key = given.key
+    JOIN instance ON instance.scope_id = scope.id AND instance.address = given.address
+    WHERE instance.online AND instance.lease_epoch = given.epoch
+    -- One order for all replicas, so that two batches cannot wait for each other.
+    ORDER BY instance.id
+    FOR UPDATE OF instance
+)
+UPDATE instance
+SET online            = false,
+    online_changed_at = $5::timestamptz,
+    revision          = instance.revision + 1
+FROM ended, scope
+WHERE instance.id = ended.id AND scope.id = instance.scope_id
+RETURNING instance.id, scope.kind, scope.key, instance.address, instance.name, instance.weight, instance.metadata,
+       instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
+       instance.online, instance.lease_epoch, instance.online_changed_at,
+       instance.registered_at, instance.updated_at, instance.revision

@@ -1,0 +1,15 @@
+-- Records that the life of an instance which began at an epoch is over, unless another
+-- one is known by now.
+-- Called by RegistryTransaction::record_offline, once for each.
+-- ?1 kind, ?2 key, ?3 address, ?4 epoch, ?5 now
+UPDATE instance
+SET online            = 0,
+    online_changed_at = ?5,
+    revision          = revision + 1
+WHERE scope_id = (SELECT scope.id FROM scope WHERE scope.kind = ?1 AND scope.key = ?2)
+  AND address = ?3
+  AND online AND lease_epoch = ?4
+RETURNING id, ?1 AS kind, ?2 AS key, address, name, weight, metadata,
+       ttl_seconds, status, held_by, held_reason,
+       online, lease_epoch, online_changed_at,
+       registered_at, updated_at, revision

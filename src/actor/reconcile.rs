@@ -1,0 +1,145 @@
+//! The reconcile chore: what the registry says is online, against the leases there are.
+//!
+//! The SchedulerActor begins it, on one daemon at a time. It looks, page by page, and
+//! changes nothing itself: what differs goes to the RegistryActor, whose conditional
+//! updates decide.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{AskError, Mailbox, RecordOffline, RecordOnline, RegistryActor};
+use crate::bus::{BusError, EventBus};
+use crate::lease::{LeaseError, LeaseStore};
+use crate::model::InstanceId;
+use crate::store::{Life, RegistryReader, StoreError};
+
+/// How many instances are looked at in one step. Bounds the memory, and how long a step
+/// holds up others in the stores.
+const PAGE: u16 = 500;
+
+/// The name of the claim that keeps it to one daemon at a time.
+const CLAIM: &str = "reconcile";
+
+/// Compares the registry store with the lease store.
+pub struct Reconciler {
+    /// Says what is recorded as online.
+    pub reader: Arc<dyn RegistryReader>,
+    /// Says what is alive.
+    pub leases: Arc<dyn LeaseStore>,
+    /// Records what differs.
+    pub registry: Mailbox<RegistryActor>,
+    /// Knows which daemon does it.
+    pub bus: Arc<dyn EventBus>,
+    /// How long a claim keeps others from it: a little less than its interval.
+    pub claim: Duration,
+}
+
+/// What a reconcile found different and recorded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Repairs {
+    /// Recorded as online, without a lease.
+    pub offline: usize,
+    /// Alive, and recorded as offline.
+    pub online: usize,
+}
+
+/// Why a reconcile was broken off. The next one begins anew.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReconcileError {
+    /// The bus could not say whose turn it is.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The registry store gave no answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The lease store gave no answer. Nobody is judged without one.
+    #[error(transparent)]
+    Leases(#[from] LeaseError),
+    /// The RegistryActor gave no answer.
+    #[error("the registry actor: {0}")]
+    Ask(#[from] AskError),
+}
+
+impl Reconciler {
+    /// Compares everything once; `None` where it is another daemon's turn.
+    pub async fn run(&self) -> Result<Option<Repairs>, ReconcileError> {
+        if !self.bus.claim(CLAIM, self.claim).await? {
+            return Ok(None);
+        }
+        Ok(Some(Repairs {
+            offline: self.find_ended().await?,
+            online: self.find_begun().await?,
+        }))
+    }
+
+    /// Goes through what is recorded as online.
+    async fn find_ended(&self) -> Result<usize, ReconcileError> {
+        let (mut after, mut repaired) = (InstanceId(0), 0);
+        loop {
+            let (ids, lives): (Vec<_>, Vec<_>) = self
+                .reader
+                .list_online(after, PAGE)
+                .await?
+                .into_iter()
+                .unzip();
+            let Some(last) = ids.last() else {
+                return Ok(repaired);
+            };
+            after = *last;
+            let keys: Vec<_> = lives.iter().map(|life| life.key.clone()).collect();
+            let leases = self.leases.look(&keys).await?;
+            let ended: Vec<Life> = lives
+                .into_iter()
+                .zip(leases)
+                .filter(|(_, lease)| lease.is_none())
+                .map(|(life, _)| life)
+                .collect();
+            if !ended.is_empty() {
+                repaired += self.registry.ask(RecordOffline(ended)).await??;
+            }
+        }
+    }
+
+    /// Goes through the leases.
+    async fn find_begun(&self) -> Result<usize, ReconcileError> {
+        let (mut cursor, mut repaired) = (0, 0);
+        loop {
+            let page = self.leases.list(cursor).await?;
+            for keys in page.keys.chunks(PAGE.into()) {
+                repaired += self.record_begun(keys).await?;
+            }
+            match page.next {
+                Some(next) => cursor = next,
+                None => return Ok(repaired),
+            }
+        }
+    }
+
+    async fn record_begun(
+        &self,
+        keys: &[crate::model::InstanceKey],
+    ) -> Result<usize, ReconcileError> {
+        let registered = self.reader.find_instances(keys).await?;
+        let keys: Vec<_> = registered
+            .iter()
+            .map(|instance| instance.key.clone())
+            .collect();
+        let leases = self.leases.look(&keys).await?;
+        let begun: Vec<Life> = registered
+            .into_iter()
+            .zip(leases)
+            .filter_map(|(instance, lease)| {
+                let epoch = lease?.epoch;
+                let known = instance.presence.epoch;
+                (known.is_none_or(|known| known < epoch)).then_some(Life {
+                    key: instance.key,
+                    epoch,
+                })
+            })
+            .collect();
+        match begun.is_empty() {
+            true => Ok(0),
+            false => Ok(self.registry.ask(RecordOnline(begun)).await??),
+        }
+    }
+}

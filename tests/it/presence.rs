@@ -1,0 +1,237 @@
+//! Presence as it is recorded: each transition once, whoever saw it and in whatever
+//! order, and mended by reconciling what was not seen.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Method;
+use rollcalld::actor::{Lifeline, Mailbox, Reconciler, RegistryActor, Repairs};
+use rollcalld::bus::{self, BusUrl, EventBus};
+use rollcalld::clock::SystemClock;
+use rollcalld::directory::Directory;
+use rollcalld::lease::{self, LeaseStore, LeaseUrl, Renewal};
+use rollcalld::model::{InstanceKey, Registration, ScopeKind, Ttl, Weight};
+use rollcalld::store::{self, Life, RegistryReader, Store, StoreUrl};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::support::backends::{Backends, Setup, Shared, on_both_backends};
+use crate::support::daemon::Daemon;
+use crate::support::redis::Redis;
+use crate::support::{eventually, postgres};
+
+on_both_backends! {
+    the_time_of_the_last_change_is_shown,
+    a_lease_from_before_the_registration_is_found_by_reconciling,
+}
+
+const ORDERS: &str = "/v1/services/orders/instances/10.0.0.5:8080";
+
+/// Longer than a reconcile may be away, with room for a slow machine.
+const RECONCILED: Duration = Duration::from_secs(40);
+
+async fn beat(daemon: &Daemon) {
+    let path = format!("{ORDERS}/heartbeat");
+    assert_eq!(
+        daemon.try_send(Method::PUT, &path, None).await.unwrap().0,
+        200
+    );
+}
+
+/// When its presence last changed, once the instance is as it should be.
+async fn changed_at(daemon: &Daemon, online: bool) -> String {
+    eventually(RECONCILED, "the change is recorded", || async {
+        let (_, shown) = daemon.get(ORDERS).await;
+        let changed_at = shown["online_changed_at"].as_str()?.to_owned();
+        (shown["online"] == json!(online)).then_some(changed_at)
+    })
+    .await
+}
+
+async fn the_time_of_the_last_change_is_shown<B: Backends>() {
+    let daemon = Setup::<B>::start().await;
+    daemon.put(ORDERS, json!({"ttl_seconds": 5})).await;
+    assert_eq!(daemon.get(ORDERS).await.1.get("online_changed_at"), None);
+    beat(&daemon).await;
+    let came = changed_at(&daemon, true).await;
+    beat(&daemon).await;
+    assert_eq!(
+        changed_at(&daemon, true).await,
+        came,
+        "a renewal is no change"
+    );
+    let went = changed_at(&daemon, false).await;
+    assert!(went > came, "{went} after {came}");
+    beat(&daemon).await;
+    assert!(changed_at(&daemon, true).await > went);
+}
+
+async fn a_lease_from_before_the_registration_is_found_by_reconciling<B: Backends>() {
+    let daemon = Setup::<B>::start_with(&["--lease-ttl", "600s"]).await;
+    let early = json!({"server": "orders", "addr": "10.0.0.5:8080"});
+    daemon.put("/gateway-server-detail/keep-alive", early).await;
+    daemon.put(ORDERS, json!({})).await;
+    changed_at(&daemon, true).await;
+}
+
+#[tokio::test]
+async fn what_happened_while_no_daemon_ran_is_recorded_by_the_next() {
+    let mut setup = Setup::<Shared>::start().await;
+    setup.put(ORDERS, json!({"ttl_seconds": 5})).await;
+    beat(&setup).await;
+    changed_at(&setup, true).await;
+    setup.signal(rustix::process::Signal::KILL);
+    setup.daemon.ended().await;
+    let other = Daemon::start(&setup.backends.arguments()).await;
+    changed_at(&other, false).await;
+}
+
+/// Two stores and the actor that writes, without a daemon around them.
+struct Fixture {
+    reconciler: Reconciler,
+    reader: Arc<dyn RegistryReader>,
+    leases: Arc<dyn LeaseStore>,
+    registry: Mailbox<RegistryActor>,
+    bus: Arc<dyn EventBus>,
+    redis: Redis,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let redis = Redis::start().await;
+        let database = postgres::shared().await.create_database().await;
+        let Store { reader, mut writer } =
+            store::open(&database.parse::<StoreUrl>().unwrap()).unwrap();
+        writer.migrate().await.unwrap();
+        let url: LeaseUrl = redis.url().parse().unwrap();
+        let leases = lease::open(&url, Arc::new(SystemClock)).unwrap().connect();
+        let directory = Arc::new(Directory::new(reader.clone(), leases.clone()));
+        let lifeline = Lifeline::new("tested", mpsc::unbounded_channel().0);
+        let actor = RegistryActor::new(writer, Arc::new(SystemClock), directory, lifeline);
+        let registry = Mailbox::new(actix::Actor::start(actor), 2000, Duration::from_secs(10));
+        let bus = bus::open(&BusUrl::Redis(redis.url().parse().unwrap())).unwrap();
+        let reconciler = Reconciler {
+            reader: reader.clone(),
+            leases: leases.clone(),
+            registry: registry.clone(),
+            bus: bus.clone(),
+            claim: Duration::from_millis(1),
+        };
+        Self {
+            reconciler,
+            reader,
+            leases,
+            registry,
+            bus,
+            redis,
+        }
+    }
+
+    async fn register(&self, keys: &[InstanceKey]) {
+        let registrations = keys.iter().cloned().map(Registration::of);
+        let asked = registrations.map(rollcalld::actor::RegisterInstance);
+        let answers = asked.map(|registration| self.registry.ask(registration));
+        for answer in futures_util::future::join_all(answers).await {
+            answer.unwrap().unwrap().unwrap();
+        }
+    }
+
+    /// Gives leases, and returns the lives that began.
+    async fn renew(&self, keys: &[InstanceKey]) -> Vec<Life> {
+        let renewals: Vec<Renewal> = keys
+            .iter()
+            .map(|key| Renewal {
+                key: key.clone(),
+                weight: Weight::default(),
+                ttl: Ttl::try_from(600).unwrap(),
+            })
+            .collect();
+        let renewed = self.leases.renew(&renewals).await.unwrap();
+        let lives = keys.iter().zip(renewed);
+        lives
+            .map(|(key, renewed)| Life {
+                key: key.clone(),
+                epoch: renewed.epoch,
+            })
+            .collect()
+    }
+
+    /// Once the last claim is forgotten.
+    async fn reconcile(&self) -> Repairs {
+        eventually(Duration::from_secs(10), "it is our turn", || async {
+            self.reconciler.run().await.unwrap()
+        })
+        .await
+    }
+
+    async fn online(&self, key: &InstanceKey) -> bool {
+        let found = self.reader.find_instances(std::slice::from_ref(key)).await;
+        found.unwrap()[0].presence.online
+    }
+}
+
+fn keys(count: u32) -> Vec<InstanceKey> {
+    (0..count)
+        .map(|i| InstanceKey {
+            scope: ScopeKind::Service.with(format!("s{}", i % 3).parse().unwrap()),
+            address: format!("h-{i}:1").parse().unwrap(),
+        })
+        .collect()
+}
+
+#[actix::test]
+async fn a_reconcile_mends_both_ways_and_then_finds_nothing() {
+    let fixture = Fixture::new().await;
+    // Several pages of each kind.
+    let keys = keys(1300);
+    fixture.register(&keys).await;
+    let lives = fixture.renew(&keys).await;
+    let unseen = Repairs {
+        online: 1300,
+        offline: 0,
+    };
+    assert_eq!(fixture.reconcile().await, unseen);
+    assert_eq!(fixture.reconcile().await, Repairs::default());
+    fixture.leases.revoke(&keys[..700]).await.unwrap();
+    let gone = Repairs {
+        online: 0,
+        offline: 700,
+    };
+    assert_eq!(fixture.reconcile().await, gone);
+    assert_eq!(fixture.reconcile().await, Repairs::default());
+    assert!(!fixture.online(&keys[0]).await && fixture.online(&keys[700]).await);
+    // A later life is online again; the report of the first one's end comes too late.
+    fixture.renew(&keys[..1]).await;
+    assert_eq!(fixture.reconcile().await.online, 1);
+    let late = rollcalld::actor::RecordOffline(lives[..1].to_vec());
+    assert_eq!(fixture.registry.ask(late).await.unwrap().unwrap(), 0);
+    assert!(fixture.online(&keys[0]).await);
+}
+
+#[actix::test]
+async fn a_reconcile_judges_nobody_without_the_leases() {
+    let mut fixture = Fixture::new().await;
+    let keys = keys(20);
+    fixture.register(&keys).await;
+    fixture.renew(&keys).await;
+    assert_eq!(fixture.reconcile().await.online, 20);
+    fixture.reconciler.bus = bus::open(&BusUrl::Memory).unwrap();
+    fixture.redis.kill();
+    fixture.reconciler.run().await.unwrap_err();
+    for key in &keys {
+        assert!(fixture.online(key).await);
+    }
+}
+
+#[actix::test]
+async fn one_daemon_reconciles_at_a_time() {
+    let fixture = Fixture::new().await;
+    assert!(
+        fixture
+            .bus
+            .claim("reconcile", Duration::from_secs(60))
+            .await
+            .unwrap()
+    );
+    assert_eq!(fixture.reconciler.run().await.unwrap(), None);
+}
