@@ -38,7 +38,12 @@ fn stable(mut body: Value) -> Value {
     fn strip(value: &mut Value) {
         match value {
             Value::Object(members) => {
-                for time in ["registered_at", "updated_at", "created_at"] {
+                for time in [
+                    "registered_at",
+                    "updated_at",
+                    "created_at",
+                    "online_changed_at",
+                ] {
                     if let Some(text) = members.remove(time) {
                         let text = text.as_str().unwrap();
                         assert!(text.len() == 24 && text.ends_with('Z'), "{time}: {text}");
