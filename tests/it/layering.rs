@@ -223,7 +223,11 @@ fn both_stores_have_the_same_sql_files_and_use_each() {
         assert!(!postgres.is_empty());
     }
     for store in ["postgres", "sqlite"] {
-        let code = fs::read_to_string(src().join(format!("store/{store}/mod.rs"))).unwrap();
+        let files_of_store = sources(&src().join("store").join(store));
+        let code: String = files_of_store
+            .iter()
+            .map(|path| fs::read_to_string(path).unwrap())
+            .collect();
         for (name, text) in files(&format!("{store}/queries")) {
             assert!(
                 code.contains(&format!("sql!(\"{name}\")")),

@@ -4,28 +4,21 @@
 //! nothing. What it shows it reads from the stores at that moment, so that every
 //! replica shows the same; only what heartbeats need is kept in memory, for a while.
 
+mod known;
+
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::known::Known;
 use crate::lease::{LeaseError, LeaseStore};
 use crate::model::{
     Instance, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord, Status, Ttl, Weight,
 };
 use crate::store::{RegistryReader, StoreError};
-
-/// How long a heartbeat is taken without asking the store whether the instance is
-/// still registered with the same weight and time to live.
-const FRESH: Duration = Duration::from_secs(15);
-
-/// What was not asked about for this long is dropped from memory.
-const KEEP: Duration = Duration::from_secs(3600);
-
-/// The least number of entries at which it is worth looking for some to drop.
-const MIN_SWEEP: usize = 4096;
 
 /// How many look-ups on behalf of heartbeats may be under way at once, so that a
 /// flood of unknown addresses does not become a flood of queries.
@@ -115,40 +108,10 @@ impl Counts {
 pub struct Directory {
     reader: Arc<dyn RegistryReader>,
     leases: Arc<dyn LeaseStore>,
-    known: Mutex<Known>,
+    known: Known,
     lookups: Semaphore,
     keep_alive_lookups: Semaphore,
     reads: Semaphore,
-}
-
-#[derive(Default)]
-struct Known {
-    by_key: HashMap<InstanceKey, Entry>,
-    sweep_at: usize,
-}
-
-struct Entry {
-    profile: Profile,
-    read_at: Instant,
-    /// Whether the store is asked at the next beat, however recently it was read.
-    doubted: bool,
-}
-
-impl Known {
-    fn insert(&mut self, instance: &Instance, read_at: Instant) {
-        let profile = Profile::from(instance);
-        let entry = Entry {
-            profile,
-            read_at,
-            doubted: false,
-        };
-        self.by_key.insert(instance.key.clone(), entry);
-        if self.by_key.len() >= self.sweep_at.max(MIN_SWEEP) {
-            self.by_key
-                .retain(|_, entry| read_at.duration_since(entry.read_at) < KEEP);
-            self.sweep_at = 2 * self.by_key.len();
-        }
-    }
 }
 
 impl Directory {
@@ -157,7 +120,7 @@ impl Directory {
         Self {
             reader,
             leases,
-            known: Mutex::default(),
+            known: Known::default(),
             lookups: Semaphore::new(LOOKUPS),
             keep_alive_lookups: Semaphore::new(KEEP_ALIVE_LOOKUPS),
             reads: Semaphore::new(READS),
@@ -291,7 +254,7 @@ impl Directory {
         &self,
         keys: &[InstanceKey],
     ) -> Result<Vec<Option<Profile>>, DirectoryError> {
-        let (mut profiles, unsure) = self.remembered(keys);
+        let (mut profiles, unsure) = self.known.recall(keys);
         if unsure.is_empty() {
             return Ok(profiles);
         }
@@ -319,7 +282,7 @@ impl Directory {
     /// The same for one heartbeat in the original's manner, which may be of an address
     /// that never registers: so it is asked of the store only while few others are.
     pub async fn resolve_keep_alive(&self, key: &InstanceKey) -> Option<Profile> {
-        let (profiles, unsure) = self.remembered(std::slice::from_ref(key));
+        let (profiles, unsure) = self.known.recall(std::slice::from_ref(key));
         let remembered = profiles.first().copied().flatten();
         if unsure.is_empty() || self.keep_alive_lookups.available_permits() == 0 {
             return remembered;
@@ -328,25 +291,6 @@ impl Directory {
             Ok(found) => found.get(key).copied(),
             Err(_) => remembered,
         }
-    }
-
-    /// What is remembered of each instance, and those of which it is not sure enough.
-    fn remembered(&self, keys: &[InstanceKey]) -> (Vec<Option<Profile>>, Vec<InstanceKey>) {
-        let now = Instant::now();
-        let mut unsure = Vec::new();
-        let known = self.known();
-        let profiles = keys.iter().map(|key| {
-            let entry = known.by_key.get(key);
-            let sure = entry
-                .is_some_and(|entry| !entry.doubted && now.duration_since(entry.read_at) < FRESH);
-            if !sure {
-                unsure.push(key.clone());
-            }
-            entry.map(|entry| entry.profile)
-        });
-        let profiles = profiles.collect();
-        drop(known);
-        (profiles, unsure)
     }
 
     /// Those of the given instances that the store says are not registered, now.
@@ -370,23 +314,18 @@ impl Directory {
 
     /// Remembers an instance as the RegistryActor has just committed it.
     pub fn learn(&self, instance: &Instance) {
-        self.known().insert(instance, Instant::now());
+        self.known.learn(instance);
     }
 
     /// Has the store asked at the next beat of these: a renewal whose answer was lost may
     /// have created a lease that nobody has looked after.
     pub fn doubt(&self, keys: &[InstanceKey]) {
-        let mut known = self.known();
-        for key in keys {
-            if let Some(entry) = known.by_key.get_mut(key) {
-                entry.doubted = true;
-            }
-        }
+        self.known.doubt(keys);
     }
 
     /// Forgets an instance that the RegistryActor has just removed.
     pub fn forget(&self, key: &InstanceKey) {
-        self.known().by_key.remove(key);
+        self.known.forget(key);
     }
 
     async fn look_up(
@@ -411,31 +350,7 @@ impl Directory {
             .iter()
             .map(|instance| (instance.key.clone(), instance.into()))
             .collect();
-        let mut known = self.known();
-        for key in keys {
-            // What was learnt meanwhile is newer than this answer.
-            let newer = known
-                .by_key
-                .get(key)
-                .is_some_and(|entry| entry.read_at > asked_at);
-            if !newer && !profiles.contains_key(key) {
-                known.by_key.remove(key);
-            }
-        }
-        for instance in &found {
-            let newer = known
-                .by_key
-                .get(&instance.key)
-                .is_some_and(|entry| entry.read_at > asked_at);
-            if !newer {
-                known.insert(instance, asked_at);
-            }
-        }
+        self.known.update(keys, &found, asked_at);
         Ok(profiles)
-    }
-
-    /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

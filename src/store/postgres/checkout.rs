@@ -1,0 +1,102 @@
+//! Connections on loan from the pool, and what their errors mean.
+
+use deadpool_postgres::{Object, Pool};
+use tokio::time::timeout;
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+
+use super::{Params, connect};
+use crate::store::{StoreError, with_sources};
+
+/// A connection that goes back to the pool only when the last answer has come. Dropped
+/// before, with its caller or by a timeout, it is closed.
+pub(super) struct Checkout {
+    pub(super) connection: Option<Object>,
+    pub(super) idle: bool,
+}
+
+impl Checkout {
+    pub(super) async fn from(pool: &Pool) -> Result<Self, StoreError> {
+        let connection = pool
+            .get()
+            .await
+            .map_err(|error| StoreError::Unavailable(with_sources(&error)))?;
+        Ok(Self {
+            connection: Some(connection),
+            idle: true,
+        })
+    }
+
+    pub(super) async fn query(
+        &mut self,
+        sql: &'static str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        self.answer(async |connection: &Object| {
+            let statement = connection.prepare_cached(sql).await?;
+            connection.query(&statement, params).await
+        })
+        .await
+    }
+
+    pub(super) async fn execute_simple(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        self.answer(async |connection: &Object| connection.batch_execute(sql).await)
+            .await
+    }
+
+    /// Whether the server is gone, so that nothing can have come of what was asked.
+    pub(super) fn is_closed(&self) -> bool {
+        self.connection
+            .as_ref()
+            .is_none_or(|connection| connection.is_closed())
+    }
+
+    async fn answer<T>(
+        &mut self,
+        ask: impl AsyncFnOnce(&Object) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, StoreError> {
+        let Some(connection) = &self.connection else {
+            return Err(gone());
+        };
+        self.idle = false;
+        match timeout(connect::ANSWER, ask(connection)).await {
+            Ok(Ok(answer)) => {
+                self.idle = true;
+                Ok(answer)
+            }
+            Ok(Err(error)) => Err(store_error(&error)),
+            Err(_) => Err(StoreError::Unavailable(format!(
+                "no answer from Postgres within {:?}",
+                connect::ANSWER
+            ))),
+        }
+    }
+}
+
+impl Drop for Checkout {
+    fn drop(&mut self) {
+        if !self.idle
+            && let Some(connection) = self.connection.take()
+        {
+            drop(Object::take(connection));
+        }
+    }
+}
+
+pub(super) fn gone() -> StoreError {
+    StoreError::Unavailable("the connection was closed".into())
+}
+
+/// What Postgres says of a statement's content is final. That it is stopping, out of
+/// resources or read-only (classes 08, 25, 53, 57, 58) is not; and a lock, a deadlock, a
+/// statement's time, or a scope that another transaction deletes or fills (23503) is a
+/// matter of the moment.
+pub(super) fn store_error(error: &tokio_postgres::Error) -> StoreError {
+    let message = with_sources(error);
+    let code = error.code().map(SqlState::code);
+    match (code, code.map(|code| &code[..2])) {
+        (Some("23503" | "57014"), _) | (_, Some("40" | "55")) => StoreError::Conflict(message),
+        (_, None | Some("08" | "25" | "53" | "57" | "58")) => StoreError::Unavailable(message),
+        (_, Some(_)) => StoreError::Refused(message),
+    }
+}

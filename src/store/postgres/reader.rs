@@ -1,0 +1,86 @@
+//! Reads, from any number of callers at once.
+
+use async_trait::async_trait;
+use deadpool_postgres::Pool;
+use tokio_postgres::Row;
+
+use super::checkout::Checkout;
+use super::{KeyColumns, Params, one, rows};
+use crate::model::{
+    Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord, Status,
+};
+use crate::store::{Life, RegistryReader, StoreError};
+
+pub(super) struct PostgresReader {
+    pub(super) pool: Pool,
+}
+
+impl PostgresReader {
+    /// One read. A pooled connection may have died unseen, so a read whose
+    /// connection failed is tried once more on another one.
+    async fn query(&self, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
+        let mut connection = Checkout::from(&self.pool).await?;
+        match connection.query(sql, params).await {
+            Err(StoreError::Unavailable(_)) if connection.is_closed() => {
+                drop(connection);
+                Checkout::from(&self.pool).await?.query(sql, params).await
+            }
+            answer => answer,
+        }
+    }
+}
+
+#[async_trait]
+impl RegistryReader for PostgresReader {
+    async fn list_scopes(&self, kind: ScopeKind) -> Result<Vec<ScopeRecord>, StoreError> {
+        let rows = self.query(sql!("list_scopes"), &[&kind.as_str()]).await?;
+        rows.iter().map(rows::scope).collect()
+    }
+
+    async fn find_scope(&self, scope: &Scope) -> Result<Option<ScopeRecord>, StoreError> {
+        let params: Params<'_> = &[&scope.kind.as_str(), &scope.key.as_str()];
+        one(&self.query(sql!("find_scope"), params).await?, rows::scope)
+    }
+
+    async fn find_scope_by_id(&self, id: ScopeId) -> Result<Option<ScopeRecord>, StoreError> {
+        one(
+            &self.query(sql!("find_scope_by_id"), &[&id.0]).await?,
+            rows::scope,
+        )
+    }
+
+    async fn list_instances(&self, scope: &Scope) -> Result<Vec<Instance>, StoreError> {
+        let params: Params<'_> = &[&scope.kind.as_str(), &scope.key.as_str()];
+        let rows = self.query(sql!("list_instances"), params).await?;
+        rows.iter().map(rows::instance).collect()
+    }
+
+    async fn list_statuses(
+        &self,
+        kind: ScopeKind,
+    ) -> Result<Vec<(InstanceKey, Status)>, StoreError> {
+        let rows = self.query(sql!("list_statuses"), &[&kind.as_str()]).await?;
+        rows.iter().map(rows::status).collect()
+    }
+
+    async fn list_online(
+        &self,
+        after: InstanceId,
+        limit: u16,
+    ) -> Result<Vec<(InstanceId, Life)>, StoreError> {
+        let params: Params<'_> = &[&after.0, &i64::from(limit)];
+        let rows = self.query(sql!("list_online"), params).await?;
+        rows.iter().map(rows::life).collect()
+    }
+
+    async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
+        let columns = KeyColumns::of(keys.iter());
+        let params: Params<'_> = &[&columns.kinds, &columns.keys, &columns.addresses];
+        let rows = self.query(sql!("find_instances"), params).await?;
+        rows.iter().map(rows::instance).collect()
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Checkout::from(&self.pool).await?.execute_simple("").await
+    }
+}

@@ -1,0 +1,113 @@
+//! Reads, which wait for their turn on the thread like everybody.
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension};
+
+use super::thread::{SqliteThread, store_error};
+use super::{find_scope, rows};
+use crate::model::{
+    Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord, Status,
+};
+use crate::store::{Life, RegistryReader, StoreError};
+
+pub(super) struct SqliteReader {
+    pub(super) thread: SqliteThread,
+}
+
+impl SqliteReader {
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.thread
+            .run(move |connection| query(connection))
+            .await?
+            .map_err(store_error)
+    }
+}
+
+#[async_trait]
+impl RegistryReader for SqliteReader {
+    async fn list_scopes(&self, kind: ScopeKind) -> Result<Vec<ScopeRecord>, StoreError> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached(sql!("list_scopes"))?
+                .query_map([kind.as_str()], rows::scope)?
+                .collect()
+        })
+        .await
+    }
+
+    async fn find_scope(&self, scope: &Scope) -> Result<Option<ScopeRecord>, StoreError> {
+        let scope = scope.clone();
+        self.read(move |connection| find_scope(connection, &scope))
+            .await
+    }
+
+    async fn find_scope_by_id(&self, id: ScopeId) -> Result<Option<ScopeRecord>, StoreError> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached(sql!("find_scope_by_id"))?
+                .query_row([id.0], rows::scope)
+                .optional()
+        })
+        .await
+    }
+
+    async fn list_instances(&self, scope: &Scope) -> Result<Vec<Instance>, StoreError> {
+        let scope = scope.clone();
+        self.read(move |connection| {
+            connection
+                .prepare_cached(sql!("list_instances"))?
+                .query_map([scope.kind.as_str(), scope.key.as_str()], rows::instance)?
+                .collect()
+        })
+        .await
+    }
+
+    async fn list_statuses(
+        &self,
+        kind: ScopeKind,
+    ) -> Result<Vec<(InstanceKey, Status)>, StoreError> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached(sql!("list_statuses"))?
+                .query_map([kind.as_str()], rows::status)?
+                .collect()
+        })
+        .await
+    }
+
+    async fn list_online(
+        &self,
+        after: InstanceId,
+        limit: u16,
+    ) -> Result<Vec<(InstanceId, Life)>, StoreError> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached(sql!("list_online"))?
+                .query_map([after.0, i64::from(limit)], rows::life)?
+                .collect()
+        })
+        .await
+    }
+
+    async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
+        let keys = keys.to_vec();
+        self.read(move |connection| {
+            let mut find = connection.prepare_cached(sql!("find_instances"))?;
+            let mut found = Vec::with_capacity(keys.len());
+            for key in &keys {
+                let row = find.query_row(rows::key_params(key), rows::instance);
+                found.extend(row.optional()?);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.read(|connection| connection.query_row("SELECT 1", [], |_| Ok(())))
+            .await
+    }
+}

@@ -1,0 +1,320 @@
+//! The writer, its transactions, and the schema.
+
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::thread::{self, SqliteThread, gone, store_error};
+use super::{find_scope, rows};
+use crate::model::{
+    DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Note, Registration, Scope,
+    ScopeKind,
+};
+use crate::store::{
+    Declared, Life, MigrateError, Registered, RegistryTransaction, RegistryWriter, ScopeDeletion,
+    StoreError, WentOnline, migrate_error, with_sources,
+};
+
+refinery::embed_migrations!("sql/sqlite/migrations");
+
+/// The writer is the last to go, and closes the database.
+pub(super) struct SqliteWriter {
+    pub(super) thread: SqliteThread,
+    pub(super) join: Option<JoinHandle<()>>,
+}
+
+impl Drop for SqliteWriter {
+    fn drop(&mut self) {
+        self.thread.close();
+        if let Some(Err(_)) = self.join.take().map(JoinHandle::join) {
+            log::error!("the SQLite thread panicked");
+        }
+    }
+}
+
+#[async_trait]
+impl RegistryWriter for SqliteWriter {
+    async fn migrate(&mut self) -> Result<Vec<String>, MigrateError> {
+        let (answer, migrated) = oneshot::channel();
+        // A migration may take longer than any request waits.
+        self.thread
+            .send(move |connection| {
+                let _ = answer.send(migrate(connection));
+            })
+            .await?;
+        migrated.await.map_err(|_| gone())?
+    }
+
+    async fn begin<'a>(
+        &'a mut self,
+        now: DateTime<Utc>,
+    ) -> Result<Box<dyn RegistryTransaction + 'a>, StoreError> {
+        let (steps, mut queue) = mpsc::channel::<Step>(1);
+        let (answer, begun) = oneshot::channel();
+        // The thread serves this transaction and nothing else until it is committed
+        // or dropped, so that nobody reads what is not committed.
+        self.thread
+            .send(move |connection| {
+                let begin = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+                let transaction = match begin {
+                    Ok(transaction) => transaction,
+                    Err(error) => {
+                        let _ = answer.send(Err(store_error(error)));
+                        return;
+                    }
+                };
+                if answer.send(Ok(())).is_err() {
+                    return;
+                }
+                while let Some(step) = queue.blocking_recv() {
+                    match step {
+                        Step::Run(work) => work(&transaction),
+                        Step::Commit(done) => {
+                            let _ = done.send(transaction.commit().map_err(store_error));
+                            return;
+                        }
+                    }
+                }
+            })
+            .await?;
+        begun.await.map_err(|_| gone())??;
+        Ok(Box::new(SqliteTransaction { steps, now }))
+    }
+}
+
+fn migrate(connection: &mut Connection) -> Result<Vec<String>, MigrateError> {
+    let runner = migrations::runner();
+    let report = runner.run(connection).map_err(|error| {
+        let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
+        match cause.and_then(rusqlite::Error::sqlite_error_code) {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                StoreError::Unavailable(with_sources(&error)).into()
+            }
+            _ => migrate_error(&error, &runner),
+        }
+    })?;
+    Ok(report
+        .applied_migrations()
+        .iter()
+        .map(ToString::to_string)
+        .collect())
+}
+
+enum Step {
+    Run(Box<dyn FnOnce(&Connection) + Send>),
+    Commit(oneshot::Sender<Result<(), StoreError>>),
+}
+
+struct SqliteTransaction {
+    steps: mpsc::Sender<Step>,
+    now: DateTime<Utc>,
+}
+
+impl SqliteTransaction {
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let step = Step::Run(Box::new(move |connection| {
+            let _ = answer.send(work(connection));
+        }));
+        self.steps.send(step).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?.map_err(store_error)
+    }
+}
+
+#[async_trait]
+impl RegistryTransaction for SqliteTransaction {
+    async fn declare_scope(
+        &mut self,
+        scope: &Scope,
+        name: Option<&DisplayName>,
+    ) -> Result<Declared, StoreError> {
+        let (scope, name) = (scope.clone(), name.cloned());
+        let now = self.now.timestamp_millis();
+        self.run(move |connection| {
+            connection.prepare_cached(sql!("declare_scope"))?.query_row(
+                params![
+                    scope.kind.as_str(),
+                    scope.key.as_str(),
+                    name.as_ref().map(DisplayName::as_str),
+                    now
+                ],
+                |row| {
+                    Ok(Declared {
+                        record: rows::scope(row)?,
+                        created: row.get("created")?,
+                    })
+                },
+            )
+        })
+        .await
+    }
+
+    async fn delete_scope(&mut self, scope: &Scope) -> Result<ScopeDeletion, StoreError> {
+        let scope = scope.clone();
+        self.run(move |connection| {
+            let deleted = connection
+                .prepare_cached(sql!("delete_scope"))?
+                .query_row([scope.kind.as_str(), scope.key.as_str()], |_| Ok(()))
+                .optional()?;
+            Ok(match deleted {
+                Some(()) => ScopeDeletion::Deleted,
+                None if find_scope(connection, &scope)?.is_some() => ScopeDeletion::HasInstances,
+                None => ScopeDeletion::Unknown,
+            })
+        })
+        .await
+    }
+
+    async fn register_instances(
+        &mut self,
+        registrations: &[Registration],
+    ) -> Result<Vec<Option<Registered>>, StoreError> {
+        let registrations = registrations.to_vec();
+        let now = self.now.timestamp_millis();
+        self.run(move |connection| {
+            let mut declare = connection.prepare_cached(sql!("declare_services"))?;
+            let mut register = connection.prepare_cached(sql!("register_instances"))?;
+            let mut answers = Vec::with_capacity(registrations.len());
+            for registration in &registrations {
+                let scope = &registration.key.scope;
+                if scope.kind == ScopeKind::Service {
+                    declare.execute(params![scope.key.as_str(), now])?;
+                }
+                let row = register.query_row(
+                    params![
+                        scope.kind.as_str(),
+                        scope.key.as_str(),
+                        registration.key.address.as_str(),
+                        registration.name.as_ref().map(DisplayName::as_str),
+                        registration.weight.map(i64::from),
+                        registration.metadata.as_ref().map(rows::json).transpose()?,
+                        registration.ttl.map(i64::from),
+                        now
+                    ],
+                    |row| {
+                        Ok(Registered {
+                            instance: rows::instance(row)?,
+                            created: row.get("created")?,
+                        })
+                    },
+                );
+                answers.push(row.optional()?);
+            }
+            Ok(answers)
+        })
+        .await
+    }
+
+    async fn change_instance(
+        &mut self,
+        key: &InstanceKey,
+        change: &InstanceChange,
+    ) -> Result<Option<Instance>, StoreError> {
+        let (key, change) = (key.clone(), change.clone());
+        let now = self.now.timestamp_millis();
+        self.run(move |connection| {
+            let status = change.status.as_ref();
+            let hold = status.and_then(|status| status.hold());
+            connection
+                .prepare_cached(sql!("change_instance"))?
+                .query_row(
+                    params![
+                        key.scope.kind.as_str(),
+                        key.scope.key.as_str(),
+                        key.address.as_str(),
+                        status.map(|status| status.status().as_str()),
+                        hold.map(|hold| hold.by.as_str()),
+                        hold.and_then(|hold| hold.reason.as_ref()).map(Note::as_str),
+                        change.weight.map(i64::from),
+                        change.metadata.as_ref().map(rows::json).transpose()?,
+                        now
+                    ],
+                    rows::instance,
+                )
+                .optional()
+        })
+        .await
+    }
+
+    async fn disable_service_instance(&mut self, id: InstanceId) -> Result<bool, StoreError> {
+        let now = self.now.timestamp_millis();
+        self.run(move |connection| {
+            connection
+                .prepare_cached(sql!("disable_instance"))?
+                .query_row([id.0, now], |_| Ok(()))
+                .optional()
+                .map(|row| row.is_some())
+        })
+        .await
+    }
+
+    async fn deregister_instance(&mut self, key: &InstanceKey) -> Result<bool, StoreError> {
+        let key = key.clone();
+        self.run(move |connection| {
+            connection
+                .prepare_cached(sql!("deregister_instance"))?
+                .query_row(rows::key_params(&key), |_| Ok(()))
+                .optional()
+                .map(|row| row.is_some())
+        })
+        .await
+    }
+
+    async fn record_online(&mut self, lives: &[Life]) -> Result<Vec<WentOnline>, StoreError> {
+        let (lives, now) = (lives.to_vec(), self.now.timestamp_millis());
+        self.run(move |connection| {
+            let mut find = connection.prepare_cached(sql!("find_instances"))?;
+            let mut record = connection.prepare_cached(sql!("record_online"))?;
+            let mut changed = Vec::new();
+            for life in &lives {
+                let key = rows::key_params(&life.key);
+                let before = find.query_row(key, rows::instance).optional()?;
+                let row = record.query_row(rows::life_params(life, now), rows::instance);
+                if let (Some(before), Some(instance)) = (before, row.optional()?) {
+                    let transition = !before.presence.online;
+                    changed.push(WentOnline {
+                        instance,
+                        transition,
+                    });
+                }
+            }
+            Ok(changed)
+        })
+        .await
+    }
+
+    async fn record_offline(&mut self, lives: &[Life]) -> Result<Vec<Instance>, StoreError> {
+        let (lives, now) = (lives.to_vec(), self.now.timestamp_millis());
+        self.run(move |connection| {
+            let mut record = connection.prepare_cached(sql!("record_offline"))?;
+            let mut changed = Vec::new();
+            for life in &lives {
+                let row = record.query_row(rows::life_params(life, now), rows::instance);
+                changed.extend(row.optional()?);
+            }
+            Ok(changed)
+        })
+        .await
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        let (done, committed) = oneshot::channel();
+        self.steps
+            .send(Step::Commit(done))
+            .await
+            .map_err(|_| gone())?;
+        match timeout(thread::ANSWER, committed).await {
+            Ok(outcome) => outcome.map_err(|_| gone())?,
+            Err(_) => Err(StoreError::OutcomeUnknown(
+                "SQLite has not confirmed a commit".into(),
+            )),
+        }
+    }
+}
