@@ -29,6 +29,9 @@ use crate::store::{self, MigrateError, Store};
 /// How many requests may wait for the RegistryActor, and how long each: longer than a
 /// transaction may take that begins at once.
 const REGISTRY: (usize, Duration) = (1024, Duration::from_secs(8));
+/// The same for what is recorded of leases, which has places of its own: when everybody
+/// comes at once, registrations still find theirs.
+const RECORDER: (usize, Duration) = (256, Duration::from_secs(8));
 /// The same for the HeartbeatActor of each worker.
 const HEARTBEAT: (usize, Duration) = (4096, Duration::from_secs(5));
 /// The same for the SchedulerActor, which only probes ask.
@@ -118,10 +121,11 @@ impl Daemon {
         );
         let registry = RegistryActor::start_in_arbiter(&registry_arbiter.handle(), |_| registry);
         let registry_mailbox = Mailbox::new(registry.clone(), REGISTRY.0, REGISTRY.1);
+        let recorder = Mailbox::new(registry.clone(), RECORDER.0, RECORDER.1);
         let reconciler = Reconciler {
             reader: Arc::clone(&reader),
             leases: leases.connect(),
-            registry: registry_mailbox.clone(),
+            registry: recorder.clone(),
             bus: Arc::clone(&bus),
             claim: RECONCILE - Duration::from_secs(1),
         };
@@ -145,7 +149,7 @@ impl Daemon {
             let heartbeat = HeartbeatActor::new(
                 leases.connect(),
                 Arc::clone(&directory),
-                registry_mailbox.clone(),
+                recorder.clone(),
                 default_ttl,
                 Lifeline::new("heartbeat", ends.clone()),
             );
