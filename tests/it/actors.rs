@@ -27,6 +27,8 @@ use rollcalld::store::{
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::support::eventually;
+
 fn key(address: &str) -> InstanceKey {
     InstanceKey {
         scope: ScopeKind::Service.with("orders".parse().unwrap()),
@@ -130,6 +132,9 @@ impl RegistryTransaction for FakeTransaction<'_> {
             assert!(seen.insert(key), "{key} is twice in one statement");
             if key.address.as_str() == "poison:1" {
                 return Err(StoreError::Refused("poison".into()));
+            }
+            if key.address.as_str() == "conflict:1" && registrations.len() > 1 {
+                return Err(StoreError::Conflict("deadlock".into()));
             }
             if key.address.as_str() == "panic:1" {
                 panic!("as this test wants it");
@@ -404,6 +409,52 @@ async fn a_write_that_the_store_refuses_fails_alone() {
         *store.committed.lock().unwrap(),
         [["first:1"], ["a:1"], ["b:1"]]
     );
+}
+
+#[actix::test]
+async fn writes_that_conflict_together_are_tried_one_by_one() {
+    let store = Arc::new(FakeStore {
+        gate: Some(Semaphore::new(0)),
+        ..FakeStore::default()
+    });
+    let (actor, _ended) = registry(&store);
+    let addresses = ["first:1", "a:1", "conflict:1", "b:1"];
+    let writes: Vec<_> = addresses
+        .iter()
+        .map(|address| actix::spawn(actor.send(register(address))))
+        .collect();
+    settle().await;
+    store.gate.as_ref().unwrap().add_permits(10);
+    for write in writes {
+        assert!(write.await.unwrap().unwrap().unwrap().is_some());
+    }
+    let alone = [["first:1"], ["a:1"], ["conflict:1"], ["b:1"]];
+    assert_eq!(*store.committed.lock().unwrap(), alone);
+}
+
+#[actix::test]
+async fn writes_beyond_what_may_wait_are_refused_at_once() {
+    let store = Arc::new(FakeStore {
+        gate: Some(Semaphore::new(0)),
+        ..FakeStore::default()
+    });
+    let (actor, _ended) = registry(&store);
+    let writes: Vec<_> = (0..4200)
+        .map(|i| actix::spawn(actor.send(register(&format!("h-{i}:1")))))
+        .collect();
+    // One is in the transaction that has begun and 4096 wait; the rest need not.
+    let refused = || writes.iter().filter(|write| write.is_finished()).count();
+    eventually(Duration::from_secs(20), "103 are refused", || async {
+        (refused() == 4200 - 4097).then_some(())
+    })
+    .await;
+    store.gate.as_ref().unwrap().add_permits(100);
+    let mut outcomes = Vec::new();
+    for write in writes {
+        outcomes.push(write.await.unwrap().unwrap().is_ok());
+    }
+    assert_eq!(outcomes.iter().filter(|taken| **taken).count(), 4097);
+    assert!(outcomes[..4097].iter().all(|taken| *taken), "in order");
 }
 
 #[actix::test]
