@@ -11,11 +11,17 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Error, FromArgMatches, Parser, Subcommand};
 
-use crate::actor::RollCall;
+use crate::actor::{Announcement, RollCall};
 use crate::error::UrlError;
 use crate::lease::LeaseUrl;
 use crate::model::Ttl;
+use crate::protection::Limits;
 use crate::store::StoreUrl;
+
+/// Where gateways of the original gateway center hear that they should refresh.
+const ANNOUNCE_CHANNEL: &str = "service-launched";
+/// What they hear.
+const ANNOUNCE_MESSAGE: &str = "来自网关中心的刷新本地缓存请求";
 
 /// What the process is to do.
 #[derive(Debug)]
@@ -35,10 +41,14 @@ pub struct Config {
     pub store: StoreUrl,
     /// Where leases are kept, and what the bus is on.
     pub leases: LeaseUrl,
-    /// The time to live of instances that give none.
-    pub lease_ttl: Ttl,
     /// What is published, where, and how often.
     pub roll_call: RollCall,
+    /// When too many would go offline at once, and for how long they are held.
+    pub protection: Limits,
+    /// After how long offline an instance is removed; `None` is never.
+    pub forget_after: Option<Duration>,
+    /// What is published when a service has other available instances; `None` is nothing.
+    pub announcement: Option<Announcement>,
     /// HTTP worker threads.
     pub workers: usize,
     /// How long to wait for the stores at the start.
@@ -148,6 +158,57 @@ struct ServeArgs {
     )]
     roll_message: String,
 
+    /// Hold instances instead of recording them as offline when more than this share of
+    /// those online would go within one --lease-ttl: from 0 to 1, and 1 is never
+    #[arg(
+        long,
+        value_name = "SHARE",
+        env = "ROLLCALL_PROTECT_RATIO",
+        default_value = "0.5",
+        value_parser = share
+    )]
+    protect_ratio: f64,
+
+    /// But only where at least this many are online
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "ROLLCALL_PROTECT_MIN",
+        default_value = "10"
+    )]
+    protect_min: usize,
+
+    /// And for no longer than this
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "ROLLCALL_PROTECT_MAX",
+        default_value = "10m",
+        value_parser = humantime::parse_duration
+    )]
+    protect_max: Duration,
+
+    /// Remove an instance that has been offline for this long, unless it is held; 0s is never
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "ROLLCALL_FORGET_AFTER",
+        default_value = "72h",
+        value_parser = humantime::parse_duration
+    )]
+    forget_after: Duration,
+
+    /// Publish the original's message to refresh, on the channel service-launched, when the
+    /// available instances of a service have changed, at most twice a second
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "ROLLCALL_ANNOUNCE_SERVICES",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    announce_services: bool,
+
     /// HTTP worker threads, from 1 to 256 [default: one per core]
     #[arg(
         long,
@@ -182,6 +243,13 @@ fn roll_interval(text: &str) -> Result<Duration, String> {
     match (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&duration) {
         true => Ok(duration),
         false => Err("must be from 1s to 1h".to_owned()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("must be a number from 0 to 1".to_owned()),
     }
 }
 
@@ -265,7 +333,17 @@ impl ServeArgs {
             listen: self.listen,
             store: self.store.url()?,
             leases: url("leases", &self.leases)?,
-            lease_ttl: self.lease_ttl,
+            protection: Limits {
+                ratio: self.protect_ratio,
+                min: self.protect_min,
+                max: self.protect_max,
+                ttl: self.lease_ttl,
+            },
+            forget_after: (!self.forget_after.is_zero()).then_some(self.forget_after),
+            announcement: self.announce_services.then(|| Announcement {
+                channel: ANNOUNCE_CHANNEL.to_owned(),
+                message: ANNOUNCE_MESSAGE.to_owned(),
+            }),
             roll_call: RollCall {
                 channel: self.roll_channel,
                 message: self.roll_message,
@@ -299,11 +377,23 @@ mod tests {
         assert_eq!(config.listen.to_string(), "127.0.0.1:18080");
         assert_eq!(config.store.to_string(), "sqlite:rollcall.db");
         assert_eq!(config.leases.to_string(), "memory:");
-        assert_eq!(config.lease_ttl.as_secs(), 30);
+        assert_eq!(config.protection.ttl.as_secs(), 30);
+        assert_eq!((config.protection.ratio, config.protection.min), (0.5, 10));
+        assert_eq!(config.protection.max, Duration::from_secs(600));
+        assert_eq!(config.forget_after, Some(Duration::from_secs(72 * 3600)));
+        let announcement = config.announcement.unwrap();
+        assert_eq!(announcement.channel, "service-launched");
+        assert_eq!(announcement.message, "来自网关中心的刷新本地缓存请求");
         assert_eq!(config.roll_call.channel, "heartBeat");
         assert_eq!(config.roll_call.message, "来自网关中心的心跳请求");
         assert_eq!(config.roll_call.interval, Duration::from_secs(15));
         assert_eq!(serve(&["serve"]).unwrap().listen, config.listen);
+    }
+
+    #[test]
+    fn instances_are_kept_for_ever_and_nothing_is_announced_if_told_so() {
+        let config = serve(&["--forget-after", "0s", "--announce-services", "false"]).unwrap();
+        assert_eq!((config.forget_after, config.announcement), (None, None));
     }
 
     #[test]
@@ -333,6 +423,14 @@ mod tests {
                 "'--roll-interval <DURATION>': must be from 1s to 1h",
             ),
             (["--roll-channel", ""], "'--roll-channel <CHANNEL>'"),
+            (
+                ["--protect-ratio", "1.5"],
+                "'--protect-ratio <SHARE>': must be a number from 0 to 1",
+            ),
+            (["--protect-min", "few"], "'--protect-min <COUNT>'"),
+            (["--protect-max", "600"], "'--protect-max <DURATION>'"),
+            (["--forget-after", "72"], "'--forget-after <DURATION>'"),
+            (["--announce-services", "2"], "'--announce-services <BOOL>'"),
             (["--workers", "0"], "'--workers <COUNT>'"),
             (["--start-timeout", "soon"], "'--start-timeout <DURATION>'"),
             (["--bogus", "1"], "'--bogus'"),

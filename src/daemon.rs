@@ -14,16 +14,19 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::actor::{
-    Drain, HeartbeatActor, Lifeline, Mailbox, MigrateSchema, RECONCILE, Reconciler, RegistryActor,
-    SchedulerActor,
+    Chores, Drain, Enlist, Expiry, Follower, HeartbeatActor, Lifeline, Mailbox, MigrateSchema,
+    RECONCILE, Reconciler, RegistryActor, SchedulerActor,
 };
 use crate::bus::{self, BusUrl};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::error::OpenError;
-use crate::http::{self, Api, Started};
-use crate::lease::{self, LeaseUrl};
+use crate::feed::Feed;
+use crate::http::{self, Api, Progress};
+use crate::lease::{self, LeaseStore, LeaseUrl};
+use crate::model::EventId;
+use crate::protection::Protection;
 use crate::store::{self, MigrateError, Store};
 
 /// How many requests may wait for the RegistryActor, and how long each: longer than a
@@ -34,8 +37,8 @@ const REGISTRY: (usize, Duration) = (1024, Duration::from_secs(8));
 const RECORDER: (usize, Duration) = (256, Duration::from_secs(8));
 /// The same for the HeartbeatActor of each worker.
 const HEARTBEAT: (usize, Duration) = (4096, Duration::from_secs(5));
-/// The same for the SchedulerActor, which only probes ask.
-const SCHEDULER: (usize, Duration) = (64, Duration::from_secs(1));
+/// The same for the SchedulerActor, which probes ask, and operators.
+const SCHEDULER: (usize, Duration) = (64, Duration::from_secs(8));
 
 /// Longer than the interval of heartbeats, so that agents find their connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -92,10 +95,18 @@ pub struct Daemon {
     address: SocketAddr,
     server: Server,
     registry: Addr<RegistryActor>,
-    directory: Arc<Directory>,
-    started: Started,
+    leases: Arc<dyn LeaseStore>,
+    follower: Follower,
+    progress: Progress,
     ends: mpsc::UnboundedReceiver<&'static str>,
-    arbiters: [Arbiter; 2],
+    arbiters: Arbiters,
+}
+
+/// The threads of the actors that have one.
+struct Arbiters {
+    scheduler: Arbiter,
+    follower: Arbiter,
+    registry: Arbiter,
 }
 
 impl Daemon {
@@ -105,63 +116,94 @@ impl Daemon {
     pub fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, DaemonError> {
         let Store { reader, writer } = store::open(&config.store)?;
         let leases = lease::open(&config.leases, Arc::clone(&clock))?;
-        let bus = bus::open(&match &config.leases {
+        let bus_url = match &config.leases {
             LeaseUrl::Memory => BusUrl::Memory,
             LeaseUrl::Redis(url) => BusUrl::Redis(url.clone()),
-        })?;
-        let directory = Arc::new(Directory::new(Arc::clone(&reader), leases.connect()));
+        };
+        let bus = bus::open(&bus_url, Arc::clone(&clock))?;
+        let directory = Arc::new(Directory::new(Arc::clone(&reader)));
+        let protection = Arc::new(Protection::new(config.protection));
+        let feed = Arc::new(Feed::new(Arc::clone(&bus)));
         let (ends, ended) = mpsc::unbounded_channel();
+        let arbiters = Arbiters {
+            scheduler: Arbiter::new(),
+            follower: Arbiter::new(),
+            registry: Arbiter::new(),
+        };
 
-        let (registry_arbiter, scheduler_arbiter) = (Arbiter::new(), Arbiter::new());
         let registry = RegistryActor::new(
             writer,
             Arc::clone(&clock),
             Arc::clone(&directory),
+            Arc::clone(&bus),
+            config.announcement.clone(),
             Lifeline::new("registry", ends.clone()),
         );
-        let registry = RegistryActor::start_in_arbiter(&registry_arbiter.handle(), |_| registry);
+        let registry = RegistryActor::start_in_arbiter(&arbiters.registry.handle(), |_| registry);
         let registry_mailbox = Mailbox::new(registry.clone(), REGISTRY.0, REGISTRY.1);
-        let recorder = Mailbox::new(registry.clone(), RECORDER.0, RECORDER.1);
-        let reconciler = Reconciler {
-            reader: Arc::clone(&reader),
+        let expiry = Expiry {
             leases: leases.connect(),
-            registry: recorder.clone(),
+            directory: Arc::clone(&directory),
+            protection: Arc::clone(&protection),
+            registry: Mailbox::new(registry.clone(), RECORDER.0, RECORDER.1),
             bus: Arc::clone(&bus),
-            claim: RECONCILE - Duration::from_secs(1),
+            clock: Arc::clone(&clock),
+        };
+        let chores = Chores {
+            reconciler: Reconciler {
+                reader: Arc::clone(&reader),
+                expiry: expiry.clone(),
+                bus: Arc::clone(&bus),
+                claim: RECONCILE - Duration::from_secs(1),
+            },
+            expiry: expiry.clone(),
+            forget_after: config.forget_after,
         };
         let scheduler = SchedulerActor::new(
             config.roll_call.clone(),
-            reconciler,
-            bus,
+            chores,
+            Arc::clone(&bus),
             Arc::clone(&clock),
             Lifeline::new("scheduler", ends.clone()),
         );
         let scheduler =
-            SchedulerActor::start_in_arbiter(&scheduler_arbiter.handle(), |_| scheduler);
+            SchedulerActor::start_in_arbiter(&arbiters.scheduler.handle(), |_| scheduler);
+        let follower = Follower {
+            directory: Arc::clone(&directory),
+            reader,
+            bus,
+            feed: Arc::clone(&feed),
+            expiry: expiry.clone(),
+            clock: Arc::clone(&clock),
+            _lifeline: Lifeline::new("follower", ends.clone()),
+        };
 
-        let started = Started::default();
-        let scheduler_mailbox = Mailbox::new(scheduler, SCHEDULER.0, SCHEDULER.1);
-        let shared = (Arc::clone(&directory), started.clone());
-        let (default_ttl, roll_interval) = (config.lease_ttl, config.roll_call.interval);
+        let progress = Progress::default();
+        let scheduler_mailbox = Mailbox::new(scheduler.clone(), SCHEDULER.0, SCHEDULER.1);
+        let probed = Arc::clone(&expiry.leases);
+        let shared = (directory, protection, feed, progress.clone());
+        let (default_ttl, roll_interval) = (config.protection.ttl, config.roll_call.interval);
         // Runs once on each worker's own thread, where its HeartbeatActor then lives.
         let application = move || {
-            let (directory, started) = shared.clone();
-            let heartbeat = HeartbeatActor::new(
-                leases.connect(),
-                Arc::clone(&directory),
-                recorder.clone(),
-                default_ttl,
-                Lifeline::new("heartbeat", ends.clone()),
-            );
+            let (directory, protection, feed, progress) = shared.clone();
+            let own = Expiry {
+                leases: leases.connect(),
+                ..expiry.clone()
+            };
+            let heartbeat = HeartbeatActor::new(own, Lifeline::new("heartbeat", ends.clone()));
+            let heartbeat = heartbeat.start();
+            scheduler.do_send(Enlist(heartbeat.clone().recipient()));
             let api = Api {
                 registry: registry_mailbox.clone(),
-                heartbeat: Mailbox::new(heartbeat.start(), HEARTBEAT.0, HEARTBEAT.1),
+                heartbeat: Mailbox::new(heartbeat, HEARTBEAT.0, HEARTBEAT.1),
                 scheduler: scheduler_mailbox.clone(),
                 directory,
+                protection,
+                feed,
                 clock: Arc::clone(&clock),
                 roll_interval,
                 default_ttl,
-                started,
+                progress,
             };
             App::new()
                 .app_data(web::Data::new(api))
@@ -184,10 +226,11 @@ impl Daemon {
             address,
             server: server.run(),
             registry,
-            directory,
-            started,
+            leases: probed,
+            follower,
+            progress,
             ends: ended,
-            arbiters: [scheduler_arbiter, registry_arbiter],
+            arbiters,
             config,
         })
     }
@@ -209,8 +252,9 @@ impl Daemon {
             config,
             server,
             registry,
-            directory,
-            started,
+            leases,
+            follower,
+            progress,
             mut ends,
             arbiters,
             ..
@@ -218,8 +262,12 @@ impl Daemon {
         let server_handle = server.handle();
         let mut server = actix::spawn(server);
         let serve = async {
-            reach_stores(&config, &registry, &directory).await?;
-            started.set();
+            let head = reach_stores(&config, &registry, &*leases, &follower).await?;
+            follower.expiry.protection.start();
+            arbiters
+                .follower
+                .spawn(async move { match follower.follow(head).await {} });
+            progress.start();
             log::info!("ready");
             pending().await
         };
@@ -234,15 +282,17 @@ impl Daemon {
             })),
         };
         log::info!("stopping");
+        // Streams and those who wait for a change would hold up the server.
+        progress.stop();
         server_handle.stop(true).await;
-        let [scheduler, writer] = arbiters;
-        end(scheduler);
+        end(arbiters.scheduler);
         // Every answered write is committed; this is for those whose caller gave up. A
         // registry actor that has ended has nothing left to drain.
         if timeout(REGISTRY.1, registry.send(Drain)).await.is_err() {
             log::warn!("writes that nobody waits for were given up");
         }
-        end(writer);
+        end(arbiters.follower);
+        end(arbiters.registry);
         log::info!("stopped");
         outcome
     }
@@ -256,12 +306,14 @@ fn end(arbiter: Arbiter) {
     }
 }
 
-/// Waits until the registry store is there and migrated and the lease store answers.
+/// Waits until the registry store is there and migrated, the lease store answers, and the
+/// Directory is loaded. Returns the event from which to follow.
 async fn reach_stores(
     config: &Config,
     registry: &Addr<RegistryActor>,
-    directory: &Directory,
-) -> Result<(), DaemonError> {
+    leases: &dyn LeaseStore,
+    follower: &Follower,
+) -> Result<EventId, DaemonError> {
     let migrate = async || match registry.send(MigrateSchema).await {
         Ok(Ok(applied)) => {
             for migration in applied {
@@ -277,15 +329,21 @@ async fn reach_stores(
         Err(_) => Err(Attempt::Never(DaemonError::ActorEnded("registry"))),
     };
     let ping = async || {
-        let answer = directory.ping_leases().await;
-        answer.map_err(|error| Attempt::Again(error.to_string()))
+        let answer = leases.look(&[]).await;
+        answer
+            .map(drop)
+            .map_err(|error| Attempt::Again(error.to_string()))
     };
-    let (store, leases) = (config.store.to_string(), config.leases.to_string());
+    let load = async || {
+        let loaded = follower.load().await;
+        loaded.map_err(|error| Attempt::Again(error.to_string()))
+    };
+    let (store, lease_store) = (config.store.to_string(), config.leases.to_string());
     tokio::try_join!(
         retry(store, config.start_timeout, migrate),
-        retry(leases, config.start_timeout, ping),
+        retry(lease_store, config.start_timeout, ping),
     )?;
-    Ok(())
+    retry("the registry".to_owned(), config.start_timeout, load).await
 }
 
 enum Attempt {
@@ -293,16 +351,16 @@ enum Attempt {
     Never(DaemonError),
 }
 
-async fn retry(
+async fn retry<T>(
     backend: String,
     limit: Duration,
-    attempt: impl AsyncFn() -> Result<(), Attempt>,
-) -> Result<(), DaemonError> {
+    attempt: impl AsyncFn() -> Result<T, Attempt>,
+) -> Result<T, DaemonError> {
     let begin = Instant::now();
     let (mut wait, longest) = RETRY;
     loop {
         let reason = match timeout_at(begin + limit, attempt()).await {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(done)) => return Ok(done),
             Ok(Err(Attempt::Never(error))) => return Err(error),
             Ok(Err(Attempt::Again(reason))) => reason,
             Err(_) => "it did not answer, or another daemon is migrating it".to_owned(),

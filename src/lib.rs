@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! http handler ──ask──► actor ──► port (store, lease, bus) ──► backend
-//!      └──reads──► directory ──► ports, for reading only
+//!      └──reads──► directory, feed ◄── what was committed, here or elsewhere
 //! ```
 //!
 //! - [`model`] is the vocabulary: scopes, instances, addresses, lease keys.
 //! - [`store`], [`lease`] and [`bus`] are the ports, each a trait with two backends.
 //! - [`actor`] has the three actors that own writes, leases and time.
-//! - [`directory`] answers questions about who is registered and present.
+//! - [`directory`] answers questions about who is registered and present, and [`feed`]
+//!   tells when that changes.
+//! - [`protection`] decides whether those who are gone are believed to be.
 //! - [`http`] maps requests to messages and answers to JSON.
 //! - [`daemon`] puts them together and [`config`] says how.
 //!
@@ -21,8 +23,10 @@ pub mod config;
 pub mod daemon;
 pub mod directory;
 pub mod error;
+pub mod feed;
 pub mod http;
 pub mod lease;
 pub mod model;
+pub mod protection;
 mod redis_link;
 pub mod store;

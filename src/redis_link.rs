@@ -111,15 +111,24 @@ impl RedisLink {
         &self,
         question: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
     ) -> Result<T, LinkError> {
+        self.ask_within(ANSWER, question).await
+    }
+
+    /// Asks Redis something that it may answer late: within `limit`.
+    pub(crate) async fn ask_within<T>(
+        &self,
+        limit: Duration,
+        question: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
+    ) -> Result<T, LinkError> {
         let mut used = None;
         let asked = async {
             let (mut connection, generation) = self.connection().await?;
             used = Some(generation);
             question(&mut connection).await.map_err(link_error)
         };
-        let outcome = timeout(ANSWER, asked).await.unwrap_or_else(|_| {
+        let outcome = timeout(limit, asked).await.unwrap_or_else(|_| {
             Err(LinkError::Unavailable(format!(
-                "no answer from Redis within {ANSWER:?}"
+                "no answer from Redis within {limit:?}"
             )))
         });
         if let (Err(LinkError::Unavailable(_)), Some(generation)) = (&outcome, used) {

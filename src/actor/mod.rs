@@ -4,6 +4,8 @@
 //! say when its actor died. [`Mailbox`] adds what is missing: admission, a deadline,
 //! and an error for each way in which an answer can fail to come.
 
+mod expiry;
+mod follow;
 mod heartbeat;
 mod reconcile;
 mod registry;
@@ -17,13 +19,21 @@ use actix::{Actor, Addr, Handler, Message};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
-pub use self::heartbeat::{Beat, BeatError, BeatOutcome, HeartbeatActor, KeepAlive, Revoke};
+pub use self::expiry::Expiry;
+pub use self::follow::{Follower, LoadError};
+pub use self::heartbeat::{
+    Beat, BeatError, BeatOutcome, HeartbeatActor, KeepAlive, ProbeLeases, Revoke, Sweep,
+};
 pub use self::reconcile::{Reconciler, Repairs};
 pub use self::registry::{
-    ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance, DisableServiceInstance, Drain,
-    MigrateSchema, RecordOffline, RecordOnline, RegisterInstance, RegistryActor, Write,
+    Announcement, ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance,
+    DisableServiceInstance, Drain, ForgetInstances, MigrateSchema, RecordOffline, RecordOnline,
+    RegisterInstance, RegistryActor, Write,
 };
-pub use self::scheduler::{RECONCILE, RollCall, RollCallReport, RollCallStatus, SchedulerActor};
+pub use self::scheduler::{
+    Chores, EndProtection, Enlist, RECONCILE, RollCall, RollCallReport, RollCallStatus,
+    SchedulerActor,
+};
 
 /// Why an actor gave no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

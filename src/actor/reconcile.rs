@@ -2,15 +2,15 @@
 //!
 //! The SchedulerActor begins it, on one daemon at a time. It looks, page by page, and
 //! changes nothing itself: what differs goes to the RegistryActor, whose conditional
-//! updates decide.
+//! updates decide, and who is gone is judged before.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AskError, Mailbox, RecordOffline, RecordOnline, RegistryActor};
+use super::{AskError, Expiry, RecordOnline};
 use crate::bus::{BusError, EventBus};
-use crate::lease::{LeaseError, LeaseStore};
-use crate::model::InstanceId;
+use crate::lease::LeaseError;
+use crate::model::{InstanceId, InstanceKey};
 use crate::store::{Life, RegistryReader, StoreError};
 
 /// How many instances are looked at in one step. Bounds the memory, and how long a step
@@ -24,22 +24,20 @@ const CLAIM: &str = "reconcile";
 pub struct Reconciler {
     /// Says what is recorded as online.
     pub reader: Arc<dyn RegistryReader>,
-    /// Says what is alive.
-    pub leases: Arc<dyn LeaseStore>,
-    /// Records what differs.
-    pub registry: Mailbox<RegistryActor>,
+    /// Looks at leases, and judges those that are gone.
+    pub expiry: Expiry,
     /// Knows which daemon does it.
     pub bus: Arc<dyn EventBus>,
     /// How long a claim keeps others from it: a little less than its interval.
     pub claim: Duration,
 }
 
-/// What a reconcile found different and recorded.
+/// What a reconcile found different.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Repairs {
-    /// Recorded as online, without a lease.
-    pub offline: usize,
-    /// Alive, and recorded as offline.
+    /// Recorded as online, without a lease: to be judged.
+    pub gone: usize,
+    /// Alive, and not recorded so: which they are now.
     pub online: usize,
 }
 
@@ -67,14 +65,14 @@ impl Reconciler {
             return Ok(None);
         }
         Ok(Some(Repairs {
-            offline: self.find_ended().await?,
+            gone: self.find_ended().await?,
             online: self.find_begun().await?,
         }))
     }
 
-    /// Goes through what is recorded as online.
+    /// Goes through what is recorded as online. All who are gone are judged together.
     async fn find_ended(&self) -> Result<usize, ReconcileError> {
-        let (mut after, mut repaired) = (InstanceId(0), 0);
+        let (mut after, mut gone) = (InstanceId(0), Vec::new());
         loop {
             let (ids, lives): (Vec<_>, Vec<_>) = self
                 .reader
@@ -82,29 +80,23 @@ impl Reconciler {
                 .await?
                 .into_iter()
                 .unzip();
-            let Some(last) = ids.last() else {
-                return Ok(repaired);
-            };
+            let Some(last) = ids.last() else { break };
             after = *last;
-            let keys: Vec<_> = lives.iter().map(|life| life.key.clone()).collect();
-            let leases = self.leases.look(&keys).await?;
-            let ended: Vec<Life> = lives
-                .into_iter()
-                .zip(leases)
-                .filter(|(_, lease)| lease.is_none())
-                .map(|(life, _)| life)
-                .collect();
-            if !ended.is_empty() {
-                repaired += self.registry.ask(RecordOffline(ended)).await??;
-            }
+            let keys: Vec<InstanceKey> = lives.into_iter().map(|life| life.key).collect();
+            let leases = self.expiry.look(&keys).await?;
+            let missing = keys.iter().zip(leases).filter(|(_, lease)| lease.is_none());
+            gone.extend(missing.filter_map(|(key, _)| self.expiry.directory.find(key)));
         }
+        let found = gone.len();
+        self.expiry.judge(gone).await;
+        Ok(found)
     }
 
     /// Goes through the leases.
     async fn find_begun(&self) -> Result<usize, ReconcileError> {
         let (mut cursor, mut repaired) = (0, 0);
         loop {
-            let page = self.leases.list(cursor).await?;
+            let page = self.expiry.leases.list(cursor).await?;
             for keys in page.keys.chunks(PAGE.into()) {
                 repaired += self.record_begun(keys).await?;
             }
@@ -115,16 +107,13 @@ impl Reconciler {
         }
     }
 
-    async fn record_begun(
-        &self,
-        keys: &[crate::model::InstanceKey],
-    ) -> Result<usize, ReconcileError> {
+    async fn record_begun(&self, keys: &[InstanceKey]) -> Result<usize, ReconcileError> {
         let registered = self.reader.find_instances(keys).await?;
         let keys: Vec<_> = registered
             .iter()
             .map(|instance| instance.key.clone())
             .collect();
-        let leases = self.leases.look(&keys).await?;
+        let leases = self.expiry.look(&keys).await?;
         let begun: Vec<Life> = registered
             .into_iter()
             .zip(leases)
@@ -139,7 +128,7 @@ impl Reconciler {
             .collect();
         match begun.is_empty() {
             true => Ok(0),
-            false => Ok(self.registry.ask(RecordOnline(begun)).await??),
+            false => Ok(self.expiry.registry.ask(RecordOnline(begun)).await??.len()),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The SchedulerActor: owner of time, on an arbiter of its own.
 //!
-//! It calls the roll by `run_interval`, on the clock's multiples of the interval, and
-//! begins the chores. It does no work of its own: nothing slow delays a tick.
+//! It calls the roll by `run_interval`, on the clock's multiples of the interval, has the
+//! HeartbeatActors sweep, and begins the chores. It does no work of its own: nothing slow
+//! delays a tick.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -9,14 +10,16 @@ use std::time::Duration;
 
 use actix::fut::wrap_future;
 use actix::{
-    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, SpawnHandle,
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, Recipient,
+    ResponseFuture, SpawnHandle,
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Lifeline, Reconciler, admit};
+use super::{Expiry, ForgetInstances, Lifeline, Reconciler, Sweep, admit};
 use crate::bus::{BusError, EventBus};
 use crate::clock::Clock;
-use crate::model::rfc3339_millis;
+use crate::model::{Event, EventKind, rfc3339_millis};
+use crate::protection::TICK;
 
 /// A tick this late is still sent. A later one, after a stall of the process or a
 /// step of the clock, is skipped: the next is less than an interval away.
@@ -27,6 +30,15 @@ const DRIFT: Duration = Duration::from_millis(50);
 
 /// How often the registry is compared with the leases.
 pub const RECONCILE: Duration = Duration::from_secs(15);
+
+/// How often the suspects are looked at while protection lasts.
+const REVIEW: Duration = Duration::from_secs(2);
+
+/// How often instances are looked for that may be forgotten.
+const FORGET: Duration = Duration::from_secs(60);
+
+/// Keeps that to one daemon at a time: a little less than its interval.
+const FORGET_CLAIM: (&str, Duration) = ("forget", Duration::from_secs(59));
 
 /// The message that asks every instance for a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,11 +51,26 @@ pub struct RollCall {
     pub interval: Duration,
 }
 
+/// What is done now and then.
+pub struct Chores {
+    /// Compares the registry with the leases.
+    pub reconciler: Reconciler,
+    /// Looks at leases and at suspects.
+    pub expiry: Expiry,
+    /// After how long offline an instance is removed; `None` is never.
+    pub forget_after: Option<Duration>,
+}
+
 /// Owns the timers.
 pub struct SchedulerActor {
     roll_call: RollCall,
-    reconciler: Arc<Reconciler>,
+    chores: Arc<Chores>,
     reconciling: bool,
+    probing: bool,
+    reviewing: bool,
+    sweepers: Vec<Recipient<Sweep>>,
+    /// Which sweeper begins, so that one that hangs does not keep a share to itself.
+    first_share: usize,
     bus: Arc<dyn EventBus>,
     clock: Arc<dyn Clock>,
     timer: Option<SpawnHandle>,
@@ -57,15 +84,19 @@ impl SchedulerActor {
     /// Calls the roll on that bus from the next tick on.
     pub fn new(
         roll_call: RollCall,
-        reconciler: Reconciler,
+        chores: Chores,
         bus: Arc<dyn EventBus>,
         clock: Arc<dyn Clock>,
         lifeline: Lifeline,
     ) -> Self {
         Self {
             roll_call,
-            reconciler: Arc::new(reconciler),
+            chores: Arc::new(chores),
             reconciling: false,
+            probing: false,
+            reviewing: false,
+            sweepers: Vec::new(),
+            first_share: 0,
             bus,
             clock,
             timer: None,
@@ -120,13 +151,35 @@ impl SchedulerActor {
         }
     }
 
+    /// Has the deadlines swept, and asks the lease store whether it is there: what is not
+    /// noticed now would be judged wrongly later.
+    fn sweep(&mut self, context: &mut Context<Self>) {
+        self.chores.expiry.protection.tick();
+        self.sweepers.retain(Recipient::connected);
+        let of = self.sweepers.len();
+        self.first_share = self.first_share.wrapping_add(1);
+        for (index, sweeper) in self.sweepers.iter().enumerate() {
+            let share = (index + self.first_share % of) % of;
+            sweeper.do_send(Sweep { share, of });
+        }
+        if !self.probing {
+            self.probing = true;
+            let chores = Arc::clone(&self.chores);
+            let probe = async move { chores.expiry.probe().await };
+            context.spawn(
+                wrap_future(probe)
+                    .map(|(), actor: &mut Self, _: &mut Context<Self>| actor.probing = false),
+            );
+        }
+    }
+
     fn reconcile(&mut self, context: &mut Context<Self>) {
         if self.reconciling {
             return;
         }
         self.reconciling = true;
-        let reconciler = Arc::clone(&self.reconciler);
-        let reconcile = async move { reconciler.run().await };
+        let chores = Arc::clone(&self.chores);
+        let reconcile = async move { chores.reconciler.run().await };
         context.spawn(wrap_future(reconcile).map(
             |outcome, actor: &mut Self, _: &mut Context<Self>| {
                 actor.reconciling = false;
@@ -137,6 +190,36 @@ impl SchedulerActor {
                 }
             },
         ));
+    }
+
+    fn review(&mut self, context: &mut Context<Self>) {
+        if self.reviewing || !self.chores.expiry.protection.is_held() {
+            return;
+        }
+        self.reviewing = true;
+        let chores = Arc::clone(&self.chores);
+        let review = async move { chores.expiry.review().await };
+        context.spawn(wrap_future(review).map(
+            |outcome, actor: &mut Self, _: &mut Context<Self>| {
+                actor.reviewing = false;
+                if let Err(error) = outcome {
+                    log::debug!("suspects not looked at: {error}");
+                }
+            },
+        ));
+    }
+
+    fn forget(&mut self, context: &mut Context<Self>) {
+        let Some(after) = self.chores.forget_after else {
+            return;
+        };
+        let after = TimeDelta::from_std(after).unwrap_or(TimeDelta::MAX);
+        let Some(before) = self.clock.now().checked_sub_signed(after) else {
+            return;
+        };
+        let chores = Arc::clone(&self.chores);
+        let forget = async move { chores.forget(before).await };
+        context.spawn(wrap_future(forget));
     }
 
     fn skip(&mut self, ticks: u64, why: impl Display) {
@@ -155,8 +238,17 @@ impl SchedulerActor {
             } = roll_call;
             // Every replica makes the same claim on the same tick, and one gets it.
             let claim = format!("roll:{channel}:{}:{tick}", interval.as_millis());
-            bus.publish_once(&channel, &message, &claim, 2 * interval)
-                .await
+            let sent = bus
+                .publish_once(&channel, &message, &claim, 2 * interval)
+                .await?;
+            if sent {
+                let kind = EventKind::RollCalled;
+                // It was called, whether or not subscribers can be told.
+                if let Err(error) = bus.append(&[Event { at: now, kind }]).await {
+                    log::debug!("subscribers are not told of the roll call: {error}");
+                }
+            }
+            Ok(sent)
         };
         context.spawn(wrap_future(sending).map(
             move |outcome: Result<bool, BusError>, actor: &mut Self, _: &mut Context<Self>| {
@@ -172,6 +264,31 @@ impl SchedulerActor {
                 }
             },
         ));
+    }
+}
+
+impl Chores {
+    /// Removes instances that have been offline since before that time, if it is this
+    /// daemon's turn.
+    async fn forget(&self, before: DateTime<Utc>) {
+        let (claim, remember) = FORGET_CLAIM;
+        if !matches!(self.reconciler.bus.claim(claim, remember).await, Ok(true)) {
+            return;
+        }
+        loop {
+            match self.expiry.registry.ask(ForgetInstances { before }).await {
+                Ok(Ok(gone)) => {
+                    if !gone.is_empty() {
+                        log::info!("{} instances were offline for too long", gone.len());
+                    }
+                    if gone.len() < usize::from(ForgetInstances::LIMIT) {
+                        return;
+                    }
+                }
+                Ok(Err(error)) => return log::debug!("nobody forgotten: {error}"),
+                Err(error) => return log::debug!("nobody forgotten: {error}"),
+            }
+        }
     }
 }
 
@@ -202,7 +319,10 @@ impl Actor for SchedulerActor {
 
     fn started(&mut self, context: &mut Self::Context) {
         self.align(context);
+        context.run_interval(TICK, Self::sweep);
         context.run_interval(RECONCILE, Self::reconcile);
+        context.run_interval(REVIEW, Self::review);
+        context.run_interval(FORGET, Self::forget);
     }
 }
 
@@ -231,6 +351,37 @@ impl Handler<RollCallStatus> for SchedulerActor {
 
     fn handle(&mut self, _: RollCallStatus, _: &mut Context<Self>) -> Self::Result {
         MessageResult(self.report.clone())
+    }
+}
+
+/// Adds a HeartbeatActor to those who share the sweeps. Not to be repeated.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Enlist(pub Recipient<Sweep>);
+
+impl Handler<Enlist> for SchedulerActor {
+    type Result = ();
+
+    fn handle(&mut self, Enlist(sweeper): Enlist, _: &mut Context<Self>) {
+        self.sweepers.push(sweeper);
+    }
+}
+
+/// Ends protection, on every daemon, and lets the suspects go. How many they were; `None`
+/// where it had not begun. Idempotent.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Option<usize>")]
+pub struct EndProtection {
+    /// Why, for people.
+    pub reason: String,
+}
+
+impl Handler<EndProtection> for SchedulerActor {
+    type Result = ResponseFuture<Option<usize>>;
+
+    fn handle(&mut self, message: EndProtection, _: &mut Context<Self>) -> Self::Result {
+        let chores = Arc::clone(&self.chores);
+        Box::pin(async move { chores.expiry.end_protection(message.reason).await })
     }
 }
 

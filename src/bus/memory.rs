@@ -1,22 +1,28 @@
 //! The bus within one process.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream;
-use tokio::sync::broadcast;
-use tokio::time::Instant;
+use tokio::sync::{Notify, broadcast};
+use tokio::time::{Instant, timeout};
 
-use super::{BusError, EventBus, Subscription};
+use super::{
+    BusError, EventBus, Following, LOG_CAPACITY, Logged, READ, Subscription, TRANSITION_MEMORY,
+};
+use crate::clock::Clock;
+use crate::model::{Event, EventId, InstanceId};
 
 /// How many messages a subscriber may lag behind before its subscription ends.
 const CAPACITY: usize = 1024;
 
-#[derive(Default)]
 pub(super) struct MemoryBus {
+    clock: Arc<dyn Clock>,
     state: Mutex<State>,
+    appended: Notify,
 }
 
 #[derive(Default)]
@@ -24,7 +30,21 @@ struct State {
     channels: HashMap<String, broadcast::Sender<String>>,
     /// Until when each claim is remembered.
     claims: HashMap<String, Instant>,
+    log: VecDeque<Logged>,
+    /// Of each instance that changed lately the last transition.
+    transitions: HashMap<InstanceId, Transition>,
+    /// Old ones are forgotten when there are this many.
+    sweep_at: usize,
 }
+
+struct Transition {
+    revision: i64,
+    online: bool,
+    told_at: Instant,
+}
+
+/// The least number of remembered transitions at which it is worth forgetting some.
+const MIN_SWEEP: usize = 1024;
 
 impl State {
     fn claim(&mut self, claim: &str, remember: Duration) -> bool {
@@ -46,9 +66,80 @@ impl State {
             self.channels.remove(channel);
         }
     }
+
+    fn append(&mut self, event: &Event, log: u64) {
+        if let Some((instance, online)) = event.kind.transition() {
+            let now = Instant::now();
+            let told = self.transitions.get(&instance.id);
+            let told = told.filter(|told| now.duration_since(told.told_at) < TRANSITION_MEMORY);
+            if told.is_some_and(|told| told.revision >= instance.revision) {
+                return;
+            }
+            if told.is_some_and(|told| told.online == online)
+                && let Some(kind) = event.kind.opposite()
+            {
+                self.push(Event { at: event.at, kind }, log);
+            }
+            let told = Transition {
+                revision: instance.revision,
+                online,
+                told_at: now,
+            };
+            self.transitions.insert(instance.id, told);
+            if self.transitions.len() >= self.sweep_at.max(MIN_SWEEP) {
+                self.transitions
+                    .retain(|_, told| now.duration_since(told.told_at) < TRANSITION_MEMORY);
+                self.sweep_at = 2 * self.transitions.len();
+            }
+        }
+        self.push(event.clone(), log);
+    }
+
+    fn push(&mut self, event: Event, log: u64) {
+        let last = self.log.back().map(|last| last.id);
+        let last = last.unwrap_or(EventId { log, place: 0 });
+        let id = EventId {
+            place: last.place + 1,
+            ..last
+        };
+        self.log.push_back(Logged { id, event });
+        if self.log.len() > LOG_CAPACITY {
+            self.log.pop_front();
+        }
+    }
+
+    fn head(&self) -> EventId {
+        self.log.back().map(|last| last.id).unwrap_or_default()
+    }
+
+    fn read(&self, after: EventId) -> Following {
+        let head = self.head();
+        if after == head {
+            return Following::Events(Vec::new());
+        }
+        let first = self.log.front().map(|first| first.id).unwrap_or_default();
+        // What is before the first that is kept may be followed by it.
+        let known = (after.log == head.log && after.place < head.place) || after.is_empty();
+        let skip = after.place.saturating_add(1).checked_sub(first.place);
+        match skip.and_then(|skip| usize::try_from(skip).ok()) {
+            Some(skip) if known => {
+                let events = self.log.iter().skip(skip).take(READ);
+                Following::Events(events.cloned().collect())
+            }
+            _ => Following::Lost,
+        }
+    }
 }
 
 impl MemoryBus {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            state: Mutex::default(),
+            appended: Notify::new(),
+        }
+    }
+
     /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -94,5 +185,36 @@ impl EventBus for MemoryBus {
             Some((message, receiver))
         });
         Ok(Box::pin(messages))
+    }
+
+    async fn append(&self, events: &[Event]) -> Result<(), BusError> {
+        // Only the log's first event takes its number from here.
+        let log = u64::try_from(self.clock.now().timestamp_millis()).unwrap_or(1);
+        {
+            let mut state = self.state();
+            for event in events {
+                state.append(event, log);
+            }
+        }
+        self.appended.notify_waiters();
+        Ok(())
+    }
+
+    async fn head(&self) -> Result<EventId, BusError> {
+        Ok(self.state().head())
+    }
+
+    async fn read(&self, after: EventId, wait: Duration) -> Result<Following, BusError> {
+        let mut appended = pin!(self.appended.notified());
+        appended.as_mut().enable();
+        let following = self.state().read(after);
+        match &following {
+            Following::Events(events) if events.is_empty() && !wait.is_zero() => {
+                // Whether one was appended or not, what is there now is the answer.
+                let _ = timeout(wait, appended).await;
+                Ok(self.state().read(after))
+            }
+            _ => Ok(following),
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The bus: messages to whoever listens, within this process or through Redis.
 //!
-//! Called by the SchedulerActor, which publishes the roll call. A message that is
-//! published while nobody listens is gone; nothing may depend on it alone.
+//! Messages are for whoever listens at that moment; nothing may depend on one alone. The
+//! log of events is kept for a while, so that who was away can find out what it missed, or
+//! that it missed too much.
 
 mod memory;
 mod redis;
@@ -13,7 +14,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::Stream;
 
+use crate::clock::Clock;
 use crate::error::OpenError;
+use crate::model::{Event, EventId};
 use crate::redis_link::{LinkError, RedisUrl};
 
 /// Why a call of the bus failed. A message may still have been published.
@@ -40,6 +43,34 @@ impl From<LinkError> for BusError {
 /// lost, and what was published meanwhile is lost with it: subscribe again.
 pub type Subscription = Pin<Box<dyn Stream<Item = String> + Send>>;
 
+/// About how many events the log keeps.
+const LOG_CAPACITY: usize = 20_000;
+
+/// The most events that are read at once.
+const READ: usize = 500;
+
+/// How long the log remembers an instance's last transition, to put those right that two
+/// daemons append at about the same time.
+const TRANSITION_MEMORY: Duration = Duration::from_secs(60);
+
+/// An event in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// Where it stands.
+    pub id: EventId,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What follows an event in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Following {
+    /// The next events, without a gap; none if nothing happened yet.
+    Events(Vec<Logged>),
+    /// What followed is not known any more: the log was cut or lost.
+    Lost,
+}
+
 /// Publishes and subscribes.
 #[async_trait]
 pub trait EventBus: Send + Sync {
@@ -62,6 +93,19 @@ pub trait EventBus: Send + Sync {
 
     /// Subscribes to a channel.
     async fn subscribe(&self, channel: &str) -> Result<Subscription, BusError>;
+
+    /// Appends events to the log, in order. Of an instance's transitions each is told
+    /// once and they alternate, in whatever order they come here: one whose revision is
+    /// not later than that of the last is dropped, and one that repeats the last is
+    /// preceded by its opposite.
+    async fn append(&self, events: &[Event]) -> Result<(), BusError>;
+
+    /// The last event of the log.
+    async fn head(&self) -> Result<EventId, BusError>;
+
+    /// The events after that one. Where there is none it waits for the first, at most
+    /// for `wait`.
+    async fn read(&self, after: EventId, wait: Duration) -> Result<Following, BusError>;
 }
 
 /// Which bus. It follows `--leases`.
@@ -73,10 +117,11 @@ pub enum BusUrl {
     Redis(RedisUrl),
 }
 
-/// Opens a bus whose connection, if it needs one, will live on the current runtime.
-pub fn open(url: &BusUrl) -> Result<Arc<dyn EventBus>, OpenError> {
+/// Opens a bus whose connections, if it needs any, will live on the current runtime.
+/// `clock` is for a bus in memory.
+pub fn open(url: &BusUrl, clock: Arc<dyn Clock>) -> Result<Arc<dyn EventBus>, OpenError> {
     match url {
-        BusUrl::Memory => Ok(Arc::new(memory::MemoryBus::default())),
+        BusUrl::Memory => Ok(Arc::new(memory::MemoryBus::new(clock))),
         BusUrl::Redis(url) => Ok(Arc::new(redis::RedisBus::new(url.client()?))),
     }
 }

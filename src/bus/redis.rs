@@ -1,5 +1,6 @@
-//! The bus on Redis pub/sub.
+//! The bus on Redis: messages by pub/sub, the log of events as a capped stream.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -7,7 +8,10 @@ use futures_util::{StreamExt, stream};
 use redis::{Client, Script};
 use tokio::time::timeout;
 
-use super::{BusError, EventBus, Subscription};
+use super::{
+    BusError, EventBus, Following, LOG_CAPACITY, Logged, READ, Subscription, TRANSITION_MEMORY,
+};
+use crate::model::{Event, EventId, EventKind};
 use crate::redis_link::{RedisLink, link_error};
 
 /// Before every claim's key.
@@ -16,19 +20,61 @@ const CLAIM_PREFIX: &str = "rollcall:claim:";
 /// Connecting and subscribing, together.
 const SUBSCRIBE: Duration = Duration::from_secs(2);
 
+/// How much later than the wait an answer may come.
+const WAITED: Duration = Duration::from_millis(800);
+
+/// The log of events.
+const LOG_KEY: &str = "rollcall:events";
+
+/// Before what is remembered of each instance's last transition.
+const TRANSITION_PREFIX: &str = "rollcall:transition:";
+
 pub(super) struct RedisBus {
     link: RedisLink,
+    /// For reads that wait, which hold up whatever else is asked on their connection.
+    waiting: RedisLink,
     client: Client,
     publish_once: Script,
+    append: Script,
 }
 
 impl RedisBus {
     pub(super) fn new(client: Client) -> Self {
         Self {
             link: RedisLink::new(client.clone()),
+            waiting: RedisLink::new(client.clone()),
             client,
             publish_once: Script::new(include_str!("publish_once.lua")),
+            append: Script::new(include_str!("append.lua")),
         }
+    }
+
+    /// What follows in the log, as far as it is there now; after at most `wait`.
+    async fn events_after(&self, after: EventId, wait: Duration) -> Result<Vec<Logged>, BusError> {
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT").arg(READ);
+        if !wait.is_zero() {
+            read.arg("BLOCK").arg(millis(wait));
+        }
+        read.arg("STREAMS").arg(LOG_KEY).arg(after.to_string());
+        let answer: Option<Vec<(String, Vec<Entry>)>> = match wait.is_zero() {
+            true => {
+                let link = &self.link;
+                link.ask(async |connection| read.query_async(connection).await)
+                    .await?
+            }
+            false => {
+                let (link, limit) = (&self.waiting, wait + WAITED);
+                link.ask_within(limit, async |connection| read.query_async(connection).await)
+                    .await?
+            }
+        };
+        let entries = answer.unwrap_or_default();
+        entries
+            .into_iter()
+            .flat_map(|(_, entries)| entries)
+            .map(logged)
+            .collect()
     }
 }
 
@@ -100,6 +146,90 @@ impl EventBus for RedisBus {
         });
         Ok(Box::pin(messages))
     }
+
+    async fn append(&self, events: &[Event]) -> Result<(), BusError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let mut call = self.append.prepare_invoke();
+        call.key(LOG_KEY)
+            .arg(LOG_CAPACITY)
+            .arg(millis(TRANSITION_MEMORY));
+        for event in events {
+            let json = serde_json::to_string(event)
+                .map_err(|error| BusError::Refused(error.to_string()))?;
+            call.arg(event.kind.name()).arg(json);
+            match event.kind.transition() {
+                Some((instance, online)) => call
+                    .key(format!("{TRANSITION_PREFIX}{}", instance.id))
+                    .arg(instance.revision)
+                    .arg(EventKind::transition_name(!online)),
+                None => call.key(LOG_KEY).arg("").arg(""),
+            };
+        }
+        self.link
+            .ask(async |connection| call.invoke_async::<()>(connection).await)
+            .await?;
+        Ok(())
+    }
+
+    async fn head(&self) -> Result<EventId, BusError> {
+        let mut last = redis::cmd("XREVRANGE");
+        last.arg(LOG_KEY).arg("+").arg("-").arg("COUNT").arg(1);
+        let last: Vec<Entry> = self
+            .link
+            .ask(async |connection| last.query_async(connection).await)
+            .await?;
+        match last.into_iter().next() {
+            Some(entry) => Ok(logged(entry)?.id),
+            None => Ok(EventId::default()),
+        }
+    }
+
+    async fn read(&self, after: EventId, wait: Duration) -> Result<Following, BusError> {
+        let events = self.events_after(after, wait).await?;
+        match events.first() {
+            Some(first) if after.precedes(first.id) => Ok(Following::Events(events)),
+            Some(_) => Ok(Following::Lost),
+            // Nothing follows: either nothing happened, or the log is another one, whose ids
+            // may be smaller.
+            None => {
+                let head = self.head().await?;
+                let same = head.log == after.log && head.place >= after.place;
+                match same || (after.is_empty() && head.place <= 1) {
+                    true => Ok(Following::Events(Vec::new())),
+                    false => Ok(Following::Lost),
+                }
+            }
+        }
+    }
+}
+
+/// A stream's entry: its id and its fields.
+type Entry = (String, HashMap<String, String>);
+
+/// The entry as what was appended. The name may be the opposite of the event's own.
+fn logged((id, fields): Entry) -> Result<Logged, BusError> {
+    let foreign = |why: &str| BusError::Refused(format!("{LOG_KEY} holds {id}, {why}"));
+    let field = |name| {
+        fields
+            .get(name)
+            .ok_or_else(|| foreign("which lacks a field"))
+    };
+    let mut event: Event =
+        serde_json::from_str(field("event")?).map_err(|error| foreign(&error.to_string()))?;
+    let name = field("name")?;
+    if event.kind.name() != name {
+        event.kind = event
+            .kind
+            .opposite()
+            .filter(|opposite| opposite.name() == name)
+            .ok_or_else(|| foreign("whose name is not that of its event"))?;
+    }
+    let id = id
+        .parse()
+        .map_err(|_| foreign("which has another id than ours"))?;
+    Ok(Logged { id, event })
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -254,7 +254,6 @@ impl From<DirectoryError> for Problem {
     fn from(error: DirectoryError) -> Self {
         match error {
             DirectoryError::Store(error) => error.into(),
-            DirectoryError::Leases(error) => error.into(),
             DirectoryError::Overloaded => Self::fault(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "overloaded",

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
-use actix_web::http::header::CONTENT_TYPE;
+use actix_web::http::header::{CONTENT_TYPE, IF_NONE_MATCH};
 use actix_web::{FromRequest, HttpRequest, web};
 use futures_util::future::LocalBoxFuture;
 use serde::de::value::MapAccessDeserializer;
@@ -274,5 +274,24 @@ impl<T: DeserializeOwned> FromRequest for Query<T> {
                 ))
             }
         })
+    }
+}
+
+/// The tags of the answers that a client has, of `If-None-Match`: RFC 9110, section 13.1.2.
+pub(super) struct IfNoneMatch(Vec<String>);
+
+impl IfNoneMatch {
+    pub(super) fn of(request: &HttpRequest) -> Self {
+        let headers = request.headers().get_all(IF_NONE_MATCH);
+        let texts = headers.filter_map(|header| header.to_str().ok());
+        let tags = texts.flat_map(|text| text.split(','));
+        // The comparison is the weak one.
+        let tags = tags.map(|tag| tag.trim().trim_start_matches("W/").to_owned());
+        Self(tags.collect())
+    }
+
+    /// Whether an answer with that tag is another than the client has.
+    pub(super) fn is_other(&self, etag: &str) -> bool {
+        !self.0.iter().any(|known| known == etag || known == "*")
     }
 }

@@ -88,9 +88,9 @@ async fn create_gateway(api: &Api, request: Body<CreateBody>) -> Result<i64, Str
         address: request.address,
     };
     // A known gateway is left as it is, other than by a registration.
-    let known = api.directory.registration(&key).await.map_err(message)?;
-    if let Some(instance) = known {
-        return Ok(instance.id.0);
+    let known = api.directory.instance(&key).await.map_err(message)?;
+    if let Some(listed) = known {
+        return Ok(listed.instance.id.0);
     }
     let registration = Registration {
         name: request.name,
@@ -149,7 +149,7 @@ async fn service(api: &Api, server_id: ServerId) -> Result<Scope, Problem> {
         ServerId::Text(text) => {
             let id = text.parse().ok().filter(|id: &i64| id.to_string() == text);
             let key = ScopeKind::Service.with(text.try_into().in_field("serverId")?);
-            if id.is_none() || api.directory.is_declared(&key).await? {
+            if id.is_none() || api.directory.declared(&key).await?.is_some() {
                 return Ok(key);
             }
             (id, Some(key))
@@ -234,8 +234,8 @@ pub(super) async fn offline(
     let id = InstanceId(id);
     let disabled = api.registry.ask(DisableServiceInstance { id }).await;
     Answer(match disabled.map_err(message) {
-        Ok(Ok(true)) => Ok(true),
-        Ok(Ok(false)) => Err(UNKNOWN_SERVICE.to_owned()),
+        Ok(Ok(Some(_))) => Ok(true),
+        Ok(Ok(None)) => Err(UNKNOWN_SERVICE.to_owned()),
         Ok(Err(error)) => Err(message(error)),
         Err(message) => Err(message),
     })

@@ -1,13 +1,17 @@
 //! Instances: registration, discovery, operators' changes, deregistration.
 
-use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, web};
-use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
-use super::extract::{InstancePath, Json, Query, ScopePath};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CACHE_CONTROL, ETAG};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::extract::{IfNoneMatch, InstancePath, Json, Query, ScopePath};
 use super::{Api, Problem};
 use crate::actor::{ChangeInstance, DeregisterInstance, RegisterInstance, Revoke};
-use crate::directory::Listed;
+use crate::directory::{Body, Listed, ScopeView, Which};
 use crate::model::{
     DisplayName, Hold, Instance, InstanceChange, Metadata, Note, Registration, ScopeKind, Status,
     StatusChange, Ttl, Weight, rfc3339_millis,
@@ -69,13 +73,45 @@ impl ChangeBody {
 /// The query of a list.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Filter {
+pub(super) struct ListQuery {
     /// Only those that may be sent traffic.
     #[serde(default)]
     available: bool,
     /// Only those whose lease is alive.
     #[serde(default)]
     online: bool,
+    /// How long to hold the answer until it differs from the one that the client has.
+    #[serde(default)]
+    wait: Wait,
+}
+
+impl ListQuery {
+    fn which(&self) -> Which {
+        match (self.available, self.online) {
+            (true, _) => Which::Available,
+            (false, true) => Which::Online,
+            (false, false) => Which::All,
+        }
+    }
+}
+
+/// A duration such as `30s`, at most [`MAX_WAIT`].
+#[derive(Default, Deserialize)]
+#[serde(try_from = "String")]
+struct Wait(Duration);
+
+/// No request is held for longer: whoever is between might cut it.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+impl TryFrom<String> for Wait {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match humantime::parse_duration(&text) {
+            Ok(wait) => Ok(Self(wait.min(MAX_WAIT))),
+            Err(_) => Err("wait must be a duration such as 30s".to_owned()),
+        }
+    }
 }
 
 /// A registered instance in an answer.
@@ -107,12 +143,18 @@ struct ListedView<'a> {
     instance: View<'a>,
     online: bool,
     available: bool,
+    /// Its lease is gone, and it is not believed yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    suspect: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     online_changed_at: Option<String>,
 }
 
 #[derive(Serialize)]
 struct ListView<'a> {
+    /// This may be old: the lease store or the log of events is away.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stale: bool,
     instances: Vec<ListedView<'a>>,
 }
 
@@ -141,16 +183,15 @@ impl<'a> View<'a> {
 
 impl<'a> ListedView<'a> {
     fn of(listed: &'a Listed, default_ttl: Ttl) -> Self {
-        let recorded = listed.instance.presence;
-        // What is not recorded yet has no time yet.
-        let changed_at = recorded
-            .changed_at
-            .filter(|_| recorded.online == listed.online);
+        let Listed {
+            instance, suspect, ..
+        } = listed;
         Self {
-            online_changed_at: changed_at.map(rfc3339_millis),
-            instance: View::of(&listed.instance, default_ttl),
-            online: listed.online,
-            available: listed.available(),
+            online: instance.presence.online,
+            available: instance.available(),
+            suspect: *suspect,
+            online_changed_at: instance.presence.changed_at.map(rfc3339_millis),
+            instance: View::of(instance, default_ttl),
         }
     }
 }
@@ -178,26 +219,59 @@ pub(super) async fn register(
 }
 
 /// GET: the instances of a group or service. A service that nobody registered with
-/// has none; a group must be declared.
+/// has none; a group must be declared. With the tag of an answer that the client has, it
+/// is held until there is another one.
 pub(super) async fn list(
+    request: HttpRequest,
     api: web::Data<Api>,
     ScopePath(scope): ScopePath,
-    Query(filter): Query<Filter>,
+    Query(query): Query<ListQuery>,
 ) -> Result<HttpResponse, Problem> {
-    let all = api.directory.instances(&scope).await?;
-    if all.is_empty()
-        && scope.kind == ScopeKind::Group
-        && !api.directory.is_declared(&scope).await?
-    {
+    if scope.kind == ScopeKind::Group && api.directory.declared(&scope).await?.is_none() {
         return Err(Problem::scope_not_found(&scope));
     }
-    let instances = all
-        .iter()
-        .filter(|listed| !filter.available || listed.available())
-        .filter(|listed| !filter.online || listed.online)
-        .map(|listed| ListedView::of(listed, api.default_ttl))
-        .collect();
-    Ok(HttpResponse::Ok().json(ListView { instances }))
+    let known = IfNoneMatch::of(&request);
+    let which = query.which();
+    let answer = |view: Option<&ScopeView>| {
+        let body = body(view, which, api.directory.is_stale(), api.default_ttl);
+        known.is_other(&body.etag).then_some(body)
+    };
+    let deadline = Instant::now() + query.wait.0;
+    let wait = api.directory.wait(&scope, deadline, answer);
+    let changed = tokio::select! {
+        biased;
+        changed = wait => changed,
+        () = api.progress.stopping() => None,
+    };
+    Ok(match changed {
+        Some(Body { bytes, etag }) => HttpResponse::Ok()
+            .insert_header((ETAG, etag))
+            .insert_header((CACHE_CONTROL, "no-cache"))
+            .content_type("application/json")
+            .body(bytes),
+        None => HttpResponse::NotModified()
+            .insert_header((CACHE_CONTROL, "no-cache"))
+            .finish(),
+    })
+}
+
+/// The body of a list, made once for all who ask for it.
+fn body(view: Option<&ScopeView>, which: Which, stale: bool, default_ttl: Ttl) -> Body {
+    let make = |view: &ScopeView| {
+        let instances = view.list(which);
+        let list = ListView {
+            stale,
+            instances: instances
+                .map(|listed| ListedView::of(listed, default_ttl))
+                .collect(),
+        };
+        // Plain data: nothing in it can fail to be written.
+        serde_json::to_vec(&list).unwrap_or_default()
+    };
+    match view {
+        Some(view) => view.body(which, stale, make).clone(),
+        None => ScopeView::default().body(which, stale, make).clone(),
+    }
 }
 
 /// GET: one instance.
@@ -242,7 +316,7 @@ pub(super) async fn deregister(
     let known = deregistered??;
     revoked??;
     match known {
-        true => Ok(HttpResponse::NoContent().finish()),
-        false => Err(Problem::instance_not_found(&key)),
+        Some(_) => Ok(HttpResponse::NoContent().finish()),
+        None => Err(Problem::instance_not_found(&key)),
     }
 }

@@ -4,16 +4,18 @@
 //! and maps the answer. It knows no SQL, no Redis and no writer.
 
 mod error;
+mod events;
 mod extract;
 mod gateway_center;
 mod heartbeats;
 mod instances;
 mod ops;
+mod overview;
+mod progress;
 mod scopes;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_web::body::MessageBody;
@@ -23,10 +25,13 @@ use actix_web::middleware::{DefaultHeaders, Next, from_fn};
 use actix_web::{FromRequest, Handler, HttpRequest, Responder, ResponseError, Route, web};
 
 pub use self::error::Problem;
+pub use self::progress::Progress;
 use crate::actor::{HeartbeatActor, Mailbox, RegistryActor, SchedulerActor};
 use crate::clock::Clock;
 use crate::directory::Directory;
+use crate::feed::Feed;
 use crate::model::Ttl;
+use crate::protection::Protection;
 
 /// What handlers work with; one on each HTTP worker.
 pub struct Api {
@@ -38,30 +43,18 @@ pub struct Api {
     pub scheduler: Mailbox<SchedulerActor>,
     /// For everything that is read.
     pub directory: Arc<Directory>,
+    /// For what is shown of protection.
+    pub protection: Arc<Protection>,
+    /// For those who want to be told.
+    pub feed: Arc<Feed>,
     /// For the spread of heartbeats.
     pub clock: Arc<dyn Clock>,
     /// How often the roll is called.
     pub roll_interval: Duration,
     /// The time to live of instances that gave none.
     pub default_ttl: Ttl,
-    /// Whether the stores were reached and migrated.
-    pub started: Started,
-}
-
-/// Whether the daemon has finished starting. Set once.
-#[derive(Debug, Clone, Default)]
-pub struct Started(Arc<AtomicBool>);
-
-impl Started {
-    /// From now on requests are served.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
     /// Whether requests are served.
-    pub fn get(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
+    pub progress: Progress,
 }
 
 /// A path and what it takes.
@@ -102,6 +95,9 @@ fn table() -> Vec<Path> {
             [put(heartbeats::beat)],
         ),
         path("/v1/heartbeats", [post(heartbeats::beat_many)]),
+        path("/v1/events", [get(events::stream)]),
+        path("/v1/overview", [get(overview::show)]),
+        path("/v1/protection/confirm", [post(overview::confirm)]),
         path(
             "/gateway-group-detail/create",
             [post(gateway_center::create)],
@@ -175,7 +171,9 @@ async fn refuse_until_started(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     match request.app_data::<web::Data<Api>>() {
-        Some(api) if api.started.get() => Ok(next.call(request).await?.map_into_left_body()),
+        Some(api) if api.progress.has_started() => {
+            Ok(next.call(request).await?.map_into_left_body())
+        }
         _ => {
             let problem = Problem::unavailable(
                 "starting",

@@ -6,8 +6,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::Api;
-use crate::actor::{AskError, Ping, RollCallStatus};
-use crate::model::rfc3339_millis;
+use super::overview::RollCallView;
+use crate::actor::{AskError, Ping, ProbeLeases, RollCallStatus};
 
 /// GET: the process answers. Asks nobody.
 pub(super) async fn livez() -> &'static str {
@@ -18,28 +18,23 @@ pub(super) async fn livez() -> &'static str {
 struct Readiness {
     status: &'static str,
     checks: Map<String, Value>,
-    roll_call: Value,
+    roll_call: Option<RollCallView>,
 }
 
 /// GET: asks each actor and each backend; 503 while one of them does not answer.
 pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
-    let (store, leases, registry, heartbeat, scheduler) = tokio::join!(
+    let (store, registry, heartbeat, scheduler) = tokio::join!(
         api.directory.ping_store(),
-        api.directory.ping_leases(),
         api.registry.ask(Ping),
-        api.heartbeat.ask(Ping),
+        api.heartbeat.ask(ProbeLeases),
         api.scheduler.ask(RollCallStatus),
     );
-    let roll_call = match &scheduler {
-        Ok(report) => serde_json::json!({
-            "sent": report.sent,
-            "sent_by_others": report.sent_by_others,
-            "skipped": report.skipped,
-            "last_sent_at": report.last_sent_at.map(rfc3339_millis),
-        }),
-        Err(_) => Value::Null,
-    };
-    let mut ready = api.started.get();
+    let roll_call = scheduler
+        .as_ref()
+        .ok()
+        .map(|report| RollCallView::of(report, &api));
+    let started = api.progress.has_started();
+    let mut ready = started;
     let mut checks = Map::new();
     let mut check = |name: &str, answers: bool, trouble: &str| {
         ready &= answers;
@@ -47,7 +42,8 @@ pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
         checks.insert(name.to_owned(), state.into());
     };
     check("store", store.is_ok(), "unavailable");
-    check("leases", leases.is_ok(), "unavailable");
+    let leases = matches!(heartbeat, Ok(Ok(())));
+    check("leases", leases, "unavailable");
     for (name, error) in [
         ("registry_actor", registry.err()),
         ("heartbeat_actor", heartbeat.err()),
@@ -55,7 +51,7 @@ pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
     ] {
         check(name, error.is_none(), trouble(error));
     }
-    let (code, status) = match (ready, api.started.get()) {
+    let (code, status) = match (ready, started) {
         (true, _) => (StatusCode::OK, "ready"),
         (false, true) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
         (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),

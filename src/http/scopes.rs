@@ -70,16 +70,13 @@ pub(super) async fn declare(
 }
 
 /// GET: all groups, or all services.
-pub(super) async fn list(
-    api: web::Data<Api>,
-    KindPath(kind): KindPath,
-) -> Result<HttpResponse, Problem> {
-    let scopes = api.directory.scopes(kind).await?;
+pub(super) async fn list(api: web::Data<Api>, KindPath(kind): KindPath) -> HttpResponse {
+    let scopes = api.directory.scopes(kind);
     let views: Vec<View<'_>> = scopes
         .iter()
-        .map(|(record, counts)| View::of(record, Some(*counts)))
+        .filter_map(|scope| Some(View::of(scope.record.as_ref()?, Some(scope.counts))))
         .collect();
-    Ok(HttpResponse::Ok().json(BTreeMap::from([(kind.plural(), views)])))
+    HttpResponse::Ok().json(BTreeMap::from([(kind.plural(), views)]))
 }
 
 /// GET: one group or service.
@@ -87,8 +84,12 @@ pub(super) async fn show(
     api: web::Data<Api>,
     ScopePath(scope): ScopePath,
 ) -> Result<HttpResponse, Problem> {
-    match api.directory.scope(&scope).await? {
-        Some((record, counts)) => Ok(HttpResponse::Ok().json(View::of(&record, Some(counts)))),
+    let view = api.directory.declared(&scope).await?;
+    match view
+        .as_ref()
+        .and_then(|view| view.record.as_ref().zip(Some(view.counts)))
+    {
+        Some((record, counts)) => Ok(HttpResponse::Ok().json(View::of(record, Some(counts)))),
         None => Err(Problem::scope_not_found(&scope)),
     }
 }
@@ -102,7 +103,7 @@ pub(super) async fn remove(
         scope: scope.clone(),
     };
     match api.registry.ask(message).await?? {
-        ScopeDeletion::Deleted => Ok(HttpResponse::NoContent().finish()),
+        ScopeDeletion::Deleted(_) => Ok(HttpResponse::NoContent().finish()),
         ScopeDeletion::Unknown => Err(Problem::scope_not_found(&scope)),
         ScopeDeletion::HasInstances => Err(Problem::new(
             StatusCode::CONFLICT,

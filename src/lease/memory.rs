@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{Lease, LeaseError, LeasePage, LeaseStore, Renewal, Renewed};
+use super::{Incarnation, Lease, LeaseError, LeasePage, LeaseStore, Look, Renewal, Renewed};
 use crate::clock::Clock;
 use crate::model::{Epoch, InstanceKey};
 
@@ -88,7 +88,7 @@ impl LeaseStore for MemoryLeaseStore {
             .collect())
     }
 
-    async fn look(&self, keys: &[InstanceKey]) -> Result<Vec<Option<Lease>>, LeaseError> {
+    async fn look(&self, keys: &[InstanceKey]) -> Result<Look, LeaseError> {
         let now = Instant::now();
         let leases = self.leases();
         let look = |key| {
@@ -96,7 +96,11 @@ impl LeaseStore for MemoryLeaseStore {
             let left = expires_at.saturating_duration_since(now);
             (!left.is_zero()).then_some(Lease { left, epoch })
         };
-        Ok(keys.iter().map(look).collect())
+        Ok(Look {
+            leases: keys.iter().map(look).collect(),
+            // It is lost only with the process that asks.
+            incarnation: Incarnation(String::new()),
+        })
     }
 
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {
@@ -118,10 +122,6 @@ impl LeaseStore for MemoryLeaseStore {
             keys: alive.map(|(key, _)| key.clone()).collect(),
             next: None,
         })
-    }
-
-    async fn ping(&self) -> Result<(), LeaseError> {
-        Ok(())
     }
 }
 

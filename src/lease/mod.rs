@@ -1,7 +1,7 @@
 //! The lease store: who was alive a moment ago, in memory or on Redis.
 //!
-//! Called by the HeartbeatActor, which owns the leases, and by the Directory, which
-//! only looks. It knows nothing of what is registered.
+//! Called by the HeartbeatActor, which owns the leases, and by the chores, which only
+//! look. It knows nothing of what is registered.
 
 mod memory;
 mod redis;
@@ -67,6 +67,20 @@ pub struct Lease {
     pub epoch: Epoch,
 }
 
+/// Which life of the lease store this is. It is another one after the store was
+/// restarted, flushed or replaced: then what is not there proves nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incarnation(pub String);
+
+/// What [`LeaseStore::look`] found, all of it in one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// Each lease in the order of the keys, `None` where there is none.
+    pub leases: Vec<Option<Lease>>,
+    /// The store's life in which that was so.
+    pub incarnation: Incarnation,
+}
+
 /// One page of [`LeaseStore::list`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeasePage {
@@ -84,8 +98,9 @@ pub trait LeaseStore: Send + Sync {
     /// where a lease is named twice the second one renews the first.
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError>;
 
-    /// Each lease as it is now, `None` where there is none. In order.
-    async fn look(&self, keys: &[InstanceKey]) -> Result<Vec<Option<Lease>>, LeaseError>;
+    /// Each lease as it is now. Of no keys it is asked all the same, and so says
+    /// whether the store answers.
+    async fn look(&self, keys: &[InstanceKey]) -> Result<Look, LeaseError>;
 
     /// Ends leases at once; harmless where there is none.
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError>;
@@ -93,9 +108,6 @@ pub trait LeaseStore: Send + Sync {
     /// Pages through all leases, beginning with `cursor` 0. A lease that lives
     /// throughout is listed at least once.
     async fn list(&self, cursor: u64) -> Result<LeasePage, LeaseError>;
-
-    /// Whether the store answers.
-    async fn ping(&self) -> Result<(), LeaseError>;
 }
 
 /// Which lease store, from `--leases`. The bus is on the same one.

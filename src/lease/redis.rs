@@ -5,12 +5,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::{Client, Script};
 
-use super::{Lease, LeaseError, LeasePage, LeaseStore, Renewal, Renewed};
+use super::{Incarnation, Lease, LeaseError, LeasePage, LeaseStore, Look, Renewal, Renewed};
 use crate::model::{Epoch, InstanceKey};
 use crate::redis_link::RedisLink;
 
 /// Holds the last epoch that was given out. Not below [`InstanceKey::LEASE_KEY_PREFIX`].
 const EPOCH_KEY: &str = "rollcall:epoch";
+
+/// Is there for as long as nobody has flushed the database.
+const INCARNATION_KEY: &str = "rollcall:incarnation";
 
 /// How many keys Redis looks at for a page of the list.
 const SCAN_COUNT: usize = 1000;
@@ -59,15 +62,13 @@ impl LeaseStore for RedisLeaseStore {
         answers.iter().map(|answer| renewed(answer)).collect()
     }
 
-    async fn look(&self, keys: &[InstanceKey]) -> Result<Vec<Option<Lease>>, LeaseError> {
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
+    async fn look(&self, keys: &[InstanceKey]) -> Result<Look, LeaseError> {
         let mut call = self.look.prepare_invoke();
+        call.key(INCARNATION_KEY);
         for key in keys {
             call.key(key.lease_key());
         }
-        let answers: Vec<(String, u64)> = self
+        let (incarnation, answers): (String, Vec<(String, u64)>) = self
             .link
             .ask(async |connection| call.invoke_async(connection).await)
             .await?;
@@ -78,7 +79,17 @@ impl LeaseStore for RedisLeaseStore {
                 left: Duration::from_millis(*left),
             })
         };
-        Ok(answers.iter().map(lease).collect())
+        if answers.len() != keys.len() {
+            return Err(LeaseError::Refused(format!(
+                "look.lua answered {} leases of {}",
+                answers.len(),
+                keys.len()
+            )));
+        }
+        Ok(Look {
+            leases: answers.iter().map(lease).collect(),
+            incarnation: Incarnation(incarnation),
+        })
     }
 
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {
@@ -115,13 +126,6 @@ impl LeaseStore for RedisLeaseStore {
                 .collect(),
             next: (next != 0).then_some(next),
         })
-    }
-
-    async fn ping(&self) -> Result<(), LeaseError> {
-        self.link
-            .ask(async |connection| redis::cmd("PING").query_async::<()>(connection).await)
-            .await?;
-        Ok(())
     }
 }
 

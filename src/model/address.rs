@@ -3,19 +3,20 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Invalid, shown};
 
-/// `host:port`, kept byte for byte as it was given, at most 100 characters.
+/// `host:port`, kept byte for byte as it was given, at most 100 characters. Cheap to clone.
 ///
 /// The host is a name (labels of letters, digits, `-` and `_`, joined by dots),
 /// an IPv4 address or an IPv6 address in brackets (RFC 3986 section 3.2.2, without
 /// zone). The port is 1 to 65535 without leading zeros. No scheme, user info or path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Address(String);
+pub struct Address(Arc<str>);
 
 impl Address {
     /// The longest address, in characters (all of them ASCII).
@@ -82,7 +83,7 @@ impl TryFrom<String> for Address {
                 shown(&text)
             )));
         }
-        Ok(Self(text))
+        Ok(Self(text.into()))
     }
 }
 
@@ -96,7 +97,7 @@ impl FromStr for Address {
 
 impl From<Address> for String {
     fn from(address: Address) -> Self {
-        address.0
+        address.as_str().to_owned()
     }
 }
 

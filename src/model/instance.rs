@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Address, DisplayName, Epoch, Invalid, Note, Scope, shown};
 
 /// Which instance: its scope, and its address within it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct InstanceKey {
     /// The group or service it belongs to.
     pub scope: Scope,
@@ -27,7 +27,7 @@ impl fmt::Display for InstanceKey {
 }
 
 /// An instance's id: 64-bit, assigned by the registry store, never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct InstanceId(pub i64);
 
 impl fmt::Display for InstanceId {
@@ -206,7 +206,7 @@ impl From<Metadata> for BTreeMap<String, String> {
 }
 
 /// Who holds an instance, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
     /// The operator's name.
     pub by: String,
@@ -215,7 +215,7 @@ pub struct Hold {
 }
 
 /// What was last recorded of an instance's lease.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {
     /// Whether it was alive.
     pub online: bool,
@@ -227,7 +227,7 @@ pub struct Presence {
 
 /// An instance as the registry store holds it. What was never given is `None`
 /// here and has its default where it is shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
     /// Assigned by the store.
     pub id: InstanceId,
@@ -249,7 +249,7 @@ pub struct Instance {
     pub presence: Presence,
     /// When it first registered.
     pub registered_at: DateTime<Utc>,
-    /// When it last registered or was changed.
+    /// When a registration or an operator last changed it.
     pub updated_at: DateTime<Utc>,
     /// 1 for a new row, one more with every change: of two pictures of an instance with
     /// one id the greater is the later.
@@ -267,6 +267,11 @@ impl Instance {
     /// Its weight, or the default of 1.
     pub fn weight(&self) -> Weight {
         self.given_weight.unwrap_or_default()
+    }
+
+    /// Whether it may be sent traffic: enabled, and recorded as online.
+    pub fn available(&self) -> bool {
+        self.presence.online && self.status == Status::Enabled
     }
 }
 

@@ -5,6 +5,7 @@
 //! keys keep working; gateways have `heartbeat:group:{group key}:{address}`.
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::{Address, InstanceKey, Invalid, ScopeKey, ScopeKind};
 
@@ -56,7 +57,7 @@ impl InstanceKey {
 /// When a lease's life began, in Unix milliseconds of the lease store's clock. Of
 /// two lives of one lease the later one has the greater epoch, even where that
 /// clock was set back in between.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Epoch(pub i64);
 
 impl Epoch {

@@ -5,12 +5,14 @@
 //! wire format other than its own text, or the time.
 
 mod address;
+mod event;
 mod instance;
 mod label;
 mod lease;
 mod scope;
 
 pub use address::Address;
+pub use event::{Event, EventId, EventIdError, EventKind};
 pub use instance::{
     Hold, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Presence, Registration,
     Status, StatusChange, Ttl, Weight,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -10,10 +11,10 @@ use super::{DisplayName, Invalid, shown};
 
 /// The name by which clients know a group or a service: 1 to 100 characters,
 /// `[A-Za-z0-9][A-Za-z0-9._-]*`. No colon and no glob character, so a key can
-/// neither forge another scope's lease key nor widen a Redis pattern.
+/// neither forge another scope's lease key nor widen a Redis pattern. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct ScopeKey(String);
+pub struct ScopeKey(Arc<str>);
 
 impl ScopeKey {
     /// The longest key, in characters (all of them ASCII).
@@ -38,7 +39,7 @@ impl TryFrom<String> for ScopeKey {
                 text.chars().count()
             ))),
             [first, rest @ ..] if first.is_ascii_alphanumeric() && rest.iter().all(follows) => {
-                Ok(Self(text))
+                Ok(Self(text.into()))
             }
             _ => Err(Invalid::new(format!(
                 "must begin with a letter or digit and hold only letters, digits, '.', '_' and '-', unlike {}",
@@ -58,7 +59,7 @@ impl FromStr for ScopeKey {
 
 impl From<ScopeKey> for String {
     fn from(key: ScopeKey) -> Self {
-        key.0
+        key.as_str().to_owned()
     }
 }
 
@@ -69,7 +70,8 @@ impl fmt::Display for ScopeKey {
 }
 
 /// Whether a scope holds gateways or service instances.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ScopeKind {
     /// A group of gateways. It must be declared before a gateway can register.
     Group,
@@ -116,7 +118,7 @@ impl FromStr for ScopeKind {
 }
 
 /// A group or a service.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Scope {
     /// Group or service: both may have the same key without being the same scope.
     pub kind: ScopeKind,
@@ -131,12 +133,12 @@ impl fmt::Display for Scope {
     }
 }
 
-/// A scope's id: 64-bit, assigned by the registry store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A scope's id: 64-bit, assigned by the registry store, never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ScopeId(pub i64);
 
 /// A scope as the registry store holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScopeRecord {
     /// Assigned by the store.
     pub id: ScopeId,
@@ -146,6 +148,8 @@ pub struct ScopeRecord {
     pub name: Option<DisplayName>,
     /// When it was declared.
     pub created_at: DateTime<Utc>,
+    /// 1 for a new row, one more with every change.
+    pub revision: i64,
 }
 
 impl ScopeRecord {

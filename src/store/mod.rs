@@ -19,7 +19,7 @@ use url::Url;
 use crate::error::{BackendUrl, OpenError, UrlError};
 use crate::model::{
     DisplayName, Epoch, Instance, InstanceChange, InstanceId, InstanceKey, Registration, Scope,
-    ScopeId, ScopeKind, ScopeRecord, Status,
+    ScopeId, ScopeRecord,
 };
 
 /// Why a call of the registry store gave no answer.
@@ -64,8 +64,8 @@ pub enum MigrateError {
 /// What the reader and the HTTP side may ask.
 #[async_trait]
 pub trait RegistryReader: Send + Sync {
-    /// All scopes of a kind, by key.
-    async fn list_scopes(&self, kind: ScopeKind) -> Result<Vec<ScopeRecord>, StoreError>;
+    /// All scopes, in no order.
+    async fn list_scopes(&self) -> Result<Vec<ScopeRecord>, StoreError>;
 
     /// A scope by its key, if it is declared.
     async fn find_scope(&self, scope: &Scope) -> Result<Option<ScopeRecord>, StoreError>;
@@ -73,14 +73,12 @@ pub trait RegistryReader: Send + Sync {
     /// A scope by its id, if there is one.
     async fn find_scope_by_id(&self, id: ScopeId) -> Result<Option<ScopeRecord>, StoreError>;
 
-    /// All instances of a scope, by address.
-    async fn list_instances(&self, scope: &Scope) -> Result<Vec<Instance>, StoreError>;
-
-    /// All instances of a kind of scope, with only their status, in no order.
-    async fn list_statuses(
+    /// All instances, by id, beginning after `after`, at most `limit`.
+    async fn list_instances(
         &self,
-        kind: ScopeKind,
-    ) -> Result<Vec<(InstanceKey, Status)>, StoreError>;
+        after: InstanceId,
+        limit: u16,
+    ) -> Result<Vec<Instance>, StoreError>;
 
     /// The recorded lives of instances that are recorded as online, by id, beginning
     /// after `after`, at most `limit`; each with its id.
@@ -93,6 +91,9 @@ pub trait RegistryReader: Send + Sync {
     /// Those of the given instances that are registered, in no order, in one
     /// round trip.
     async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError>;
+
+    /// What changes with every change.
+    async fn digest(&self) -> Result<Digest, StoreError>;
 
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
@@ -128,12 +129,11 @@ pub trait RegistryTransaction: Send {
     async fn delete_scope(&mut self, scope: &Scope) -> Result<ScopeDeletion, StoreError>;
 
     /// Registers many instances, each of them at most once in the slice; a service
-    /// is declared by its first instance. Answers in the order of the slice, `None`
-    /// for a gateway whose group is not declared.
+    /// is declared by its first instance. What changes nothing is no change.
     async fn register_instances(
         &mut self,
         registrations: &[Registration],
-    ) -> Result<Vec<Option<Registered>>, StoreError>;
+    ) -> Result<RegisteredMany, StoreError>;
 
     /// An operator's change; `None` where the instance is unknown.
     async fn change_instance(
@@ -142,11 +142,25 @@ pub trait RegistryTransaction: Send {
         change: &InstanceChange,
     ) -> Result<Option<Instance>, StoreError>;
 
-    /// Disables a service instance unless it is held; whether there is one with that id.
-    async fn disable_service_instance(&mut self, id: InstanceId) -> Result<bool, StoreError>;
+    /// Disables a service instance unless it is held; `None` where none has that id.
+    async fn disable_service_instance(
+        &mut self,
+        id: InstanceId,
+    ) -> Result<Option<Instance>, StoreError>;
 
-    /// Removes an instance; whether it was there.
-    async fn deregister_instance(&mut self, key: &InstanceKey) -> Result<bool, StoreError>;
+    /// Removes an instance and returns it as it was last; `None` where it is unknown.
+    async fn deregister_instance(
+        &mut self,
+        key: &InstanceKey,
+    ) -> Result<Option<Instance>, StoreError>;
+
+    /// Removes instances that went offline, and were changed last, before `before`, at
+    /// most `limit`; not those that are held. Returns them as they were last, in no order.
+    async fn forget_instances(
+        &mut self,
+        before: DateTime<Utc>,
+        limit: u16,
+    ) -> Result<Vec<Instance>, StoreError>;
 
     /// Records that instances are alive, each since an epoch; of an instance that is
     /// unknown, or known to be of that or a later life, nothing. Answers for those that
@@ -178,6 +192,31 @@ pub struct Registered {
     pub instance: Instance,
     /// Whether it was not known before.
     pub created: bool,
+    /// Whether anything is different from before.
+    pub changed: bool,
+}
+
+/// What registering many instances did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RegisteredMany {
+    /// In the order of the registrations, `None` for a gateway whose group is not declared.
+    pub instances: Vec<Option<Registered>>,
+    /// The services that were declared by it.
+    pub services: Vec<ScopeRecord>,
+}
+
+/// Counts and sums of what is stored: two stores, or a store and a copy of it, that
+/// differ in an id or a revision differ in this, but for chance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Digest {
+    /// How many scopes there are.
+    pub scopes: i64,
+    /// The sum of their ids and revisions.
+    pub scope_sum: i64,
+    /// How many instances there are.
+    pub instances: i64,
+    /// The sum of their ids and revisions.
+    pub instance_sum: i64,
 }
 
 /// A life of an instance's lease.
@@ -199,10 +238,10 @@ pub struct WentOnline {
 }
 
 /// What deleting a scope did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScopeDeletion {
-    /// It is gone.
-    Deleted,
+    /// It is gone, and was this.
+    Deleted(ScopeRecord),
     /// It still has instances, and stays.
     HasInstances,
     /// There was none.

@@ -9,20 +9,23 @@ use actix::{Actor, Addr};
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use rollcalld::actor::{
-    Beat, BeatOutcome, DeclareScope, Drain, HeartbeatActor, Lifeline, Mailbox, Reconciler,
-    RegisterInstance, RegistryActor, RollCall, RollCallReport, RollCallStatus, SchedulerActor,
+    Beat, BeatOutcome, Chores, DeclareScope, Drain, Expiry, HeartbeatActor, Lifeline, Mailbox,
+    Reconciler, RegisterInstance, RegistryActor, RollCall, RollCallReport, RollCallStatus,
+    SchedulerActor,
 };
-use rollcalld::bus::{BusError, EventBus, Subscription};
+use rollcalld::bus::{self, BusError, BusUrl, EventBus, Following, Subscription};
 use rollcalld::clock::{Clock, SystemClock};
 use rollcalld::directory::Directory;
-use rollcalld::lease::{Lease, LeaseError, LeasePage, LeaseStore, Renewal, Renewed};
+use rollcalld::lease::{Incarnation, LeaseError, LeasePage, LeaseStore, Look, Renewal, Renewed};
 use rollcalld::model::{
-    DisplayName, Epoch, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Presence,
-    Registration, Scope, ScopeId, ScopeKind, ScopeRecord, Status, Ttl,
+    DisplayName, Epoch, Event, EventId, EventKind, Instance, InstanceChange, InstanceId,
+    InstanceKey, Metadata, Presence, Registration, Scope, ScopeId, ScopeKind, ScopeRecord, Status,
+    Ttl,
 };
+use rollcalld::protection::{Limits, Protection};
 use rollcalld::store::{
-    Declared, Life, MigrateError, Registered, RegistryReader, RegistryTransaction, RegistryWriter,
-    ScopeDeletion, StoreError, WentOnline,
+    Declared, Digest, Life, MigrateError, Registered, RegisteredMany, RegistryReader,
+    RegistryTransaction, RegistryWriter, ScopeDeletion, StoreError, WentOnline,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -111,6 +114,7 @@ impl RegistryTransaction for FakeTransaction<'_> {
             scope: scope.clone(),
             name: None,
             created_at: SystemClock.now(),
+            revision: 1,
         };
         Ok(Declared {
             record,
@@ -125,7 +129,7 @@ impl RegistryTransaction for FakeTransaction<'_> {
     async fn register_instances(
         &mut self,
         registrations: &[Registration],
-    ) -> Result<Vec<Option<Registered>>, StoreError> {
+    ) -> Result<RegisteredMany, StoreError> {
         let mut answers = Vec::new();
         let mut seen = HashSet::new();
         for Registration { key, .. } in registrations {
@@ -144,9 +148,13 @@ impl RegistryTransaction for FakeTransaction<'_> {
             answers.push(Some(Registered {
                 instance,
                 created: true,
+                changed: true,
             }));
         }
-        Ok(answers)
+        Ok(RegisteredMany {
+            instances: answers,
+            services: Vec::new(),
+        })
     }
 
     async fn change_instance(
@@ -157,12 +165,26 @@ impl RegistryTransaction for FakeTransaction<'_> {
         Ok(None)
     }
 
-    async fn disable_service_instance(&mut self, _: InstanceId) -> Result<bool, StoreError> {
-        Ok(false)
+    async fn disable_service_instance(
+        &mut self,
+        _: InstanceId,
+    ) -> Result<Option<Instance>, StoreError> {
+        Ok(None)
     }
 
-    async fn deregister_instance(&mut self, _: &InstanceKey) -> Result<bool, StoreError> {
-        Ok(false)
+    async fn deregister_instance(
+        &mut self,
+        _: &InstanceKey,
+    ) -> Result<Option<Instance>, StoreError> {
+        Ok(None)
+    }
+
+    async fn forget_instances(
+        &mut self,
+        _: DateTime<Utc>,
+        _: u16,
+    ) -> Result<Vec<Instance>, StoreError> {
+        Ok(Vec::new())
     }
 
     async fn record_online(&mut self, lives: &[Life]) -> Result<Vec<WentOnline>, StoreError> {
@@ -170,7 +192,19 @@ impl RegistryTransaction for FakeTransaction<'_> {
             self.writes
                 .push(format!("{} since {}", key.address, epoch.0));
         }
-        Ok(Vec::new())
+        let online = |Life { key, epoch }: &Life| WentOnline {
+            instance: Instance {
+                presence: Presence {
+                    online: true,
+                    epoch: Some(*epoch),
+                    changed_at: None,
+                },
+                revision: 2,
+                ..instance(key)
+            },
+            transition: true,
+        };
+        Ok(lives.iter().map(online).collect())
     }
 
     async fn record_offline(&mut self, _: &[Life]) -> Result<Vec<Instance>, StoreError> {
@@ -188,7 +222,7 @@ impl RegistryTransaction for FakeTransaction<'_> {
 
 #[async_trait]
 impl RegistryReader for FakeStore {
-    async fn list_scopes(&self, _: ScopeKind) -> Result<Vec<ScopeRecord>, StoreError> {
+    async fn list_scopes(&self) -> Result<Vec<ScopeRecord>, StoreError> {
         Ok(Vec::new())
     }
 
@@ -200,12 +234,12 @@ impl RegistryReader for FakeStore {
         Ok(None)
     }
 
-    async fn list_instances(&self, _: &Scope) -> Result<Vec<Instance>, StoreError> {
+    async fn list_instances(&self, _: InstanceId, _: u16) -> Result<Vec<Instance>, StoreError> {
         Ok(Vec::new())
     }
 
-    async fn list_statuses(&self, _: ScopeKind) -> Result<Vec<(InstanceKey, Status)>, StoreError> {
-        Ok(Vec::new())
+    async fn digest(&self) -> Result<Digest, StoreError> {
+        Ok(Digest::default())
     }
 
     async fn list_online(
@@ -260,8 +294,11 @@ impl LeaseStore for FakeLeases {
         Ok(renewals.iter().map(renew).collect())
     }
 
-    async fn look(&self, keys: &[InstanceKey]) -> Result<Vec<Option<Lease>>, LeaseError> {
-        Ok(vec![None; keys.len()])
+    async fn look(&self, keys: &[InstanceKey]) -> Result<Look, LeaseError> {
+        Ok(Look {
+            leases: vec![None; keys.len()],
+            incarnation: Incarnation(String::new()),
+        })
     }
 
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {
@@ -275,10 +312,6 @@ impl LeaseStore for FakeLeases {
     async fn list(&self, _: u64) -> Result<LeasePage, LeaseError> {
         Ok(LeasePage::default())
     }
-
-    async fn ping(&self) -> Result<(), LeaseError> {
-        Ok(())
-    }
 }
 
 /// Lets what has been sent so far arrive.
@@ -291,11 +324,42 @@ async fn settle() {
 fn registry(
     store: &Arc<FakeStore>,
 ) -> (Addr<RegistryActor>, mpsc::UnboundedReceiver<&'static str>) {
-    let directory = Directory::new(store.clone(), Arc::new(FakeLeases::default()));
+    let directory = Arc::new(Directory::new(store.clone()));
+    registry_of(store, directory, memory_bus())
+}
+
+fn registry_of(
+    store: &Arc<FakeStore>,
+    directory: Arc<Directory>,
+    bus: Arc<dyn EventBus>,
+) -> (Addr<RegistryActor>, mpsc::UnboundedReceiver<&'static str>) {
     let (lifeline, ended) = lifeline();
     let writer = Box::new(FakeWriter(Arc::clone(store)));
-    let actor = RegistryActor::new(writer, Arc::new(SystemClock), Arc::new(directory), lifeline);
+    let clock = Arc::new(SystemClock);
+    let actor = RegistryActor::new(writer, clock, directory, bus, None, lifeline);
     (actor.start(), ended)
+}
+
+fn memory_bus() -> Arc<dyn EventBus> {
+    bus::open(&BusUrl::Memory, Arc::new(SystemClock)).unwrap()
+}
+
+fn expiry(store: &Arc<FakeStore>, leases: &Arc<FakeLeases>, bus: Arc<dyn EventBus>) -> Expiry {
+    let directory = Arc::new(Directory::new(store.clone()));
+    let (registry, _) = registry_of(store, directory.clone(), bus.clone());
+    Expiry {
+        leases: leases.clone(),
+        directory,
+        protection: Arc::new(Protection::new(Limits {
+            ratio: 0.5,
+            min: 10,
+            max: Duration::from_secs(600),
+            ttl: Ttl::try_from(30).unwrap(),
+        })),
+        registry: Mailbox::new(registry, 100, Duration::from_secs(5)),
+        bus,
+        clock: Arc::new(SystemClock),
+    }
 }
 
 fn register(address: &str) -> RegisterInstance {
@@ -498,11 +562,6 @@ async fn the_end_of_an_actor_by_a_panic_is_reported() {
     assert_eq!(ended.recv().await, Some("tested"));
 }
 
-/// The registry as the other actors reach it.
-fn recorder(store: &Arc<FakeStore>) -> Mailbox<RegistryActor> {
-    Mailbox::new(registry(store).0, 100, Duration::from_secs(5))
-}
-
 /// A HeartbeatActor over a registry of `known` addresses.
 fn heartbeats(
     store: &Arc<FakeStore>,
@@ -510,10 +569,7 @@ fn heartbeats(
     known: &[&str],
 ) -> Addr<HeartbeatActor> {
     *store.registered.lock().unwrap() = Some(known.iter().map(|address| key(address)).collect());
-    let directory = Arc::new(Directory::new(store.clone(), leases.clone()));
-    let ttl = Ttl::try_from(30).unwrap();
-    let recorder = recorder(store);
-    HeartbeatActor::new(leases.clone(), directory, recorder, ttl, lifeline().0).start()
+    HeartbeatActor::new(expiry(store, leases, memory_bus()), lifeline().0).start()
 }
 
 fn beat(addresses: &[&str]) -> Beat {
@@ -619,7 +675,7 @@ async fn outcomes_are_in_the_order_of_the_keys() {
 }
 
 #[actix::test]
-async fn the_store_is_asked_about_a_beating_instance_once_in_a_while() {
+async fn the_store_is_not_asked_about_an_instance_that_is_known() {
     tokio::time::pause();
     let store = Arc::new(FakeStore::default());
     let leases = Arc::new(FakeLeases::default());
@@ -634,9 +690,6 @@ async fn the_store_is_asked_about_a_beating_instance_once_in_a_while() {
         actor.send(beat(&["a:1"])).await.unwrap().unwrap();
     }
     assert_eq!(store.look_ups.load(Ordering::SeqCst), first);
-    sleep(Duration::from_secs(16)).await;
-    actor.send(beat(&["a:1"])).await.unwrap().unwrap();
-    assert_eq!(store.look_ups.load(Ordering::SeqCst), first + 1);
 }
 
 #[actix::test]
@@ -746,6 +799,23 @@ impl EventBus for FakeBus {
     async fn subscribe(&self, _: &str) -> Result<Subscription, BusError> {
         Err(BusError::Refused("not in this test".into()))
     }
+
+    async fn append(&self, events: &[Event]) -> Result<(), BusError> {
+        assert!(
+            events
+                .iter()
+                .all(|event| event.kind == EventKind::RollCalled)
+        );
+        Ok(())
+    }
+
+    async fn head(&self) -> Result<EventId, BusError> {
+        Ok(EventId::default())
+    }
+
+    async fn read(&self, _: EventId, _: Duration) -> Result<Following, BusError> {
+        Ok(Following::Lost)
+    }
 }
 
 struct Roll {
@@ -769,15 +839,18 @@ impl Roll {
             interval: Duration::from_secs(15),
         };
         let (store, lifeline) = (Arc::new(FakeStore::default()), lifeline().0);
-        let reconciler = Reconciler {
-            reader: store.clone(),
-            leases: Arc::new(FakeLeases::default()),
-            registry: recorder(&store),
-            bus: bus.clone(),
-            claim: Duration::from_secs(14),
+        let expiry = expiry(&store, &Arc::default(), bus.clone());
+        let chores = Chores {
+            reconciler: Reconciler {
+                reader: store.clone(),
+                expiry: expiry.clone(),
+                bus: bus.clone(),
+                claim: Duration::from_secs(14),
+            },
+            expiry,
+            forget_after: None,
         };
-        let actor =
-            SchedulerActor::new(roll_call, reconciler, bus.clone(), clock.clone(), lifeline);
+        let actor = SchedulerActor::new(roll_call, chores, bus.clone(), clock.clone(), lifeline);
         let actor = actor.start();
         Self { clock, bus, actor }
     }

@@ -168,7 +168,7 @@ async fn each_wrong_path_names_its_part<B: Backends>() {
     for (query, detail) in [
         (
             "availabl=true",
-            "query has the wrong form: unknown field `availabl`, expected `available` or `online`",
+            "query has the wrong form: unknown field `availabl`, expected one of `available`, `online`, `wait`",
         ),
         (
             "available=maybe",

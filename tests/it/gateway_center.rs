@@ -238,13 +238,16 @@ async fn keep_alive_takes_an_address_that_never_registered<B: Backends>() {
         json!({"services": []}),
         "it is not listed"
     );
-    // Once it registers, the lease it already has counts.
+    // Once it has registered, the next heartbeat shows that it is alive.
     let body = json!({"serverId": "orders", "serverAddress": "10.0.0.5:8080"});
     post(&daemon, REGISTER, body).await;
-    assert_eq!(
-        instances(&daemon, "services/orders").await[0]["available"],
-        json!(true)
-    );
+    let beat = json!({"server": "orders", "addr": "10.0.0.5:8080"});
+    put(&daemon, KEEP_SERVER, beat).await;
+    eventually(Duration::from_secs(10), "it is available", || async {
+        let listed = instances(&daemon, "services/orders").await;
+        (listed[0]["available"] == json!(true)).then_some(())
+    })
+    .await;
 }
 
 async fn keep_alive_brings_a_registered_instance_online<B: Backends>() {

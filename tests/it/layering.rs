@@ -15,7 +15,9 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("store", &["model", "clock", "error"]),
     ("lease", &["model", "clock", "error", "redis_link"]),
     ("bus", &["model", "clock", "error", "redis_link"]),
-    ("directory", &["model", "clock", "error", "store", "lease"]),
+    ("protection", &["model", "lease"]),
+    ("directory", &["model", "store"]),
+    ("feed", &["model", "bus"]),
     (
         "actor",
         &[
@@ -25,7 +27,9 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "store",
             "lease",
             "bus",
+            "protection",
             "directory",
+            "feed",
         ],
     ),
     (
@@ -37,10 +41,15 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "store",
             "lease",
             "actor",
+            "protection",
             "directory",
+            "feed",
         ],
     ),
-    ("config", &["model", "error", "store", "lease", "actor"]),
+    (
+        "config",
+        &["model", "error", "store", "lease", "protection", "actor"],
+    ),
     (
         "daemon",
         &[
@@ -50,7 +59,9 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "store",
             "lease",
             "bus",
+            "protection",
             "directory",
+            "feed",
             "actor",
             "http",
             "config",

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
-use rollcalld::actor::{Lifeline, Mailbox, Reconciler, RegistryActor, Repairs};
+use rollcalld::actor::{Expiry, Lifeline, Mailbox, Reconciler, RegistryActor, Repairs};
 use rollcalld::bus::{self, BusUrl, EventBus};
 use rollcalld::clock::SystemClock;
 use rollcalld::directory::Directory;
 use rollcalld::lease::{self, LeaseStore, LeaseUrl, Renewal};
 use rollcalld::model::{InstanceKey, Registration, ScopeKind, Ttl, Weight};
+use rollcalld::protection::{Limits, Protection};
 use rollcalld::store::{self, Life, RegistryReader, Store, StoreUrl};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -103,17 +104,40 @@ impl Fixture {
         let Store { reader, mut writer } =
             store::open(&database.parse::<StoreUrl>().unwrap()).unwrap();
         writer.migrate().await.unwrap();
+        let clock = Arc::new(SystemClock);
         let url: LeaseUrl = redis.url().parse().unwrap();
-        let leases = lease::open(&url, Arc::new(SystemClock)).unwrap().connect();
-        let directory = Arc::new(Directory::new(reader.clone(), leases.clone()));
+        let leases = lease::open(&url, clock.clone()).unwrap().connect();
+        let directory = Arc::new(Directory::new(reader.clone()));
+        let bus_url = BusUrl::Redis(redis.url().parse().unwrap());
+        let bus = bus::open(&bus_url, clock.clone()).unwrap();
         let lifeline = Lifeline::new("tested", mpsc::unbounded_channel().0);
-        let actor = RegistryActor::new(writer, Arc::new(SystemClock), directory, lifeline);
+        let actor = RegistryActor::new(
+            writer,
+            clock.clone(),
+            directory.clone(),
+            bus.clone(),
+            None,
+            lifeline,
+        );
         let registry = Mailbox::new(actix::Actor::start(actor), 2000, Duration::from_secs(10));
-        let bus = bus::open(&BusUrl::Redis(redis.url().parse().unwrap())).unwrap();
+        // Believes at once, and everything.
+        let protection = Protection::new(Limits {
+            ratio: 1.0,
+            min: 0,
+            max: Duration::from_secs(600),
+            ttl: Ttl::try_from(5).unwrap(),
+        });
+        let expiry = Expiry {
+            leases: leases.clone(),
+            directory,
+            protection: Arc::new(protection),
+            registry: registry.clone(),
+            bus: bus.clone(),
+            clock,
+        };
         let reconciler = Reconciler {
             reader: reader.clone(),
-            leases: leases.clone(),
-            registry: registry.clone(),
+            expiry,
             bus: bus.clone(),
             claim: Duration::from_millis(1),
         };
@@ -158,10 +182,22 @@ impl Fixture {
 
     /// Once the last claim is forgotten.
     async fn reconcile(&self) -> Repairs {
+        self.reconciler.expiry.protection.tick();
         eventually(Duration::from_secs(10), "it is our turn", || async {
             self.reconciler.run().await.unwrap()
         })
         .await
+    }
+
+    /// Waits until those who have just started to look may judge.
+    async fn grace_is_over(&self) {
+        let protection = &self.reconciler.expiry.protection;
+        let ttl = protection.limits().ttl;
+        eventually(Duration::from_secs(20), "it may judge", || async {
+            protection.tick();
+            protection.patience(ttl).is_none().then_some(())
+        })
+        .await;
     }
 
     async fn online(&self, key: &InstanceKey) -> bool {
@@ -188,14 +224,15 @@ async fn a_reconcile_mends_both_ways_and_then_finds_nothing() {
     let lives = fixture.renew(&keys).await;
     let unseen = Repairs {
         online: 1300,
-        offline: 0,
+        gone: 0,
     };
     assert_eq!(fixture.reconcile().await, unseen);
     assert_eq!(fixture.reconcile().await, Repairs::default());
     fixture.leases.revoke(&keys[..700]).await.unwrap();
+    fixture.grace_is_over().await;
     let gone = Repairs {
         online: 0,
-        offline: 700,
+        gone: 700,
     };
     assert_eq!(fixture.reconcile().await, gone);
     assert_eq!(fixture.reconcile().await, Repairs::default());
@@ -204,7 +241,7 @@ async fn a_reconcile_mends_both_ways_and_then_finds_nothing() {
     fixture.renew(&keys[..1]).await;
     assert_eq!(fixture.reconcile().await.online, 1);
     let late = rollcalld::actor::RecordOffline(lives[..1].to_vec());
-    assert_eq!(fixture.registry.ask(late).await.unwrap().unwrap(), 0);
+    assert_eq!(fixture.registry.ask(late).await.unwrap().unwrap(), []);
     assert!(fixture.online(&keys[0]).await);
 }
 
@@ -215,7 +252,7 @@ async fn a_reconcile_judges_nobody_without_the_leases() {
     fixture.register(&keys).await;
     fixture.renew(&keys).await;
     assert_eq!(fixture.reconcile().await.online, 20);
-    fixture.reconciler.bus = bus::open(&BusUrl::Memory).unwrap();
+    fixture.reconciler.bus = bus::open(&BusUrl::Memory, Arc::new(SystemClock)).unwrap();
     fixture.redis.kill();
     fixture.reconciler.run().await.unwrap_err();
     for key in &keys {

@@ -79,7 +79,7 @@ async fn what_the_originals_three_calls_could_leave_behind_is_made_whole() {
         let _: () = write.query_async(&mut connection).await.unwrap();
         let key = [renewal("a:1").key];
         assert_eq!(
-            leases.look(&key).await.unwrap(),
+            leases.look(&key).await.unwrap().leases,
             [None],
             "{broken}: it proves nothing"
         );
@@ -90,7 +90,10 @@ async fn what_the_originals_three_calls_could_leave_behind_is_made_whole() {
             .unwrap();
         assert_eq!(renewed.len(), 2, "{broken}");
         assert_eq!(every_lease_is_whole(&mut connection).await, 2, "{broken}");
-        assert!(leases.look(&key).await.unwrap()[0].is_some(), "{broken}");
+        assert!(
+            leases.look(&key).await.unwrap().leases[0].is_some(),
+            "{broken}"
+        );
     }
 }
 
@@ -127,6 +130,30 @@ async fn a_renewal_is_one_script_for_the_whole_batch() {
         "one round trip for each batch:\n{stats}"
     );
     assert_eq!((calls("hset"), calls("expire")), (1000, 1000), "{stats}");
+}
+
+#[tokio::test]
+async fn a_redis_that_lost_its_leases_is_another_one() {
+    let mut redis = Redis::start().await;
+    let leases = leases(&redis);
+    let incarnation = async || {
+        eventually(Duration::from_secs(10), "redis answers", || async {
+            Some(leases.look(&[]).await.ok()?.incarnation)
+        })
+        .await
+    };
+    let first = incarnation().await;
+    let mut connection = redis.connect().await;
+    let _: () = redis::cmd("FLUSHALL")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    let flushed = incarnation().await;
+    assert_ne!(flushed, first);
+    assert_eq!(incarnation().await, flushed);
+    redis.kill();
+    redis.restart().await;
+    assert_ne!(incarnation().await, flushed);
 }
 
 #[tokio::test]

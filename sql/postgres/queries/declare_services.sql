@@ -1,4 +1,4 @@
--- Declares the services that are not known yet.
+-- Declares the services that are not known yet, and returns those.
 -- Called by RegistryTransaction::register_instances, before the instances.
 -- $1 keys, $2 now
 INSERT INTO scope (kind, key, created_at)
@@ -7,3 +7,4 @@ FROM unnest($1::text[]) AS given (key)
 WHERE NOT EXISTS (SELECT FROM scope WHERE scope.kind = 'service' AND scope.key = given.key)
 ORDER BY given.key
 ON CONFLICT (kind, key) DO NOTHING
+RETURNING id, kind, key, name, created_at, revision

@@ -4,4 +4,4 @@
 DELETE FROM scope
 WHERE kind = $1 AND key = $2
   AND NOT EXISTS (SELECT FROM instance WHERE instance.scope_id = scope.id)
-RETURNING id
+RETURNING id, kind, key, name, created_at, revision

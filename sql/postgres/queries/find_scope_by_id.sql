@@ -1,6 +1,6 @@
 -- One scope by its id.
 -- Called by RegistryReader::find_scope_by_id.
 -- $1 id
-SELECT id, kind, key, name, created_at
+SELECT id, kind, key, name, created_at, revision
 FROM scope
 WHERE id = $1

@@ -1,11 +1,12 @@
--- The instances of a scope, by address.
+-- A page of all instances, by id.
 -- Called by RegistryReader::list_instances.
--- $1 kind, $2 key
+-- $1 the id before the page, $2 how many at most
 SELECT instance.id, scope.kind, scope.key, instance.address, instance.name, instance.weight, instance.metadata,
        instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
        instance.online, instance.lease_epoch, instance.online_changed_at,
        instance.registered_at, instance.updated_at, instance.revision
 FROM instance
 JOIN scope ON scope.id = instance.scope_id
-WHERE scope.kind = $1 AND scope.key = $2
-ORDER BY instance.address COLLATE "C"
+WHERE instance.id > $1
+ORDER BY instance.id
+LIMIT $2

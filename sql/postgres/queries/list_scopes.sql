@@ -1,7 +1,4 @@
--- The scopes of a kind, by key.
+-- All scopes.
 -- Called by RegistryReader::list_scopes.
--- $1 kind
-SELECT id, kind, key, name, created_at
+SELECT id, kind, key, name, created_at, revision
 FROM scope
-WHERE kind = $1
-ORDER BY key COLLATE "C"

@@ -1,6 +1,7 @@
 -- Registers many instances, each at most once. A new gateway is disabled, a new
 -- service instance enabled; a known service instance that is disabled is enabled
--- again. What is NULL leaves what is there. No row for an undeclared scope.
+-- again. What is NULL leaves what is there. No row for a registration that changes
+-- nothing, nor for an undeclared scope.
 -- Called by RegistryTransaction::register_instances.
 -- $1 kinds, $2 keys, $3 addresses, $4 names, $5 weights, $6 metadata, $7 ttl_seconds, $8 now
 WITH target AS (
@@ -30,6 +31,10 @@ registered AS (
         status      = CASE known.status WHEN 'disabled' THEN excluded.status ELSE known.status END,
         updated_at  = excluded.updated_at,
         revision    = known.revision + 1
+    WHERE (known.name, known.weight, known.metadata, known.ttl_seconds, known.status) IS DISTINCT FROM (
+        COALESCE(excluded.name, known.name), COALESCE(excluded.weight, known.weight),
+        COALESCE(excluded.metadata, known.metadata), COALESCE(excluded.ttl_seconds, known.ttl_seconds),
+        CASE known.status WHEN 'disabled' THEN excluded.status ELSE known.status END)
     RETURNING *
 )
 SELECT instance.id, target.kind, target.key, instance.address, instance.name, instance.weight, instance.metadata,

@@ -1,9 +1,11 @@
 //! The RegistryActor: the only owner of database writes.
 //!
 //! It gathers the writes that arrive while a transaction is under way and carries
-//! them out in the next one; every caller is answered after the commit. It never
-//! reads for anyone, and never waits for leases or the bus.
+//! them out in the next one. After the commit the Directory is changed, then every caller
+//! is answered, then the others are told. It never reads for anyone, and no write waits
+//! for leases or the bus.
 
+mod outbox;
 mod queue;
 
 use std::sync::Arc;
@@ -11,19 +13,23 @@ use std::sync::Arc;
 use actix::fut::wrap_future;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture};
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
 
+pub use self::outbox::Announcement;
+use self::outbox::Outbox;
 use self::queue::Queue;
 pub use self::queue::Write;
 use super::{Lifeline, Ping, admit};
+use crate::bus::EventBus;
 use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::model::{
-    DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Registration, Scope,
+    DisplayName, EventKind, Instance, InstanceChange, InstanceId, InstanceKey, Registration, Scope,
 };
 use crate::store::{
     Declared, Life, MigrateError, Registered, RegistryTransaction, RegistryWriter, ScopeDeletion,
-    StoreError,
+    StoreError, WentOnline,
 };
 
 /// Owns the registry writer.
@@ -31,7 +37,9 @@ pub struct RegistryActor {
     /// Away while a transaction has it.
     writer: Option<Box<dyn RegistryWriter>>,
     queue: Queue,
-    /// Answered when the queue is empty and the writer is back.
+    outbox: Outbox,
+    /// Answered when the queue is empty, the writer is back, and nothing is on its way to
+    /// the bus.
     drains: Vec<oneshot::Sender<()>>,
     clock: Arc<dyn Clock>,
     directory: Arc<Directory>,
@@ -39,16 +47,20 @@ pub struct RegistryActor {
 }
 
 impl RegistryActor {
-    /// Takes the writer; from now on nobody else can write.
+    /// Takes the writer; from now on nobody else can write. `announcement` is published
+    /// when the available instances of a service are others than before.
     pub fn new(
         writer: Box<dyn RegistryWriter>,
         clock: Arc<dyn Clock>,
         directory: Arc<Directory>,
+        bus: Arc<dyn EventBus>,
+        announcement: Option<Announcement>,
         lifeline: Lifeline,
     ) -> Self {
         Self {
             writer: Some(writer),
             queue: Queue::default(),
+            outbox: Outbox::new(bus, announcement),
             drains: Vec::new(),
             clock,
             directory,
@@ -59,12 +71,7 @@ impl RegistryActor {
     /// Begins the next transaction, unless one is under way or nothing waits.
     fn work(&mut self, context: &mut Context<Self>) {
         if self.queue.is_empty() {
-            if self.writer.is_some() {
-                self.drains.drain(..).for_each(|done| {
-                    let _ = done.send(());
-                });
-            }
-            return;
+            return self.drained();
         }
         let Some(mut writer) = self.writer.take() else {
             return;
@@ -73,15 +80,29 @@ impl RegistryActor {
         let now = self.clock.now();
         let directory = Arc::clone(&self.directory);
         let transaction = async move {
-            batch.carry_out(&mut *writer, now, &directory).await;
-            writer
+            let done = batch.carry_out(&mut *writer, now, &directory).await;
+            (writer, done)
         };
         context.spawn(wrap_future(transaction).map(
-            |writer, actor: &mut Self, context: &mut Context<Self>| {
+            |(writer, done), actor: &mut Self, context: &mut Context<Self>| {
                 actor.writer = Some(writer);
+                actor.outbox.push(done.events);
+                actor.tell(context);
+                if done.availability {
+                    actor.announce(context);
+                }
                 actor.work(context);
             },
         ));
+    }
+
+    /// Answers those who wait until nothing is left to do, if that is so.
+    fn drained(&mut self) {
+        if self.queue.is_empty() && self.writer.is_some() && !self.outbox.is_sending() {
+            self.drains.drain(..).for_each(|done| {
+                let _ = done.send(());
+            });
+        }
     }
 }
 
@@ -124,6 +145,10 @@ impl Write for DeclareScope {
             .declare_scope(&self.scope, self.name.as_ref())
             .await
     }
+
+    fn events(&self, declared: &Declared) -> Vec<EventKind> {
+        vec![EventKind::ScopeDeclared(declared.record.clone())]
+    }
 }
 
 /// Removes a group or service that has no instances. Idempotent.
@@ -143,6 +168,13 @@ impl Write for DeleteScope {
         transaction: &mut dyn RegistryTransaction,
     ) -> Result<ScopeDeletion, StoreError> {
         transaction.delete_scope(&self.scope).await
+    }
+
+    fn events(&self, deletion: &ScopeDeletion) -> Vec<EventKind> {
+        match deletion {
+            ScopeDeletion::Deleted(record) => vec![EventKind::ScopeRemoved(record.clone())],
+            ScopeDeletion::HasInstances | ScopeDeletion::Unknown => Vec::new(),
+        }
     }
 }
 
@@ -184,17 +216,15 @@ impl Write for ChangeInstance {
         transaction.change_instance(&self.key, &self.change).await
     }
 
-    fn committed(&self, changed: &Option<Instance>, directory: &Directory) {
-        if let Some(instance) = changed {
-            directory.learn(instance);
-        }
+    fn events(&self, changed: &Option<Instance>) -> Vec<EventKind> {
+        Vec::from_iter(changed.clone().map(EventKind::InstanceChanged))
     }
 }
 
-/// Disables a service instance by its id, unless it is held; whether there is one.
+/// Disables a service instance by its id, unless it is held; `None` where there is none.
 /// Idempotent.
 #[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<bool, StoreError>")]
+#[rtype(result = "Result<Option<Instance>, StoreError>")]
 pub struct DisableServiceInstance {
     /// Which one.
     pub id: InstanceId,
@@ -202,17 +232,24 @@ pub struct DisableServiceInstance {
 
 #[async_trait]
 impl Write for DisableServiceInstance {
-    type Output = bool;
+    type Output = Option<Instance>;
 
-    async fn apply(&self, transaction: &mut dyn RegistryTransaction) -> Result<bool, StoreError> {
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Option<Instance>, StoreError> {
         transaction.disable_service_instance(self.id).await
+    }
+
+    fn events(&self, disabled: &Option<Instance>) -> Vec<EventKind> {
+        Vec::from_iter(disabled.clone().map(EventKind::InstanceChanged))
     }
 }
 
-/// Removes an instance; whether it was there. Its lease is revoked by whoever asked,
+/// Removes an instance; `None` where there was none. Its lease is revoked by whoever asked,
 /// afterwards: a heartbeat that comes in between finds no instance. Idempotent.
 #[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<bool, StoreError>")]
+#[rtype(result = "Result<Option<Instance>, StoreError>")]
 pub struct DeregisterInstance {
     /// Which one.
     pub key: InstanceKey,
@@ -220,54 +257,99 @@ pub struct DeregisterInstance {
 
 #[async_trait]
 impl Write for DeregisterInstance {
-    type Output = bool;
+    type Output = Option<Instance>;
 
-    async fn apply(&self, transaction: &mut dyn RegistryTransaction) -> Result<bool, StoreError> {
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Option<Instance>, StoreError> {
         transaction.deregister_instance(&self.key).await
     }
 
-    fn committed(&self, _: &bool, directory: &Directory) {
-        directory.forget(&self.key);
+    fn events(&self, removed: &Option<Instance>) -> Vec<EventKind> {
+        Vec::from_iter(removed.clone().map(EventKind::InstanceDeregistered))
+    }
+}
+
+/// Removes instances that went offline, and were changed last, before a time; not those
+/// that are held. How many they were, [`ForgetInstances::LIMIT`] at most. Idempotent.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Vec<Instance>, StoreError>")]
+pub struct ForgetInstances {
+    /// That time.
+    pub before: DateTime<Utc>,
+}
+
+impl ForgetInstances {
+    /// The most that are removed at once.
+    pub const LIMIT: u16 = 500;
+}
+
+#[async_trait]
+impl Write for ForgetInstances {
+    type Output = Vec<Instance>;
+
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Vec<Instance>, StoreError> {
+        transaction.forget_instances(self.before, Self::LIMIT).await
+    }
+
+    fn events(&self, forgotten: &Vec<Instance>) -> Vec<EventKind> {
+        let removed = forgotten.iter().cloned();
+        removed.map(EventKind::InstanceDeregistered).collect()
     }
 }
 
 /// Records new lives of leases: of each instance, if it is a later one than is known.
-/// How many of them came online by it. No instance may come twice. Idempotent, and in
-/// any order with [`RecordOffline`], from any number of daemons.
+/// Those that changed by it. No instance may come twice. Idempotent, and in any order with
+/// [`RecordOffline`], from any number of daemons.
 #[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<usize, StoreError>")]
+#[rtype(result = "Result<Vec<WentOnline>, StoreError>")]
 pub struct RecordOnline(pub Vec<Life>);
 
 #[async_trait]
 impl Write for RecordOnline {
-    type Output = usize;
+    type Output = Vec<WentOnline>;
 
-    async fn apply(&self, transaction: &mut dyn RegistryTransaction) -> Result<usize, StoreError> {
-        let changed = transaction.record_online(&self.0).await?;
-        let online = changed.iter().filter(|changed| changed.transition);
-        Ok(online
-            .inspect(|changed| log::debug!("{} is online", changed.instance.key))
-            .count())
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Vec<WentOnline>, StoreError> {
+        transaction.record_online(&self.0).await
+    }
+
+    fn events(&self, changed: &Vec<WentOnline>) -> Vec<EventKind> {
+        let event = |changed: &WentOnline| match changed.transition {
+            true => EventKind::InstanceWentOnline(changed.instance.clone()),
+            false => EventKind::InstanceLives(changed.instance.clone()),
+        };
+        changed.iter().map(event).collect()
     }
 }
 
 /// Records the ends of lives of leases: of each instance, if it is not known to have
-/// another life by now. How many went offline by it. No instance may come twice.
+/// another life by now. Those that went offline by it. No instance may come twice.
 /// Idempotent.
 #[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<usize, StoreError>")]
+#[rtype(result = "Result<Vec<Instance>, StoreError>")]
 pub struct RecordOffline(pub Vec<Life>);
 
 #[async_trait]
 impl Write for RecordOffline {
-    type Output = usize;
+    type Output = Vec<Instance>;
 
-    async fn apply(&self, transaction: &mut dyn RegistryTransaction) -> Result<usize, StoreError> {
-        let changed = transaction.record_offline(&self.0).await?;
-        Ok(changed
-            .iter()
-            .inspect(|instance| log::debug!("{} is offline", instance.key))
-            .count())
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Vec<Instance>, StoreError> {
+        transaction.record_offline(&self.0).await
+    }
+
+    fn events(&self, changed: &Vec<Instance>) -> Vec<EventKind> {
+        let offline = changed.iter().cloned();
+        offline.map(EventKind::InstanceWentOffline).collect()
     }
 }
 
@@ -304,7 +386,8 @@ impl Handler<MigrateSchema> for RegistryActor {
     }
 }
 
-/// Answered when everything that was asked before is committed or refused.
+/// Answered when everything that was asked before is committed or refused, and told, if
+/// the bus is there.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct Drain;
@@ -316,6 +399,7 @@ impl Handler<Drain> for RegistryActor {
         let (done, drained) = oneshot::channel();
         self.drains.push(done);
         self.work(context);
+        self.tell(context);
         Box::pin(async {
             // A lost sender is an actor that ended: there is nothing left to wait for.
             let _ = drained.await;

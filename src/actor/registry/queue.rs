@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::directory::Directory;
-use crate::model::{InstanceKey, Registration};
-use crate::store::{Registered, RegistryTransaction, RegistryWriter, StoreError};
+use crate::model::{Event, EventKind, InstanceKey, Registration};
+use crate::store::{Registered, RegisteredMany, RegistryTransaction, RegistryWriter, StoreError};
 
 /// The most writes in one transaction. More wait for the next, so that no caller
 /// waits for an ever larger one.
@@ -45,8 +45,8 @@ pub trait Write:
         transaction: &mut dyn RegistryTransaction,
     ) -> Result<Self::Output, StoreError>;
 
-    /// Tells the Directory, after the commit and before the caller is answered.
-    fn committed(&self, _output: &Self::Output, _directory: &Directory) {}
+    /// What happened by it, once it is committed.
+    fn events(&self, output: &Self::Output) -> Vec<EventKind>;
 }
 
 /// The writes that wait, in the order of their arrival.
@@ -147,6 +147,28 @@ pub(super) fn ended() -> StoreError {
 /// What one transaction carries out.
 pub(super) struct Batch(Vec<Box<dyn Entry>>);
 
+/// What came of a batch, for those who are told.
+#[derive(Default)]
+pub(super) struct Done {
+    /// What happened, in order.
+    pub(super) events: Vec<Event>,
+    /// Whether a service has other available instances than before.
+    pub(super) availability: bool,
+}
+
+impl Done {
+    /// After a commit: changes the Directory, then answers the callers.
+    fn commit(&mut self, entries: Vec<Box<dyn Entry>>, now: DateTime<Utc>, directory: &Directory) {
+        let kinds: Vec<EventKind> = entries.iter().flat_map(|entry| entry.events()).collect();
+        self.availability |= directory.apply(&kinds).availability;
+        self.events
+            .extend(kinds.into_iter().map(|kind| Event { at: now, kind }));
+        for entry in entries {
+            entry.answer(Ok(()));
+        }
+    }
+}
+
 impl Batch {
     fn len(&self) -> usize {
         self.0.iter().map(|entry| entry.len()).sum()
@@ -160,18 +182,26 @@ impl Batch {
         writer: &mut dyn RegistryWriter,
         now: DateTime<Utc>,
         directory: &Directory,
-    ) {
+    ) -> Done {
+        let mut done = Done::default();
         let outcome = commit(writer, now, &mut self.0).await;
-        let alone = match &outcome {
-            Err(StoreError::Conflict(_)) => true,
-            Err(StoreError::Refused(_)) => self.len() > 1,
+        let error = match outcome {
+            Ok(()) => {
+                done.commit(self.0, now, directory);
+                return done;
+            }
+            Err(error) => error,
+        };
+        let alone = match &error {
+            StoreError::Conflict(_) => true,
+            StoreError::Refused(_) => self.len() > 1,
             _ => false,
         };
         if !alone {
             for entry in self.0 {
-                entry.answer(outcome.clone(), directory);
+                entry.answer(Err(error.clone()));
             }
-            return;
+            return done;
         }
         let begin = Instant::now();
         let mut away = None;
@@ -185,8 +215,12 @@ impl Batch {
             } else if begin.elapsed() > ALONE {
                 away.get_or_insert_with(|| StoreError::Unavailable("it is too slow".into()));
             }
-            entry.answer(outcome, directory);
+            match outcome {
+                Ok(()) => done.commit(vec![entry], now, directory),
+                Err(error) => entry.answer(Err(error)),
+            }
         }
+        done
     }
 }
 
@@ -222,8 +256,11 @@ trait Entry: Send {
     /// Each write alone.
     fn split(self: Box<Self>) -> Vec<Box<dyn Entry>>;
 
+    /// What happened by them, now that they are committed.
+    fn events(&self) -> Vec<EventKind>;
+
     /// Answers the callers with the output, now that it is committed, or with the error.
-    fn answer(self: Box<Self>, outcome: Result<(), StoreError>, directory: &Directory);
+    fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
 struct Waiting<W: Write> {
@@ -247,18 +284,17 @@ impl<W: Write> Entry for Waiting<W> {
         vec![self]
     }
 
-    fn answer(self: Box<Self>, outcome: Result<(), StoreError>, directory: &Directory) {
-        let Self {
-            write,
-            output,
-            answer,
-        } = *self;
-        let outcome = outcome.and_then(|()| output.ok_or_else(ended));
-        if let Ok(output) = &outcome {
-            write.committed(output, directory);
-        }
+    fn events(&self) -> Vec<EventKind> {
+        let output = self.output.as_ref();
+        output.map_or_else(Vec::new, |output| self.write.events(output))
+    }
+
+    fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
+        let output = self.output;
         // Whoever asked may have given up: the write is durable all the same.
-        let _ = answer.send(outcome);
+        let _ = self
+            .answer
+            .send(outcome.and_then(|()| output.ok_or_else(ended)));
     }
 }
 
@@ -269,7 +305,7 @@ struct Registrations {
     keys: HashSet<InstanceKey>,
     registrations: Vec<Registration>,
     answers: Vec<RegistrationAnswer>,
-    outputs: Vec<Option<Registered>>,
+    done: RegisteredMany,
 }
 
 impl Registrations {
@@ -291,7 +327,7 @@ impl Entry for Registrations {
     }
 
     async fn apply(&mut self, transaction: &mut dyn RegistryTransaction) -> Result<(), StoreError> {
-        self.outputs = transaction.register_instances(&self.registrations).await?;
+        self.done = transaction.register_instances(&self.registrations).await?;
         Ok(())
     }
 
@@ -307,13 +343,24 @@ impl Entry for Registrations {
             .collect()
     }
 
-    fn answer(self: Box<Self>, outcome: Result<(), StoreError>, directory: &Directory) {
+    fn events(&self) -> Vec<EventKind> {
+        let services = self.done.services.iter().cloned();
+        let registered = self.done.instances.iter().flatten();
+        let changed = registered.filter(|registered| registered.changed);
+        let event = |registered: &Registered| match registered.created {
+            true => EventKind::InstanceRegistered(registered.instance.clone()),
+            false => EventKind::InstanceChanged(registered.instance.clone()),
+        };
+        services
+            .map(EventKind::ScopeDeclared)
+            .chain(changed.map(event))
+            .collect()
+    }
+
+    fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
         match outcome {
             Ok(()) => {
-                for (output, answer) in self.outputs.into_iter().zip(self.answers) {
-                    if let Some(registered) = &output {
-                        directory.learn(&registered.instance);
-                    }
+                for (output, answer) in self.done.instances.into_iter().zip(self.answers) {
                     let _ = answer.send(Ok(output));
                 }
             }

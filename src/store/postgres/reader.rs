@@ -6,10 +6,8 @@ use tokio_postgres::Row;
 
 use super::checkout::Checkout;
 use super::{KeyColumns, Params, one, rows};
-use crate::model::{
-    Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord, Status,
-};
-use crate::store::{Life, RegistryReader, StoreError};
+use crate::model::{Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeRecord};
+use crate::store::{Digest, Life, RegistryReader, StoreError};
 
 pub(super) struct PostgresReader {
     pub(super) pool: Pool,
@@ -32,8 +30,8 @@ impl PostgresReader {
 
 #[async_trait]
 impl RegistryReader for PostgresReader {
-    async fn list_scopes(&self, kind: ScopeKind) -> Result<Vec<ScopeRecord>, StoreError> {
-        let rows = self.query(sql!("list_scopes"), &[&kind.as_str()]).await?;
+    async fn list_scopes(&self) -> Result<Vec<ScopeRecord>, StoreError> {
+        let rows = self.query(sql!("list_scopes"), &[]).await?;
         rows.iter().map(rows::scope).collect()
     }
 
@@ -49,18 +47,14 @@ impl RegistryReader for PostgresReader {
         )
     }
 
-    async fn list_instances(&self, scope: &Scope) -> Result<Vec<Instance>, StoreError> {
-        let params: Params<'_> = &[&scope.kind.as_str(), &scope.key.as_str()];
+    async fn list_instances(
+        &self,
+        after: InstanceId,
+        limit: u16,
+    ) -> Result<Vec<Instance>, StoreError> {
+        let params: Params<'_> = &[&after.0, &i64::from(limit)];
         let rows = self.query(sql!("list_instances"), params).await?;
         rows.iter().map(rows::instance).collect()
-    }
-
-    async fn list_statuses(
-        &self,
-        kind: ScopeKind,
-    ) -> Result<Vec<(InstanceKey, Status)>, StoreError> {
-        let rows = self.query(sql!("list_statuses"), &[&kind.as_str()]).await?;
-        rows.iter().map(rows::status).collect()
     }
 
     async fn list_online(
@@ -78,6 +72,12 @@ impl RegistryReader for PostgresReader {
         let params: Params<'_> = &[&columns.kinds, &columns.keys, &columns.addresses];
         let rows = self.query(sql!("find_instances"), params).await?;
         rows.iter().map(rows::instance).collect()
+    }
+
+    async fn digest(&self) -> Result<Digest, StoreError> {
+        let rows = self.query(sql!("digest"), &[]).await?;
+        let digest = one(&rows, rows::digest)?;
+        digest.ok_or_else(|| StoreError::Refused("digest returned no row".into()))
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -8,9 +8,9 @@ use tokio_postgres::types::FromSqlOwned;
 
 use crate::model::{
     Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, Presence, ScopeId,
-    ScopeKind, ScopeRecord, Status,
+    ScopeKind, ScopeRecord,
 };
-use crate::store::{Life, StoreError};
+use crate::store::{Digest, Life, StoreError};
 
 pub(super) fn scope(row: &Row) -> Result<ScopeRecord, StoreError> {
     Ok(ScopeRecord {
@@ -18,6 +18,7 @@ pub(super) fn scope(row: &Row) -> Result<ScopeRecord, StoreError> {
         scope: parse::<ScopeKind, _>(row, "kind")?.with(parse(row, "key")?),
         name: given::<String, _>(row, "name")?,
         created_at: get(row, "created_at")?,
+        revision: get(row, "revision")?,
     })
 }
 
@@ -53,16 +54,21 @@ pub(super) fn instance(row: &Row) -> Result<Instance, StoreError> {
     })
 }
 
-pub(super) fn status(row: &Row) -> Result<(InstanceKey, Status), StoreError> {
-    Ok((key(row)?, parse(row, "status")?))
-}
-
 pub(super) fn life(row: &Row) -> Result<(InstanceId, Life), StoreError> {
     let life = Life {
         key: key(row)?,
         epoch: Epoch(get(row, "lease_epoch")?),
     };
     Ok((InstanceId(get(row, "id")?), life))
+}
+
+pub(super) fn digest(row: &Row) -> Result<Digest, StoreError> {
+    Ok(Digest {
+        scopes: get(row, "scopes")?,
+        scope_sum: get(row, "scope_sum")?,
+        instances: get(row, "instances")?,
+        instance_sum: get(row, "instance_sum")?,
+    })
 }
 
 fn key(row: &Row) -> Result<InstanceKey, StoreError> {

@@ -11,11 +11,11 @@ use super::checkout::{Checkout, gone, store_error};
 use super::{KeyColumns, Params, one, rows};
 use crate::model::{
     DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Note, Registration,
-    Scope, ScopeKind,
+    Scope, ScopeKind, ScopeRecord,
 };
 use crate::store::{
-    Declared, Life, MigrateError, Registered, RegistryTransaction, RegistryWriter, ScopeDeletion,
-    StoreError, WentOnline, migrate_error, with_sources,
+    Declared, Life, MigrateError, Registered, RegisteredMany, RegistryTransaction, RegistryWriter,
+    ScopeDeletion, StoreError, WentOnline, migrate_error, with_sources,
 };
 
 refinery::embed_migrations!("sql/postgres/migrations");
@@ -99,6 +99,84 @@ impl Drop for PostgresTransaction {
 }
 
 impl PostgresTransaction {
+    /// Declares the services of `registrations` that are not known yet.
+    async fn declare_services(
+        &mut self,
+        registrations: &[Registration],
+    ) -> Result<Vec<ScopeRecord>, StoreError> {
+        let services: Vec<&str> = registrations
+            .iter()
+            .map(|registration| &registration.key.scope)
+            .filter(|scope| scope.kind == ScopeKind::Service)
+            .map(|scope| scope.key.as_str())
+            .collect();
+        if services.is_empty() {
+            return Ok(Vec::new());
+        }
+        let params: Params<'_> = &[&services, &self.now];
+        let rows = self
+            .connection
+            .query(sql!("declare_services"), params)
+            .await?;
+        rows.iter().map(rows::scope).collect()
+    }
+
+    /// Inserts and updates instances; answers for those that this changed.
+    async fn upsert(
+        &mut self,
+        registrations: &[Registration],
+    ) -> Result<HashMap<InstanceKey, Registered>, StoreError> {
+        let columns = KeyColumns::of(registrations.iter().map(|registration| &registration.key));
+        let mut names = Vec::with_capacity(registrations.len());
+        let mut weights = Vec::with_capacity(registrations.len());
+        let mut metadata = Vec::with_capacity(registrations.len());
+        let mut ttls = Vec::with_capacity(registrations.len());
+        for registration in registrations {
+            names.push(registration.name.as_ref().map(DisplayName::as_str));
+            weights.push(registration.weight.map(|weight| i32::from(weight.get())));
+            metadata.push(registration.metadata.as_ref().map(json).transpose()?);
+            ttls.push(registration.ttl.map(|ttl| i32::from(ttl.as_secs())));
+        }
+        let params: Params<'_> = &[
+            &columns.kinds,
+            &columns.keys,
+            &columns.addresses,
+            &names,
+            &weights,
+            &metadata,
+            &ttls,
+            &self.now,
+        ];
+        let rows = self
+            .connection
+            .query(sql!("register_instances"), params)
+            .await?;
+        let mut registered = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            let answer = Registered {
+                instance: rows::instance(row)?,
+                created: rows::get(row, "created")?,
+                changed: true,
+            };
+            registered.insert(answer.instance.key.clone(), answer);
+        }
+        Ok(registered)
+    }
+
+    /// Those of the given instances that are registered.
+    async fn find(&mut self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let columns = KeyColumns::of(keys.iter());
+        let params: Params<'_> = &[&columns.kinds, &columns.keys, &columns.addresses];
+        let rows = self
+            .connection
+            .query(sql!("find_instances"), params)
+            .await?;
+        rows.iter().map(rows::instance).collect()
+    }
+
     async fn record(&mut self, sql: &'static str, lives: &[Life]) -> Result<Vec<Row>, StoreError> {
         let columns = KeyColumns::of(lives.iter().map(|life| &life.key));
         let epochs: Vec<i64> = lives.iter().map(|life| life.epoch.0).collect();
@@ -139,8 +217,8 @@ impl RegistryTransaction for PostgresTransaction {
     async fn delete_scope(&mut self, scope: &Scope) -> Result<ScopeDeletion, StoreError> {
         let params: Params<'_> = &[&scope.kind.as_str(), &scope.key.as_str()];
         let deleted = self.connection.query(sql!("delete_scope"), params).await?;
-        if !deleted.is_empty() {
-            return Ok(ScopeDeletion::Deleted);
+        if let Some(record) = one(&deleted, rows::scope)? {
+            return Ok(ScopeDeletion::Deleted(record));
         }
         let known = self.connection.query(sql!("find_scope"), params).await?;
         Ok(match known.is_empty() {
@@ -152,49 +230,21 @@ impl RegistryTransaction for PostgresTransaction {
     async fn register_instances(
         &mut self,
         registrations: &[Registration],
-    ) -> Result<Vec<Option<Registered>>, StoreError> {
-        let services: Vec<&str> = registrations
+    ) -> Result<RegisteredMany, StoreError> {
+        let services = self.declare_services(registrations).await?;
+        let mut registered = self.upsert(registrations).await?;
+        let unchanged: Vec<InstanceKey> = registrations
             .iter()
-            .map(|registration| &registration.key.scope)
-            .filter(|scope| scope.kind == ScopeKind::Service)
-            .map(|scope| scope.key.as_str())
+            .filter(|registration| !registered.contains_key(&registration.key))
+            .map(|registration| registration.key.clone())
             .collect();
-        if !services.is_empty() {
-            let params: Params<'_> = &[&services, &self.now];
-            self.connection
-                .query(sql!("declare_services"), params)
-                .await?;
-        }
-        let columns = KeyColumns::of(registrations.iter().map(|registration| &registration.key));
-        let mut names = Vec::with_capacity(registrations.len());
-        let mut weights = Vec::with_capacity(registrations.len());
-        let mut metadata = Vec::with_capacity(registrations.len());
-        let mut ttls = Vec::with_capacity(registrations.len());
-        for registration in registrations {
-            names.push(registration.name.as_ref().map(DisplayName::as_str));
-            weights.push(registration.weight.map(|weight| i32::from(weight.get())));
-            metadata.push(registration.metadata.as_ref().map(json).transpose()?);
-            ttls.push(registration.ttl.map(|ttl| i32::from(ttl.as_secs())));
-        }
-        let params: Params<'_> = &[
-            &columns.kinds,
-            &columns.keys,
-            &columns.addresses,
-            &names,
-            &weights,
-            &metadata,
-            &ttls,
-            &self.now,
-        ];
-        let rows = self
-            .connection
-            .query(sql!("register_instances"), params)
-            .await?;
-        let mut registered = HashMap::with_capacity(rows.len());
-        for row in &rows {
-            let instance = rows::instance(row)?;
-            let created = rows::get(row, "created")?;
-            registered.insert(instance.key.clone(), Registered { instance, created });
+        for instance in self.find(&unchanged).await? {
+            let answer = Registered {
+                created: false,
+                changed: false,
+                instance,
+            };
+            registered.insert(answer.instance.key.clone(), answer);
         }
         let answers = registrations.iter().map(|registration| {
             let answer = registered.remove(&registration.key);
@@ -207,7 +257,11 @@ impl RegistryTransaction for PostgresTransaction {
                 _ => Ok(answer),
             }
         });
-        answers.collect()
+        let instances = answers.collect::<Result<_, _>>()?;
+        Ok(RegisteredMany {
+            instances,
+            services,
+        })
     }
 
     async fn change_instance(
@@ -235,16 +289,22 @@ impl RegistryTransaction for PostgresTransaction {
         one(&rows, rows::instance)
     }
 
-    async fn disable_service_instance(&mut self, id: InstanceId) -> Result<bool, StoreError> {
+    async fn disable_service_instance(
+        &mut self,
+        id: InstanceId,
+    ) -> Result<Option<Instance>, StoreError> {
         let params: Params<'_> = &[&id.0, &self.now];
         let rows = self
             .connection
             .query(sql!("disable_instance"), params)
             .await?;
-        Ok(!rows.is_empty())
+        one(&rows, rows::instance)
     }
 
-    async fn deregister_instance(&mut self, key: &InstanceKey) -> Result<bool, StoreError> {
+    async fn deregister_instance(
+        &mut self,
+        key: &InstanceKey,
+    ) -> Result<Option<Instance>, StoreError> {
         let params: Params<'_> = &[
             &key.scope.kind.as_str(),
             &key.scope.key.as_str(),
@@ -254,7 +314,20 @@ impl RegistryTransaction for PostgresTransaction {
             .connection
             .query(sql!("deregister_instance"), params)
             .await?;
-        Ok(!rows.is_empty())
+        one(&rows, rows::instance)
+    }
+
+    async fn forget_instances(
+        &mut self,
+        before: DateTime<Utc>,
+        limit: u16,
+    ) -> Result<Vec<Instance>, StoreError> {
+        let params: Params<'_> = &[&before, &i64::from(limit)];
+        let rows = self
+            .connection
+            .query(sql!("forget_instances"), params)
+            .await?;
+        rows.iter().map(rows::instance).collect()
     }
 
     async fn record_online(&mut self, lives: &[Life]) -> Result<Vec<WentOnline>, StoreError> {

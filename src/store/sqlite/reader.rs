@@ -5,10 +5,8 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::thread::{SqliteThread, store_error};
 use super::{find_scope, rows};
-use crate::model::{
-    Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord, Status,
-};
-use crate::store::{Life, RegistryReader, StoreError};
+use crate::model::{Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeRecord};
+use crate::store::{Digest, Life, RegistryReader, StoreError};
 
 pub(super) struct SqliteReader {
     pub(super) thread: SqliteThread,
@@ -28,11 +26,11 @@ impl SqliteReader {
 
 #[async_trait]
 impl RegistryReader for SqliteReader {
-    async fn list_scopes(&self, kind: ScopeKind) -> Result<Vec<ScopeRecord>, StoreError> {
-        self.read(move |connection| {
+    async fn list_scopes(&self) -> Result<Vec<ScopeRecord>, StoreError> {
+        self.read(|connection| {
             connection
                 .prepare_cached(sql!("list_scopes"))?
-                .query_map([kind.as_str()], rows::scope)?
+                .query_map([], rows::scope)?
                 .collect()
         })
         .await
@@ -54,25 +52,15 @@ impl RegistryReader for SqliteReader {
         .await
     }
 
-    async fn list_instances(&self, scope: &Scope) -> Result<Vec<Instance>, StoreError> {
-        let scope = scope.clone();
+    async fn list_instances(
+        &self,
+        after: InstanceId,
+        limit: u16,
+    ) -> Result<Vec<Instance>, StoreError> {
         self.read(move |connection| {
             connection
                 .prepare_cached(sql!("list_instances"))?
-                .query_map([scope.kind.as_str(), scope.key.as_str()], rows::instance)?
-                .collect()
-        })
-        .await
-    }
-
-    async fn list_statuses(
-        &self,
-        kind: ScopeKind,
-    ) -> Result<Vec<(InstanceKey, Status)>, StoreError> {
-        self.read(move |connection| {
-            connection
-                .prepare_cached(sql!("list_statuses"))?
-                .query_map([kind.as_str()], rows::status)?
+                .query_map([after.0, i64::from(limit)], rows::instance)?
                 .collect()
         })
         .await
@@ -102,6 +90,15 @@ impl RegistryReader for SqliteReader {
                 found.extend(row.optional()?);
             }
             Ok(found)
+        })
+        .await
+    }
+
+    async fn digest(&self) -> Result<Digest, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(sql!("digest"))?
+                .query_row([], rows::digest)
         })
         .await
     }

@@ -7,9 +7,9 @@ use rusqlite::{Error, Params, Result, Row};
 
 use crate::model::{
     Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, Presence, ScopeId,
-    ScopeKind, ScopeRecord, Status,
+    ScopeKind, ScopeRecord,
 };
-use crate::store::Life;
+use crate::store::{Digest, Life};
 
 pub(super) fn scope(row: &Row<'_>) -> Result<ScopeRecord> {
     Ok(ScopeRecord {
@@ -17,6 +17,7 @@ pub(super) fn scope(row: &Row<'_>) -> Result<ScopeRecord> {
         scope: parse::<ScopeKind, _>(row, "kind")?.with(parse(row, "key")?),
         name: given::<String, _>(row, "name")?,
         created_at: time(row, "created_at")?,
+        revision: row.get("revision")?,
     })
 }
 
@@ -57,16 +58,21 @@ pub(super) fn instance(row: &Row<'_>) -> Result<Instance> {
     })
 }
 
-pub(super) fn status(row: &Row<'_>) -> Result<(InstanceKey, Status)> {
-    Ok((key(row)?, parse(row, "status")?))
-}
-
 pub(super) fn life(row: &Row<'_>) -> Result<(InstanceId, Life)> {
     let life = Life {
         key: key(row)?,
         epoch: Epoch(row.get("lease_epoch")?),
     };
     Ok((InstanceId(row.get("id")?), life))
+}
+
+pub(super) fn digest(row: &Row<'_>) -> Result<Digest> {
+    Ok(Digest {
+        scopes: row.get("scopes")?,
+        scope_sum: row.get("scope_sum")?,
+        instances: row.get("instances")?,
+        instance_sum: row.get("instance_sum")?,
+    })
 }
 
 /// The parameters ?1 kind, ?2 key, ?3 address.

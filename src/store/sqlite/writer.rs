@@ -15,8 +15,8 @@ use crate::model::{
     ScopeKind,
 };
 use crate::store::{
-    Declared, Life, MigrateError, Registered, RegistryTransaction, RegistryWriter, ScopeDeletion,
-    StoreError, WentOnline, migrate_error, with_sources,
+    Declared, Life, MigrateError, Registered, RegisteredMany, RegistryTransaction, RegistryWriter,
+    ScopeDeletion, StoreError, WentOnline, migrate_error, with_sources,
 };
 
 refinery::embed_migrations!("sql/sqlite/migrations");
@@ -161,10 +161,10 @@ impl RegistryTransaction for SqliteTransaction {
         self.run(move |connection| {
             let deleted = connection
                 .prepare_cached(sql!("delete_scope"))?
-                .query_row([scope.kind.as_str(), scope.key.as_str()], |_| Ok(()))
+                .query_row([scope.kind.as_str(), scope.key.as_str()], rows::scope)
                 .optional()?;
             Ok(match deleted {
-                Some(()) => ScopeDeletion::Deleted,
+                Some(record) => ScopeDeletion::Deleted(record),
                 None if find_scope(connection, &scope)?.is_some() => ScopeDeletion::HasInstances,
                 None => ScopeDeletion::Unknown,
             })
@@ -175,19 +175,21 @@ impl RegistryTransaction for SqliteTransaction {
     async fn register_instances(
         &mut self,
         registrations: &[Registration],
-    ) -> Result<Vec<Option<Registered>>, StoreError> {
+    ) -> Result<RegisteredMany, StoreError> {
         let registrations = registrations.to_vec();
         let now = self.now.timestamp_millis();
         self.run(move |connection| {
             let mut declare = connection.prepare_cached(sql!("declare_services"))?;
             let mut register = connection.prepare_cached(sql!("register_instances"))?;
-            let mut answers = Vec::with_capacity(registrations.len());
+            let mut find = connection.prepare_cached(sql!("find_instances"))?;
+            let mut done = RegisteredMany::default();
             for registration in &registrations {
                 let scope = &registration.key.scope;
                 if scope.kind == ScopeKind::Service {
-                    declare.execute(params![scope.key.as_str(), now])?;
+                    let declared = declare.query_row(params![scope.key.as_str(), now], rows::scope);
+                    done.services.extend(declared.optional()?);
                 }
-                let row = register.query_row(
+                let changed = register.query_row(
                     params![
                         scope.kind.as_str(),
                         scope.key.as_str(),
@@ -202,12 +204,24 @@ impl RegistryTransaction for SqliteTransaction {
                         Ok(Registered {
                             instance: rows::instance(row)?,
                             created: row.get("created")?,
+                            changed: true,
                         })
                     },
                 );
-                answers.push(row.optional()?);
+                let answer = match changed.optional()? {
+                    Some(registered) => Some(registered),
+                    None => find
+                        .query_row(rows::key_params(&registration.key), rows::instance)
+                        .optional()?
+                        .map(|instance| Registered {
+                            instance,
+                            created: false,
+                            changed: false,
+                        }),
+                };
+                done.instances.push(answer);
             }
-            Ok(answers)
+            Ok(done)
         })
         .await
     }
@@ -243,26 +257,47 @@ impl RegistryTransaction for SqliteTransaction {
         .await
     }
 
-    async fn disable_service_instance(&mut self, id: InstanceId) -> Result<bool, StoreError> {
+    async fn disable_service_instance(
+        &mut self,
+        id: InstanceId,
+    ) -> Result<Option<Instance>, StoreError> {
         let now = self.now.timestamp_millis();
         self.run(move |connection| {
             connection
                 .prepare_cached(sql!("disable_instance"))?
-                .query_row([id.0, now], |_| Ok(()))
+                .query_row([id.0, now], rows::instance)
                 .optional()
-                .map(|row| row.is_some())
         })
         .await
     }
 
-    async fn deregister_instance(&mut self, key: &InstanceKey) -> Result<bool, StoreError> {
+    async fn deregister_instance(
+        &mut self,
+        key: &InstanceKey,
+    ) -> Result<Option<Instance>, StoreError> {
         let key = key.clone();
         self.run(move |connection| {
             connection
                 .prepare_cached(sql!("deregister_instance"))?
-                .query_row(rows::key_params(&key), |_| Ok(()))
+                .query_row(rows::key_params(&key), rows::instance)
                 .optional()
-                .map(|row| row.is_some())
+        })
+        .await
+    }
+
+    async fn forget_instances(
+        &mut self,
+        before: DateTime<Utc>,
+        limit: u16,
+    ) -> Result<Vec<Instance>, StoreError> {
+        self.run(move |connection| {
+            connection
+                .prepare_cached(sql!("forget_instances"))?
+                .query_map(
+                    [before.timestamp_millis(), i64::from(limit)],
+                    rows::instance,
+                )?
+                .collect()
         })
         .await
     }

@@ -3,8 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
-use rollcalld::bus::{self, BusUrl, EventBus, Subscription};
+use rollcalld::bus::{self, BusUrl, EventBus, Following, Logged, Subscription};
+use rollcalld::clock::SystemClock;
+use rollcalld::model::{
+    Event, EventId, EventKind, Instance, InstanceId, InstanceKey, Metadata, Presence, ScopeKind,
+    Status,
+};
 use tokio::time::timeout;
 
 use super::suite;
@@ -18,7 +24,7 @@ pub(super) struct Fixture {
 
 async fn memory() -> Fixture {
     Fixture {
-        bus: bus::open(&BusUrl::Memory).unwrap(),
+        bus: bus::open(&BusUrl::Memory, Arc::new(SystemClock)).unwrap(),
         _redis: None,
     }
 }
@@ -26,9 +32,14 @@ async fn memory() -> Fixture {
 async fn redis() -> Fixture {
     let redis = Redis::start().await;
     Fixture {
-        bus: bus::open(&BusUrl::Redis(redis.url().parse().unwrap())).unwrap(),
+        bus: open(&redis),
         _redis: Some(redis),
     }
+}
+
+fn open(redis: &Redis) -> Arc<dyn EventBus> {
+    let url = BusUrl::Redis(redis.url().parse().unwrap());
+    bus::open(&url, Arc::new(SystemClock)).unwrap()
 }
 
 suite! {
@@ -43,6 +54,12 @@ suite! {
         a_claim_publishes_once_until_it_is_forgotten,
         of_many_claims_at_once_one_publishes,
         a_claim_is_one_daemons_until_it_is_forgotten,
+        events_are_read_in_order_without_a_gap,
+        whoever_waits_for_an_event_is_woken_by_it,
+        an_id_that_the_log_does_not_know_has_lost_what_followed,
+        the_log_forgets_its_oldest_events_and_says_so,
+        transitions_alternate_in_whatever_order_they_come,
+        what_is_no_transition_is_told_as_it_comes,
     }
 }
 
@@ -153,4 +170,194 @@ async fn a_claim_is_one_daemons_until_it_is_forgotten(fixture: Fixture) {
         },
     )
     .await;
+}
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(seconds, 0).unwrap()
+}
+
+fn instance(id: i64, revision: i64) -> Instance {
+    Instance {
+        id: InstanceId(id),
+        key: InstanceKey {
+            scope: ScopeKind::Service.with("orders".parse().unwrap()),
+            address: "a:1".parse().unwrap(),
+        },
+        name: None,
+        given_weight: None,
+        metadata: Metadata::default(),
+        ttl: None,
+        status: Status::Enabled,
+        hold: None,
+        presence: Presence::default(),
+        registered_at: at(0),
+        updated_at: at(0),
+        revision,
+    }
+}
+
+fn event(kind: EventKind) -> Event {
+    Event { at: at(1), kind }
+}
+
+fn online(id: i64, revision: i64) -> Event {
+    event(EventKind::InstanceWentOnline(instance(id, revision)))
+}
+
+fn offline(id: i64, revision: i64) -> Event {
+    event(EventKind::InstanceWentOffline(instance(id, revision)))
+}
+
+impl Fixture {
+    /// What follows an event, to the end of the log.
+    async fn following(&self, mut after: EventId) -> Option<Vec<Logged>> {
+        let mut all: Vec<Logged> = Vec::new();
+        loop {
+            match self.bus.read(after, Duration::ZERO).await.unwrap() {
+                Following::Events(events) => {
+                    let Some(last) = events.last() else {
+                        return Some(all);
+                    };
+                    after = last.id;
+                    all.extend(events);
+                }
+                Following::Lost => return None,
+            }
+        }
+    }
+
+    async fn names(&self) -> Vec<&'static str> {
+        let all = self.following(EventId::default()).await.unwrap();
+        all.iter().map(|logged| logged.event.kind.name()).collect()
+    }
+}
+
+async fn events_are_read_in_order_without_a_gap(fixture: Fixture) {
+    assert_eq!(fixture.bus.head().await.unwrap(), EventId::default());
+    assert_eq!(fixture.following(EventId::default()).await.unwrap(), []);
+    fixture.bus.append(&[]).await.unwrap();
+    let sent: Vec<Event> = (0..1200)
+        .map(|i| event(EventKind::InstanceChanged(instance(i, i))))
+        .collect();
+    for part in sent.chunks(7) {
+        fixture.bus.append(part).await.unwrap();
+    }
+    let read = fixture.following(EventId::default()).await.unwrap();
+    let events: Vec<Event> = read.iter().map(|logged| logged.event.clone()).collect();
+    assert_eq!(events, sent);
+    for pair in read.windows(2) {
+        assert!(pair[0].id.precedes(pair[1].id));
+    }
+    assert_eq!(fixture.bus.head().await.unwrap(), read[1199].id);
+    let tail = fixture.following(read[1197].id).await.unwrap();
+    assert_eq!(tail, read[1198..]);
+    assert_eq!(fixture.following(read[1199].id).await.unwrap(), []);
+}
+
+async fn whoever_waits_for_an_event_is_woken_by_it(fixture: Fixture) {
+    for after in 0..3 {
+        let head = fixture.bus.head().await.unwrap();
+        assert_eq!(head.place, after);
+        let wait = Duration::from_secs(20);
+        let (read, ()) = tokio::join!(fixture.bus.read(head, wait), async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            fixture
+                .bus
+                .append(&[online(after as i64, 2)])
+                .await
+                .unwrap();
+        });
+        let Following::Events(events) = read.unwrap() else {
+            panic!("lost");
+        };
+        assert_eq!(events.len(), 1);
+        assert!(head.precedes(events[0].id));
+    }
+    let head = fixture.bus.head().await.unwrap();
+    let nothing = fixture.bus.read(head, Duration::from_millis(50)).await;
+    assert_eq!(nothing.unwrap(), Following::Events(Vec::new()));
+}
+
+async fn an_id_that_the_log_does_not_know_has_lost_what_followed(fixture: Fixture) {
+    let unknown = |log, place| EventId { log, place };
+    assert_eq!(fixture.following(unknown(5, 1)).await, None, "an empty log");
+    fixture
+        .bus
+        .append(&[online(1, 2), offline(1, 3)])
+        .await
+        .unwrap();
+    let head = fixture.bus.head().await.unwrap();
+    for id in [
+        unknown(head.log, 3),
+        unknown(head.log - 1, 1),
+        unknown(head.log + 1, 1),
+        unknown(u64::MAX, 0),
+        unknown(0, u64::MAX),
+        unknown(head.log, u64::MAX),
+    ] {
+        assert_eq!(fixture.following(id).await, None, "{id}");
+    }
+}
+
+async fn the_log_forgets_its_oldest_events_and_says_so(fixture: Fixture) {
+    let events: Vec<Event> = (0..500).map(|_| event(EventKind::RollCalled)).collect();
+    for _ in 0..45 {
+        fixture.bus.append(&events).await.unwrap();
+    }
+    assert_eq!(fixture.following(EventId::default()).await, None);
+    let head = fixture.bus.head().await.unwrap();
+    assert_eq!(head.place, 45 * 500);
+    let kept = EventId {
+        place: head.place - 19_000,
+        ..head
+    };
+    assert_eq!(fixture.following(kept).await.unwrap().len(), 19_000);
+    let gone = EventId { place: 1, ..head };
+    assert_eq!(fixture.following(gone).await, None);
+}
+
+async fn transitions_alternate_in_whatever_order_they_come(fixture: Fixture) {
+    let append = async |event| fixture.bus.append(&[event]).await.unwrap();
+    append(online(1, 2)).await;
+    // Told twice.
+    append(online(1, 2)).await;
+    append(online(2, 2)).await;
+    // Another daemon was first with what came after.
+    append(online(1, 4)).await;
+    append(offline(1, 3)).await;
+    append(offline(1, 5)).await;
+    assert_eq!(
+        fixture.names().await,
+        [
+            "instance.online",
+            "instance.online",
+            "instance.offline",
+            "instance.online",
+            "instance.offline"
+        ]
+    );
+    let all = fixture.following(EventId::default()).await.unwrap();
+    let of_first: Vec<i64> = all
+        .iter()
+        .filter_map(|logged| logged.event.kind.instance())
+        .filter(|instance| instance.id == InstanceId(1))
+        .map(|instance| instance.revision)
+        .collect();
+    assert_eq!(of_first, [2, 4, 4, 5]);
+}
+
+async fn what_is_no_transition_is_told_as_it_comes(fixture: Fixture) {
+    let sent = [
+        event(EventKind::InstanceRegistered(instance(1, 1))),
+        event(EventKind::InstanceChanged(instance(1, 3))),
+        event(EventKind::InstanceChanged(instance(1, 2))),
+        online(1, 4),
+        event(EventKind::InstanceLives(instance(1, 5))),
+        event(EventKind::InstanceDeregistered(instance(1, 5))),
+        event(EventKind::RollCalled),
+    ];
+    fixture.bus.append(&sent).await.unwrap();
+    let read = fixture.following(EventId::default()).await.unwrap();
+    let events: Vec<Event> = read.into_iter().map(|logged| logged.event).collect();
+    assert_eq!(events, sent);
 }

@@ -55,7 +55,7 @@ suite! {
         revoking_what_is_not_there_is_harmless,
         the_list_has_every_live_lease_and_only_those,
         ten_thousand_leases_are_renewed_in_one_call,
-        it_says_that_it_answers,
+        it_is_the_same_for_as_long_as_it_has_its_leases,
     }
 }
 
@@ -86,7 +86,8 @@ impl Fixture {
     }
 
     async fn left(&self, key: &InstanceKey) -> Option<Duration> {
-        self.leases.look(std::slice::from_ref(key)).await.unwrap()[0].map(|lease| lease.left)
+        let look = self.leases.look(std::slice::from_ref(key)).await.unwrap();
+        look.leases[0].map(|lease| lease.left)
     }
 
     async fn expired(&self, key: &InstanceKey) {
@@ -103,7 +104,7 @@ async fn a_first_renewal_creates_and_a_second_renews_the_same_life(fixture: Fixt
     assert!(first.created);
     assert!(!second.created);
     assert_eq!(first.epoch, second.epoch);
-    let lease = fixture.leases.look(&[orders(1)]).await.unwrap()[0];
+    let lease = fixture.leases.look(&[orders(1)]).await.unwrap().leases[0];
     assert_eq!(lease.unwrap().epoch, first.epoch);
 }
 
@@ -111,7 +112,7 @@ async fn answers_come_in_the_order_of_the_questions(fixture: Fixture) {
     fixture.renew_one(&orders(2), 30).await;
     fixture.renew_one(&orders(4), 600).await;
     let questions = [orders(1), orders(2), orders(3), orders(4)];
-    let leases = fixture.leases.look(&questions).await.unwrap();
+    let leases = fixture.leases.look(&questions).await.unwrap().leases;
     let left: Vec<_> = leases
         .iter()
         .map(|lease| lease.map(|lease| lease.left))
@@ -134,7 +135,7 @@ async fn answers_come_in_the_order_of_the_questions(fixture: Fixture) {
 
 async fn nothing_is_asked_for_nothing(fixture: Fixture) {
     assert_eq!(fixture.leases.renew(&[]).await.unwrap(), []);
-    assert_eq!(fixture.leases.look(&[]).await.unwrap(), []);
+    assert_eq!(fixture.leases.look(&[]).await.unwrap().leases, []);
     fixture.leases.revoke(&[]).await.unwrap();
 }
 
@@ -255,6 +256,13 @@ async fn ten_thousand_leases_are_renewed_in_one_call(fixture: Fixture) {
     assert!(second.len() == 10_000 && second.iter().all(|renewed| !renewed.created));
 }
 
-async fn it_says_that_it_answers(fixture: Fixture) {
-    fixture.leases.ping().await.unwrap();
+async fn it_is_the_same_for_as_long_as_it_has_its_leases(fixture: Fixture) {
+    let incarnation = async || fixture.leases.look(&[]).await.unwrap().incarnation;
+    let first = incarnation().await;
+    fixture.renew_one(&orders(1), 30).await;
+    assert_eq!(incarnation().await, first);
+    fixture.leases.revoke(&[orders(1)]).await.unwrap();
+    assert_eq!(incarnation().await, first);
+    let look = fixture.leases.look(&[orders(1)]).await.unwrap();
+    assert_eq!((look.incarnation, look.leases), (first, vec![None]));
 }

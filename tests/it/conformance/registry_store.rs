@@ -44,7 +44,7 @@ suite! {
         a_scope_is_declared_once,
         a_scope_is_renamed_only_when_a_name_is_given,
         a_group_and_a_service_may_have_the_same_key,
-        scopes_are_listed_by_kind_and_key,
+        every_scope_is_listed,
         a_scope_is_found_by_its_id,
         a_scope_is_deleted_only_without_instances,
         a_service_is_declared_by_its_first_instance,
@@ -64,8 +64,11 @@ suite! {
         a_deregistered_instance_is_gone_and_comes_back_as_another,
         a_dropped_transaction_changes_nothing,
         instances_are_found_by_their_keys,
-        instances_are_listed_by_address,
-        statuses_are_listed_by_kind,
+        instances_are_listed_page_by_page,
+        a_registration_that_changes_nothing_is_no_change,
+        a_registration_names_the_services_it_declared,
+        those_who_are_offline_for_long_are_forgotten,
+        the_digest_changes_with_every_change,
         every_script_and_sign_is_kept,
         a_new_instance_was_never_online,
         a_later_life_is_recorded_and_an_earlier_one_is_not,
@@ -113,6 +116,7 @@ impl Fixture {
     async fn register_many(&mut self, registrations: Vec<Registration>) -> Vec<Option<Registered>> {
         self.write(async |tx| tx.register_instances(&registrations).await.unwrap())
             .await
+            .instances
     }
 
     async fn change(&mut self, key: &InstanceKey, change: InstanceChange) -> Option<Instance> {
@@ -138,6 +142,11 @@ impl Fixture {
         let lives = [life(key, epoch)];
         self.write(async |tx| tx.record_offline(&lives).await.unwrap())
             .await
+    }
+
+    async fn all(&self) -> Vec<Instance> {
+        let listed = self.store.reader.list_instances(InstanceId(0), 1000).await;
+        listed.unwrap()
     }
 
     async fn find(&self, key: &InstanceKey) -> Option<Instance> {
@@ -252,7 +261,11 @@ async fn a_scope_is_declared_once(mut fixture: Fixture) {
     let second = fixture.declare(&group("edge"), None).await;
     assert!(first.created);
     assert!(!second.created);
-    assert_eq!(first.record, second.record);
+    assert_eq!(
+        (first.record.id, &first.record.scope),
+        (second.record.id, &second.record.scope)
+    );
+    assert_eq!(first.record.created_at, second.record.created_at);
     assert_eq!(first.record.created_at, now());
     assert_eq!(first.record.display_name(), "edge");
     assert_eq!(
@@ -262,7 +275,7 @@ async fn a_scope_is_declared_once(mut fixture: Fixture) {
             .find_scope(&group("edge"))
             .await
             .unwrap(),
-        Some(first.record)
+        Some(second.record)
     );
 }
 
@@ -282,18 +295,14 @@ async fn a_group_and_a_service_may_have_the_same_key(mut fixture: Fixture) {
     assert_ne!(first.record.id, second.record.id);
 }
 
-async fn scopes_are_listed_by_kind_and_key(mut fixture: Fixture) {
+async fn every_scope_is_listed(mut fixture: Fixture) {
+    let mut declared = Vec::new();
     for scope in [group("b"), service("c"), group("a"), service("Z")] {
-        fixture.declare(&scope, None).await;
+        declared.push(fixture.declare(&scope, None).await.record);
     }
-    let reader = &fixture.store.reader;
-    let groups = reader.list_scopes(ScopeKind::Group).await.unwrap();
-    let services = reader.list_scopes(ScopeKind::Service).await.unwrap();
-    let scopes = |records: Vec<rollcalld::model::ScopeRecord>| -> Vec<Scope> {
-        records.into_iter().map(|record| record.scope).collect()
-    };
-    assert_eq!(scopes(groups), [group("a"), group("b")]);
-    assert_eq!(scopes(services), [service("Z"), service("c")]);
+    let mut listed = fixture.store.reader.list_scopes().await.unwrap();
+    listed.sort_by_key(|record| record.id);
+    assert_eq!(listed, declared);
 }
 
 async fn a_scope_is_found_by_its_id(mut fixture: Fixture) {
@@ -316,7 +325,11 @@ async fn a_scope_is_deleted_only_without_instances(mut fixture: Fixture) {
     fixture
         .write(async |tx| tx.deregister_instance(&key).await.unwrap())
         .await;
-    assert_eq!(fixture.write(delete).await, ScopeDeletion::Deleted);
+    let record = fixture.store.reader.find_scope(&service("orders")).await;
+    assert_eq!(
+        fixture.write(delete).await,
+        ScopeDeletion::Deleted(record.unwrap().unwrap())
+    );
     assert_eq!(fixture.write(delete).await, ScopeDeletion::Unknown);
     assert_eq!(
         fixture
@@ -400,11 +413,7 @@ async fn re_registration_keeps_what_it_leaves_out(mut fixture: Fixture) {
     let first = fixture.register(full(key.clone())).await;
     let second = fixture.register(Registration::of(key)).await;
     assert!(!second.created);
-    let unchanged = Instance {
-        revision: first.instance.revision + 1,
-        ..first.instance
-    };
-    assert_eq!(second.instance, unchanged);
+    assert_eq!(second.instance, first.instance);
 }
 
 async fn re_registration_replaces_what_it_gives(mut fixture: Fixture) {
@@ -450,13 +459,7 @@ async fn a_registration_sent_twice_leaves_one_row(mut fixture: Fixture) {
     let first = fixture.register(full(key.clone())).await.instance;
     let second = fixture.register(full(key)).await.instance;
     assert_eq!(first.id, second.id);
-    let listed = fixture
-        .store
-        .reader
-        .list_instances(&service("orders"))
-        .await
-        .unwrap();
-    assert_eq!(listed, [second]);
+    assert_eq!(fixture.all().await, [second]);
 }
 
 async fn many_registrations_are_answered_in_order(mut fixture: Fixture) {
@@ -570,17 +573,22 @@ async fn only_a_service_instance_is_disabled_by_its_id(mut fixture: Fixture) {
             .write(async |tx| tx.disable_service_instance(id).await.unwrap())
             .await
     };
-    assert!(disable(&mut fixture, id).await);
-    assert!(disable(&mut fixture, id).await, "again");
+    let disabled = disable(&mut fixture, id).await;
+    assert_eq!(disabled, fixture.find(&own).await);
+    assert!(disable(&mut fixture, id).await.is_some(), "again");
     assert_eq!(fixture.find(&own).await.unwrap().status, Status::Disabled);
-    assert!(!disable(&mut fixture, gateway_id).await);
+    assert!(disable(&mut fixture, gateway_id).await.is_none());
     assert_eq!(
         fixture.find(&gateway).await.unwrap().status,
         Status::Enabled
     );
-    assert!(!disable(&mut fixture, InstanceId(id.0 + 1000)).await);
+    assert!(
+        disable(&mut fixture, InstanceId(id.0 + 1000))
+            .await
+            .is_none()
+    );
     fixture.set(&own, hold("ada", None)).await;
-    assert!(disable(&mut fixture, id).await);
+    assert!(disable(&mut fixture, id).await.is_some());
     assert_eq!(fixture.find(&own).await.unwrap().status, Status::Held);
 }
 
@@ -589,8 +597,8 @@ async fn a_deregistered_instance_is_gone_and_comes_back_as_another(mut fixture: 
     let first = fixture.register(full(key.clone())).await.instance;
     let deregister =
         async |tx: &mut dyn RegistryTransaction| tx.deregister_instance(&key).await.unwrap();
-    assert!(fixture.write(deregister).await);
-    assert!(!fixture.write(deregister).await);
+    assert_eq!(fixture.write(deregister).await.as_ref(), Some(&first));
+    assert_eq!(fixture.write(deregister).await, None);
     assert_eq!(fixture.find(&key).await, None);
     let second = fixture.register(Registration::of(key.clone())).await;
     assert!(second.created);
@@ -636,45 +644,132 @@ async fn instances_are_found_by_their_keys(mut fixture: Fixture) {
     assert_eq!(fixture.store.reader.find_instances(&[]).await.unwrap(), []);
 }
 
-async fn instances_are_listed_by_address(mut fixture: Fixture) {
-    for address in ["b:2", "a:1", "b:10"] {
-        fixture
-            .register(Registration::of(instance(service("orders"), address)))
-            .await;
+async fn instances_are_listed_page_by_page(mut fixture: Fixture) {
+    let mut registered = Vec::new();
+    for i in 0..7 {
+        let scope = service(&format!("s{}", i % 2));
+        let registration = full(instance(scope, &format!("h-{i}:1")));
+        registered.push(fixture.register(registration).await.instance);
     }
-    fixture
-        .register(Registration::of(instance(service("other"), "a:2")))
-        .await;
-    let listed = fixture
-        .store
-        .reader
-        .list_instances(&service("orders"))
-        .await
-        .unwrap();
-    let addresses: Vec<&str> = listed.iter().map(|i| i.key.address.as_str()).collect();
-    assert_eq!(addresses, ["a:1", "b:10", "b:2"]);
-    assert_eq!(
-        fixture
-            .store
-            .reader
-            .list_instances(&service("none"))
-            .await
-            .unwrap(),
-        []
-    );
+    let (mut listed, mut after) = (Vec::new(), InstanceId(0));
+    loop {
+        let page = fixture.store.reader.list_instances(after, 3).await.unwrap();
+        assert!(page.len() <= 3);
+        let Some(last) = page.last() else { break };
+        after = last.id;
+        listed.extend(page);
+    }
+    assert_eq!(listed, registered);
 }
 
-async fn statuses_are_listed_by_kind(mut fixture: Fixture) {
+async fn a_registration_that_changes_nothing_is_no_change(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    let first = fixture.register(full(key.clone())).await;
+    assert!(first.created && first.changed);
+    for registration in [full(key.clone()), Registration::of(key.clone())] {
+        let again = fixture.register(registration).await;
+        assert!(!again.created && !again.changed);
+        assert_eq!(again.instance, first.instance);
+    }
+    let heavier = Registration {
+        weight: Some(Weight::try_from(77).unwrap()),
+        ..Registration::of(key.clone())
+    };
+    let changed = fixture.register(heavier.clone()).await;
+    assert!(!changed.created && changed.changed);
+    assert!(changed.instance.revision > first.instance.revision);
+    assert!(!fixture.register(heavier).await.changed);
+    // To be enabled again is a change.
+    fixture.set(&key, StatusChange::Disable).await;
+    assert!(fixture.register(Registration::of(key)).await.changed);
+}
+
+async fn a_registration_names_the_services_it_declared(mut fixture: Fixture) {
+    fixture.declare(&service("known"), None).await;
+    let registrations = [
+        Registration::of(instance(service("known"), "a:1")),
+        Registration::of(instance(service("new"), "a:1")),
+        Registration::of(instance(service("new"), "b:1")),
+        Registration::of(instance(group("none"), "a:1")),
+    ];
+    let done = fixture
+        .write(async |tx| tx.register_instances(&registrations).await.unwrap())
+        .await;
+    let declared: Vec<Scope> = done
+        .services
+        .iter()
+        .map(|record| record.scope.clone())
+        .collect();
+    assert_eq!(declared, [service("new")]);
+    assert_eq!(done.instances.iter().flatten().count(), 3);
+}
+
+async fn those_who_are_offline_for_long_are_forgotten(mut fixture: Fixture) {
+    let keys: Vec<InstanceKey> = (0..6)
+        .map(|i| instance(service("orders"), &format!("h-{i}:1")))
+        .collect();
+    for key in &keys {
+        fixture.register(Registration::of(key.clone())).await;
+    }
+    for key in &keys[..3] {
+        fixture.online(key, 1000).await;
+    }
+    fixture.offline(&keys[1], 1000).await;
+    fixture.set(&keys[5], hold("ada", None)).await;
+    let forget = async |fixture: &mut Fixture, before: DateTime<Utc>, limit| {
+        let forgotten = fixture
+            .write(async |tx| tx.forget_instances(before, limit).await.unwrap())
+            .await;
+        let mut keys: Vec<InstanceKey> = forgotten.into_iter().map(|gone| gone.key).collect();
+        keys.sort();
+        keys
+    };
+    // Everything here happened now.
+    assert_eq!(forget(&mut fixture, now(), 10).await, []);
+    let later = now() + chrono::TimeDelta::milliseconds(1);
+    assert_eq!(
+        forget(&mut fixture, later, 2).await,
+        [keys[1].clone(), keys[3].clone()]
+    );
+    assert_eq!(forget(&mut fixture, later, 2).await, [keys[4].clone()]);
+    assert_eq!(forget(&mut fixture, later, 2).await, []);
+    // Those who are online and the one that is held are still there.
+    let left: Vec<InstanceKey> = fixture
+        .all()
+        .await
+        .into_iter()
+        .map(|left| left.key)
+        .collect();
+    assert_eq!(left, [keys[0].clone(), keys[2].clone(), keys[5].clone()]);
+}
+
+async fn the_digest_changes_with_every_change(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    let mut seen = vec![fixture.store.reader.digest().await.unwrap()];
+    let mut changed = async |fixture: &Fixture| {
+        let digest = fixture.store.reader.digest().await.unwrap();
+        assert!(!seen.contains(&digest), "{digest:?} of {seen:?}");
+        seen.push(digest);
+    };
     fixture.declare(&group("edge"), None).await;
-    let gateway = instance(group("edge"), "g:1");
-    let own = instance(service("orders"), "a:1");
-    fixture.register(Registration::of(gateway.clone())).await;
-    fixture.register(Registration::of(own.clone())).await;
-    let reader = &fixture.store.reader;
-    let groups = reader.list_statuses(ScopeKind::Group).await.unwrap();
-    let services = reader.list_statuses(ScopeKind::Service).await.unwrap();
-    assert_eq!(groups, [(gateway, Status::Disabled)]);
-    assert_eq!(services, [(own, Status::Enabled)]);
+    changed(&fixture).await;
+    fixture.declare(&group("edge"), Some("Edge")).await;
+    changed(&fixture).await;
+    fixture.register(Registration::of(key.clone())).await;
+    changed(&fixture).await;
+    fixture.online(&key, 1000).await;
+    changed(&fixture).await;
+    fixture.offline(&key, 1000).await;
+    changed(&fixture).await;
+    fixture
+        .write(async |tx| tx.deregister_instance(&key).await.unwrap())
+        .await;
+    changed(&fixture).await;
+    let digest = fixture.store.reader.digest().await.unwrap();
+    assert_eq!(
+        (digest.scopes, digest.instances, digest.instance_sum),
+        (2, 0, 0)
+    );
 }
 
 async fn every_script_and_sign_is_kept(mut fixture: Fixture) {
@@ -832,7 +927,6 @@ async fn a_change_is_a_new_revision(mut fixture: Fixture) {
         assert!(revision > last, "{revision} after {last}");
         last = revision;
     };
-    later(fixture.register(full(key.clone())).await.instance.revision);
     later(fixture.set(&key, StatusChange::Disable).await.revision);
     later(fixture.online(&key, 1000).await[0].instance.revision);
     later(fixture.online(&key, 2000).await[0].instance.revision);

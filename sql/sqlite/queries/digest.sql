@@ -1,0 +1,5 @@
+-- What changes with every change of a scope or an instance, and costs little to compare.
+-- Called by RegistryReader::digest.
+SELECT scopes.count AS scopes, scopes.sum AS scope_sum, instances.count AS instances, instances.sum AS instance_sum
+FROM (SELECT count(*) AS count, COALESCE(sum(id + revision), 0) AS sum FROM scope) AS scopes,
+     (SELECT count(*) AS count, COALESCE(sum(id + revision), 0) AS sum FROM instance) AS instances

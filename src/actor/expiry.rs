@@ -1,0 +1,265 @@
+//! What becomes of those whose leases are gone: the one way from a deadline that passed,
+//! or a lease that a reconcile missed, to the record that an instance is offline.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Mailbox, RecordOffline, RegistryActor};
+use crate::bus::EventBus;
+use crate::clock::Clock;
+use crate::directory::{Directory, Listed, Stale};
+use crate::lease::{Lease, LeaseError, LeaseStore};
+use crate::model::{Event, EventKind, InstanceKey, Ttl};
+use crate::protection::{OVERDUE, Protection, Sample, Verdict};
+use crate::store::Life;
+
+/// The most leases to ask about in one round trip.
+const LOOK: usize = 1000;
+
+/// The most of those who are online to look at before some are believed to be gone.
+const SAMPLE: usize = 1000;
+
+/// The most instances in one message to the RegistryActor.
+const MAX_RECORD: usize = 500;
+
+/// When those are looked at again who could not be looked at or not be recorded.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Looks at leases and has those who are gone recorded, or held as suspects.
+#[derive(Clone)]
+pub struct Expiry {
+    /// Says who is alive.
+    pub leases: Arc<dyn LeaseStore>,
+    /// Knows who is listed as online.
+    pub directory: Arc<Directory>,
+    /// Decides whether those who are gone are believed to be.
+    pub protection: Arc<Protection>,
+    /// Records them.
+    pub registry: Mailbox<RegistryActor>,
+    /// Tells that protection begins or ends.
+    pub bus: Arc<dyn EventBus>,
+    /// The time of that.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Expiry {
+    /// Looks at leases whose deadlines have passed here. Who is alive was renewed by
+    /// another daemon, which watches it now.
+    pub async fn settle(&self, keys: Vec<InstanceKey>) {
+        let mut gone = Vec::new();
+        for part in keys.chunks(LOOK) {
+            match self.look(part).await {
+                Ok(leases) => {
+                    let missing = part.iter().zip(leases).filter(|(_, lease)| lease.is_none());
+                    gone.extend(missing.filter_map(|(key, _)| self.directory.find(key)));
+                }
+                Err(_) => self.watch_again(part, Instant::now() + AGAIN),
+            }
+        }
+        self.judge(gone).await;
+    }
+
+    /// Has those recorded as offline, or held, whose leases are gone.
+    pub(super) async fn judge(&self, gone: Vec<Arc<Listed>>) {
+        let mut believed = Vec::new();
+        for listed in gone {
+            let instance = &listed.instance;
+            match self.protection.patience(self.ttl(&listed)) {
+                _ if !instance.presence.online => {}
+                Some(until) => self.watch_again(std::slice::from_ref(&instance.key), until),
+                None => believed.push(listed),
+            }
+        }
+        if believed.is_empty() {
+            return;
+        }
+        let keys = |listed: &[Arc<Listed>]| -> Vec<InstanceKey> {
+            listed
+                .iter()
+                .map(|listed| listed.instance.key.clone())
+                .collect()
+        };
+        let online = self.directory.online();
+        let Ok(sample) = self.sample(&online).await else {
+            return self.watch_again(&keys(&believed), Instant::now() + AGAIN);
+        };
+        match self
+            .protection
+            .judge(online.len(), sample, self.clock.now())
+        {
+            Verdict::Gone => self.record(&believed).await,
+            Verdict::Suspect(began) => {
+                self.directory.set_suspect(&keys(&believed), true);
+                if let Some(reason) = began {
+                    self.tell(EventKind::ProtectionEntered { reason }).await;
+                }
+            }
+        }
+    }
+
+    /// Looks at everybody who is online, marks the suspects, and ends protection when it
+    /// is time.
+    pub(super) async fn review(&self) -> Result<(), LeaseError> {
+        let online = self.directory.online();
+        let mut suspects = 0;
+        for part in online.chunks(LOOK) {
+            let keys: Vec<_> = part
+                .iter()
+                .map(|listed| listed.instance.key.clone())
+                .collect();
+            let leases = self.look(&keys).await?;
+            let (mut missing, mut alive) = (Vec::new(), Vec::new());
+            for (listed, lease) in part.iter().zip(leases) {
+                match lease {
+                    None => missing.push(listed.instance.key.clone()),
+                    Some(_) if listed.suspect => alive.push(listed.instance.key.clone()),
+                    Some(_) => {}
+                }
+            }
+            suspects += missing.len();
+            self.directory.set_suspect(&missing, true);
+            self.directory.set_suspect(&alive, false);
+        }
+        if let Some(reason) = self.protection.review(online.len(), suspects) {
+            self.end_protection(reason).await;
+        }
+        Ok(())
+    }
+
+    /// Ends protection, on every daemon, and lets the suspects go; whether it had begun,
+    /// and how many they are.
+    pub async fn end_protection(&self, reason: String) -> Option<usize> {
+        if !self.protection.leave(&reason) {
+            return None;
+        }
+        self.tell(EventKind::ProtectionLeft { reason }).await;
+        Some(self.let_go().await)
+    }
+
+    /// Has those suspects recorded as offline who still have no lease.
+    pub(super) async fn let_go(&self) -> usize {
+        let suspects = self.directory.online();
+        let suspects: Vec<_> = suspects
+            .into_iter()
+            .filter(|listed| listed.suspect)
+            .collect();
+        let mut gone = Vec::new();
+        for part in suspects.chunks(LOOK) {
+            let keys: Vec<_> = part
+                .iter()
+                .map(|listed| listed.instance.key.clone())
+                .collect();
+            self.directory.set_suspect(&keys, false);
+            match self.look(&keys).await {
+                Ok(leases) => {
+                    let missing = part.iter().zip(leases).filter(|(_, lease)| lease.is_none());
+                    gone.extend(missing.map(|(listed, _)| Arc::clone(listed)));
+                }
+                Err(_) => self.watch_again(&keys, Instant::now() + AGAIN),
+            }
+        }
+        self.record(&gone).await;
+        gone.len()
+    }
+
+    /// Asks the lease store whether it is there.
+    pub(super) async fn probe(&self) {
+        let away = match self.leases.look(&[]).await {
+            Ok(look) => {
+                self.protection.answered(&look.incarnation);
+                false
+            }
+            Err(error) => {
+                self.failed(&error);
+                true
+            }
+        };
+        self.directory.set_stale(Stale::Leases, away);
+    }
+
+    fn failed(&self, error: &LeaseError) {
+        if let LeaseError::Unavailable(_) = error {
+            self.protection.unanswered();
+        }
+    }
+
+    /// Each lease as it is, where the answer proves something.
+    pub(super) async fn look(
+        &self,
+        keys: &[InstanceKey],
+    ) -> Result<Vec<Option<Lease>>, LeaseError> {
+        match self.leases.look(keys).await {
+            Ok(look) if self.protection.answered(&look.incarnation) => Ok(look.leases),
+            Ok(_) => Err(LeaseError::Unavailable("it was away".to_owned())),
+            Err(error) => {
+                self.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// How many of those who are online are dying, by the leases of some of them, evenly
+    /// taken from all.
+    async fn sample(&self, online: &[Arc<Listed>]) -> Result<Sample, LeaseError> {
+        let step = online.len().div_ceil(SAMPLE).max(1);
+        let chosen: Vec<&Arc<Listed>> = online.iter().step_by(step).collect();
+        let keys: Vec<_> = chosen
+            .iter()
+            .map(|listed| listed.instance.key.clone())
+            .collect();
+        let leases = self.look(&keys).await?;
+        let dying = chosen.iter().zip(leases).filter(|(listed, lease)| {
+            let ttl = self.ttl(listed).as_duration();
+            lease.is_none_or(|lease| lease.left.as_millis() * 100 < ttl.as_millis() * OVERDUE)
+        });
+        Ok(Sample {
+            looked: keys.len(),
+            dying: dying.count(),
+        })
+    }
+
+    async fn record(&self, gone: &[Arc<Listed>]) {
+        for part in gone.chunks(MAX_RECORD) {
+            let lives = part.iter().filter_map(|listed| {
+                Some(Life {
+                    key: listed.instance.key.clone(),
+                    epoch: listed.instance.presence.epoch?,
+                })
+            });
+            let lives: Vec<Life> = lives.collect();
+            let keys = lives
+                .iter()
+                .map(|life| life.key.clone())
+                .collect::<Vec<_>>();
+            let failure = match self.registry.ask(RecordOffline(lives)).await {
+                Ok(Ok(_)) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            log::debug!("{} not recorded as offline yet: {failure}", keys.len());
+            self.watch_again(&keys, Instant::now() + AGAIN);
+        }
+    }
+
+    fn watch_again(&self, keys: &[InstanceKey], at: Instant) {
+        for key in keys {
+            if let Some(slot) = self.directory.find(key).and_then(|listed| listed.slot()) {
+                self.directory.deadlines().arm(slot, at);
+            }
+        }
+    }
+
+    fn ttl(&self, listed: &Listed) -> Ttl {
+        listed.instance.ttl.unwrap_or(self.protection.limits().ttl)
+    }
+
+    async fn tell(&self, kind: EventKind) {
+        let at = self.clock.now();
+        // Where the bus is away nobody is judged anyhow.
+        if let Err(error) = self.bus.append(&[Event { at, kind }]).await {
+            log::warn!("the other daemons are not told: {error}");
+        }
+    }
+}

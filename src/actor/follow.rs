@@ -1,0 +1,251 @@
+//! The Follower: keeps the Directory the same as the registry store.
+//!
+//! It loads it at the start, then applies what other daemons tell in the log of events,
+//! and reads the store again when something may have been missed. Runs on an arbiter of
+//! its own, so that nothing large holds up an actor.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::{Expiry, Lifeline};
+use crate::bus::{BusError, EventBus, Following, Logged};
+use crate::clock::Clock;
+use crate::directory::{Differences, Directory, Stale};
+use crate::feed::Feed;
+use crate::model::{Event, EventId, EventKind, Instance};
+use crate::store::{RegistryReader, StoreError};
+
+/// How long one read of the log waits for events.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// Between attempts while the bus or the store is away.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// How often the Directory is compared with the store.
+const COMPARE: Duration = Duration::from_secs(15);
+
+/// Between a difference and the look that confirms it: an event may be on its way.
+const CONFIRM: Duration = Duration::from_secs(1);
+
+/// Where changes never pause long enough to compare, everything is read this often.
+const READ_ANYHOW: Duration = Duration::from_secs(600);
+
+/// Follows the log of events.
+pub struct Follower {
+    /// What is kept the same.
+    pub directory: Arc<Directory>,
+    /// What it is kept the same as.
+    pub reader: Arc<dyn RegistryReader>,
+    /// Where other daemons tell what they changed.
+    pub bus: Arc<dyn EventBus>,
+    /// Where those who subscribed here are told.
+    pub feed: Arc<Feed>,
+    /// Is told how many went offline and of protection.
+    pub expiry: Expiry,
+    /// The time of a transition that was missed.
+    pub clock: Arc<dyn Clock>,
+    /// Ends the process if this ends.
+    pub _lifeline: Lifeline,
+}
+
+/// Why the Directory could not be loaded. Trying again may help.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LoadError {
+    /// The log of events could not be read.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The registry store could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Follower {
+    /// Reads everything, and returns the event from which to follow.
+    pub async fn load(&self) -> Result<EventId, LoadError> {
+        // In this order: what is told while the store is read may be known already, and is
+        // not missed.
+        let head = self.bus.head().await?;
+        self.directory.read_again().await?;
+        self.watch_everybody();
+        self.feed.lose(head);
+        Ok(head)
+    }
+
+    /// Follows for ever.
+    pub async fn follow(self, head: EventId) -> Infallible {
+        let mut comparison = Comparison::new(Instant::now());
+        let mut last = head;
+        loop {
+            match self.bus.read(last, WAIT).await {
+                Ok(Following::Events(events)) => {
+                    self.directory.set_stale(Stale::Events, false);
+                    if let Some(event) = events.last() {
+                        last = event.id;
+                    }
+                    if self.take_over(events).await {
+                        self.read_again(last).await;
+                    }
+                }
+                Ok(Following::Lost) => last = self.catch_up().await,
+                Err(error) => {
+                    log::debug!("cannot follow the events: {error}");
+                    self.directory.set_stale(Stale::Events, true);
+                    sleep(AGAIN).await;
+                }
+            }
+            if comparison.is_due()
+                && let Some(differences) = comparison.compare(&self.directory, &*self.reader).await
+            {
+                self.tell_differences(differences, last).await;
+            }
+        }
+    }
+
+    /// Applies events and passes them on; whether some were lost before they were told.
+    async fn take_over(&self, events: Vec<Logged>) -> bool {
+        self.directory
+            .apply(events.iter().map(|logged| &logged.event.kind));
+        let mut lost = false;
+        for logged in events {
+            let Event { at, kind } = &logged.event;
+            match kind {
+                EventKind::InstanceWentOffline(_) => self.expiry.protection.went_offline(1),
+                EventKind::ProtectionEntered { reason } => {
+                    self.expiry.protection.entered_elsewhere(*at, reason);
+                }
+                EventKind::ProtectionLeft { reason } if self.expiry.protection.leave(reason) => {
+                    self.expiry.let_go().await;
+                }
+                EventKind::EventsLost => lost = true,
+                _ => {}
+            }
+            self.feed.publish(logged);
+        }
+        lost
+    }
+
+    /// Begins anew where the log was cut or lost.
+    async fn catch_up(&self) -> EventId {
+        self.directory.set_stale(Stale::Events, true);
+        loop {
+            match self.bus.head().await {
+                Ok(head) => {
+                    self.read_again(head).await;
+                    self.directory.set_stale(Stale::Events, false);
+                    return head;
+                }
+                Err(error) => log::debug!("cannot follow the events: {error}"),
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Reads the store again and then tells subscribers that events until `head` were lost.
+    async fn read_again(&self, head: EventId) {
+        loop {
+            match self.directory.read_again().await {
+                Ok(_) => break,
+                Err(error) => log::debug!("cannot read the registry again: {error}"),
+            }
+            sleep(AGAIN).await;
+        }
+        log::info!("events were lost; the registry was read again");
+        self.feed.lose(head);
+    }
+
+    /// Tells the transitions that nobody has told. What else was missed cannot be told as
+    /// it happened.
+    async fn tell_differences(&self, differences: Differences, head: EventId) {
+        log::info!(
+            "the registry was read again: {} transitions and {} other changes were missed",
+            differences.transitions.len(),
+            differences.others
+        );
+        let at = self.clock.now();
+        let transition = |instance: Instance| Event {
+            at: instance.presence.changed_at.unwrap_or(at),
+            kind: match instance.presence.online {
+                true => EventKind::InstanceWentOnline(instance),
+                false => EventKind::InstanceWentOffline(instance),
+            },
+        };
+        let missed: Vec<Event> = differences
+            .transitions
+            .into_iter()
+            .map(transition)
+            .collect();
+        let told = self.bus.append(&missed).await;
+        if told.is_err() || differences.others > 0 {
+            self.feed.lose(head);
+        }
+    }
+
+    /// Has everybody who is listed as online looked at in a time to live: whoever renewed
+    /// their leases before may not be there any more.
+    fn watch_everybody(&self) {
+        let now = Instant::now();
+        let default = self.expiry.protection.limits().ttl;
+        for listed in self.directory.online() {
+            if let Some(slot) = listed.slot() {
+                let ttl = listed.instance.ttl.unwrap_or(default);
+                let deadlines = self.directory.deadlines();
+                deadlines.arm(slot, now + ttl.as_duration());
+            }
+        }
+    }
+}
+
+/// Finds out now and then whether the Directory differs from the store.
+struct Comparison {
+    due: Instant,
+    differed: bool,
+    equal_at: Instant,
+}
+
+impl Comparison {
+    fn new(now: Instant) -> Self {
+        Self {
+            due: now + COMPARE,
+            differed: false,
+            equal_at: now,
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        Instant::now() >= self.due
+    }
+
+    /// Compares; what was different, where that is sure and was taken over.
+    async fn compare(
+        &mut self,
+        directory: &Directory,
+        reader: &dyn RegistryReader,
+    ) -> Option<Differences> {
+        let before = directory.digest();
+        let stored = reader.digest().await;
+        let quiet = directory.digest() == before;
+        let now = Instant::now();
+        self.due = now + COMPARE;
+        let Ok(stored) = stored else { return None };
+        if stored == before {
+            self.equal_at = now;
+        }
+        let differs = stored != before && quiet;
+        let sure = differs && std::mem::replace(&mut self.differed, differs);
+        if !sure && now.duration_since(self.equal_at) < READ_ANYHOW {
+            if differs {
+                self.due = now + CONFIRM;
+            } else {
+                self.differed = false;
+            }
+            return None;
+        }
+        self.differed = false;
+        let differences = directory.read_again().await.ok()?;
+        self.equal_at = now;
+        (differences != Differences::default()).then_some(differences)
+    }
+}

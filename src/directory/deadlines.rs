@@ -1,0 +1,270 @@
+//! When each lease that this daemon renewed is over: one atomic number an instance.
+//!
+//! Whoever renews a lease stores its deadline, which costs the same however many there
+//! are. The sweep reads all of them in a row. A deadline that passed proves nothing: it
+//! says that the lease store should be asked.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::model::InstanceKey;
+
+/// How many deadlines are allocated at once.
+const CHUNK: usize = 4096;
+
+/// How many chunks there may be: room for 16 million instances.
+const CHUNKS: usize = 4096;
+
+/// An instance's place among the deadlines. When it is gone the place is used again, under
+/// another generation, so that whoever still has the old slot cannot touch the new one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    index: u32,
+    generation: u16,
+}
+
+/// A deadline as one number: 16 bits of the slot's generation, 48 of the deadline in
+/// milliseconds since the process began; 0 is none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Packed(u64);
+
+impl Packed {
+    const MAX_MILLIS: u64 = (1 << 48) - 1;
+
+    fn new(generation: u16, millis: u64) -> Self {
+        Self(u64::from(generation) << 48 | millis.min(Self::MAX_MILLIS))
+    }
+
+    fn generation(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+
+    fn millis(self) -> u64 {
+        self.0 & Self::MAX_MILLIS
+    }
+}
+
+/// The deadlines of all instances of the Directory.
+pub struct Deadlines {
+    begin: Instant,
+    chunks: Box<[OnceLock<Box<[AtomicU64]>>]>,
+    slots: Mutex<Slots>,
+}
+
+#[derive(Default)]
+struct Slots {
+    /// Whose each place is.
+    owners: Vec<Option<InstanceKey>>,
+    free: Vec<u32>,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            begin: Instant::now(),
+            chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect(),
+            slots: Mutex::default(),
+        }
+    }
+}
+
+impl Deadlines {
+    /// A place for an instance; without one if there are more than 16 million.
+    pub(super) fn take(&self, key: &InstanceKey) -> Option<Slot> {
+        let mut slots = self.slots();
+        if let Some(index) = slots.free.pop() {
+            slots.owners[index as usize] = Some(key.clone());
+            let generation = Packed(self.at(index)?.load(Ordering::Acquire)).generation();
+            return Some(Slot { index, generation });
+        }
+        let index = u32::try_from(slots.owners.len()).ok()?;
+        let chunk = self.chunks.get(index as usize / CHUNK)?;
+        chunk.get_or_init(|| (0..CHUNK).map(|_| AtomicU64::new(0)).collect());
+        slots.owners.push(Some(key.clone()));
+        Some(Slot {
+            index,
+            generation: 0,
+        })
+    }
+
+    /// Gives a place back. Its slot is worth nothing from now on.
+    pub(super) fn give_back(&self, slot: Slot) {
+        let mut slots = self.slots();
+        let Some(place) = self.at(slot.index) else {
+            return;
+        };
+        let given = place.fetch_update(Ordering::AcqRel, Ordering::Acquire, |packed| {
+            let current = Packed(packed).generation() == slot.generation;
+            current.then_some(Packed::new(slot.generation.wrapping_add(1), 0).0)
+        });
+        if given.is_ok() {
+            slots.owners[slot.index as usize] = None;
+            slots.free.push(slot.index);
+        }
+    }
+
+    /// The lease may live until `deadline`. An earlier one gives way, a later one stays.
+    pub fn arm(&self, slot: Slot, deadline: Instant) {
+        let armed = Packed::new(slot.generation, self.millis(deadline).max(1));
+        let Some(place) = self.at(slot.index) else {
+            return;
+        };
+        // It fails where the slot is another instance's by now.
+        let _ = place.fetch_update(Ordering::AcqRel, Ordering::Acquire, |packed| {
+            let packed = Packed(packed);
+            let later = packed.millis() < armed.millis();
+            (packed.generation() == slot.generation && later).then_some(armed.0)
+        });
+    }
+
+    /// Takes the deadlines that have passed from one of `of` shares of the places, and
+    /// says whose they are.
+    pub fn take_passed(&self, share: usize, of: usize) -> Vec<InstanceKey> {
+        let now = self.millis(Instant::now());
+        let count = self.slots().owners.len();
+        let (begin, end) = (count * share / of.max(1), count * (share + 1) / of.max(1));
+        let mut passed = Vec::new();
+        for (index, place) in self.places(begin, end) {
+            let packed = Packed(place.load(Ordering::Relaxed));
+            if packed.millis() == 0 || packed.millis() > now {
+                continue;
+            }
+            // A renewal that comes now wins.
+            let taken = place.compare_exchange(
+                packed.0,
+                Packed::new(packed.generation(), 0).0,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+            if taken.is_ok() {
+                passed.push((index, packed.generation()));
+            }
+        }
+        if passed.is_empty() {
+            return Vec::new();
+        }
+        let slots = self.slots();
+        let still = passed.into_iter().filter(|(index, generation)| {
+            let place = self.at(*index as u32);
+            place.is_some_and(|place| {
+                Packed(place.load(Ordering::Acquire)).generation() == *generation
+            })
+        });
+        still
+            .filter_map(|(index, _)| slots.owners.get(index)?.clone())
+            .collect()
+    }
+
+    fn places(&self, begin: usize, end: usize) -> impl Iterator<Item = (usize, &AtomicU64)> {
+        let chunks = begin / CHUNK..end.div_ceil(CHUNK);
+        chunks.flat_map(move |number| {
+            let chunk = self.chunks.get(number).and_then(OnceLock::get);
+            let places = chunk.into_iter().flat_map(|chunk| chunk.iter());
+            let indices = number * CHUNK..;
+            indices
+                .zip(places)
+                .filter(move |(index, _)| (begin..end).contains(index))
+        })
+    }
+
+    fn at(&self, index: u32) -> Option<&AtomicU64> {
+        let index = index as usize;
+        self.chunks.get(index / CHUNK)?.get()?.get(index % CHUNK)
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        millis(at.saturating_duration_since(self.begin))
+    }
+
+    /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(Packed::MAX_MILLIS)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::model::ScopeKind;
+
+    fn key(i: usize) -> InstanceKey {
+        InstanceKey {
+            scope: ScopeKind::Service.with("s".parse().unwrap()),
+            address: format!("h-{i}:1").parse().unwrap(),
+        }
+    }
+
+    fn after(seconds: u64) -> Instant {
+        Instant::now() + Duration::from_secs(seconds)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_passed_is_taken_once_and_a_renewal_puts_it_off() {
+        let deadlines = Deadlines::default();
+        let (a, b) = (
+            deadlines.take(&key(0)).unwrap(),
+            deadlines.take(&key(1)).unwrap(),
+        );
+        deadlines.arm(a, after(30));
+        deadlines.arm(b, after(30));
+        advance(Duration::from_secs(20)).await;
+        assert_eq!(deadlines.take_passed(0, 1), []);
+        deadlines.arm(b, after(30));
+        advance(Duration::from_secs(11)).await;
+        assert_eq!(deadlines.take_passed(0, 1), [key(0)]);
+        assert_eq!(deadlines.take_passed(0, 1), []);
+        advance(Duration::from_secs(20)).await;
+        assert_eq!(deadlines.take_passed(0, 1), [key(1)]);
+        // The longest time to live, and one that would be earlier than what is there.
+        deadlines.arm(a, after(3600));
+        deadlines.arm(a, after(5));
+        advance(Duration::from_secs(3599)).await;
+        assert_eq!(deadlines.take_passed(0, 1), []);
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(deadlines.take_passed(0, 1), [key(0)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_of_an_instance_that_is_gone_touches_nobody_elses_deadline() {
+        let deadlines = Deadlines::default();
+        let old = deadlines.take(&key(0)).unwrap();
+        deadlines.arm(old, after(5));
+        deadlines.give_back(old);
+        let new = deadlines.take(&key(1)).unwrap();
+        assert_eq!(new.index, old.index, "the place is used again");
+        advance(Duration::from_secs(6)).await;
+        assert_eq!(deadlines.take_passed(0, 1), [], "its deadline is gone");
+        deadlines.arm(new, after(5));
+        // A renewal that was under way when the old instance was deregistered.
+        deadlines.arm(old, after(3600));
+        deadlines.give_back(old);
+        advance(Duration::from_secs(5)).await;
+        assert_eq!(deadlines.take_passed(0, 1), [key(1)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_share_together_is_everything_and_no_deadline_is_in_two() {
+        let deadlines = Deadlines::default();
+        let count = 2 * CHUNK + 17;
+        for i in 0..count {
+            deadlines.arm(deadlines.take(&key(i)).unwrap(), after(5));
+        }
+        advance(Duration::from_secs(5)).await;
+        let mut taken: Vec<InstanceKey> = Vec::new();
+        for share in 0..7 {
+            taken.extend(deadlines.take_passed(share, 7));
+        }
+        taken.sort();
+        taken.dedup();
+        assert_eq!(taken.len(), count);
+    }
+}

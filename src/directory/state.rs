@@ -1,0 +1,385 @@
+//! How the Directory changes: one writer at a time, by ids and revisions.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::Hash;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::deadlines::Deadlines;
+use super::view::{Listed, ScopeView};
+use crate::model::{
+    Address, EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord,
+};
+use crate::store::Digest;
+
+/// How many removed ids are remembered, so that a late event of one brings nothing back.
+const REMOVED: usize = 100_000;
+
+/// What readers read.
+#[derive(Default)]
+pub(super) struct Maps {
+    pub(super) instances: papaya::HashMap<InstanceKey, Arc<Listed>>,
+    pub(super) scopes: papaya::HashMap<Scope, Arc<ScopeView>>,
+}
+
+/// What only writers need.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) digest: Digest,
+    removed_instances: Removed<InstanceId>,
+    removed_scopes: Removed<ScopeId>,
+    /// What changed since the store began to be read; its pages may be older.
+    reading: Option<Touched>,
+}
+
+/// What was changed by events.
+#[derive(Default)]
+pub(super) struct Touched {
+    pub(super) instances: Vec<InstanceId>,
+    pub(super) scopes: HashSet<ScopeId>,
+}
+
+impl State {
+    pub(super) fn begin_reading(&mut self) {
+        self.reading = Some(Touched::default());
+    }
+
+    pub(super) fn end_reading(&mut self) -> Touched {
+        self.reading.take().unwrap_or_default()
+    }
+}
+
+/// The last ids that were removed.
+struct Removed<T> {
+    ids: HashSet<T>,
+    order: VecDeque<T>,
+}
+
+impl<T> Default for Removed<T> {
+    fn default() -> Self {
+        Self {
+            ids: HashSet::new(),
+            order: VecDeque::new(),
+        }
+    }
+}
+
+impl<T: Copy + Eq + Hash> Removed<T> {
+    fn insert(&mut self, id: T) {
+        if self.ids.insert(id) {
+            self.order.push_back(id);
+            if self.order.len() > REMOVED
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.ids.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// What came of a change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// A service has other available instances than before.
+    pub availability: bool,
+    /// A scope was added or removed.
+    pub scopes: bool,
+}
+
+/// What was different in the store.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// Instances that had come or gone, as they are now.
+    pub transitions: Vec<Instance>,
+    /// How much else was different.
+    pub others: usize,
+}
+
+/// A change of the Directory, under way.
+pub(super) struct Change<'a> {
+    maps: &'a Maps,
+    state: &'a mut State,
+    deadlines: &'a Deadlines,
+    edits: HashMap<Scope, Edits>,
+    applied: Applied,
+}
+
+/// What is different in a scope.
+#[derive(Default)]
+struct Edits {
+    /// `Some(None)` where it was removed.
+    record: Option<Option<ScopeRecord>>,
+    instances: BTreeMap<Address, Option<Arc<Listed>>>,
+}
+
+impl<'a> Change<'a> {
+    pub(super) fn begin(maps: &'a Maps, state: &'a mut State, deadlines: &'a Deadlines) -> Self {
+        Self {
+            maps,
+            state,
+            deadlines,
+            edits: HashMap::new(),
+            applied: Applied::default(),
+        }
+    }
+
+    pub(super) fn apply(&mut self, event: &EventKind) {
+        match event {
+            EventKind::InstanceDeregistered(instance) => self.remove(&instance.key, instance.id),
+            EventKind::ScopeDeclared(record) => self.declare(record.clone()),
+            EventKind::ScopeRemoved(record) => self.undeclare(&record.scope, record.id),
+            event => {
+                if let Some(instance) = event.instance() {
+                    self.put(instance.clone());
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, instance: Instance) {
+        if let Some(reading) = &mut self.state.reading {
+            reading.instances.push(instance.id);
+        }
+        if self.state.removed_instances.ids.contains(&instance.id) {
+            return;
+        }
+        let before = self.maps.instances.pin().get(&instance.key).cloned();
+        if let Some(before) = &before {
+            let known = &before.instance;
+            if (known.id, known.revision) >= (instance.id, instance.revision) {
+                return;
+            }
+            if known.id != instance.id {
+                let id = known.id;
+                self.remove(&instance.key, id);
+            }
+        }
+        let before = before.filter(|before| before.instance.id == instance.id);
+        let slot = match &before {
+            Some(before) => before.slot,
+            None => self.deadlines.take(&instance.key),
+        };
+        // Of the life that is in doubt it stays so; a later one is none.
+        let suspect = before
+            .as_ref()
+            .is_some_and(|before| before.suspect && before.instance.presence == instance.presence);
+        self.set(
+            before,
+            Listed {
+                instance,
+                suspect,
+                slot,
+            },
+        );
+    }
+
+    /// Puts `listed` in the place of `before`, which has the same id.
+    fn set(&mut self, before: Option<Arc<Listed>>, listed: Listed) {
+        let instance = &listed.instance;
+        let (key, available) = (instance.key.clone(), instance.available());
+        let was_available = before
+            .as_ref()
+            .is_some_and(|before| before.instance.available());
+        let revision = before.as_ref().map(|before| before.instance.revision);
+        let digest = &mut self.state.digest;
+        digest.instances += i64::from(before.is_none());
+        let sum = match revision {
+            Some(revision) => instance.revision - revision,
+            None => instance.id.0.wrapping_add(instance.revision),
+        };
+        digest.instance_sum = digest.instance_sum.wrapping_add(sum);
+        self.applied.availability |=
+            key.scope.kind == ScopeKind::Service && available != was_available;
+        let listed = Arc::new(listed);
+        self.maps
+            .instances
+            .pin()
+            .insert(key.clone(), Arc::clone(&listed));
+        let edits = self.edits.entry(key.scope).or_default();
+        edits.instances.insert(key.address, Some(listed));
+    }
+
+    fn remove(&mut self, key: &InstanceKey, id: InstanceId) {
+        self.state.removed_instances.insert(id);
+        if let Some(reading) = &mut self.state.reading {
+            reading.instances.push(id);
+        }
+        let instances = self.maps.instances.pin();
+        let Some(before) = instances.get(key).filter(|before| before.instance.id == id) else {
+            return;
+        };
+        let instance = &before.instance;
+        if let Some(slot) = before.slot {
+            self.deadlines.give_back(slot);
+        }
+        self.applied.availability |= key.scope.kind == ScopeKind::Service && instance.available();
+        let digest = &mut self.state.digest;
+        digest.instances -= 1;
+        let sum = instance.id.0.wrapping_add(instance.revision);
+        digest.instance_sum = digest.instance_sum.wrapping_sub(sum);
+        instances.remove(key);
+        let edits = self.edits.entry(key.scope.clone()).or_default();
+        edits.instances.insert(key.address.clone(), None);
+    }
+
+    pub(super) fn set_suspect(&mut self, key: &InstanceKey, suspect: bool) {
+        let before = self.maps.instances.pin().get(key).cloned();
+        let Some(before) = before else { return };
+        if before.suspect != suspect && before.instance.presence.online {
+            let listed = Listed {
+                instance: before.instance.clone(),
+                suspect,
+                slot: before.slot,
+            };
+            self.set(Some(before), listed);
+        }
+    }
+
+    /// The record of a scope, edits of this change included.
+    fn record(&self, scope: &Scope) -> Option<ScopeRecord> {
+        match self.edits.get(scope).and_then(|edits| edits.record.clone()) {
+            Some(record) => record,
+            None => self.maps.scopes.pin().get(scope)?.record.clone(),
+        }
+    }
+
+    fn declare(&mut self, record: ScopeRecord) {
+        if let Some(reading) = &mut self.state.reading {
+            reading.scopes.insert(record.id);
+        }
+        if self.state.removed_scopes.ids.contains(&record.id) {
+            return;
+        }
+        match self.record(&record.scope) {
+            Some(known) if (known.id, known.revision) >= (record.id, record.revision) => return,
+            Some(known) if known.id == record.id => self.count_scope(&known, -1),
+            Some(known) => self.undeclare(&known.scope, known.id),
+            None => {}
+        }
+        self.count_scope(&record, 1);
+        let edits = self.edits.entry(record.scope.clone()).or_default();
+        edits.record = Some(Some(record));
+    }
+
+    fn undeclare(&mut self, scope: &Scope, id: ScopeId) {
+        self.state.removed_scopes.insert(id);
+        if let Some(reading) = &mut self.state.reading {
+            reading.scopes.insert(id);
+        }
+        if let Some(known) = self.record(scope).filter(|known| known.id == id) {
+            self.count_scope(&known, -1);
+            self.edits.entry(scope.clone()).or_default().record = Some(None);
+        }
+    }
+
+    /// Adds a scope to the digest, or takes it out of it.
+    fn count_scope(&mut self, record: &ScopeRecord, sign: i64) {
+        let digest = &mut self.state.digest;
+        digest.scopes += sign;
+        let sum = record.id.0.wrapping_add(record.revision);
+        digest.scope_sum = digest.scope_sum.wrapping_add(sum.wrapping_mul(sign));
+    }
+
+    /// Takes over what was read from the store: all `scopes`, the instances that are
+    /// different, and the removal of what was `seen` neither there nor in events meanwhile.
+    pub(super) fn take_over(
+        &mut self,
+        scopes: Vec<ScopeRecord>,
+        touched_scopes: &HashSet<ScopeId>,
+        changed: Vec<Instance>,
+        seen: &[InstanceId],
+    ) -> Differences {
+        let mut differences = Differences::default();
+        let ids: HashSet<ScopeId> = scopes.iter().map(|record| record.id).collect();
+        let gone: Vec<ScopeRecord> = {
+            let known = self.maps.scopes.pin();
+            let records = known.values().filter_map(|view| view.record.clone());
+            records
+                .filter(|known| !ids.contains(&known.id) && !touched_scopes.contains(&known.id))
+                .collect()
+        };
+        differences.others += gone.len();
+        for record in gone {
+            self.undeclare(&record.scope, record.id);
+        }
+        for record in scopes {
+            let known = self.record(&record.scope);
+            let same =
+                |known: ScopeRecord| (known.id, known.revision) == (record.id, record.revision);
+            differences.others += usize::from(!known.is_some_and(same));
+            self.declare(record);
+        }
+        let gone: Vec<(InstanceKey, InstanceId)> = {
+            let known = self.maps.instances.pin();
+            let unseen = known
+                .iter()
+                .filter(|(_, listed)| seen.binary_search(&listed.instance.id).is_err());
+            unseen
+                .map(|(key, listed)| (key.clone(), listed.instance.id))
+                .collect()
+        };
+        differences.others += gone.len();
+        for (key, id) in gone {
+            self.remove(&key, id);
+        }
+        for instance in changed {
+            let known = self.maps.instances.pin().get(&instance.key).cloned();
+            let known = known.filter(|known| known.instance.id == instance.id);
+            match known.map(|known| known.instance.presence.online) {
+                Some(online) if online != instance.presence.online => {
+                    differences.transitions.push(instance.clone());
+                }
+                _ => differences.others += 1,
+            }
+            self.put(instance);
+        }
+        differences
+    }
+
+    /// Replaces the pictures of what was changed. Those who wait for them are returned.
+    pub(super) fn end(mut self) -> (Applied, Vec<Arc<Notify>>) {
+        let scopes = self.maps.scopes.pin();
+        let mut replaced = Vec::with_capacity(self.edits.len());
+        for (scope, edits) in self.edits {
+            let before = scopes.get(&scope);
+            let record = match edits.record {
+                Some(record) => record,
+                None => before.and_then(|view| view.record.clone()),
+            };
+            let known = before.map_or(&[] as &[_], |view| &*view.instances);
+            let instances = merge(known, edits.instances);
+            let waiting = before.map(|view| Arc::clone(&view.replaced));
+            let waiting = waiting.unwrap_or_default();
+            let declared = |view: &Arc<ScopeView>| view.record.is_some();
+            self.applied.scopes |=
+                before.is_none() || before.is_some_and(declared) != record.is_some();
+            if record.is_none() && instances.is_empty() {
+                scopes.remove(&scope);
+            } else {
+                let view = ScopeView::new(record, instances, Arc::clone(&waiting));
+                scopes.insert(scope, Arc::new(view));
+            }
+            replaced.push(waiting);
+        }
+        (self.applied, replaced)
+    }
+}
+
+/// The instances by address, with the edits.
+fn merge(
+    known: &[Arc<Listed>],
+    edits: BTreeMap<Address, Option<Arc<Listed>>>,
+) -> Box<[Arc<Listed>]> {
+    let mut merged = Vec::with_capacity(known.len() + edits.len());
+    let mut known = known.iter().peekable();
+    for (address, edit) in edits {
+        while let Some(before) = known.next_if(|before| before.instance.key.address < address) {
+            merged.push(Arc::clone(before));
+        }
+        known.next_if(|before| before.instance.key.address == address);
+        merged.extend(edit);
+    }
+    merged.extend(known.cloned());
+    merged.into()
+}

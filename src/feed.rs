@@ -1,0 +1,200 @@
+//! The feed: what happened, for everybody who wants to be told.
+//!
+//! The Follower publishes here what it reads from the log of events. Subscribers get it
+//! live; one that was away gets what it missed from the log, on whichever daemon it comes
+//! back to, or is told that it must read everything again.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use tokio::sync::broadcast;
+
+use crate::bus::{EventBus, Following, Logged};
+use crate::model::{Event, EventId};
+
+/// How many events a subscriber may be behind before it is dropped.
+const LAG: usize = 1024;
+
+/// An event for subscribers.
+#[derive(Debug)]
+pub struct Notice {
+    /// Where it stands in the log.
+    pub id: EventId,
+    /// What happened.
+    pub event: Event,
+    frame: OnceLock<Bytes>,
+}
+
+impl Notice {
+    fn new(Logged { id, event }: Logged) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            event,
+            frame: OnceLock::new(),
+        })
+    }
+
+    /// The event as it is sent, which `make` makes for the first subscriber who gets it.
+    pub fn frame(&self, make: impl FnOnce(&Self) -> Bytes) -> Bytes {
+        self.frame.get_or_init(|| make(self)).clone()
+    }
+}
+
+/// What a subscriber is told.
+#[derive(Debug, Clone)]
+pub enum Told {
+    /// Nothing happened before this event that it is not told: from here it may resume.
+    From(EventId),
+    /// Something happened.
+    Event(Arc<Notice>),
+    /// What happened until this event is not known: everything must be read again.
+    Resync(EventId),
+    /// It was too slow, and is told nothing more.
+    Dropped,
+}
+
+#[derive(Debug, Clone)]
+enum Live {
+    Event(Arc<Notice>),
+    Lost(EventId),
+}
+
+/// Passes events on.
+pub struct Feed {
+    bus: Arc<dyn EventBus>,
+    live: broadcast::Sender<Live>,
+    head: Mutex<EventId>,
+}
+
+impl Feed {
+    /// Reads from that log what subscribers have missed.
+    pub fn new(bus: Arc<dyn EventBus>) -> Self {
+        Self {
+            bus,
+            live: broadcast::channel(LAG).0,
+            head: Mutex::default(),
+        }
+    }
+
+    /// Tells what happened.
+    pub fn publish(&self, logged: Logged) {
+        let mut head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        *head = logged.id;
+        // Nobody may be listening.
+        let _ = self.live.send(Live::Event(Notice::new(logged)));
+    }
+
+    /// Tells that what happened until `head` was missed.
+    pub fn lose(&self, head: EventId) {
+        let mut known = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = head;
+        let _ = self.live.send(Live::Lost(head));
+    }
+
+    /// How many subscribers there are.
+    pub fn subscribers(&self) -> usize {
+        self.live.receiver_count()
+    }
+
+    /// Everything from now on; or everything after `last`, if that is still known.
+    pub fn subscribe(&self, last: Option<EventId>) -> impl Stream<Item = Told> + use<> {
+        let (head, live) = self.listen();
+        let subscriber = match last {
+            None => Subscriber {
+                last: head,
+                phase: Phase::Begin,
+                live,
+                bus: Arc::clone(&self.bus),
+            },
+            Some(last) => Subscriber {
+                last,
+                phase: Phase::Missed(VecDeque::new()),
+                live,
+                bus: Arc::clone(&self.bus),
+            },
+        };
+        stream::unfold(subscriber, Subscriber::next)
+    }
+
+    /// The last event that was told, and the receiver of all after it.
+    fn listen(&self) -> (EventId, broadcast::Receiver<Live>) {
+        let head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        (*head, self.live.subscribe())
+    }
+}
+
+struct Subscriber {
+    /// What it was told last.
+    last: EventId,
+    phase: Phase,
+    live: broadcast::Receiver<Live>,
+    bus: Arc<dyn EventBus>,
+}
+
+enum Phase {
+    Begin,
+    /// It is told what it missed, of which this was read.
+    Missed(VecDeque<Logged>),
+    Live,
+    End,
+}
+
+impl Subscriber {
+    async fn next(mut self) -> Option<(Told, Self)> {
+        loop {
+            let told = match &mut self.phase {
+                Phase::Begin => {
+                    self.phase = Phase::Live;
+                    Told::From(self.last)
+                }
+                Phase::Missed(read) => match read.pop_front() {
+                    Some(logged) => {
+                        self.last = logged.id;
+                        Told::Event(Notice::new(logged))
+                    }
+                    None => match self.bus.read(self.last, Duration::ZERO).await {
+                        Ok(Following::Events(events)) if events.is_empty() => {
+                            self.phase = Phase::Live;
+                            continue;
+                        }
+                        Ok(Following::Events(events)) => {
+                            *read = events.into();
+                            continue;
+                        }
+                        Ok(Following::Lost) | Err(_) => {
+                            self.last = self.bus.head().await.unwrap_or_default();
+                            self.phase = Phase::Live;
+                            Told::Resync(self.last)
+                        }
+                    },
+                },
+                Phase::Live => match self.live.recv().await {
+                    // It was among what was missed.
+                    Ok(Live::Event(notice)) if self.knows(notice.id) => continue,
+                    Ok(Live::Event(notice)) => {
+                        self.last = notice.id;
+                        Told::Event(notice)
+                    }
+                    Ok(Live::Lost(head)) => {
+                        self.last = head;
+                        Told::Resync(head)
+                    }
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        self.phase = Phase::End;
+                        Told::Dropped
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                },
+                Phase::End => return None,
+            };
+            return Some((told, self));
+        }
+    }
+
+    fn knows(&self, id: EventId) -> bool {
+        id.log == self.last.log && id.place <= self.last.place
+    }
+}

@@ -1,0 +1,196 @@
+//! `/v1/events`: what happens, as Server-Sent Events.
+//!
+//! <https://html.spec.whatwg.org/multipage/server-sent-events.html>
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use futures_util::{StreamExt, future, stream};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, interval_at};
+
+use super::extract::Query;
+use super::{Api, Problem};
+use crate::feed::{Notice, Told};
+use crate::model::{
+    EventId, EventKind, Instance, Scope, ScopeKey, ScopeKind, Status, Weight, rfc3339_millis,
+};
+
+/// How often a comment is sent, so that whoever is between does not cut an idle stream.
+const PING: Duration = Duration::from_secs(15);
+
+/// How long a client waits before it comes back, in milliseconds.
+const RETRY: u64 = 2000;
+
+/// Stands for an id that no log gave out: so nothing is known of what was missed.
+const NONE_OF_OURS: EventId = EventId {
+    log: u64::MAX,
+    place: 0,
+};
+
+/// The query.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Filter {
+    /// Only this service, besides what concerns everybody.
+    service: Option<ScopeKey>,
+    /// Only this group, besides what concerns everybody.
+    group: Option<ScopeKey>,
+}
+
+impl Filter {
+    fn wants(&self, kind: &EventKind) -> bool {
+        let Some(Scope { kind, key }) = kind.scope() else {
+            return true;
+        };
+        match (&self.service, &self.group, kind) {
+            (None, None, _) => true,
+            (Some(service), _, ScopeKind::Service) => service == key,
+            (_, Some(group), ScopeKind::Group) => group == key,
+            _ => false,
+        }
+    }
+}
+
+/// The data of an event.
+#[derive(Serialize)]
+struct Data<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<&'a str>,
+    #[serde(flatten)]
+    instance: Option<InstanceData<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    at: String,
+}
+
+#[derive(Serialize)]
+struct InstanceData<'a> {
+    address: &'a str,
+    id: String,
+    weight: Weight,
+    status: Status,
+    online: bool,
+    available: bool,
+}
+
+impl<'a> InstanceData<'a> {
+    /// The instance as the event shows it: a transition says itself whether it is online.
+    fn of(kind: &'a EventKind) -> Option<Self> {
+        let instance: &Instance = kind.instance()?;
+        let online = match kind.transition() {
+            Some((_, online)) => online,
+            None => instance.presence.online && !matches!(kind, EventKind::InstanceDeregistered(_)),
+        };
+        Some(Self {
+            address: instance.key.address.as_str(),
+            id: instance.id.to_string(),
+            weight: instance.weight(),
+            status: instance.status,
+            online,
+            available: online && instance.status == Status::Enabled,
+        })
+    }
+}
+
+impl<'a> Data<'a> {
+    fn of(notice: &'a Notice) -> Self {
+        let kind = &notice.event.kind;
+        let scope = kind.scope();
+        let key = |wanted| {
+            let scope = scope.filter(|scope| scope.kind == wanted)?;
+            Some(scope.key.as_str())
+        };
+        let (name, reason) = match kind {
+            EventKind::ScopeDeclared(record) => (Some(record.display_name()), None),
+            EventKind::ProtectionEntered { reason } | EventKind::ProtectionLeft { reason } => {
+                (None, Some(reason.as_str()))
+            }
+            _ => (None, None),
+        };
+        Self {
+            group: key(ScopeKind::Group),
+            service: key(ScopeKind::Service),
+            instance: InstanceData::of(kind),
+            name,
+            reason,
+            at: rfc3339_millis(notice.event.at),
+        }
+    }
+}
+
+/// An event as it is sent. What is only for daemons has no text, and its id is not told.
+fn frame(notice: &Notice) -> Bytes {
+    let kind = &notice.event.kind;
+    if matches!(kind, EventKind::InstanceLives(_) | EventKind::EventsLost) {
+        return Bytes::new();
+    }
+    let data = serde_json::to_string(&Data::of(notice)).unwrap_or_default();
+    let (name, id) = (kind.name(), notice.id);
+    format!("id: {id}\nevent: {name}\ndata: {data}\n\n").into()
+}
+
+/// Tells that everything must be read again.
+fn resync(id: Option<EventId>, reason: &str) -> Bytes {
+    let mut text = String::new();
+    if let Some(id) = id {
+        // A text takes whatever is written to it.
+        let _ = writeln!(text, "id: {id}");
+    }
+    let _ = write!(text, "event: resync\ndata: {{\"reason\":\"{reason}\"}}\n\n");
+    text.into()
+}
+
+/// GET: a stream that ends when the client does, when it is too slow, or with the daemon.
+pub(super) async fn stream(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    Query(filter): Query<Filter>,
+) -> Result<HttpResponse, Problem> {
+    let last = request.headers().get("Last-Event-ID").map(|id| {
+        let id = id.to_str().unwrap_or_default().parse();
+        id.unwrap_or(NONE_OF_OURS)
+    });
+    let told = api.feed.subscribe(last);
+    let told = told.filter_map(move |told| {
+        future::ready(match told {
+            Told::From(id) => Some(format!("retry: {RETRY}\nid: {id}\n\n").into()),
+            Told::Event(notice) if filter.wants(&notice.event.kind) => {
+                let frame = notice.frame(frame);
+                (!frame.is_empty()).then_some(frame)
+            }
+            Told::Event(_) => None,
+            Told::Resync(id) => Some(resync(Some(id), "events were lost")),
+            // Without an id: it comes back for what it has not read.
+            Told::Dropped => Some(resync(None, "too slow")),
+        })
+    });
+    let pings = interval_at(Instant::now() + PING, PING);
+    let pings = stream::unfold(pings, |mut pings| async {
+        pings.tick().await;
+        Some((Bytes::from_static(b": ping\n\n"), pings))
+    });
+    let end = {
+        let api = api.clone();
+        Box::pin(async move { api.progress.stopping().await })
+    };
+    // Ends with what is told, and not with the pings.
+    let told = told.map(Some).chain(stream::iter([None]));
+    let lines = stream::select(told, pings.map(Some))
+        .take_while(|line| future::ready(line.is_some()))
+        .filter_map(future::ready)
+        .take_until(end)
+        .map(Ok::<_, actix_web::Error>);
+    Ok(HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/event-stream"))
+        .insert_header((CONTENT_ENCODING, "identity"))
+        .insert_header(("X-Accel-Buffering", "no"))
+        .streaming(lines.boxed_local()))
+}

@@ -1,0 +1,463 @@
+//! Protection: nobody goes offline because the observer was ill.
+//!
+//! Decides, and does nothing else. It is told when the process stood still and when the
+//! lease store was away or lost its leases; then nobody is judged for a time to live. And
+//! it is asked before instances are recorded as gone: when too many would go at once it
+//! has them held instead, until their heartbeats return, an operator confirms, or it has
+//! lasted for long enough.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+
+use crate::lease::Incarnation;
+use crate::model::Ttl;
+
+/// How often [`Protection::tick`] is called.
+pub const TICK: Duration = Duration::from_millis(500);
+
+/// A tick later than this, two intervals and its own, means that the process stood still.
+const STALL: Duration = Duration::from_millis(1500);
+
+/// The share of its time to live, in percent, below which a lease is overdue. Heartbeats
+/// are asked for at half of it, and a tenth later at most.
+pub const OVERDUE: u128 = 45;
+
+/// When protection begins and when it ends at the latest.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// It begins when more than this share of those online would go within one time to
+    /// live, from 0 to 1; with 1, never.
+    pub ratio: f64,
+    /// Only where at least this many are online.
+    pub min: usize,
+    /// It lasts no longer than this.
+    pub max: Duration,
+    /// The time to live of instances that gave none: what "within one" means.
+    pub ttl: Ttl,
+}
+
+/// Decides whether those whose leases are gone are believed to be.
+pub struct Protection {
+    limits: Limits,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Since when, and why not before, the absence of a lease proves something, once a
+    /// time to live has passed.
+    trusted: (Instant, &'static str),
+    last_tick: Instant,
+    leases_away: bool,
+    incarnation: Option<Incarnation>,
+    /// How many went offline when, within the last time to live.
+    recent: VecDeque<(Instant, usize)>,
+    held: Option<Held>,
+}
+
+/// Protection while it lasts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// When it began, as it is shown.
+    pub at: DateTime<Utc>,
+    /// Why.
+    pub reason: String,
+    since: Instant,
+    /// When the missing were last more than the ratio.
+    exceeded_at: Instant,
+}
+
+/// A part of those who are listed as online, and what their leases say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// How many were looked at.
+    pub looked: usize,
+    /// Those without a lease, and those whose lease is overdue.
+    pub dying: usize,
+}
+
+/// What is to be done with those whose leases are gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// They are gone.
+    Gone,
+    /// They are suspects. With the reason where this is what began protection.
+    Suspect(Option<String>),
+}
+
+/// What is shown of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Protection, while it lasts, and how much longer at most.
+    pub held: Option<(Held, Duration)>,
+    /// Why nobody with the default time to live is judged, and for how long still.
+    pub grace: Option<(&'static str, Duration)>,
+    /// Whether the lease store does not answer.
+    pub leases_away: bool,
+}
+
+impl Protection {
+    /// Judges nobody for one time to live from now on.
+    pub fn new(limits: Limits) -> Self {
+        let now = Instant::now();
+        Self {
+            limits,
+            state: Mutex::new(State {
+                trusted: (now, "the daemon has just started"),
+                last_tick: now,
+                leases_away: false,
+                incarnation: None,
+                recent: VecDeque::new(),
+                held: None,
+            }),
+        }
+    }
+
+    /// The settings.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The daemon has started, just now.
+    pub fn start(&self) {
+        self.state().trusted = (Instant::now(), "the daemon has just started");
+    }
+
+    /// The process runs. Called every [`TICK`].
+    pub fn tick(&self) {
+        self.state().tick(Instant::now());
+    }
+
+    /// The lease store answered in this life of it. Whether an answer that came with that
+    /// proves anything: not the first after it was away, or lost its leases.
+    pub fn answered(&self, incarnation: &Incarnation) -> bool {
+        let mut state = self.state();
+        let now = Instant::now();
+        let away = std::mem::take(&mut state.leases_away);
+        let known = state.incarnation.replace(incarnation.clone());
+        let lost = known.is_some_and(|known| known != *incarnation);
+        if lost {
+            state.distrust(now, "the lease store was restarted or flushed");
+        } else if away {
+            state.distrust(now, "the lease store was away");
+        }
+        !lost && !away
+    }
+
+    /// The lease store did not answer.
+    pub fn unanswered(&self) {
+        let mut state = self.state();
+        if !state.leases_away {
+            log::warn!("the lease store does not answer: nobody goes offline");
+        }
+        state.leases_away = true;
+    }
+
+    /// Until when an instance with that time to live is not judged; `None` if it may be.
+    pub fn patience(&self, ttl: Ttl) -> Option<Instant> {
+        let mut state = self.state();
+        let now = Instant::now();
+        if now.duration_since(state.last_tick) > STALL {
+            state.tick(now);
+        }
+        let until = match state.leases_away {
+            true => now + ttl.as_duration(),
+            false => state.trusted.0 + ttl.as_duration(),
+        };
+        (until > now).then_some(until)
+    }
+
+    /// So many went offline, on this daemon or another.
+    pub fn went_offline(&self, count: usize) {
+        self.state().recent.push_back((Instant::now(), count));
+    }
+
+    /// What is to be done with some whose leases are gone, where so many are `online`,
+    /// they included, and a `sample` of those looks like that. `at` is shown if that
+    /// begins protection.
+    pub fn judge(&self, online: usize, sample: Sample, at: DateTime<Utc>) -> Verdict {
+        let mut state = self.state();
+        if state.held.is_some() {
+            return Verdict::Suspect(None);
+        }
+        let now = Instant::now();
+        let recent = state.recent(now, self.limits.ttl.as_duration());
+        let share = sample.dying as f64 / sample.looked.max(1) as f64;
+        let dying = share * online as f64 + recent as f64;
+        let all = online + recent;
+        if all < self.limits.min || dying <= self.limits.ratio * all as f64 {
+            return Verdict::Gone;
+        }
+        let reason = format!(
+            "{dying:.0} of {all} online instances would go offline within {} s, more than --protect-ratio {}",
+            self.limits.ttl.as_secs(),
+            self.limits.ratio
+        );
+        log::warn!("protection entered: {reason}");
+        state.hold(now, at, reason.clone());
+        Verdict::Suspect(Some(reason))
+    }
+
+    /// Another daemon began protection.
+    pub fn entered_elsewhere(&self, at: DateTime<Utc>, reason: &str) {
+        let mut state = self.state();
+        if state.held.is_none() {
+            log::warn!("protection entered, as another daemon says: {reason}");
+            state.hold(Instant::now(), at, reason.to_owned());
+        }
+    }
+
+    /// Ends it; whether it had begun. The count of those who went begins anew.
+    pub fn leave(&self, reason: &str) -> bool {
+        let mut state = self.state();
+        let held = state.held.take().is_some();
+        if held {
+            state.recent.clear();
+            log::warn!("protection left: {reason}");
+        }
+        held
+    }
+
+    /// Whether it lasts.
+    pub fn is_held(&self) -> bool {
+        self.state().held.is_some()
+    }
+
+    /// Why it should end now, where so many of those online are suspects.
+    pub fn review(&self, online: usize, suspects: usize) -> Option<String> {
+        let mut state = self.state();
+        let now = Instant::now();
+        let limits = self.limits;
+        let held = state.held.as_mut()?;
+        if now.duration_since(held.since) >= limits.max {
+            return Some(format!("it has lasted for --protect-max {:?}", limits.max));
+        }
+        if suspects as f64 > limits.ratio * online as f64 {
+            held.exceeded_at = now;
+        }
+        if suspects == 0 {
+            return Some("all heartbeats have returned".to_owned());
+        }
+        let calm = now.duration_since(held.exceeded_at) > limits.ttl.as_duration();
+        calm.then(|| format!("only {suspects} of {online} are still missing"))
+    }
+
+    /// What is shown of it.
+    pub fn report(&self) -> Report {
+        let state = self.state();
+        let now = Instant::now();
+        let held = state.held.clone().map(|held| {
+            let end = held.since + self.limits.max;
+            (held, end.saturating_duration_since(now))
+        });
+        let (since, reason) = state.trusted;
+        let left = (since + self.limits.ttl.as_duration()).saturating_duration_since(now);
+        Report {
+            held,
+            grace: (!left.is_zero()).then_some((reason, left)),
+            leases_away: state.leases_away,
+        }
+    }
+
+    /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn tick(&mut self, now: Instant) {
+        let gap = now.duration_since(self.last_tick);
+        self.last_tick = now;
+        if gap > STALL {
+            self.distrust(now, "the process stood still");
+        }
+    }
+
+    fn distrust(&mut self, now: Instant, reason: &'static str) {
+        log::warn!("{reason}: nobody is judged for one time to live");
+        self.trusted = (now, reason);
+    }
+
+    fn hold(&mut self, now: Instant, at: DateTime<Utc>, reason: String) {
+        self.held = Some(Held {
+            at,
+            reason,
+            since: now,
+            exceeded_at: now,
+        });
+    }
+
+    fn recent(&mut self, now: Instant, within: Duration) -> usize {
+        while let Some((at, _)) = self.recent.front()
+            && now.duration_since(*at) > within
+        {
+            self.recent.pop_front();
+        }
+        self.recent.iter().map(|(_, count)| count).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const TTL: u64 = 30;
+
+    fn protection() -> Protection {
+        Protection::new(Limits {
+            ratio: 0.5,
+            min: 10,
+            max: Duration::from_secs(600),
+            ttl: ttl(),
+        })
+    }
+
+    fn ttl() -> Ttl {
+        Ttl::try_from(i64::try_from(TTL).unwrap()).unwrap()
+    }
+
+    async fn run(protection: &Protection, seconds: u64) {
+        for _ in 0..2 * seconds {
+            advance(TICK).await;
+            protection.tick();
+        }
+    }
+
+    fn judge(protection: &Protection, online: usize, dying: usize) -> bool {
+        let sample = Sample {
+            looked: online,
+            dying,
+        };
+        protection.judge(online, sample, DateTime::default()) == Verdict::Gone
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_start_and_after_a_stall_nobody_is_judged_for_a_time_to_live() {
+        let protection = protection();
+        run(&protection, TTL - 1).await;
+        assert!(protection.patience(ttl()).is_some());
+        run(&protection, 1).await;
+        assert_eq!(protection.patience(ttl()), None);
+        advance(Duration::from_millis(1400)).await;
+        protection.tick();
+        assert_eq!(
+            protection.patience(ttl()),
+            None,
+            "a little late is no stall"
+        );
+        advance(Duration::from_secs(60)).await;
+        // Asked before the tick that would have told it.
+        let until = Instant::now() + ttl().as_duration();
+        assert_eq!(protection.patience(ttl()), Some(until));
+        run(&protection, TTL).await;
+        assert_eq!(protection.patience(ttl()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_lease_store_was_away_or_lost_its_leases_nobody_is_judged() {
+        let protection = protection();
+        let (first, second) = (Incarnation("1".into()), Incarnation("2".into()));
+        run(&protection, TTL).await;
+        assert!(protection.answered(&first) && protection.answered(&first));
+        protection.unanswered();
+        run(&protection, 2 * TTL).await;
+        assert!(
+            protection.patience(ttl()).is_some(),
+            "however long it takes"
+        );
+        assert!(
+            !protection.answered(&first),
+            "the first answer proves nothing"
+        );
+        assert!(protection.answered(&first));
+        run(&protection, TTL - 1).await;
+        assert!(protection.patience(ttl()).is_some());
+        run(&protection, 1).await;
+        assert_eq!(protection.patience(ttl()), None);
+        assert!(!protection.answered(&second));
+        assert!(protection.patience(ttl()).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn too_many_at_once_are_held_and_few_are_not() {
+        assert!(judge(&protection(), 100, 50));
+        assert!(
+            judge(&protection(), 9, 9),
+            "of fewer than the minimum all may go"
+        );
+        let protection = protection();
+        assert!(!judge(&protection, 100, 51));
+        assert!(!judge(&protection, 100, 1), "while it lasts nobody goes");
+        let report = protection.report().held.unwrap().0.reason;
+        assert_eq!(
+            report,
+            "51 of 100 online instances would go offline within 30 s, more than --protect-ratio 0.5"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_went_within_a_time_to_live_count() {
+        let protection = protection();
+        assert!(judge(&protection, 100, 40));
+        protection.went_offline(40);
+        advance(Duration::from_secs(TTL)).await;
+        assert!(judge(&protection, 60, 10));
+        assert!(!judge(&protection, 60, 11));
+        assert!(protection.leave("test"));
+        protection.went_offline(40);
+        advance(Duration::from_secs(TTL + 1)).await;
+        assert!(judge(&protection, 60, 30), "the others are long gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_when_the_heartbeats_return() {
+        let protection = protection();
+        judge(&protection, 100, 60);
+        assert_eq!(protection.review(100, 60), None);
+        advance(Duration::from_secs(5)).await;
+        assert_eq!(protection.review(100, 20), None, "the others may follow");
+        let why = protection.review(100, 0).unwrap();
+        assert_eq!(why, "all heartbeats have returned");
+        assert!(protection.leave(&why) && !protection.is_held());
+        assert!(!protection.leave(&why), "it ends once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_when_few_are_missing_for_a_time_to_live() {
+        let protection = protection();
+        judge(&protection, 100, 60);
+        advance(Duration::from_secs(20)).await;
+        assert_eq!(protection.review(100, 51), None);
+        advance(Duration::from_secs(TTL)).await;
+        assert_eq!(protection.review(100, 20), None);
+        advance(Duration::from_secs(1)).await;
+        let why = protection.review(100, 20).unwrap();
+        assert_eq!(why, "only 20 of 100 are still missing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_always_ends() {
+        let protection = protection();
+        judge(&protection, 100, 100);
+        for _ in 0..119 {
+            advance(Duration::from_secs(5)).await;
+            assert_eq!(protection.review(100, 100), None);
+        }
+        advance(Duration::from_secs(5)).await;
+        let why = protection.review(100, 100).unwrap();
+        assert_eq!(why, "it has lasted for --protect-max 600s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_another_daemon_saw_holds_here_too() {
+        let protection = protection();
+        protection.entered_elsewhere(DateTime::default(), "too many");
+        assert!(!judge(&protection, 100, 1));
+    }
+}
