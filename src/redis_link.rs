@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, RedisError,
+    RedisResult, ScriptInvocation,
+};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -80,6 +83,33 @@ impl RedisUrl {
     }
 }
 
+/// What Redis can be asked.
+pub(crate) trait Question: Sync {
+    /// Sends it and waits for the answer.
+    fn put<T: FromRedisValue + Send>(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> impl Future<Output = RedisResult<T>> + Send;
+}
+
+impl Question for Cmd {
+    async fn put<T: FromRedisValue + Send>(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<T> {
+        self.query_async(connection).await
+    }
+}
+
+impl Question for ScriptInvocation<'_> {
+    async fn put<T: FromRedisValue + Send>(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<T> {
+        self.invoke_async(connection).await
+    }
+}
+
 /// A connection that is made when it is first used, on the runtime it was created
 /// on, and made again after it failed.
 pub(crate) struct RedisLink {
@@ -106,25 +136,36 @@ impl RedisLink {
         }
     }
 
-    /// Asks Redis something and waits at most [`ANSWER`].
-    pub(crate) async fn ask<T>(
+    /// Asks Redis something and waits at most [`ANSWER`]. It is asked again where an idle
+    /// connection turns out to have been closed, so it must bear being asked twice.
+    pub(crate) async fn ask<T: FromRedisValue + Send>(
         &self,
-        question: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
+        question: &impl Question,
     ) -> Result<T, LinkError> {
         self.ask_within(ANSWER, question).await
     }
 
     /// Asks Redis something that it may answer late: within `limit`.
-    pub(crate) async fn ask_within<T>(
+    pub(crate) async fn ask_within<T: FromRedisValue + Send>(
         &self,
         limit: Duration,
-        question: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
+        question: &impl Question,
     ) -> Result<T, LinkError> {
         let mut used = None;
         let asked = async {
             let (mut connection, generation) = self.connection().await?;
             used = Some(generation);
-            question(&mut connection).await.map_err(link_error)
+            let error = match question.put(&mut connection).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if !error.is_connection_dropped() {
+                return Err(link_error(error));
+            }
+            self.give_up(generation);
+            let (mut connection, generation) = self.connection().await?;
+            used = Some(generation);
+            question.put(&mut connection).await.map_err(link_error)
         };
         let outcome = timeout(limit, asked).await.unwrap_or_else(|_| {
             Err(LinkError::Unavailable(format!(

@@ -34,11 +34,12 @@ pub const RECONCILE: Duration = Duration::from_secs(15);
 /// How often the suspects are looked at while protection lasts.
 const REVIEW: Duration = Duration::from_secs(2);
 
-/// How often instances are looked for that may be forgotten.
-const FORGET: Duration = Duration::from_secs(60);
+/// How often instances are looked for that may be forgotten: ten times within the time
+/// after which they are, within these limits.
+const FORGET: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// Keeps that to one daemon at a time: a little less than its interval.
-const FORGET_CLAIM: (&str, Duration) = ("forget", Duration::from_secs(59));
+/// Keeps that to one daemon at a time.
+const FORGET_CLAIM: &str = "forget";
 
 /// The message that asks every instance for a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,17 +210,13 @@ impl SchedulerActor {
         ));
     }
 
-    fn forget(&mut self, context: &mut Context<Self>) {
-        let Some(after) = self.chores.forget_after else {
-            return;
-        };
-        let after = TimeDelta::from_std(after).unwrap_or(TimeDelta::MAX);
-        let Some(before) = self.clock.now().checked_sub_signed(after) else {
-            return;
-        };
+    fn forget(&mut self, after: Duration, interval: Duration, context: &mut Context<Self>) {
         let chores = Arc::clone(&self.chores);
-        let forget = async move { chores.forget(before).await };
-        context.spawn(wrap_future(forget));
+        let after = TimeDelta::from_std(after).unwrap_or(TimeDelta::MAX);
+        if let Some(before) = self.clock.now().checked_sub_signed(after) {
+            let forget = async move { chores.forget(before, interval).await };
+            context.spawn(wrap_future(forget));
+        }
     }
 
     fn skip(&mut self, ticks: u64, why: impl Display) {
@@ -270,9 +267,11 @@ impl SchedulerActor {
 impl Chores {
     /// Removes instances that have been offline since before that time, if it is this
     /// daemon's turn.
-    async fn forget(&self, before: DateTime<Utc>) {
-        let (claim, remember) = FORGET_CLAIM;
-        if !matches!(self.reconciler.bus.claim(claim, remember).await, Ok(true)) {
+    async fn forget(&self, before: DateTime<Utc>, interval: Duration) {
+        // For a little less than the interval.
+        let remember = interval * 9 / 10;
+        let claim = self.reconciler.bus.claim(FORGET_CLAIM, remember).await;
+        if !matches!(claim, Ok(true)) {
             return;
         }
         loop {
@@ -322,7 +321,12 @@ impl Actor for SchedulerActor {
         context.run_interval(TICK, Self::sweep);
         context.run_interval(RECONCILE, Self::reconcile);
         context.run_interval(REVIEW, Self::review);
-        context.run_interval(FORGET, Self::forget);
+        if let Some(after) = self.chores.forget_after {
+            let interval = (after / 10).clamp(FORGET.0, FORGET.1);
+            context.run_interval(interval, move |actor, context| {
+                actor.forget(after, interval, context);
+            });
+        }
     }
 }
 

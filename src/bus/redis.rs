@@ -60,13 +60,11 @@ impl RedisBus {
         let answer: Option<Vec<(String, Vec<Entry>)>> = match wait.is_zero() {
             true => {
                 let link = &self.link;
-                link.ask(async |connection| read.query_async(connection).await)
-                    .await?
+                link.ask(&read).await?
             }
             false => {
                 let (link, limit) = (&self.waiting, wait + WAITED);
-                link.ask_within(limit, async |connection| read.query_async(connection).await)
-                    .await?
+                link.ask_within(limit, &read).await?
             }
         };
         let entries = answer.unwrap_or_default();
@@ -83,9 +81,7 @@ impl EventBus for RedisBus {
     async fn publish(&self, channel: &str, message: &str) -> Result<(), BusError> {
         let mut publish = redis::cmd("PUBLISH");
         publish.arg(channel).arg(message);
-        self.link
-            .ask(async |connection| publish.query_async::<()>(connection).await)
-            .await?;
+        self.link.ask::<()>(&publish).await?;
         Ok(())
     }
 
@@ -101,10 +97,7 @@ impl EventBus for RedisBus {
             .arg(channel)
             .arg(message)
             .arg(millis(remember));
-        let published: i64 = self
-            .link
-            .ask(async |connection| call.invoke_async(connection).await)
-            .await?;
+        let published: i64 = self.link.ask(&call).await?;
         Ok(published == 1)
     }
 
@@ -115,10 +108,7 @@ impl EventBus for RedisBus {
             .arg("NX")
             .arg("PX")
             .arg(millis(remember));
-        let set: Option<String> = self
-            .link
-            .ask(async |connection| set.query_async(connection).await)
-            .await?;
+        let set: Option<String> = self.link.ask(&set).await?;
         Ok(set.is_some())
     }
 
@@ -167,19 +157,14 @@ impl EventBus for RedisBus {
                 None => call.key(LOG_KEY).arg("").arg(""),
             };
         }
-        self.link
-            .ask(async |connection| call.invoke_async::<()>(connection).await)
-            .await?;
+        self.link.ask::<()>(&call).await?;
         Ok(())
     }
 
     async fn head(&self) -> Result<EventId, BusError> {
         let mut last = redis::cmd("XREVRANGE");
         last.arg(LOG_KEY).arg("+").arg("-").arg("COUNT").arg(1);
-        let last: Vec<Entry> = self
-            .link
-            .ask(async |connection| last.query_async(connection).await)
-            .await?;
+        let last: Vec<Entry> = self.link.ask(&last).await?;
         match last.into_iter().next() {
             Some(entry) => Ok(logged(entry)?.id),
             None => Ok(EventId::default()),

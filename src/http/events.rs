@@ -188,7 +188,9 @@ pub(super) async fn stream(
         .filter_map(future::ready)
         .take_until(end)
         .map(Ok::<_, actix_web::Error>);
+    // The end of the stream is the end of the connection: nothing else will come on it.
     Ok(HttpResponse::Ok()
+        .force_close()
         .insert_header((CONTENT_TYPE, "text/event-stream"))
         .insert_header((CONTENT_ENCODING, "identity"))
         .insert_header(("X-Accel-Buffering", "no"))

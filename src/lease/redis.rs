@@ -48,10 +48,7 @@ impl LeaseStore for RedisLeaseStore {
                 .arg(renewal.weight.get())
                 .arg(renewal.ttl.as_secs());
         }
-        let answers: Vec<String> = self
-            .link
-            .ask(async |connection| call.invoke_async(connection).await)
-            .await?;
+        let answers: Vec<String> = self.link.ask(&call).await?;
         if answers.len() != renewals.len() {
             return Err(LeaseError::Refused(format!(
                 "renew.lua answered {} leases of {}",
@@ -68,10 +65,7 @@ impl LeaseStore for RedisLeaseStore {
         for key in keys {
             call.key(key.lease_key());
         }
-        let (incarnation, answers): (String, Vec<(String, u64)>) = self
-            .link
-            .ask(async |connection| call.invoke_async(connection).await)
-            .await?;
+        let (incarnation, answers): (String, Vec<(String, u64)>) = self.link.ask(&call).await?;
         let lease = |(start_time, left): &(String, u64)| {
             Some(Lease {
                 // What is not a time was not written by renew.lua, and is no lease.
@@ -100,9 +94,7 @@ impl LeaseStore for RedisLeaseStore {
         for key in keys {
             delete.arg(key.lease_key());
         }
-        self.link
-            .ask(async |connection| delete.query_async::<()>(connection).await)
-            .await?;
+        self.link.ask::<()>(&delete).await?;
         Ok(())
     }
 
@@ -115,10 +107,7 @@ impl LeaseStore for RedisLeaseStore {
             .arg(SCAN_COUNT)
             .arg("TYPE")
             .arg("hash");
-        let (next, keys): (u64, Vec<String>) = self
-            .link
-            .ask(async |connection| scan.query_async(connection).await)
-            .await?;
+        let (next, keys): (u64, Vec<String>) = self.link.ask(&scan).await?;
         Ok(LeasePage {
             keys: keys
                 .iter()

@@ -204,7 +204,13 @@ impl RegistryTransaction for FakeTransaction<'_> {
             },
             transition: true,
         };
-        Ok(lives.iter().map(online).collect())
+        match &*self.store.registered.lock().unwrap() {
+            Some(known) => {
+                let known = lives.iter().filter(|life| known.contains(&life.key));
+                Ok(known.map(online).collect())
+            }
+            None => Err(StoreError::Unavailable("away".into())),
+        }
     }
 
     async fn record_offline(&mut self, _: &[Life]) -> Result<Vec<Instance>, StoreError> {

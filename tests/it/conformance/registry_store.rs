@@ -14,6 +14,7 @@ use rollcalld::store::{
 use tempfile::TempDir;
 
 use super::suite;
+use crate::support::memory_store::MemoryStore;
 use crate::support::postgres as servers;
 
 pub(super) struct Fixture {
@@ -33,13 +34,37 @@ async fn postgres() -> Fixture {
     Fixture::new(url, None).await
 }
 
+/// Of the tests themselves: what is shown on it is worth nothing unless it is like the others.
+async fn of_tests() -> Fixture {
+    Fixture {
+        store: MemoryStore::default().open(),
+        url: String::new(),
+        _dir: None,
+    }
+}
+
+mod schema {
+    use super::{
+        a_schema_newer_than_this_binary_is_refused, migrating_again_changes_nothing, suite,
+    };
+
+    suite! {
+        backends:
+            on_sqlite => crate::conformance::registry_store::sqlite(),
+            on_postgres => crate::conformance::registry_store::postgres();
+        tests: {
+            migrating_again_changes_nothing,
+            a_schema_newer_than_this_binary_is_refused,
+        }
+    }
+}
+
 suite! {
     backends:
         on_sqlite => super::sqlite(),
-        on_postgres => super::postgres();
+        on_postgres => super::postgres(),
+        on_that_of_the_tests => super::of_tests();
     tests: {
-        migrating_again_changes_nothing,
-        a_schema_newer_than_this_binary_is_refused,
         it_says_that_it_answers,
         a_scope_is_declared_once,
         a_scope_is_renamed_only_when_a_name_is_given,

@@ -12,12 +12,24 @@ pub(crate) trait Backends: Sized {
 
     /// The flags that choose them.
     fn arguments(&self) -> Vec<String>;
+
+    /// Whether several daemons can use them.
+    const SHARED: bool;
+
+    /// The same with more flags.
+    fn arguments_with(&self, more: &[&str]) -> Vec<String> {
+        let mut all = self.arguments();
+        all.extend(more.iter().map(|&argument| argument.to_owned()));
+        all
+    }
 }
 
 /// SQLite and memory.
 pub(crate) struct Embedded;
 
 impl Backends for Embedded {
+    const SHARED: bool = false;
+
     async fn new() -> Self {
         Self
     }
@@ -34,6 +46,8 @@ pub(crate) struct Shared {
 }
 
 impl Backends for Shared {
+    const SHARED: bool = true;
+
     async fn new() -> Self {
         Self {
             redis: Redis::start().await,
@@ -65,11 +79,17 @@ impl<B: Backends> Setup<B> {
     /// With more flags.
     pub(crate) async fn start_with(arguments: &[&str]) -> Self {
         let backends = B::new().await;
-        let mut all = backends.arguments();
-        all.extend(arguments.iter().map(|&argument| argument.to_owned()));
         Self {
-            daemon: Daemon::start(&all).await,
+            daemon: Daemon::start(&backends.arguments_with(arguments)).await,
             backends,
+        }
+    }
+
+    /// Another daemon on the same backends, where that is possible.
+    pub(crate) async fn replica(&self, arguments: &[&str]) -> Option<Daemon> {
+        match B::SHARED {
+            true => Some(Daemon::start(&self.backends.arguments_with(arguments)).await),
+            false => None,
         }
     }
 }

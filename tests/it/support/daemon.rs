@@ -5,12 +5,16 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
+use rollcalld::clock::Clock;
+use rollcalld::config::Config;
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 use super::eventually;
 use super::process::{Process, spawn};
@@ -19,12 +23,32 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_rollcalld");
 
 /// A running `rollcalld`.
 pub(crate) struct Daemon {
-    process: Process,
+    running: Running,
     url: String,
     log: PathBuf,
     client: reqwest::Client,
     arguments: Vec<String>,
     dir: Arc<TempDir>,
+}
+
+enum Running {
+    Process(Process),
+    /// A thread of the test, which ends when the sender is dropped.
+    Thread(Option<oneshot::Sender<()>>, Option<JoinHandle<()>>),
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Self::Thread(stop, thread) = self {
+            stop.take();
+            let _ = thread.take().map(JoinHandle::join);
+        }
+    }
+}
+
+fn client() -> reqwest::Client {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(20));
+    client.build().unwrap()
 }
 
 /// A status and a body, `Null` where there was none.
@@ -60,21 +84,66 @@ impl Daemon {
             );
         };
         Self {
-            process: Process::new(child),
+            running: Running::Process(Process::new(child)),
             url: url.to_owned(),
             log,
-            client: reqwest::Client::builder()
-                .timeout(Duration::from_secs(20))
-                .build()
-                .unwrap(),
+            client: client(),
             arguments: arguments.to_vec(),
             dir,
         }
     }
 
+    /// Starts it on a thread of this process, with a clock that the test sets.
+    pub(crate) async fn start_with_clock(config: Config, clock: Arc<dyn Clock>) -> Self {
+        let (listening, address) = std::sync::mpsc::channel();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            actix::System::new().block_on(async {
+                let daemon = rollcalld::daemon::Daemon::build(config, clock).unwrap();
+                listening.send(daemon.address()).unwrap();
+                let stopped = async { drop(stopped.await) };
+                daemon.run_until_stopped(stopped).await.unwrap();
+            });
+        });
+        let dir = Arc::new(TempDir::new().unwrap());
+        let daemon = Self {
+            running: Running::Thread(Some(stop), Some(thread)),
+            url: format!("http://{}", address.recv().unwrap()),
+            log: dir.path().join("log"),
+            client: client(),
+            arguments: Vec::new(),
+            dir,
+        };
+        daemon.ready().await;
+        daemon
+    }
+
+    fn process(&self) -> &Process {
+        match &self.running {
+            Running::Process(process) => process,
+            Running::Thread(..) => panic!("it is not a process of its own"),
+        }
+    }
+
+    fn process_mut(&mut self) -> &mut Process {
+        match &mut self.running {
+            Running::Process(process) => process,
+            Running::Thread(..) => panic!("it is not a process of its own"),
+        }
+    }
+
+    /// How much memory it has, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process().id());
+        let status = fs::read_to_string(path).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+        kib.parse::<u64>().unwrap() * 1024
+    }
+
     /// Starts it again with the same arguments, in the same folder, once it has ended.
     pub(crate) async fn restart(mut self) -> Self {
-        assert!(self.process.status().is_some(), "it is still running");
+        assert!(self.process_mut().status().is_some(), "it is still running");
         let daemon = Self::launch(&self.arguments, Arc::clone(&self.dir));
         daemon.ready().await;
         daemon
@@ -110,11 +179,11 @@ impl Daemon {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        self.process.signal(signal);
+        self.process().signal(signal);
     }
 
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        self.process.ended(Duration::from_secs(30)).await
+        self.process_mut().ended(Duration::from_secs(30)).await
     }
 
     /// Sends a request whose body, if there is one, is JSON.
@@ -133,6 +202,40 @@ impl Daemon {
         let status = answer.status();
         let body = answer.bytes().await?;
         Ok((status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
+    }
+
+    /// Registers many instances of a service, each with that body.
+    pub(crate) async fn register(&self, service: &str, addresses: &[String], body: &Value) {
+        for part in addresses.chunks(100) {
+            let registered = part.iter().map(|address| {
+                let path = format!("/v1/services/{service}/instances/{address}");
+                async move { self.put(&path, body.clone()).await.0 }
+            });
+            let answers = futures_util::future::join_all(registered).await;
+            assert!(answers.iter().all(|status| *status == 201), "{answers:?}");
+        }
+    }
+
+    /// Beats for many instances of a service at once.
+    pub(crate) async fn try_beat(&self, service: &str, addresses: &[String]) -> Answer {
+        let lease = |address: &String| json!({"service": service, "address": address});
+        let leases: Vec<Value> = addresses.iter().map(lease).collect();
+        let body = json!({ "leases": leases });
+        let sent = self.try_send(Method::POST, "/v1/heartbeats", Some(&body));
+        sent.await.unwrap()
+    }
+
+    /// The same, which must be taken.
+    pub(crate) async fn beat(&self, service: &str, addresses: &[String]) {
+        let (status, body) = self.try_beat(service, addresses).await;
+        assert_eq!(status, 200, "{body}");
+        assert_eq!(body["unknown"], json!([]), "{body}");
+    }
+
+    /// How many instances there are of a service: registered, online, available.
+    pub(crate) async fn counts(&self, service: &str) -> [u64; 3] {
+        let (_, body) = self.get(&format!("/v1/services/{service}")).await;
+        ["instances", "online", "available"].map(|name| body[name].as_u64().unwrap_or_default())
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

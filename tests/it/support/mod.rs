@@ -2,9 +2,12 @@
 
 pub(crate) mod backends;
 pub(crate) mod daemon;
+pub(crate) mod memory_store;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod redis;
+pub(crate) mod sse;
 
 use std::future::Future;
 use std::time::Duration;
@@ -25,4 +28,9 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
         assert!(begin.elapsed() < limit, "not within {limit:?}: {what}");
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// `h-0:1`, `h-1:1` and so on.
+pub(crate) fn addresses(count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("h-{i}:1")).collect()
 }

@@ -62,6 +62,10 @@ impl Redis {
         self.process.as_ref().unwrap().signal(Signal::CONT);
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }

@@ -1,0 +1,342 @@
+//! Expiry: whoever stops beating is found within a second of its time, told once, and by
+//! nobody who still beats.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::future::join_all;
+use redis::AsyncCommands;
+use rollcalld::actor::RollCall;
+use rollcalld::clock::{Clock, SystemClock};
+use rollcalld::config::Config;
+use rollcalld::model::Ttl;
+use rollcalld::protection::Limits;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::support::backends::{Backends, Setup, Shared, on_both_backends};
+use crate::support::daemon::Daemon;
+use crate::support::sse::{Event, Subscriber};
+use crate::support::{addresses, eventually};
+
+on_both_backends! {
+    two_thousand_that_stop_are_found_within_a_second_and_told_once,
+    a_beat_in_flight_while_its_lease_expires_wins,
+    whoever_is_offline_for_long_is_forgotten,
+}
+
+const TTL: Duration = Duration::from_secs(5);
+
+/// The shortest time to live, and everybody may go.
+const SHORT: [&str; 6] = [
+    "--lease-ttl",
+    "5s",
+    "--roll-interval",
+    "2s",
+    "--protect-ratio",
+    "1",
+];
+
+fn transitions(events: &[Event]) -> HashMap<String, Vec<String>> {
+    let mut by_address: HashMap<String, Vec<String>> = HashMap::new();
+    for event in events.iter().filter(|event| event.is_transition()) {
+        let of = by_address.entry(event.address().to_owned()).or_default();
+        of.push(event.name.clone());
+    }
+    by_address
+}
+
+/// Asserts that each instance went online and offline in turn, beginning with online.
+fn alternate(events: &[Event]) {
+    for (address, transitions) in transitions(events) {
+        for (index, name) in transitions.iter().enumerate() {
+            let expected = ["instance.online", "instance.offline"][index % 2];
+            assert_eq!(name, expected, "{address}: {transitions:?}");
+        }
+    }
+}
+
+async fn two_thousand_that_stop_are_found_within_a_second_and_told_once<B: Backends>() {
+    let setup = Setup::<B>::start_with(&SHORT).await;
+    let daemon = &setup.daemon;
+    let addresses = addresses(2000);
+    daemon.register("orders", &addresses, &json!({})).await;
+    let mut subscriber = Subscriber::new(daemon, "").await;
+    let mut beats: HashMap<&str, (Instant, Instant)> = HashMap::new();
+    for group in addresses.chunks(100) {
+        let sent = Instant::now();
+        daemon.beat("orders", group).await;
+        let answered = Instant::now();
+        for address in group {
+            beats.insert(address, (sent, answered));
+        }
+        sleep_until(sent + Duration::from_millis(100)).await;
+    }
+    let mut lateness = Vec::new();
+    let (mut online, deadline) = (0, Instant::now() + Duration::from_secs(30));
+    while lateness.len() < 2000 {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let event = subscriber.next(left).await.expect("all go offline in time");
+        let (sent, answered) = match event.name.as_str() {
+            "instance.online" => {
+                online += 1;
+                continue;
+            }
+            "instance.offline" => beats.remove(event.address()).expect("once"),
+            _ => continue,
+        };
+        assert!(sent.elapsed() >= TTL, "{} is early", event.address());
+        lateness.push(answered.elapsed().saturating_sub(TTL));
+    }
+    assert_eq!(online, 2000);
+    lateness.sort();
+    let p99 = lateness[1980];
+    assert!(p99 <= Duration::from_secs(1), "p99 is {p99:?} late");
+    assert_eq!(daemon.counts("orders").await, [2000, 0, 0]);
+    // Nothing is told twice, and a reconcile finds nothing.
+    sleep(Duration::from_secs(16)).await;
+    let later = subscriber.until_quiet(Duration::from_millis(100)).await;
+    assert!(!later.iter().any(Event::is_transition), "{later:?}");
+}
+
+#[tokio::test]
+async fn nothing_is_found_by_searching_the_keys() {
+    let setup = Setup::<Shared>::start_with(&SHORT).await;
+    let begin = Instant::now();
+    let addresses = addresses(300);
+    setup.register("orders", &addresses, &json!({})).await;
+    setup.beat("orders", &addresses).await;
+    eventually(Duration::from_secs(20), "all are offline", || async {
+        (setup.counts("orders").await == [300, 0, 0]).then_some(())
+    })
+    .await;
+    let mut connection = setup.backends.redis.connect().await;
+    let stats: String = redis::cmd("INFO")
+        .arg("commandstats")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    assert!(!stats.contains("cmdstat_keys"), "{stats}");
+    // Only the reconcile goes through the leases: a page or two every 15 seconds.
+    let scans = stats.lines().find_map(|line| {
+        let calls = line.strip_prefix("cmdstat_scan:calls=")?;
+        calls.split(',').next()?.parse::<u64>().ok()
+    });
+    let reconciles = begin.elapsed().as_secs() / 15 + 1;
+    assert!(scans.unwrap_or_default() <= 3 * reconciles, "{scans:?}");
+    let _: () = connection.ping().await.unwrap();
+}
+
+/// Each of 200 instances beats five times at about the end of its lease, now on one daemon
+/// and now on another, where there is one.
+async fn a_beat_in_flight_while_its_lease_expires_wins<B: Backends>() {
+    let setup = Setup::<B>::start_with(&SHORT).await;
+    let other = setup.replica(&SHORT).await;
+    let daemons = [&setup.daemon, other.as_ref().unwrap_or(&setup.daemon)];
+    let addresses = addresses(200);
+    setup.register("orders", &addresses, &json!({})).await;
+    let mut subscriber = Subscriber::new(daemons[1], "").await;
+    let (stop, mut stopped) = oneshot::channel::<()>();
+    let listen = tokio::spawn(async move {
+        let mut events = Vec::new();
+        while stopped.try_recv().is_err() {
+            events.extend(subscriber.until_quiet(Duration::from_millis(200)).await);
+        }
+        events
+    });
+    let rounds = addresses.iter().enumerate().map(|(i, address)| async move {
+        for round in 0..6_usize {
+            let daemon = daemons[(i + round) % 2];
+            let begin = Instant::now();
+            daemon.beat("orders", std::slice::from_ref(address)).await;
+            // Within 300 ms before and after the end of the lease, differently each time.
+            let spread = (i * 7919 + round * 104_729) % 600;
+            sleep_until(
+                begin + TTL + Duration::from_millis(spread as u64) - Duration::from_millis(300),
+            )
+            .await;
+        }
+        daemons[i % 2]
+            .beat("orders", std::slice::from_ref(address))
+            .await;
+    });
+    join_all(rounds).await;
+    eventually(Duration::from_secs(4), "all are online", || async {
+        (daemons[1].counts("orders").await == [200, 200, 200]).then_some(())
+    })
+    .await;
+    eventually(Duration::from_secs(20), "all are offline", || async {
+        (daemons[1].counts("orders").await == [200, 0, 0]).then_some(())
+    })
+    .await;
+    stop.send(()).unwrap();
+    let events = listen.await.unwrap();
+    alternate(&events);
+    let transitions = transitions(&events);
+    assert_eq!(transitions.len(), 200);
+    assert!(
+        transitions.values().all(|of| of.len() % 2 == 0),
+        "all ended offline"
+    );
+    let expired = events
+        .iter()
+        .filter(|event| event.name == "instance.offline");
+    assert!(
+        expired.count() > 300,
+        "some leases expired before their beats"
+    );
+}
+
+async fn whoever_is_offline_for_long_is_forgotten<B: Backends>() {
+    let mut arguments = SHORT.to_vec();
+    arguments.extend(["--forget-after", "3s"]);
+    let setup = Setup::<B>::start_with(&arguments).await;
+    let addresses = addresses(3);
+    let mut subscriber = Subscriber::new(&setup, "").await;
+    setup.register("orders", &addresses, &json!({})).await;
+    let held = json!({"status": "held", "reason": "stays"});
+    setup
+        .patch("/v1/services/orders/instances/h-0:1", held)
+        .await;
+    let beaten = Instant::now();
+    setup.beat("orders", &addresses[1..2]).await;
+    let mut forgotten = Vec::new();
+    for _ in 0..2 {
+        let event = subscriber
+            .expect("instance.deregistered", Duration::from_secs(20))
+            .await;
+        forgotten.push(event.address().to_owned());
+    }
+    assert_eq!(forgotten, ["h-2:1", "h-1:1"]);
+    assert!(beaten.elapsed() > TTL + Duration::from_secs(3));
+    assert_eq!(setup.counts("orders").await, [1, 0, 0]);
+}
+
+/// Beats for `addresses` on the daemons in turn, until the time is over.
+async fn beat_in_turn(daemons: &[&Daemon], addresses: &[String], until: Instant) {
+    for turn in 0.. {
+        if Instant::now() >= until {
+            return;
+        }
+        daemons[turn % daemons.len()]
+            .beat("orders", addresses)
+            .await;
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Eight instances beat on two daemons in turn and four on the first alone, which is
+/// then killed by `kill`.
+async fn two_daemons_share_the_beats(
+    first: Daemon,
+    second: &Daemon,
+    kill: impl AsyncFnOnce(Daemon),
+) {
+    let addresses = addresses(12);
+    let (shared, own) = addresses.split_at(8);
+    first.register("orders", &addresses, &json!({})).await;
+    let mut subscriber = Subscriber::new(second, "?service=orders").await;
+    let alternately = Instant::now() + Duration::from_secs(12);
+    let (both, one) = ([&first, second], [&first]);
+    tokio::join!(
+        beat_in_turn(&both, shared, alternately),
+        beat_in_turn(&one, own, alternately),
+    );
+    let events = subscriber.until_quiet(Duration::from_millis(500)).await;
+    let online = events
+        .iter()
+        .filter(|event| event.name == "instance.online");
+    assert_eq!(
+        (online.count(), transitions(&events).len()),
+        (12, 12),
+        "{events:?}"
+    );
+    alternate(&events);
+
+    // Those who beat on the first alone last did so by now.
+    let last_beat = Instant::now();
+    kill(first).await;
+    let found_by = last_beat + TTL + Duration::from_secs(16);
+    beat_in_turn(&[second], shared, found_by).await;
+    let events = subscriber.until_quiet(Duration::from_millis(500)).await;
+    let mut gone: Vec<&str> = events
+        .iter()
+        .filter(|event| event.name == "instance.offline")
+        .map(Event::address)
+        .collect();
+    gone.sort_unstable();
+    let mut expected: Vec<&str> = own.iter().map(String::as_str).collect();
+    expected.sort_unstable();
+    assert_eq!(gone, expected, "each once, and nobody else");
+    assert_eq!(second.counts("orders").await, [12, 8, 8]);
+}
+
+#[tokio::test]
+async fn beats_on_two_daemons_are_one_life_and_one_finds_what_the_other_can_not() {
+    let Setup { daemon, backends } = Setup::<Shared>::start_with(&SHORT).await;
+    let second = Daemon::start(&backends.arguments_with(&SHORT)).await;
+    two_daemons_share_the_beats(daemon, &second, async |mut first: Daemon| {
+        first.signal(Signal::KILL);
+        first.ended().await;
+    })
+    .await;
+}
+
+/// The machine's clock, and so much more.
+struct Skewed(TimeDelta);
+
+impl Clock for Skewed {
+    fn now(&self) -> DateTime<Utc> {
+        SystemClock.now() + self.0
+    }
+}
+
+fn config(backends: &Shared) -> Config {
+    Config {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        store: backends.store.parse().unwrap(),
+        leases: backends.redis.url().parse().unwrap(),
+        protection: Limits {
+            ratio: 1.0,
+            min: 10,
+            max: Duration::from_secs(600),
+            ttl: Ttl::try_from(5).unwrap(),
+        },
+        forget_after: Some(Duration::from_secs(3600)),
+        announcement: None,
+        roll_call: RollCall {
+            channel: "heartBeat".into(),
+            message: "?".into(),
+            interval: Duration::from_secs(2),
+        },
+        workers: 2,
+        start_timeout: Duration::from_secs(30),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clocks_that_are_ten_seconds_apart_change_nothing() {
+    let backends = Shared::new().await;
+    let skewed = |seconds| Arc::new(Skewed(TimeDelta::seconds(seconds)));
+    let first = Daemon::start_with_clock(config(&backends), skewed(-10)).await;
+    let second = Daemon::start_with_clock(config(&backends), Arc::new(SystemClock)).await;
+    two_daemons_share_the_beats(first, &second, async |first: Daemon| {
+        tokio::task::spawn_blocking(move || drop(first))
+            .await
+            .unwrap();
+    })
+    .await;
+    // The time that is shown is the recorder's own, and nothing is decided by it.
+    let (_, body) = second.get("/v1/services/orders/instances").await;
+    let times: Vec<&Value> = body["instances"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|instance| &instance["online_changed_at"])
+        .collect();
+    assert_eq!(times.len(), 12);
+}

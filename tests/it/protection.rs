@@ -1,0 +1,288 @@
+//! Protection: when too many go at once they are suspects, until they return, an operator
+//! confirms, or it has lasted long enough.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::support::backends::{Backends, Setup, on_both_backends};
+use crate::support::daemon::Daemon;
+use crate::support::sse::{Event, Subscriber};
+use crate::support::{addresses, eventually};
+
+on_both_backends! {
+    sixty_of_a_hundred_that_return_were_never_offline,
+    sixty_of_a_hundred_that_do_not_return_go_when_it_has_lasted_long_enough,
+    an_operator_lets_the_suspects_go,
+    three_of_a_hundred_go_as_ever,
+    all_of_nine_go_as_ever,
+}
+
+const TTL: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(10);
+
+/// One daemon, or two that share the beats of a hundred instances.
+struct Fleet<B> {
+    setup: Setup<B>,
+    second: Option<Daemon>,
+    addresses: Vec<String>,
+    subscriber: Subscriber,
+}
+
+impl<B: Backends> Fleet<B> {
+    async fn start(count: usize, protect_max: &str) -> Self {
+        let arguments = [
+            "--lease-ttl",
+            "5s",
+            "--roll-interval",
+            "2s",
+            "--protect-max",
+            protect_max,
+        ];
+        let setup = Setup::<B>::start_with(&arguments).await;
+        let second = setup.replica(&arguments).await;
+        let addresses = addresses(count);
+        setup.register("orders", &addresses, &json!({})).await;
+        let subscriber = Subscriber::new(&setup, "").await;
+        let fleet = Self {
+            setup,
+            second,
+            addresses,
+            subscriber,
+        };
+        // Until the daemons believe what they see.
+        fleet.beat_for(0, TTL + Duration::from_secs(1)).await;
+        fleet
+    }
+
+    /// Everybody from `first` on beats once; half of them on each daemon.
+    async fn beat(&self, first: usize) {
+        let second = self.second.as_ref().unwrap_or(&self.setup.daemon);
+        let (own, other): (Vec<_>, Vec<_>) = self.addresses[first..]
+            .iter()
+            .cloned()
+            .enumerate()
+            .partition(|(i, _)| i % 2 == 0);
+        let addresses = |part: Vec<(usize, String)>| -> Vec<String> {
+            part.into_iter().map(|(_, address)| address).collect()
+        };
+        let (own, other) = (addresses(own), addresses(other));
+        tokio::join!(
+            self.setup.beat("orders", &own),
+            second.beat("orders", &other)
+        );
+    }
+
+    async fn beat_for(&self, first: usize, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.beat(first).await;
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Beats for those from `first` on until an event of that name comes; returns it and
+    /// those before it.
+    async fn beat_until(
+        &mut self,
+        first: usize,
+        name: &str,
+        within: Duration,
+    ) -> (Event, Vec<Event>) {
+        let end = Instant::now() + within;
+        let mut before = Vec::new();
+        while Instant::now() < end {
+            self.beat(first).await;
+            while let Some(event) = self.subscriber.next(Duration::from_millis(300)).await {
+                if event.name == name {
+                    return (event, before);
+                }
+                before.push(event);
+            }
+        }
+        panic!("no {name} within {within:?}, but {before:?}");
+    }
+
+    async fn overview(&self, daemon: &Daemon) -> Value {
+        let (status, body) = daemon.get("/v1/overview").await;
+        assert_eq!(status, 200);
+        let _ = self;
+        body
+    }
+
+    async fn both(&self) -> Vec<&Daemon> {
+        [Some(&self.setup.daemon), self.second.as_ref()]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
+fn offline(events: &[Event]) -> Vec<&str> {
+    let offline = events
+        .iter()
+        .filter(|event| event.name == "instance.offline");
+    offline.map(Event::address).collect()
+}
+
+/// Sixty of a hundred have stopped, and are suspects on every daemon.
+async fn sixty_stop<B: Backends>(protect_max: &str) -> Fleet<B> {
+    let mut fleet = Fleet::<B>::start(100, protect_max).await;
+    let (entered, before) = fleet.beat_until(60, "protection.entered", 2 * TTL).await;
+    assert_eq!(offline(&before), Vec::<&str>::new());
+    let reason = entered.data["reason"].as_str().unwrap().to_owned();
+    assert!(
+        reason.contains("of 100 online instances would go offline within 5 s"),
+        "{reason}"
+    );
+    for daemon in fleet.both().await {
+        eventually(SOON, "sixty are suspects", || async {
+            fleet.beat(60).await;
+            let overview = fleet.overview(daemon).await;
+            (overview["suspect"] == json!(60)).then_some(())
+        })
+        .await;
+        let overview = fleet.overview(daemon).await;
+        assert_eq!(overview["online"], json!(100), "{overview}");
+        let protection = &overview["protection"];
+        assert_eq!(
+            (&protection["active"], &protection["reason"]),
+            (&json!(true), &json!(reason))
+        );
+        let (_, body) = daemon
+            .get("/v1/services/orders/instances?available=true")
+            .await;
+        let instances = body["instances"].as_array().unwrap();
+        let suspects = instances
+            .iter()
+            .filter(|instance| instance["suspect"] == json!(true));
+        assert_eq!((instances.len(), suspects.count()), (100, 60));
+    }
+    fleet
+}
+
+async fn sixty_of_a_hundred_that_return_were_never_offline<B: Backends>() {
+    let mut fleet = sixty_stop::<B>("10m").await;
+    let (left, before) = fleet.beat_until(0, "protection.left", SOON).await;
+    assert_eq!(left.data["reason"], json!("all heartbeats have returned"));
+    let mut events = before;
+    fleet.beat_for(0, 2 * TTL).await;
+    events.extend(
+        fleet
+            .subscriber
+            .until_quiet(Duration::from_millis(200))
+            .await,
+    );
+    assert!(
+        !events.iter().any(|event| event.is_transition()),
+        "{events:?}"
+    );
+    for daemon in fleet.both().await {
+        let overview = fleet.overview(daemon).await;
+        assert_eq!(overview["protection"]["active"], json!(false), "{overview}");
+        assert_eq!(
+            (&overview["online"], &overview["suspect"]),
+            (&json!(100), &json!(0))
+        );
+    }
+}
+
+async fn gone<B: Backends>(fleet: &mut Fleet<B>) {
+    let mut events = Vec::new();
+    let end = Instant::now() + SOON;
+    while offline(&events).len() < 60 && Instant::now() < end {
+        fleet.beat(60).await;
+        events.extend(
+            fleet
+                .subscriber
+                .until_quiet(Duration::from_millis(300))
+                .await,
+        );
+    }
+    fleet.beat_for(60, 2 * TTL).await;
+    events.extend(
+        fleet
+            .subscriber
+            .until_quiet(Duration::from_millis(200))
+            .await,
+    );
+    let mut gone = offline(&events);
+    gone.sort_unstable();
+    let mut expected: Vec<&str> = fleet.addresses[..60].iter().map(String::as_str).collect();
+    expected.sort_unstable();
+    assert_eq!(gone, expected, "each once");
+    assert_eq!(fleet.setup.counts("orders").await, [100, 40, 40]);
+}
+
+async fn sixty_of_a_hundred_that_do_not_return_go_when_it_has_lasted_long_enough<B: Backends>() {
+    let mut fleet = sixty_stop::<B>("12s").await;
+    let (left, before) = fleet.beat_until(60, "protection.left", 3 * TTL).await;
+    assert_eq!(offline(&before), Vec::<&str>::new());
+    assert_eq!(
+        left.data["reason"],
+        json!("it has lasted for --protect-max 12s")
+    );
+    gone(&mut fleet).await;
+}
+
+async fn an_operator_lets_the_suspects_go<B: Backends>() {
+    let mut fleet = sixty_stop::<B>("10m").await;
+    let confirm = async |daemon: &Daemon| {
+        let path = "/v1/protection/confirm";
+        daemon.try_send(Method::POST, path, None).await.unwrap()
+    };
+    // On any daemon; the last is the second one, where there are two.
+    let daemons = fleet.both().await;
+    let (status, body) = confirm(daemons.last().unwrap()).await;
+    assert_eq!(
+        (status.as_u16(), &body["ended"], &body["let_go"]),
+        (200, &json!(true), &json!(60))
+    );
+    gone(&mut fleet).await;
+    for daemon in fleet.both().await {
+        let (status, body) = confirm(daemon).await;
+        assert_eq!(
+            (status.as_u16(), body),
+            (200, json!({"ended": false, "let_go": 0}))
+        );
+    }
+}
+
+async fn three_of_a_hundred_go_as_ever<B: Backends>() {
+    let mut fleet = Fleet::<B>::start(100, "10m").await;
+    let (_, mut events) = fleet.beat_until(3, "instance.offline", 2 * TTL).await;
+    fleet.beat_for(3, TTL).await;
+    events.extend(
+        fleet
+            .subscriber
+            .until_quiet(Duration::from_millis(200))
+            .await,
+    );
+    assert_eq!(
+        offline(&events).len(),
+        2,
+        "and one more, for which we waited"
+    );
+    assert!(
+        !events
+            .iter()
+            .any(|event| event.name.starts_with("protection")),
+        "{events:?}"
+    );
+    assert_eq!(fleet.setup.counts("orders").await, [100, 97, 97]);
+}
+
+async fn all_of_nine_go_as_ever<B: Backends>() {
+    let mut fleet = Fleet::<B>::start(9, "10m").await;
+    let events = fleet
+        .subscriber
+        .until_quiet(Duration::from_millis(10))
+        .await;
+    assert!(!offline(&events).contains(&"h-0:1"));
+    eventually(2 * TTL, "all are offline", || async {
+        (fleet.setup.counts("orders").await == [9, 0, 0]).then_some(())
+    })
+    .await;
+}

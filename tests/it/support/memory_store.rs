@@ -1,0 +1,384 @@
+//! A registry store in memory, for tests in virtual time: several daemons may share it. It
+//! passes the suite of the real ones.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use rollcalld::model::{
+    DisplayName, Epoch, Instance, InstanceChange, InstanceId, InstanceKey, Presence, Registration,
+    Scope, ScopeId, ScopeKind, ScopeRecord, Status,
+};
+use rollcalld::store::{
+    Declared, Digest, Life, MigrateError, Registered, RegisteredMany, RegistryReader,
+    RegistryTransaction, RegistryWriter, ScopeDeletion, Store, StoreError, WentOnline,
+};
+
+/// The rows, shared by all who opened it.
+#[derive(Clone, Default)]
+pub(crate) struct MemoryStore(Arc<Mutex<Rows>>);
+
+#[derive(Clone, Default)]
+struct Rows {
+    scopes: BTreeMap<Scope, ScopeRecord>,
+    instances: BTreeMap<InstanceKey, Instance>,
+    last_id: i64,
+}
+
+impl MemoryStore {
+    /// A reader and a writer on the rows.
+    pub(crate) fn open(&self) -> Store {
+        Store {
+            reader: Arc::new(self.clone()),
+            writer: Box::new(self.clone()),
+        }
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Rows) -> T) -> Result<T, StoreError> {
+        Ok(read(&self.0.lock().unwrap()))
+    }
+}
+
+#[async_trait]
+impl RegistryReader for MemoryStore {
+    async fn list_scopes(&self) -> Result<Vec<ScopeRecord>, StoreError> {
+        self.read(|rows| rows.scopes.values().cloned().collect())
+    }
+
+    async fn find_scope(&self, scope: &Scope) -> Result<Option<ScopeRecord>, StoreError> {
+        self.read(|rows| rows.scopes.get(scope).cloned())
+    }
+
+    async fn find_scope_by_id(&self, id: ScopeId) -> Result<Option<ScopeRecord>, StoreError> {
+        self.read(|rows| rows.scopes.values().find(|scope| scope.id == id).cloned())
+    }
+
+    async fn list_instances(
+        &self,
+        after: InstanceId,
+        limit: u16,
+    ) -> Result<Vec<Instance>, StoreError> {
+        let mut all = self.read(|rows| rows.instances.values().cloned().collect::<Vec<_>>())?;
+        all.retain(|instance| instance.id > after);
+        all.sort_by_key(|instance| instance.id);
+        all.truncate(limit.into());
+        Ok(all)
+    }
+
+    async fn list_online(
+        &self,
+        after: InstanceId,
+        limit: u16,
+    ) -> Result<Vec<(InstanceId, Life)>, StoreError> {
+        let mut online = self.list_instances(after, u16::MAX).await?;
+        online.retain(|instance| instance.presence.online);
+        online.truncate(limit.into());
+        let life = |instance: Instance| {
+            let epoch = instance.presence.epoch.unwrap();
+            let key = instance.key;
+            (instance.id, Life { key, epoch })
+        };
+        Ok(online.into_iter().map(life).collect())
+    }
+
+    async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
+        self.read(|rows| {
+            let found = keys.iter().filter_map(|key| rows.instances.get(key));
+            found.cloned().collect()
+        })
+    }
+
+    async fn digest(&self) -> Result<Digest, StoreError> {
+        self.read(|rows| Digest {
+            scopes: rows.scopes.len() as i64,
+            scope_sum: rows
+                .scopes
+                .values()
+                .map(|scope| scope.id.0 + scope.revision)
+                .sum(),
+            instances: rows.instances.len() as i64,
+            instance_sum: rows
+                .instances
+                .values()
+                .map(|instance| instance.id.0 + instance.revision)
+                .sum(),
+        })
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl RegistryWriter for MemoryStore {
+    async fn migrate(&mut self) -> Result<Vec<String>, MigrateError> {
+        Ok(Vec::new())
+    }
+
+    async fn begin<'a>(
+        &'a mut self,
+        now: DateTime<Utc>,
+    ) -> Result<Box<dyn RegistryTransaction + 'a>, StoreError> {
+        Ok(Box::new(MemoryTransaction {
+            writes: Vec::new(),
+            store: self.clone(),
+            now,
+        }))
+    }
+}
+
+type WriteAgain = Box<dyn Fn(&mut Rows) + Send + Sync>;
+
+/// Each write is tried on a copy of the rows as they are then, after those before it, and all
+/// of them are made at the commit. Nothing waits within a transaction of these tests, so no
+/// other comes in between.
+struct MemoryTransaction {
+    writes: Vec<WriteAgain>,
+    store: MemoryStore,
+    now: DateTime<Utc>,
+}
+
+impl MemoryTransaction {
+    fn write<T>(
+        &mut self,
+        write: impl Fn(&mut Rows) -> T + Send + Sync + 'static,
+    ) -> Result<T, StoreError> {
+        let mut rows = self.store.0.lock().unwrap().clone();
+        self.writes.iter().for_each(|write| write(&mut rows));
+        let output = write(&mut rows);
+        self.writes.push(Box::new(move |rows| drop(write(rows))));
+        Ok(output)
+    }
+}
+
+impl Rows {
+    fn next_id(&mut self) -> i64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn declare(&mut self, scope: &Scope, now: DateTime<Utc>) -> ScopeRecord {
+        let record = ScopeRecord {
+            id: ScopeId(self.next_id()),
+            scope: scope.clone(),
+            name: None,
+            created_at: now,
+            revision: 1,
+        };
+        self.scopes.insert(scope.clone(), record.clone());
+        record
+    }
+
+    fn register(&mut self, given: &Registration, now: DateTime<Utc>) -> Registered {
+        let known = self.instances.get(&given.key).cloned();
+        let is_service = given.key.scope.kind == ScopeKind::Service;
+        let mut instance = known.clone().unwrap_or_else(|| Instance {
+            id: InstanceId(self.next_id()),
+            key: given.key.clone(),
+            name: None,
+            given_weight: None,
+            metadata: Default::default(),
+            ttl: None,
+            status: Status::Disabled,
+            hold: None,
+            presence: Presence::default(),
+            registered_at: now,
+            updated_at: now,
+            revision: 0,
+        });
+        if is_service && instance.status == Status::Disabled {
+            instance.status = Status::Enabled;
+        }
+        instance.name = given.name.clone().or(instance.name);
+        instance.given_weight = given.weight.or(instance.given_weight);
+        instance.metadata = given.metadata.clone().unwrap_or(instance.metadata);
+        instance.ttl = given.ttl.or(instance.ttl);
+        let changed = known.as_ref() != Some(&instance);
+        if changed {
+            instance.revision += 1;
+            instance.updated_at = now;
+        }
+        self.instances.insert(given.key.clone(), instance.clone());
+        Registered {
+            instance,
+            created: known.is_none(),
+            changed,
+        }
+    }
+}
+
+#[async_trait]
+impl RegistryTransaction for MemoryTransaction {
+    async fn declare_scope(
+        &mut self,
+        scope: &Scope,
+        name: Option<&DisplayName>,
+    ) -> Result<Declared, StoreError> {
+        let (scope, name, now) = (scope.clone(), name.cloned(), self.now);
+        self.write(move |rows| {
+            let known = rows.scopes.get(&scope).cloned();
+            let mut record = known.clone().unwrap_or_else(|| rows.declare(&scope, now));
+            record.name = name.clone().or(record.name);
+            record.revision += i64::from(known.is_some());
+            rows.scopes.insert(scope.clone(), record.clone());
+            Declared {
+                record,
+                created: known.is_none(),
+            }
+        })
+    }
+
+    async fn delete_scope(&mut self, scope: &Scope) -> Result<ScopeDeletion, StoreError> {
+        let scope = scope.clone();
+        self.write(move |rows| {
+            if rows.instances.keys().any(|key| key.scope == scope) {
+                return ScopeDeletion::HasInstances;
+            }
+            let removed = rows.scopes.remove(&scope);
+            removed.map_or(ScopeDeletion::Unknown, ScopeDeletion::Deleted)
+        })
+    }
+
+    async fn register_instances(
+        &mut self,
+        registrations: &[Registration],
+    ) -> Result<RegisteredMany, StoreError> {
+        let (registrations, now) = (registrations.to_vec(), self.now);
+        self.write(move |rows| {
+            let mut done = RegisteredMany::default();
+            for given in &registrations {
+                let scope = &given.key.scope;
+                let declared = rows.scopes.contains_key(scope);
+                if !declared && scope.kind == ScopeKind::Service {
+                    done.services.push(rows.declare(scope, now));
+                }
+                let may = declared || scope.kind == ScopeKind::Service;
+                done.instances.push(may.then(|| rows.register(given, now)));
+            }
+            done
+        })
+    }
+
+    async fn change_instance(
+        &mut self,
+        key: &InstanceKey,
+        change: &InstanceChange,
+    ) -> Result<Option<Instance>, StoreError> {
+        let (key, change, now) = (key.clone(), change.clone(), self.now);
+        self.write(move |rows| {
+            let instance = rows.instances.get_mut(&key)?;
+            if let Some(status) = &change.status {
+                instance.status = status.status();
+                instance.hold = status.hold().cloned();
+            }
+            instance.given_weight = change.weight.or(instance.given_weight);
+            if let Some(metadata) = &change.metadata {
+                instance.metadata = metadata.clone();
+            }
+            instance.updated_at = now;
+            instance.revision += 1;
+            Some(instance.clone())
+        })
+    }
+
+    async fn disable_service_instance(
+        &mut self,
+        id: InstanceId,
+    ) -> Result<Option<Instance>, StoreError> {
+        let now = self.now;
+        self.write(move |rows| {
+            let mut instances = rows.instances.values_mut();
+            let instance = instances.find(|instance| instance.id == id)?;
+            if instance.key.scope.kind != ScopeKind::Service {
+                return None;
+            }
+            if instance.status == Status::Enabled {
+                instance.status = Status::Disabled;
+            }
+            instance.updated_at = now;
+            instance.revision += 1;
+            Some(instance.clone())
+        })
+    }
+
+    async fn deregister_instance(
+        &mut self,
+        key: &InstanceKey,
+    ) -> Result<Option<Instance>, StoreError> {
+        let key = key.clone();
+        self.write(move |rows| rows.instances.remove(&key))
+    }
+
+    async fn forget_instances(
+        &mut self,
+        before: DateTime<Utc>,
+        limit: u16,
+    ) -> Result<Vec<Instance>, StoreError> {
+        self.write(move |rows| {
+            let old = |instance: &&Instance| {
+                let last = instance.presence.changed_at.max(Some(instance.updated_at));
+                !instance.presence.online && instance.status != Status::Held && last < Some(before)
+            };
+            let mut old: Vec<Instance> = rows.instances.values().filter(old).cloned().collect();
+            old.sort_by_key(|instance| instance.id);
+            old.truncate(limit.into());
+            for instance in &old {
+                rows.instances.remove(&instance.key);
+            }
+            old
+        })
+    }
+
+    async fn record_online(&mut self, lives: &[Life]) -> Result<Vec<WentOnline>, StoreError> {
+        let (lives, now) = (lives.to_vec(), self.now);
+        self.write(move |rows| {
+            let record = |Life { key, epoch }: &Life| {
+                let instance = rows.instances.get_mut(key)?;
+                let presence = &mut instance.presence;
+                if presence.epoch.is_some_and(|known| known >= *epoch) {
+                    return None;
+                }
+                let transition = !presence.online;
+                presence.epoch = Some(*epoch);
+                presence.online = true;
+                if transition {
+                    presence.changed_at = Some(now);
+                }
+                instance.revision += 1;
+                let instance = instance.clone();
+                Some(WentOnline {
+                    instance,
+                    transition,
+                })
+            };
+            lives.iter().filter_map(record).collect()
+        })
+    }
+
+    async fn record_offline(&mut self, lives: &[Life]) -> Result<Vec<Instance>, StoreError> {
+        let (lives, now) = (lives.to_vec(), self.now);
+        self.write(move |rows| {
+            let record = |Life { key, epoch }: &Life| {
+                let instance = rows.instances.get_mut(key)?;
+                let presence = &mut instance.presence;
+                let current: Option<Epoch> = presence.epoch.filter(|_| presence.online);
+                if current != Some(*epoch) {
+                    return None;
+                }
+                presence.online = false;
+                presence.changed_at = Some(now);
+                instance.revision += 1;
+                Some(instance.clone())
+            };
+            lives.iter().filter_map(record).collect()
+        })
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        let mut rows = self.store.0.lock().unwrap();
+        self.writes.iter().for_each(|write| write(&mut rows));
+        Ok(())
+    }
+}
