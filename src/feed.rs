@@ -102,19 +102,19 @@ impl Feed {
     /// Everything from now on; or everything after `last`, if that is still known.
     pub fn subscribe(&self, last: Option<EventId>) -> impl Stream<Item = Told> + use<> {
         let (head, live) = self.listen();
-        let subscriber = match last {
-            None => Subscriber {
-                last: head,
-                phase: Phase::Begin,
-                live,
-                bus: Arc::clone(&self.bus),
+        let phase = match last {
+            None => Phase::Begin,
+            Some(_) => Phase::Missed {
+                read: VecDeque::new(),
+                listening: false,
             },
-            Some(last) => Subscriber {
-                last,
-                phase: Phase::Missed(VecDeque::new()),
-                live,
-                bus: Arc::clone(&self.bus),
-            },
+        };
+        let subscriber = Subscriber {
+            last: last.unwrap_or(head),
+            phase,
+            live,
+            sender: self.live.clone(),
+            bus: Arc::clone(&self.bus),
         };
         stream::unfold(subscriber, Subscriber::next)
     }
@@ -131,13 +131,20 @@ struct Subscriber {
     last: EventId,
     phase: Phase,
     live: broadcast::Receiver<Live>,
+    sender: broadcast::Sender<Live>,
     bus: Arc<dyn EventBus>,
 }
 
 enum Phase {
     Begin,
-    /// It is told what it missed, of which this was read.
-    Missed(VecDeque<Logged>),
+    /// It is told what it missed.
+    Missed {
+        /// What was read of it.
+        read: VecDeque<Logged>,
+        /// Whether what happens meanwhile is kept for it: once it has nearly caught up, so
+        /// that it does not fall behind while it reads.
+        listening: bool,
+    },
     Live,
     End,
 }
@@ -150,14 +157,19 @@ impl Subscriber {
                     self.phase = Phase::Live;
                     Told::From(self.last)
                 }
-                Phase::Missed(read) => match read.pop_front() {
+                Phase::Missed { read, listening } => match read.pop_front() {
                     Some(logged) => {
                         self.last = logged.id;
                         Told::Event(Notice::new(logged))
                     }
                     None => match self.bus.read(self.last, Duration::ZERO).await {
                         Ok(Following::Events(events)) if events.is_empty() => {
-                            self.phase = Phase::Live;
+                            if *listening {
+                                self.phase = Phase::Live;
+                            } else {
+                                self.live = self.sender.subscribe();
+                                *listening = true;
+                            }
                             continue;
                         }
                         Ok(Following::Events(events)) => {
@@ -165,6 +177,8 @@ impl Subscriber {
                             continue;
                         }
                         Ok(Following::Lost) | Err(_) => {
+                            // In this order, so that nothing after the head is missed.
+                            self.live = self.sender.subscribe();
                             self.last = self.bus.head().await.unwrap_or_default();
                             self.phase = Phase::Live;
                             Told::Resync(self.last)

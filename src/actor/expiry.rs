@@ -18,8 +18,8 @@ use crate::store::Life;
 /// The most leases to ask about in one round trip.
 const LOOK: usize = 1000;
 
-/// The most of those who are online to look at before some are believed to be gone.
-const SAMPLE: usize = 1000;
+/// About how many instances to look at before some are believed to be gone.
+const SAMPLE: usize = 2000;
 
 /// The most instances in one message to the RegistryActor.
 const MAX_RECORD: usize = 500;
@@ -49,14 +49,17 @@ impl Expiry {
     /// another daemon, which watches it now.
     pub async fn settle(&self, keys: Vec<InstanceKey>) {
         let mut gone = Vec::new();
-        for part in keys.chunks(LOOK) {
-            match self.look(part).await {
-                Ok(leases) => {
-                    let missing = part.iter().zip(leases).filter(|(_, lease)| lease.is_none());
-                    gone.extend(missing.filter_map(|(key, _)| self.directory.find(key)));
-                }
-                Err(_) => self.watch_again(part, Instant::now() + AGAIN),
-            }
+        let mut rest = keys.as_slice();
+        while !rest.is_empty() {
+            let (part, others) = rest.split_at(rest.len().min(LOOK));
+            let Ok(leases) = self.look(part).await else {
+                // The store is away, and would be for the others.
+                self.watch_again(rest, Instant::now() + AGAIN);
+                break;
+            };
+            let missing = part.iter().zip(leases).filter(|(_, lease)| lease.is_none());
+            gone.extend(missing.filter_map(|(key, _)| self.directory.find(key)));
+            rest = others;
         }
         self.judge(gone).await;
     }
@@ -81,14 +84,12 @@ impl Expiry {
                 .map(|listed| listed.instance.key.clone())
                 .collect()
         };
-        let online = self.directory.online();
-        let Ok(sample) = self.sample(&online).await else {
+        let (_, totals) = self.directory.totals();
+        let Ok(sample) = self.sample().await else {
             return self.watch_again(&keys(&believed), Instant::now() + AGAIN);
         };
-        match self
-            .protection
-            .judge(online.len(), sample, self.clock.now())
-        {
+        let now = self.clock.now();
+        match self.protection.judge(totals.online, sample, now) {
             Verdict::Gone => self.record(&believed).await,
             Verdict::Suspect(began) => {
                 self.directory.set_suspect(&keys(&believed), true);
@@ -200,23 +201,25 @@ impl Expiry {
         }
     }
 
-    /// How many of those who are online are dying, by the leases of some of them, evenly
-    /// taken from all.
-    async fn sample(&self, online: &[Arc<Listed>]) -> Result<Sample, LeaseError> {
-        let step = online.len().div_ceil(SAMPLE).max(1);
-        let chosen: Vec<&Arc<Listed>> = online.iter().step_by(step).collect();
+    /// How many of those who are online are dying, by the leases of some of them.
+    async fn sample(&self) -> Result<Sample, LeaseError> {
+        let chosen = self.directory.sample_online(SAMPLE);
         let keys: Vec<_> = chosen
             .iter()
             .map(|listed| listed.instance.key.clone())
             .collect();
-        let leases = self.look(&keys).await?;
-        let dying = chosen.iter().zip(leases).filter(|(listed, lease)| {
-            let ttl = self.ttl(listed).as_duration();
-            lease.is_none_or(|lease| lease.left.as_millis() * 100 < ttl.as_millis() * OVERDUE)
-        });
+        let mut dying = 0;
+        for (keys, chosen) in keys.chunks(LOOK).zip(chosen.chunks(LOOK)) {
+            let leases = self.look(keys).await?;
+            let overdue = chosen.iter().zip(leases).filter(|(listed, lease)| {
+                let ttl = self.ttl(listed).as_duration();
+                lease.is_none_or(|lease| lease.left.as_millis() * 100 < ttl.as_millis() * OVERDUE)
+            });
+            dying += overdue.count();
+        }
         Ok(Sample {
             looked: keys.len(),
-            dying: dying.count(),
+            dying,
         })
     }
 

@@ -31,8 +31,8 @@ pub use self::registry::{
     RegisterInstance, RegistryActor, Write,
 };
 pub use self::scheduler::{
-    Chores, EndProtection, Enlist, RECONCILE, RollCall, RollCallReport, RollCallStatus,
-    SchedulerActor,
+    Chores, EndProtection, Enlist, RECONCILE, ReconcileReport, Report, ReportProgress, RollCall,
+    RollCallReport, SchedulerActor,
 };
 
 /// Why an actor gave no answer.

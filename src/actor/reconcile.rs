@@ -35,6 +35,8 @@ pub struct Reconciler {
 /// What a reconcile found different.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Repairs {
+    /// How many it looked at, who are recorded as online.
+    pub looked: usize,
     /// Recorded as online, without a lease: to be judged.
     pub gone: usize,
     /// Alive, and not recorded so: which they are now.
@@ -64,15 +66,18 @@ impl Reconciler {
         if !self.bus.claim(CLAIM, self.claim).await? {
             return Ok(None);
         }
+        let (looked, gone) = self.find_ended().await?;
         Ok(Some(Repairs {
-            gone: self.find_ended().await?,
+            looked,
+            gone,
             online: self.find_begun().await?,
         }))
     }
 
-    /// Goes through what is recorded as online. All who are gone are judged together.
-    async fn find_ended(&self) -> Result<usize, ReconcileError> {
-        let (mut after, mut gone) = (InstanceId(0), Vec::new());
+    /// Goes through what is recorded as online. All who are gone are judged together. How
+    /// many it looked at, and how many are gone.
+    async fn find_ended(&self) -> Result<(usize, usize), ReconcileError> {
+        let (mut after, mut looked, mut gone) = (InstanceId(0), 0, Vec::new());
         loop {
             let (ids, lives): (Vec<_>, Vec<_>) = self
                 .reader
@@ -82,6 +87,7 @@ impl Reconciler {
                 .unzip();
             let Some(last) = ids.last() else { break };
             after = *last;
+            looked += ids.len();
             let keys: Vec<InstanceKey> = lives.into_iter().map(|life| life.key).collect();
             let leases = self.expiry.look(&keys).await?;
             let missing = keys.iter().zip(leases).filter(|(_, lease)| lease.is_none());
@@ -89,7 +95,7 @@ impl Reconciler {
         }
         let found = gone.len();
         self.expiry.judge(gone).await;
-        Ok(found)
+        Ok((looked, found))
     }
 
     /// Goes through the leases.

@@ -15,7 +15,7 @@ use actix::{
 };
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Expiry, ForgetInstances, Lifeline, Reconciler, Sweep, admit};
+use super::{Expiry, ForgetInstances, Lifeline, Reconciler, Repairs, Sweep, admit};
 use crate::bus::{BusError, EventBus};
 use crate::clock::Clock;
 use crate::model::{Event, EventKind, rfc3339_millis};
@@ -77,7 +77,7 @@ pub struct SchedulerActor {
     timer: Option<SpawnHandle>,
     last_tick: Option<i64>,
     under_way: bool,
-    report: RollCallReport,
+    report: Report,
     _lifeline: Lifeline,
 }
 
@@ -103,7 +103,7 @@ impl SchedulerActor {
             timer: None,
             last_tick: None,
             under_way: false,
-            report: RollCallReport::default(),
+            report: Report::default(),
             _lifeline: lifeline,
         }
     }
@@ -186,7 +186,10 @@ impl SchedulerActor {
                 actor.reconciling = false;
                 match outcome {
                     Ok(None) => {}
-                    Ok(Some(repairs)) => log::debug!("reconciled: {repairs:?}"),
+                    Ok(Some(repairs)) => {
+                        log::debug!("reconciled: {repairs:?}");
+                        actor.report.reconcile.add(repairs, actor.clock.now());
+                    }
                     Err(error) => log::warn!("reconcile broken off: {error}"),
                 }
             },
@@ -220,7 +223,7 @@ impl SchedulerActor {
     }
 
     fn skip(&mut self, ticks: u64, why: impl Display) {
-        self.report.skipped += ticks;
+        self.report.roll_call.skipped += ticks;
         log::warn!("{ticks} roll call(s) skipped: {why}");
     }
 
@@ -252,11 +255,11 @@ impl SchedulerActor {
                 actor.under_way = false;
                 match outcome {
                     Ok(true) => {
-                        actor.report.sent += 1;
-                        actor.report.last_sent_at = Some(now);
+                        actor.report.roll_call.sent += 1;
+                        actor.report.roll_call.last_sent_at = Some(now);
                         log::debug!("roll call sent at {}", rfc3339_millis(now));
                     }
-                    Ok(false) => actor.report.sent_by_others += 1,
+                    Ok(false) => actor.report.roll_call.sent_by_others += 1,
                     Err(error) => actor.skip(1, error),
                 }
             },
@@ -345,15 +348,49 @@ pub struct RollCallReport {
     pub last_sent_at: Option<DateTime<Utc>>,
 }
 
-/// Asks what became of the roll calls. No effect.
+/// What this daemon's turns at reconciling came to since it started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReconcileReport {
+    /// How many it completed.
+    pub completed: u64,
+    /// How many instances it looked at, in all of them.
+    pub looked: u64,
+    /// How many it found without a lease.
+    pub gone: u64,
+    /// How many it found alive, and recorded.
+    pub online: u64,
+    /// When it completed one last.
+    pub last_at: Option<DateTime<Utc>>,
+}
+
+impl ReconcileReport {
+    fn add(&mut self, repairs: Repairs, at: DateTime<Utc>) {
+        self.completed += 1;
+        self.looked += repairs.looked as u64;
+        self.gone += repairs.gone as u64;
+        self.online += repairs.online as u64;
+        self.last_at = Some(at);
+    }
+}
+
+/// What became of everything that is done by the clock.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The roll calls.
+    pub roll_call: RollCallReport,
+    /// The reconciles.
+    pub reconcile: ReconcileReport,
+}
+
+/// Asks what was done by the clock. No effect.
 #[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "RollCallReport")]
-pub struct RollCallStatus;
+#[rtype(result = "Report")]
+pub struct ReportProgress;
 
-impl Handler<RollCallStatus> for SchedulerActor {
-    type Result = MessageResult<RollCallStatus>;
+impl Handler<ReportProgress> for SchedulerActor {
+    type Result = MessageResult<ReportProgress>;
 
-    fn handle(&mut self, _: RollCallStatus, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, _: ReportProgress, _: &mut Context<Self>) -> Self::Result {
         MessageResult(self.report.clone())
     }
 }

@@ -6,51 +6,28 @@
 //! It changes nothing elsewhere.
 
 mod deadlines;
+mod lookup;
 mod state;
 mod view;
 
-use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::deadlines::{Deadlines, Slot};
+use self::lookup::Places;
+pub use self::lookup::{DirectoryError, Profile};
 pub use self::state::{Applied, Differences};
 use self::state::{Maps, State};
 pub use self::view::{Body, Counts, Listed, ScopeView, Which};
-use crate::model::{
-    Epoch, EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord,
-    Ttl, Weight,
-};
+use crate::model::{EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeKind, ScopeRecord};
 use crate::store::{Digest, RegistryReader, StoreError};
-
-/// How many look-ups of what is unknown here may be under way at once, so that a flood of
-/// unknown addresses does not become a flood of queries.
-const LOOKUPS: usize = 64;
-
-/// The same for the original's heartbeats, whose addresses may all be unknown.
-const KEEP_ALIVE_LOOKUPS: usize = 16;
-
-/// How long a look-up waits for the registry store, a place included.
-const LOOKUP: Duration = Duration::from_millis(600);
 
 /// How many instances are read from the store in one step.
 const PAGE: u16 = 1000;
-
-/// Why the Directory gave no answer about what it does not know itself.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum DirectoryError {
-    /// The registry store gave none.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Too many questions to the store are under way.
-    #[error("too many look-ups are under way")]
-    Overloaded,
-}
 
 /// Why what the Directory holds may be old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,30 +36,6 @@ pub enum Stale {
     Leases,
     /// The log of events cannot be read: other daemons' changes are not seen.
     Events,
-}
-
-/// What a heartbeat needs to know of an instance.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Profile {
-    /// Its weight, or the default.
-    pub weight: Weight,
-    /// Its own time to live, if it has one.
-    pub ttl: Option<Ttl>,
-    /// The last life that is recorded.
-    pub epoch: Option<Epoch>,
-    /// Where its deadline is; `None` where it is not known to be registered.
-    pub slot: Option<Slot>,
-}
-
-impl From<&Listed> for Profile {
-    fn from(listed: &Listed) -> Self {
-        Self {
-            weight: listed.instance.weight(),
-            ttl: listed.instance.ttl,
-            epoch: listed.instance.presence.epoch,
-            slot: listed.slot,
-        }
-    }
 }
 
 /// Holds every scope and instance.
@@ -96,8 +49,7 @@ pub struct Directory {
     stale: AtomicU8,
     /// Tells those who wait for a scope that is not there.
     scope_added: Notify,
-    lookups: Semaphore,
-    keep_alive_lookups: Semaphore,
+    places: Places,
 }
 
 impl Directory {
@@ -110,8 +62,7 @@ impl Directory {
             deadlines: Deadlines::default(),
             stale: AtomicU8::new(0),
             scope_added: Notify::new(),
-            lookups: Semaphore::new(LOOKUPS),
-            keep_alive_lookups: Semaphore::new(KEEP_ALIVE_LOOKUPS),
+            places: Places::default(),
         }
     }
 
@@ -159,6 +110,23 @@ impl Directory {
         let listed = views.flat_map(|view| view.instances.iter());
         let online = listed.filter(|listed| listed.instance.presence.online);
         online.cloned().collect()
+    }
+
+    /// Some of those who are listed as online, evenly taken from all instances, of which it
+    /// looks at no more than `looked`. Everybody, where there are no more than that.
+    pub fn sample_online(&self, looked: usize) -> Vec<Arc<Listed>> {
+        let scopes = self.maps.scopes.pin();
+        let count: usize = scopes.values().map(|view| view.instances.len()).sum();
+        let step = count.div_ceil(looked.max(1)).max(1);
+        let (mut sample, mut skip) = (Vec::new(), 0);
+        for view in scopes.values() {
+            let chosen = view.instances.iter().skip(skip).step_by(step);
+            let online = chosen.filter(|listed| listed.instance.presence.online);
+            sample.extend(online.cloned());
+            let taken = view.instances.len().saturating_sub(skip).div_ceil(step);
+            skip = skip + taken * step - view.instances.len();
+        }
+        sample
     }
 
     /// Waits until `answer` finds one in a picture of the scope, at most until `deadline`.
@@ -278,158 +246,6 @@ impl Directory {
     /// Counts and sums of what is here, to compare with the store's.
     pub fn digest(&self) -> Digest {
         self.state().digest
-    }
-
-    /// An instance, if it is registered. What is unknown here may have been registered
-    /// on another daemon a moment ago, so the store is asked before it is none.
-    pub async fn instance(&self, key: &InstanceKey) -> Result<Option<Arc<Listed>>, DirectoryError> {
-        if let Some(listed) = self.find(key) {
-            return Ok(Some(listed));
-        }
-        self.look_up(std::slice::from_ref(key), &self.lookups)
-            .await?;
-        Ok(self.find(key))
-    }
-
-    /// A scope, if it is declared; the store is asked before it is none.
-    pub async fn declared(&self, scope: &Scope) -> Result<Option<Arc<ScopeView>>, DirectoryError> {
-        let known = |view: &Arc<ScopeView>| view.record.is_some();
-        if let Some(view) = self.scope(scope).filter(known) {
-            return Ok(Some(view));
-        }
-        let found = self.ask(self.reader.find_scope(scope)).await?;
-        if let Some(record) = found {
-            self.apply([&EventKind::ScopeDeclared(record)]);
-        }
-        Ok(self.scope(scope).filter(known))
-    }
-
-    /// The scope with that id, of either kind.
-    pub async fn scope_by_id(&self, id: ScopeId) -> Result<Option<ScopeRecord>, DirectoryError> {
-        self.ask(self.reader.find_scope_by_id(id)).await
-    }
-
-    /// Whether the registry store answers.
-    pub async fn ping_store(&self) -> Result<(), StoreError> {
-        self.reader.ping().await
-    }
-
-    /// For each instance what a heartbeat needs, or `None` where it is not registered.
-    ///
-    /// What is not known here is asked of the store, all at once. Where the store gives no
-    /// answer it is taken on trust with the defaults: a lease that turns out to be nobody's
-    /// is listed nowhere and expires.
-    pub async fn resolve(
-        &self,
-        keys: &[InstanceKey],
-    ) -> Result<Vec<Option<Profile>>, DirectoryError> {
-        let profile = |known: &Listed| Profile::from(known);
-        let (mut profiles, mut unknown) = (Vec::with_capacity(keys.len()), Vec::new());
-        {
-            let known = self.maps.instances.pin();
-            for key in keys {
-                let found = known.get(key).map(|listed| profile(listed));
-                if found.is_none() {
-                    unknown.push(key.clone());
-                }
-                profiles.push(found);
-            }
-        }
-        if unknown.is_empty() {
-            return Ok(profiles);
-        }
-        match self.look_up(&unknown, &self.lookups).await {
-            Ok(found) => {
-                for (key, profile) in keys.iter().zip(&mut profiles) {
-                    *profile = profile.or_else(|| found.get(key).copied());
-                }
-                Ok(profiles)
-            }
-            Err(DirectoryError::Overloaded) => Err(DirectoryError::Overloaded),
-            Err(error) => {
-                log::debug!("heartbeats go on without the registry store: {error}");
-                let trusted = profiles.into_iter().map(Option::unwrap_or_default);
-                Ok(trusted.map(Some).collect())
-            }
-        }
-    }
-
-    /// The same for one heartbeat in the original's manner, which may be of an address
-    /// that never registers: so it is asked of the store only while few others are.
-    pub async fn resolve_keep_alive(&self, key: &InstanceKey) -> Option<Profile> {
-        if let Some(known) = self.maps.instances.pin().get(key) {
-            return Some(Profile::from(&**known));
-        }
-        if self.keep_alive_lookups.available_permits() == 0 {
-            return None;
-        }
-        let found = self.look_up(std::slice::from_ref(key), &self.keep_alive_lookups);
-        found.await.ok()?.get(key).copied()
-    }
-
-    /// Those of the given instances that the store says are not registered, now.
-    /// Without an answer from the store, none of them.
-    pub async fn vanished(&self, keys: &[InstanceKey]) -> Vec<InstanceKey> {
-        if keys.is_empty() {
-            return Vec::new();
-        }
-        match self.look_up(keys, &self.lookups).await {
-            Ok(found) => keys
-                .iter()
-                .filter(|key| !found.contains_key(key))
-                .cloned()
-                .collect(),
-            Err(error) => {
-                log::debug!("cannot confirm new leases: {error}");
-                Vec::new()
-            }
-        }
-    }
-
-    /// Asks the store for instances, and takes over what it says.
-    async fn look_up(
-        &self,
-        keys: &[InstanceKey],
-        places: &Semaphore,
-    ) -> Result<HashMap<InstanceKey, Profile>, DirectoryError> {
-        let found = self
-            .ask_in(places, self.reader.find_instances(keys))
-            .await?;
-        let found: Vec<EventKind> = found.into_iter().map(EventKind::InstanceLives).collect();
-        self.apply(&found);
-        let found = found.iter().filter_map(EventKind::instance);
-        let profiles = found.map(|instance| {
-            let listed = self.find(&instance.key);
-            let profile = listed.map(|listed| Profile::from(&*listed));
-            (instance.key.clone(), profile.unwrap_or_default())
-        });
-        Ok(profiles.collect())
-    }
-
-    async fn ask<T>(
-        &self,
-        question: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, DirectoryError> {
-        self.ask_in(&self.lookups, question).await
-    }
-
-    async fn ask_in<T>(
-        &self,
-        places: &Semaphore,
-        question: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, DirectoryError> {
-        let deadline = Instant::now() + LOOKUP;
-        let _place = match timeout_at(deadline, places.acquire()).await {
-            Ok(Ok(place)) => place,
-            Ok(Err(_)) | Err(_) => return Err(DirectoryError::Overloaded),
-        };
-        match timeout_at(deadline, question).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => {
-                let late = format!("no look-up within {LOOKUP:?}");
-                Err(StoreError::Unavailable(late).into())
-            }
-        }
     }
 
     /// Changes the maps, and then tells those who wait.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::Api;
 use super::overview::RollCallView;
-use crate::actor::{AskError, Ping, ProbeLeases, RollCallStatus};
+use crate::actor::{AskError, Ping, ProbeLeases, ReportProgress};
 
 /// GET: the process answers. Asks nobody.
 pub(super) async fn livez() -> &'static str {
@@ -27,12 +27,12 @@ pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
         api.directory.ping_store(),
         api.registry.ask(Ping),
         api.heartbeat.ask(ProbeLeases),
-        api.scheduler.ask(RollCallStatus),
+        api.scheduler.ask(ReportProgress),
     );
     let roll_call = scheduler
         .as_ref()
         .ok()
-        .map(|report| RollCallView::of(report, &api));
+        .map(|report| RollCallView::of(&report.roll_call, &api));
     let started = api.progress.has_started();
     let mut ready = started;
     let mut checks = Map::new();

@@ -4,7 +4,7 @@ use actix_web::{HttpResponse, web};
 use serde::Serialize;
 
 use super::{Api, Problem};
-use crate::actor::{EndProtection, RollCallReport, RollCallStatus};
+use crate::actor::{EndProtection, ReconcileReport, ReportProgress, RollCallReport};
 use crate::directory::Counts;
 use crate::model::rfc3339_millis;
 
@@ -16,6 +16,7 @@ struct Overview {
     /// Whether what is listed may be old.
     stale: bool,
     roll_call: RollCallView,
+    reconcile: ReconcileView,
     protection: ProtectionView,
     events: EventsView,
 }
@@ -57,6 +58,28 @@ impl RollCallView {
             sent_by_others: report.sent_by_others,
             skipped: report.skipped,
             last_sent_at: report.last_sent_at.map(rfc3339_millis),
+        }
+    }
+}
+
+/// What this daemon's turns at reconciling came to.
+#[derive(Serialize)]
+struct ReconcileView {
+    completed: u64,
+    looked: u64,
+    gone: u64,
+    online: u64,
+    last_at: Option<String>,
+}
+
+impl From<ReconcileReport> for ReconcileView {
+    fn from(report: ReconcileReport) -> Self {
+        Self {
+            completed: report.completed,
+            looked: report.looked,
+            gone: report.gone,
+            online: report.online,
+            last_at: report.last_at.map(rfc3339_millis),
         }
     }
 }
@@ -115,13 +138,14 @@ struct EventsView {
 
 /// GET: how it stands.
 pub(super) async fn show(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
-    let report = api.scheduler.ask(RollCallStatus).await?;
+    let report = api.scheduler.ask(ReportProgress).await?;
     let (scopes, totals) = api.directory.totals();
     Ok(HttpResponse::Ok().json(Overview {
         scopes,
         totals: totals.into(),
         stale: api.directory.is_stale(),
-        roll_call: RollCallView::of(&report, &api),
+        roll_call: RollCallView::of(&report.roll_call, &api),
+        reconcile: report.reconcile.into(),
         protection: ProtectionView::of(&api),
         events: EventsView {
             subscribers: api.feed.subscribers(),

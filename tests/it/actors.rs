@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use rollcalld::actor::{
     Beat, BeatOutcome, Chores, DeclareScope, Drain, Expiry, HeartbeatActor, Lifeline, Mailbox,
-    Reconciler, RegisterInstance, RegistryActor, RollCall, RollCallReport, RollCallStatus,
+    Reconciler, RegisterInstance, RegistryActor, ReportProgress, RollCall, RollCallReport,
     SchedulerActor,
 };
 use rollcalld::bus::{self, BusError, BusUrl, EventBus, Following, Subscription};
@@ -877,7 +877,7 @@ impl Roll {
     }
 
     async fn report(&self) -> RollCallReport {
-        self.actor.send(RollCallStatus).await.unwrap()
+        self.actor.send(ReportProgress).await.unwrap().roll_call
     }
 }
 

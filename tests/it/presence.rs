@@ -222,20 +222,17 @@ async fn a_reconcile_mends_both_ways_and_then_finds_nothing() {
     let keys = keys(1300);
     fixture.register(&keys).await;
     let lives = fixture.renew(&keys).await;
-    let unseen = Repairs {
-        online: 1300,
-        gone: 0,
+    let found = |looked, gone, online| Repairs {
+        looked,
+        gone,
+        online,
     };
-    assert_eq!(fixture.reconcile().await, unseen);
-    assert_eq!(fixture.reconcile().await, Repairs::default());
+    assert_eq!(fixture.reconcile().await, found(0, 0, 1300));
+    assert_eq!(fixture.reconcile().await, found(1300, 0, 0));
     fixture.leases.revoke(&keys[..700]).await.unwrap();
     fixture.grace_is_over().await;
-    let gone = Repairs {
-        online: 0,
-        gone: 700,
-    };
-    assert_eq!(fixture.reconcile().await, gone);
-    assert_eq!(fixture.reconcile().await, Repairs::default());
+    assert_eq!(fixture.reconcile().await, found(1300, 700, 0));
+    assert_eq!(fixture.reconcile().await, found(600, 0, 0));
     assert!(!fixture.online(&keys[0]).await && fixture.online(&keys[700]).await);
     // A later life is online again; the report of the first one's end comes too late.
     fixture.renew(&keys[..1]).await;

@@ -1,0 +1,143 @@
+//! New lives of leases, on their way to the record.
+
+use std::collections::HashSet;
+use std::mem;
+use std::time::Duration;
+
+use actix::fut::wrap_future;
+use actix::{ActorFutureExt, Addr, AsyncContext, Context, Handler, Message};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::HeartbeatActor;
+use crate::actor::RecordOnline;
+use crate::directory::Profile;
+use crate::lease::{Renewal, Renewed};
+use crate::store::Life;
+
+/// The most new lives in one message to the RegistryActor.
+const MAX_RECORD: usize = 500;
+
+/// The most lives that wait. More are not recorded now: the store is away, and the next
+/// heartbeats report them again.
+const MAX_WAITING: usize = 20_000;
+
+/// How long a heartbeat waits until the life that it began is recorded, so that whoever
+/// beat and then asks here is listed. It goes on without.
+const RECORDED: Duration = Duration::from_millis(600);
+
+/// What renewals tell of lives that are to be recorded.
+pub(super) struct Lives {
+    /// They began with this renewal.
+    pub(super) begun: Vec<Life>,
+    /// They began before, and that is not known here: the report was lost, or the instance
+    /// had a lease before it registered.
+    pub(super) unrecorded: Vec<Life>,
+}
+
+impl Lives {
+    pub(super) fn of(renewals: &[Renewal], renewed: &[Renewed], profiles: &[Profile]) -> Self {
+        let mut lives = Self {
+            begun: Vec::new(),
+            unrecorded: Vec::new(),
+        };
+        for ((renewal, renewed), profile) in renewals.iter().zip(renewed).zip(profiles) {
+            let life = || Life {
+                key: renewal.key.clone(),
+                epoch: renewed.epoch,
+            };
+            if renewed.created {
+                lives.begun.push(life());
+            } else if profile.slot.is_some() && profile.epoch < Some(renewed.epoch) {
+                lives.unrecorded.push(life());
+            }
+        }
+        lives
+    }
+}
+
+/// Has lives recorded, and waits for that a while: a report that is still under way when
+/// its heartbeat is answered could be taken for one of an instance that registers anew.
+pub(super) async fn recorded(actor: &Addr<HeartbeatActor>, lives: Vec<Life>) {
+    if lives.is_empty() {
+        return;
+    }
+    let (done, recorded) = oneshot::channel();
+    actor.do_send(Record(lives, done));
+    // The heartbeat goes on without.
+    let _ = timeout(RECORDED, recorded).await;
+}
+
+/// Lives that wait to be recorded, and who waits for that.
+#[derive(Default)]
+pub(super) struct Unrecorded {
+    waiting: Vec<(Vec<Life>, oneshot::Sender<()>)>,
+    /// How many lives wait.
+    count: usize,
+    under_way: bool,
+}
+
+/// Lives that are to be recorded. Private: the actor sends it to itself.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Record(Vec<Life>, oneshot::Sender<()>);
+
+impl Handler<Record> for HeartbeatActor {
+    type Result = ();
+
+    fn handle(&mut self, Record(lives, done): Record, context: &mut Context<Self>) {
+        let unrecorded = &mut self.unrecorded;
+        if unrecorded.count < MAX_WAITING {
+            unrecorded.count += lives.len();
+            unrecorded.waiting.push((lives, done));
+        }
+        self.record(context);
+    }
+}
+
+impl HeartbeatActor {
+    /// Has the lives recorded that wait for it, unless some are being recorded. What is lost
+    /// here is reported again by the next heartbeat, or found by a reconcile.
+    fn record(&mut self, context: &mut Context<Self>) {
+        let unrecorded = &mut self.unrecorded;
+        if unrecorded.under_way || unrecorded.waiting.is_empty() {
+            return;
+        }
+        unrecorded.under_way = true;
+        let (mut lives, mut waiting) = (Vec::new(), Vec::new());
+        let mut known = HashSet::new();
+        for (begun, recorded) in mem::take(&mut unrecorded.waiting) {
+            // Two lives of one instance within a round trip: the later one is recorded next.
+            let repeated = begun.iter().any(|life| known.contains(&life.key));
+            if repeated || lives.len() + begun.len() > MAX_RECORD && !lives.is_empty() {
+                unrecorded.waiting.push((begun, recorded));
+            } else {
+                known.extend(begun.iter().map(|life| life.key.clone()));
+                lives.extend(begun);
+                waiting.push(recorded);
+            }
+        }
+        unrecorded.count -= lives.len();
+        let registry = self.expiry.registry.clone();
+        let recording = async move {
+            for part in lives.chunks(MAX_RECORD) {
+                let failure = match registry.ask(RecordOnline(part.to_vec())).await {
+                    Ok(Ok(_)) => continue,
+                    Ok(Err(error)) => error.to_string(),
+                    Err(error) => error.to_string(),
+                };
+                log::debug!("{} new lives not recorded yet: {failure}", part.len());
+            }
+            for recorded in waiting {
+                // The heartbeat may have been answered without it.
+                let _ = recorded.send(());
+            }
+        };
+        context.spawn(wrap_future(recording).map(
+            |(), actor: &mut Self, context: &mut Context<Self>| {
+                actor.unrecorded.under_way = false;
+                actor.record(context);
+            },
+        ));
+    }
+}

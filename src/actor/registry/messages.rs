@@ -1,0 +1,225 @@
+//! The writes that a transaction carries out one by one: each says what it changes and what
+//! happened by it.
+
+use actix::Message;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use super::queue::Write;
+use crate::model::{
+    DisplayName, EventKind, Instance, InstanceChange, InstanceId, InstanceKey, Scope,
+};
+use crate::store::{Declared, Life, RegistryTransaction, ScopeDeletion, StoreError, WentOnline};
+
+/// Declares a group or service, or gives a known one a name. Idempotent.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Declared, StoreError>")]
+pub struct DeclareScope {
+    /// What to declare.
+    pub scope: Scope,
+    /// `None` leaves the name that is there.
+    pub name: Option<DisplayName>,
+}
+
+#[async_trait]
+impl Write for DeclareScope {
+    type Output = Declared;
+
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Declared, StoreError> {
+        transaction
+            .declare_scope(&self.scope, self.name.as_ref())
+            .await
+    }
+
+    fn events(&self, declared: &Declared) -> Vec<EventKind> {
+        vec![EventKind::ScopeDeclared(declared.record.clone())]
+    }
+}
+
+/// Removes a group or service that has no instances. Idempotent.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<ScopeDeletion, StoreError>")]
+pub struct DeleteScope {
+    /// What to remove.
+    pub scope: Scope,
+}
+
+#[async_trait]
+impl Write for DeleteScope {
+    type Output = ScopeDeletion;
+
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<ScopeDeletion, StoreError> {
+        transaction.delete_scope(&self.scope).await
+    }
+
+    fn events(&self, deletion: &ScopeDeletion) -> Vec<EventKind> {
+        match deletion {
+            ScopeDeletion::Deleted(record) => vec![EventKind::ScopeRemoved(record.clone())],
+            ScopeDeletion::HasInstances | ScopeDeletion::Unknown => Vec::new(),
+        }
+    }
+}
+
+/// An operator's change of an instance; `None` where it is unknown. Idempotent.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Option<Instance>, StoreError>")]
+pub struct ChangeInstance {
+    /// Which one.
+    pub key: InstanceKey,
+    /// What becomes different.
+    pub change: InstanceChange,
+}
+
+#[async_trait]
+impl Write for ChangeInstance {
+    type Output = Option<Instance>;
+
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Option<Instance>, StoreError> {
+        transaction.change_instance(&self.key, &self.change).await
+    }
+
+    fn events(&self, changed: &Option<Instance>) -> Vec<EventKind> {
+        Vec::from_iter(changed.clone().map(EventKind::InstanceChanged))
+    }
+}
+
+/// Disables a service instance by its id, unless it is held; `None` where there is none.
+/// Idempotent.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Option<Instance>, StoreError>")]
+pub struct DisableServiceInstance {
+    /// Which one.
+    pub id: InstanceId,
+}
+
+#[async_trait]
+impl Write for DisableServiceInstance {
+    type Output = Option<Instance>;
+
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Option<Instance>, StoreError> {
+        transaction.disable_service_instance(self.id).await
+    }
+
+    fn events(&self, disabled: &Option<Instance>) -> Vec<EventKind> {
+        Vec::from_iter(disabled.clone().map(EventKind::InstanceChanged))
+    }
+}
+
+/// Removes an instance; `None` where there was none. Its lease is revoked by whoever asked,
+/// afterwards: a heartbeat that comes in between finds no instance. Idempotent.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Option<Instance>, StoreError>")]
+pub struct DeregisterInstance {
+    /// Which one.
+    pub key: InstanceKey,
+}
+
+#[async_trait]
+impl Write for DeregisterInstance {
+    type Output = Option<Instance>;
+
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Option<Instance>, StoreError> {
+        transaction.deregister_instance(&self.key).await
+    }
+
+    fn events(&self, removed: &Option<Instance>) -> Vec<EventKind> {
+        Vec::from_iter(removed.clone().map(EventKind::InstanceDeregistered))
+    }
+}
+
+/// Removes instances that went offline, and were changed last, before a time; not those
+/// that are held. How many they were, [`ForgetInstances::LIMIT`] at most. Idempotent.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Vec<Instance>, StoreError>")]
+pub struct ForgetInstances {
+    /// That time.
+    pub before: DateTime<Utc>,
+}
+
+impl ForgetInstances {
+    /// The most that are removed at once.
+    pub const LIMIT: u16 = 500;
+}
+
+#[async_trait]
+impl Write for ForgetInstances {
+    type Output = Vec<Instance>;
+
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Vec<Instance>, StoreError> {
+        transaction.forget_instances(self.before, Self::LIMIT).await
+    }
+
+    fn events(&self, forgotten: &Vec<Instance>) -> Vec<EventKind> {
+        let removed = forgotten.iter().cloned();
+        removed.map(EventKind::InstanceDeregistered).collect()
+    }
+}
+
+/// Records new lives of leases: of each instance, if it is a later one than is known.
+/// Those that changed by it. No instance may come twice. Idempotent, and in any order with
+/// [`RecordOffline`], from any number of daemons.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Vec<WentOnline>, StoreError>")]
+pub struct RecordOnline(pub Vec<Life>);
+
+#[async_trait]
+impl Write for RecordOnline {
+    type Output = Vec<WentOnline>;
+
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Vec<WentOnline>, StoreError> {
+        transaction.record_online(&self.0).await
+    }
+
+    fn events(&self, changed: &Vec<WentOnline>) -> Vec<EventKind> {
+        let event = |changed: &WentOnline| match changed.transition {
+            true => EventKind::InstanceWentOnline(changed.instance.clone()),
+            false => EventKind::InstanceLives(changed.instance.clone()),
+        };
+        changed.iter().map(event).collect()
+    }
+}
+
+/// Records the ends of lives of leases: of each instance, if it is not known to have
+/// another life by now. Those that went offline by it. No instance may come twice.
+/// Idempotent.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Vec<Instance>, StoreError>")]
+pub struct RecordOffline(pub Vec<Life>);
+
+#[async_trait]
+impl Write for RecordOffline {
+    type Output = Vec<Instance>;
+
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Vec<Instance>, StoreError> {
+        transaction.record_offline(&self.0).await
+    }
+
+    fn events(&self, changed: &Vec<Instance>) -> Vec<EventKind> {
+        let offline = changed.iter().cloned();
+        offline.map(EventKind::InstanceWentOffline).collect()
+    }
+}

@@ -1,0 +1,229 @@
+//! What the Directory does not know it asks of the registry store, once.
+//!
+//! It may have been registered on another daemon a moment ago. Such questions have few
+//! places and little time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Directory, Listed, ScopeView, Slot};
+use crate::model::{Epoch, EventKind, InstanceKey, Scope, ScopeId, ScopeRecord, Ttl, Weight};
+use crate::store::StoreError;
+
+/// How many look-ups of what is unknown here may be under way at once, so that a flood of
+/// unknown addresses does not become a flood of queries.
+const LOOKUPS: usize = 64;
+
+/// The same for the original's heartbeats, whose addresses may all be unknown.
+const KEEP_ALIVE_LOOKUPS: usize = 16;
+
+/// How long a look-up waits for the registry store, a place included.
+const LOOKUP: Duration = Duration::from_millis(600);
+
+/// How many questions may be under way.
+pub(super) struct Places {
+    any: Semaphore,
+    keep_alive: Semaphore,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            any: Semaphore::new(LOOKUPS),
+            keep_alive: Semaphore::new(KEEP_ALIVE_LOOKUPS),
+        }
+    }
+}
+
+/// Why the Directory gave no answer about what it does not know itself.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DirectoryError {
+    /// The registry store gave none.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Too many questions to the store are under way.
+    #[error("too many look-ups are under way")]
+    Overloaded,
+}
+
+/// What a heartbeat needs to know of an instance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// Its weight, or the default.
+    pub weight: Weight,
+    /// Its own time to live, if it has one.
+    pub ttl: Option<Ttl>,
+    /// The last life that is recorded.
+    pub epoch: Option<Epoch>,
+    /// Where its deadline is; `None` where it is not known to be registered.
+    pub slot: Option<Slot>,
+}
+
+impl From<&Listed> for Profile {
+    fn from(listed: &Listed) -> Self {
+        Self {
+            weight: listed.instance.weight(),
+            ttl: listed.instance.ttl,
+            epoch: listed.instance.presence.epoch,
+            slot: listed.slot,
+        }
+    }
+}
+
+impl Directory {
+    /// An instance, if it is registered. What is unknown here may have been registered
+    /// on another daemon a moment ago, so the store is asked before it is none.
+    pub async fn instance(&self, key: &InstanceKey) -> Result<Option<Arc<Listed>>, DirectoryError> {
+        if let Some(listed) = self.find(key) {
+            return Ok(Some(listed));
+        }
+        self.look_up(std::slice::from_ref(key), &self.places.any)
+            .await?;
+        Ok(self.find(key))
+    }
+
+    /// A scope, if it is declared; the store is asked before it is none.
+    pub async fn declared(&self, scope: &Scope) -> Result<Option<Arc<ScopeView>>, DirectoryError> {
+        let known = |view: &Arc<ScopeView>| view.record.is_some();
+        if let Some(view) = self.scope(scope).filter(known) {
+            return Ok(Some(view));
+        }
+        let found = self.ask(self.reader.find_scope(scope)).await?;
+        if let Some(record) = found {
+            self.apply([&EventKind::ScopeDeclared(record)]);
+        }
+        Ok(self.scope(scope).filter(known))
+    }
+
+    /// The scope with that id, of either kind.
+    pub async fn scope_by_id(&self, id: ScopeId) -> Result<Option<ScopeRecord>, DirectoryError> {
+        self.ask(self.reader.find_scope_by_id(id)).await
+    }
+
+    /// Whether the registry store answers.
+    pub async fn ping_store(&self) -> Result<(), StoreError> {
+        self.reader.ping().await
+    }
+
+    /// For each instance what a heartbeat needs, or `None` where it is not registered.
+    ///
+    /// What is not known here is asked of the store, all at once. Where the store gives no
+    /// answer it is taken on trust with the defaults: a lease that turns out to be nobody's
+    /// is listed nowhere and expires.
+    pub async fn resolve(
+        &self,
+        keys: &[InstanceKey],
+    ) -> Result<Vec<Option<Profile>>, DirectoryError> {
+        let profile = |known: &Listed| Profile::from(known);
+        let (mut profiles, mut unknown) = (Vec::with_capacity(keys.len()), Vec::new());
+        {
+            let known = self.maps.instances.pin();
+            for key in keys {
+                let found = known.get(key).map(|listed| profile(listed));
+                if found.is_none() {
+                    unknown.push(key.clone());
+                }
+                profiles.push(found);
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(profiles);
+        }
+        match self.look_up(&unknown, &self.places.any).await {
+            Ok(found) => {
+                for (key, profile) in keys.iter().zip(&mut profiles) {
+                    *profile = profile.or_else(|| found.get(key).copied());
+                }
+                Ok(profiles)
+            }
+            Err(DirectoryError::Overloaded) => Err(DirectoryError::Overloaded),
+            Err(error) => {
+                log::debug!("heartbeats go on without the registry store: {error}");
+                let trusted = profiles.into_iter().map(Option::unwrap_or_default);
+                Ok(trusted.map(Some).collect())
+            }
+        }
+    }
+
+    /// The same for one heartbeat in the original's manner, which may be of an address
+    /// that never registers: so it is asked of the store only while few others are.
+    pub async fn resolve_keep_alive(&self, key: &InstanceKey) -> Option<Profile> {
+        if let Some(known) = self.maps.instances.pin().get(key) {
+            return Some(Profile::from(&**known));
+        }
+        if self.places.keep_alive.available_permits() == 0 {
+            return None;
+        }
+        let found = self.look_up(std::slice::from_ref(key), &self.places.keep_alive);
+        found.await.ok()?.get(key).copied()
+    }
+
+    /// Those of the given instances that the store says are not registered, now.
+    /// Without an answer from the store, none of them.
+    pub async fn vanished(&self, keys: &[InstanceKey]) -> Vec<InstanceKey> {
+        if keys.is_empty() {
+            return Vec::new();
+        }
+        match self.look_up(keys, &self.places.any).await {
+            Ok(found) => keys
+                .iter()
+                .filter(|key| !found.contains_key(key))
+                .cloned()
+                .collect(),
+            Err(error) => {
+                log::debug!("cannot confirm new leases: {error}");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Asks the store for instances, and takes over what it says.
+    async fn look_up(
+        &self,
+        keys: &[InstanceKey],
+        places: &Semaphore,
+    ) -> Result<HashMap<InstanceKey, Profile>, DirectoryError> {
+        let found = self
+            .ask_in(places, self.reader.find_instances(keys))
+            .await?;
+        let found: Vec<EventKind> = found.into_iter().map(EventKind::InstanceLives).collect();
+        self.apply(&found);
+        let found = found.iter().filter_map(EventKind::instance);
+        let profiles = found.map(|instance| {
+            let listed = self.find(&instance.key);
+            let profile = listed.map(|listed| Profile::from(&*listed));
+            (instance.key.clone(), profile.unwrap_or_default())
+        });
+        Ok(profiles.collect())
+    }
+
+    async fn ask<T>(
+        &self,
+        question: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, DirectoryError> {
+        self.ask_in(&self.places.any, question).await
+    }
+
+    async fn ask_in<T>(
+        &self,
+        places: &Semaphore,
+        question: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, DirectoryError> {
+        let deadline = Instant::now() + LOOKUP;
+        let _place = match timeout_at(deadline, places.acquire()).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(_)) | Err(_) => return Err(DirectoryError::Overloaded),
+        };
+        match timeout_at(deadline, question).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => {
+                let late = format!("no look-up within {LOOKUP:?}");
+                Err(StoreError::Unavailable(late).into())
+            }
+        }
+    }
+}
