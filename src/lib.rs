@@ -11,12 +11,17 @@
 //! - [`directory`] answers questions about who is registered and present, and [`feed`]
 //!   tells when that changes.
 //! - [`protection`] decides whether those who are gone are believed to be.
+//! - [`auth`] knows who may do what, and [`admission`] how much may be under way at once.
 //! - [`http`] maps requests to messages and answers to JSON.
+//! - [`metrics`] is what the daemon tells of itself.
+//! - [`tls`] holds the certificates of HTTPS.
 //! - [`daemon`] puts them together and [`config`] says how.
 //!
 //! ARCHITECTURE.md tells the story; `tests/it/layering.rs` keeps who may know whom.
 
 pub mod actor;
+pub mod admission;
+pub mod auth;
 pub mod bus;
 pub mod clock;
 pub mod config;
@@ -24,9 +29,14 @@ pub mod daemon;
 pub mod directory;
 pub mod error;
 pub mod feed;
+pub mod healthcheck;
+#[expect(unused_qualifications, reason = "utoipa's macros write them")]
 pub mod http;
 pub mod lease;
+pub mod metrics;
 pub mod model;
+mod open_files;
 pub mod protection;
 mod redis_link;
 pub mod store;
+pub mod tls;

@@ -1,14 +1,21 @@
-//! The command: reads the settings, then serves or migrates.
+//! The command: reads the settings, then serves, or does what else it was told.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::FutureExt;
+use rollcalld::auth::{Identity, Token};
 use rollcalld::clock::SystemClock;
 use rollcalld::config::{self, Config, Invocation};
 use rollcalld::daemon::Daemon;
+use rollcalld::healthcheck;
 use rollcalld::store::{self, StoreUrl};
-use tokio::signal::unix::{SignalKind, signal};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -25,6 +32,8 @@ fn main() -> ExitCode {
         match invocation {
             Invocation::Serve(config) => serve(*config).await,
             Invocation::Migrate(url) => migrate(&url).await,
+            Invocation::Token(identity) => make_token(&identity),
+            Invocation::Healthcheck { listen, tls } => check(listen, tls).await,
         }
     });
     match outcome {
@@ -37,25 +46,73 @@ fn main() -> ExitCode {
 }
 
 async fn serve(config: Config) -> Result<(), Failure> {
-    let (mut terminate, mut interrupt) = (
+    let (mut terminate, mut interrupt, mut hangup) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
     );
     let backends = format!("store {}, leases {}", config.store, config.leases);
+    let (anonymous, delay) = (config.tokens.is_empty(), config.shutdown_delay);
+    let scheme = if config.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let daemon = Daemon::build(config, Arc::new(SystemClock))?;
-    let listening = format!("listening on http://{}", daemon.address());
+    let listening = format!("listening on {scheme}://{}", daemon.address());
     say(&listening)?;
     log::info!(
         "rollcalld {} {listening}, {backends}",
         env!("CARGO_PKG_VERSION")
     );
-    let shutdown = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+    if anonymous {
+        log::warn!(
+            "there are no tokens: EVERYBODY who can reach {} may do everything",
+            daemon.address()
+        );
+    }
+    let reloader = daemon.reloader();
+    actix::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reloader.reload();
         }
+    });
+    let shutdown = async move {
+        let delay = tokio::select! {
+            _ = terminate.recv() => delay,
+            _ = interrupt.recv() => Duration::ZERO,
+        };
+        notify(&[NotifyState::Stopping]);
+        actix::spawn(end_at_the_next(terminate, interrupt));
+        delay
     };
-    Ok(daemon.run_until_stopped(shutdown).await?)
+    let ready = || notify(&[NotifyState::Ready]);
+    Ok(daemon.run_until_stopped(ready, shutdown).await?)
+}
+
+/// Some who stop a process signal it and then its group: that is one request.
+const ONE_REQUEST: Duration = Duration::from_millis(200);
+
+/// Whoever asks a second time does not want to wait.
+async fn end_at_the_next(mut terminate: Signal, mut interrupt: Signal) {
+    sleep(ONE_REQUEST).await;
+    let _ = (
+        terminate.recv().now_or_never(),
+        interrupt.recv().now_or_never(),
+    );
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    log::warn!("told to stop a second time: ending at once");
+    std::process::exit(1);
+}
+
+/// Tells systemd, if it started this.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        log::warn!("cannot tell systemd: {error}");
+    }
 }
 
 async fn migrate(url: &StoreUrl) -> Result<(), Failure> {
@@ -68,6 +125,21 @@ async fn migrate(url: &StoreUrl) -> Result<(), Failure> {
         say(&format!("{url} is up to date"))?;
     }
     Ok(())
+}
+
+fn make_token(identity: &Identity) -> Result<(), Failure> {
+    let token = Token::generate()?;
+    say(&format!("token, shown only now:     {}", token.reveal()))?;
+    say(&format!(
+        "line for --tokens-file:    {}",
+        token.line(identity)
+    ))?;
+    Ok(())
+}
+
+async fn check(listen: SocketAddr, tls: bool) -> Result<(), Failure> {
+    healthcheck::ask(listen, tls).await?;
+    Ok(say("ready")?)
 }
 
 /// A line for scripts, on standard output. Everything else is for people, in the log.

@@ -11,6 +11,7 @@ use crate::bus::EventBus;
 use crate::clock::Clock;
 use crate::directory::{Directory, Listed, Stale};
 use crate::lease::{Lease, LeaseError, LeaseStore};
+use crate::metrics::Metrics;
 use crate::model::{Event, EventKind, InstanceKey, Ttl};
 use crate::protection::{OVERDUE, Protection, Sample, Verdict};
 use crate::store::Life;
@@ -42,14 +43,23 @@ pub struct Expiry {
     pub bus: Arc<dyn EventBus>,
     /// The time of that.
     pub clock: Arc<dyn Clock>,
+    /// Counts what came of it.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Whose lease is gone, and since when, where that was seen here.
+pub(super) struct Gone {
+    pub(super) listed: Arc<Listed>,
+    pub(super) since: Option<Instant>,
 }
 
 impl Expiry {
     /// Looks at leases whose deadlines have passed here. Who is alive was renewed by
     /// another daemon, which watches it now.
-    pub async fn settle(&self, keys: Vec<InstanceKey>) {
+    pub async fn settle(&self, passed: Vec<(InstanceKey, Instant)>) {
+        let (keys, deadlines): (Vec<_>, Vec<_>) = passed.into_iter().unzip();
         let mut gone = Vec::new();
-        let mut rest = keys.as_slice();
+        let (mut rest, mut since) = (keys.as_slice(), deadlines.into_iter());
         while !rest.is_empty() {
             let (part, others) = rest.split_at(rest.len().min(LOOK));
             let Ok(leases) = self.look(part).await else {
@@ -57,39 +67,44 @@ impl Expiry {
                 self.watch_again(rest, Instant::now() + AGAIN);
                 break;
             };
-            let missing = part.iter().zip(leases).filter(|(_, lease)| lease.is_none());
-            gone.extend(missing.filter_map(|(key, _)| self.directory.find(key)));
+            for ((key, lease), since) in part.iter().zip(leases).zip(&mut since) {
+                if lease.is_none()
+                    && let Some(listed) = self.directory.find(key)
+                {
+                    let since = Some(since);
+                    gone.push(Gone { listed, since });
+                }
+            }
             rest = others;
         }
         self.judge(gone).await;
     }
 
     /// Has those recorded as offline, or held, whose leases are gone.
-    pub(super) async fn judge(&self, gone: Vec<Arc<Listed>>) {
+    pub(super) async fn judge(&self, gone: Vec<Gone>) {
         let mut believed = Vec::new();
-        for listed in gone {
-            let instance = &listed.instance;
-            match self.protection.patience(self.ttl(&listed)) {
+        for gone in gone {
+            let instance = &gone.listed.instance;
+            match self.protection.patience(self.ttl(&gone.listed)) {
                 _ if !instance.presence.online => {}
                 Some(until) => self.watch_again(std::slice::from_ref(&instance.key), until),
-                None => believed.push(listed),
+                None => believed.push(gone),
             }
         }
         if believed.is_empty() {
             return;
         }
-        let keys = |listed: &[Arc<Listed>]| -> Vec<InstanceKey> {
-            listed
-                .iter()
-                .map(|listed| listed.instance.key.clone())
+        let keys = |gone: &[Gone]| -> Vec<InstanceKey> {
+            gone.iter()
+                .map(|gone| gone.listed.instance.key.clone())
                 .collect()
         };
-        let (_, totals) = self.directory.totals();
+        let totals = self.directory.totals();
         let Ok(sample) = self.sample().await else {
             return self.watch_again(&keys(&believed), Instant::now() + AGAIN);
         };
         let now = self.clock.now();
-        match self.protection.judge(totals.online, sample, now) {
+        match self.protection.judge(totals.instances.online, sample, now) {
             Verdict::Gone => self.record(&believed).await,
             Verdict::Suspect(began) => {
                 self.directory.set_suspect(&keys(&believed), true);
@@ -156,7 +171,10 @@ impl Expiry {
             match self.look(&keys).await {
                 Ok(leases) => {
                     let missing = part.iter().zip(leases).filter(|(_, lease)| lease.is_none());
-                    gone.extend(missing.map(|(listed, _)| Arc::clone(listed)));
+                    gone.extend(missing.map(|(listed, _)| Gone {
+                        listed: Arc::clone(listed),
+                        since: None,
+                    }));
                 }
                 Err(_) => self.watch_again(&keys, Instant::now() + AGAIN),
             }
@@ -223,9 +241,9 @@ impl Expiry {
         })
     }
 
-    async fn record(&self, gone: &[Arc<Listed>]) {
+    async fn record(&self, gone: &[Gone]) {
         for part in gone.chunks(MAX_RECORD) {
-            let lives = part.iter().filter_map(|listed| {
+            let lives = part.iter().filter_map(|Gone { listed, .. }| {
                 Some(Life {
                     key: listed.instance.key.clone(),
                     epoch: listed.instance.presence.epoch?,
@@ -237,7 +255,13 @@ impl Expiry {
                 .map(|life| life.key.clone())
                 .collect::<Vec<_>>();
             let failure = match self.registry.ask(RecordOffline(lives)).await {
-                Ok(Ok(_)) => continue,
+                Ok(Ok(_)) => {
+                    let lateness = &self.metrics.expiry_lateness;
+                    for since in part.iter().filter_map(|gone| gone.since) {
+                        lateness.observe(since.elapsed().as_secs_f64());
+                    }
+                    continue;
+                }
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             };

@@ -15,6 +15,7 @@ use crate::bus::{BusError, EventBus, Following, Logged};
 use crate::clock::Clock;
 use crate::directory::{Differences, Directory, Stale};
 use crate::feed::Feed;
+use crate::metrics::Gauge;
 use crate::model::{Event, EventId, EventKind, Instance};
 use crate::store::{RegistryReader, StoreError};
 
@@ -78,10 +79,13 @@ impl Follower {
     pub async fn follow(self, head: EventId) -> Infallible {
         let mut comparison = Comparison::new(Instant::now());
         let mut last = head;
+        let metrics = Arc::clone(&self.expiry.metrics);
+        let backends = &metrics.backends;
         loop {
             match self.bus.read(last, WAIT).await {
                 Ok(Following::Events(events)) => {
                     self.directory.set_stale(Stale::Events, false);
+                    backends.bus.set(1);
                     if let Some(event) = events.last() {
                         last = event.id;
                     }
@@ -93,11 +97,14 @@ impl Follower {
                 Err(error) => {
                     log::debug!("cannot follow the events: {error}");
                     self.directory.set_stale(Stale::Events, true);
+                    backends.bus.set(0);
                     sleep(AGAIN).await;
                 }
             }
             if comparison.is_due()
-                && let Some(differences) = comparison.compare(&self.directory, &*self.reader).await
+                && let Some(differences) = comparison
+                    .compare(&self.directory, &*self.reader, &backends.store)
+                    .await
             {
                 self.tell_differences(differences, last).await;
             }
@@ -108,9 +115,11 @@ impl Follower {
     async fn take_over(&self, events: Vec<Logged>) -> bool {
         self.directory
             .apply(events.iter().map(|logged| &logged.event.kind));
-        let mut lost = false;
+        let (mut lost, now) = (false, self.clock.now());
         for logged in events {
             let Event { at, kind } = &logged.event;
+            let lag = (now - *at).as_seconds_f64();
+            self.expiry.metrics.event(kind.name(), lag);
             match kind {
                 EventKind::InstanceWentOffline(_) => self.expiry.protection.went_offline(1),
                 EventKind::ProtectionEntered { reason } => {
@@ -223,9 +232,11 @@ impl Comparison {
         &mut self,
         directory: &Directory,
         reader: &dyn RegistryReader,
+        up: &Gauge,
     ) -> Option<Differences> {
         let before = directory.digest();
         let stored = reader.digest().await;
+        up.set(stored.is_ok().into());
         let quiet = directory.digest() == before;
         let now = Instant::now();
         self.due = now + COMPARE;

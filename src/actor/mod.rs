@@ -17,7 +17,7 @@ use std::time::Duration;
 use actix::dev::{MessageResponse, OneshotSender, ToEnvelope};
 use actix::{Actor, Addr, Handler, Message};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 pub use self::expiry::Expiry;
 pub use self::follow::{Follower, LoadError};
@@ -34,6 +34,7 @@ pub use self::scheduler::{
     Chores, EndProtection, Enlist, RECONCILE, ReconcileReport, Report, ReportProgress, RollCall,
     RollCallReport, SchedulerActor,
 };
+use crate::metrics::MailboxMetrics;
 
 /// Why an actor gave no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -54,15 +55,22 @@ pub struct Mailbox<A: Actor> {
     address: Addr<A>,
     places: Arc<Semaphore>,
     deadline: Duration,
+    metrics: MailboxMetrics,
 }
 
 impl<A: Actor> Mailbox<A> {
     /// At most `places` questions at once, over all clones, each answered within `deadline`.
-    pub fn new(address: Addr<A>, places: usize, deadline: Duration) -> Self {
+    pub fn new(
+        address: Addr<A>,
+        places: usize,
+        deadline: Duration,
+        metrics: MailboxMetrics,
+    ) -> Self {
         Self {
             address,
             places: Arc::new(Semaphore::new(places)),
             deadline,
+            metrics,
         }
     }
 
@@ -74,15 +82,21 @@ impl<A: Actor> Mailbox<A> {
         A: Handler<Admitted<M>>,
         A::Context: ToEnvelope<A, Admitted<M>>,
     {
-        let place = Arc::clone(&self.places)
-            .try_acquire_owned()
-            .map_err(|_| AskError::Overloaded)?;
-        let place = Arc::new(place);
+        let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
+            self.metrics.refused.inc();
+            return Err(AskError::Overloaded);
+        };
+        self.metrics.waiting.inc();
+        let place = Arc::new(Place {
+            sent: Instant::now(),
+            metrics: self.metrics.clone(),
+            _permit: permit,
+        });
         // The place is given back when the caller has its answer or has given up, and
         // the message has left the mailbox: a stalled actor's mailbox stays bounded.
         let message = Admitted {
             message,
-            _place: Arc::clone(&place),
+            place: Arc::clone(&place),
         };
         match timeout(self.deadline, self.address.send(message)).await {
             Ok(Ok(answer)) => Ok(answer),
@@ -98,14 +112,37 @@ impl<A: Actor> Clone for Mailbox<A> {
             address: self.address.clone(),
             places: Arc::clone(&self.places),
             deadline: self.deadline,
+            metrics: self.metrics.clone(),
         }
+    }
+}
+
+/// A place in the mailbox.
+struct Place {
+    sent: Instant,
+    metrics: MailboxMetrics,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.metrics.waiting.dec();
     }
 }
 
 /// A message that was given a place in the mailbox.
 pub struct Admitted<M> {
     message: M,
-    _place: Arc<OwnedSemaphorePermit>,
+    place: Arc<Place>,
+}
+
+impl<M> Admitted<M> {
+    /// The message, now that its actor takes it up.
+    fn take_up(self) -> M {
+        let waited = self.place.sent.elapsed();
+        self.place.metrics.wait.observe(waited.as_secs_f64());
+        self.message
+    }
 }
 
 impl<M: Message> Message for Admitted<M> {
@@ -136,7 +173,7 @@ macro_rules! admit {
                 admitted: $crate::actor::Admitted<M>,
                 context: &mut Self::Context,
             ) -> Self::Result {
-                $crate::actor::Response(self.handle(admitted.message, context))
+                $crate::actor::Response(self.handle(admitted.take_up(), context))
             }
         }
     };

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::expiry::Gone;
 use super::{AskError, Expiry, RecordOnline};
 use crate::bus::{BusError, EventBus};
 use crate::lease::LeaseError;
@@ -91,7 +92,13 @@ impl Reconciler {
             let keys: Vec<InstanceKey> = lives.into_iter().map(|life| life.key).collect();
             let leases = self.expiry.look(&keys).await?;
             let missing = keys.iter().zip(leases).filter(|(_, lease)| lease.is_none());
-            gone.extend(missing.filter_map(|(key, _)| self.expiry.directory.find(key)));
+            gone.extend(missing.filter_map(|(key, _)| {
+                let listed = self.expiry.directory.find(key)?;
+                Some(Gone {
+                    listed,
+                    since: None,
+                })
+            }));
         }
         let found = gone.len();
         self.expiry.judge(gone).await;

@@ -137,13 +137,15 @@ impl SchedulerActor {
             // The timer catches up with ticks that a stall made it miss.
             0 => return,
             1 => {}
-            2.. => self.skip(
-                since.unsigned_abs() - 1,
-                "the process stood still or the clock was set",
-            ),
+            2.. => {
+                let missed = since.unsigned_abs() - 1;
+                self.report.roll_call.late += missed;
+                self.skip(missed, "the process stood still or the clock was set");
+            }
             _ => log::warn!("the clock was set back; the roll is called by the new time"),
         }
         if late > LATE {
+            self.report.roll_call.late += 1;
             self.skip(1, format_args!("{late:?} late"));
         } else if self.under_way {
             self.skip(1, "the one before is still under way");
@@ -253,6 +255,9 @@ impl SchedulerActor {
         context.spawn(wrap_future(sending).map(
             move |outcome: Result<bool, BusError>, actor: &mut Self, _: &mut Context<Self>| {
                 actor.under_way = false;
+                if outcome.is_ok() {
+                    actor.report.roll_call.last_at = Some(now);
+                }
                 match outcome {
                     Ok(true) => {
                         actor.report.roll_call.sent += 1;
@@ -344,8 +349,12 @@ pub struct RollCallReport {
     pub sent_by_others: u64,
     /// Not sent: the bus was away, the one before was still under way, or the process was stalled.
     pub skipped: u64,
+    /// Of those that were not sent: the process or the clock was too late for them.
+    pub late: u64,
     /// When this daemon sent one last.
     pub last_sent_at: Option<DateTime<Utc>>,
+    /// When this daemon saw one sent last, by whomever.
+    pub last_at: Option<DateTime<Utc>>,
 }
 
 /// What this daemon's turns at reconciling came to since it started.

@@ -121,8 +121,8 @@ impl Deadlines {
     }
 
     /// Takes the deadlines that have passed from one of `of` shares of the places, and
-    /// says whose they are.
-    pub fn take_passed(&self, share: usize, of: usize) -> Vec<InstanceKey> {
+    /// says whose they are, and when they were.
+    pub fn take_passed(&self, share: usize, of: usize) -> Vec<(InstanceKey, Instant)> {
         let now = self.millis(Instant::now());
         let count = self.slots().owners.len();
         let (begin, end) = (count * share / of.max(1), count * (share + 1) / of.max(1));
@@ -140,21 +140,24 @@ impl Deadlines {
                 Ordering::Relaxed,
             );
             if taken.is_ok() {
-                passed.push((index, packed.generation()));
+                passed.push((index, packed));
             }
         }
         if passed.is_empty() {
             return Vec::new();
         }
         let slots = self.slots();
-        let still = passed.into_iter().filter(|(index, generation)| {
+        let still = passed.into_iter().filter(|(index, packed)| {
             let place = self.at(*index as u32);
             place.is_some_and(|place| {
-                Packed(place.load(Ordering::Acquire)).generation() == *generation
+                Packed(place.load(Ordering::Acquire)).generation() == packed.generation()
             })
         });
         still
-            .filter_map(|(index, _)| slots.owners.get(index)?.clone())
+            .filter_map(|(index, packed)| {
+                let owner = slots.owners.get(index)?.clone()?;
+                Some((owner, self.begin + Duration::from_millis(packed.millis())))
+            })
             .collect()
     }
 
@@ -196,6 +199,11 @@ mod tests {
     use super::*;
     use crate::model::ScopeKind;
 
+    fn taken(deadlines: &Deadlines, share: usize, of: usize) -> Vec<InstanceKey> {
+        let passed = deadlines.take_passed(share, of);
+        passed.into_iter().map(|(key, _)| key).collect()
+    }
+
     fn key(i: usize) -> InstanceKey {
         InstanceKey {
             scope: ScopeKind::Service.with("s".parse().unwrap()),
@@ -217,20 +225,20 @@ mod tests {
         deadlines.arm(a, after(30));
         deadlines.arm(b, after(30));
         advance(Duration::from_secs(20)).await;
-        assert_eq!(deadlines.take_passed(0, 1), []);
+        assert_eq!(taken(&deadlines, 0, 1), []);
         deadlines.arm(b, after(30));
         advance(Duration::from_secs(11)).await;
-        assert_eq!(deadlines.take_passed(0, 1), [key(0)]);
-        assert_eq!(deadlines.take_passed(0, 1), []);
+        assert_eq!(taken(&deadlines, 0, 1), [key(0)]);
+        assert_eq!(taken(&deadlines, 0, 1), []);
         advance(Duration::from_secs(20)).await;
-        assert_eq!(deadlines.take_passed(0, 1), [key(1)]);
+        assert_eq!(taken(&deadlines, 0, 1), [key(1)]);
         // The longest time to live, and one that would be earlier than what is there.
         deadlines.arm(a, after(3600));
         deadlines.arm(a, after(5));
         advance(Duration::from_secs(3599)).await;
-        assert_eq!(deadlines.take_passed(0, 1), []);
+        assert_eq!(taken(&deadlines, 0, 1), []);
         advance(Duration::from_secs(1)).await;
-        assert_eq!(deadlines.take_passed(0, 1), [key(0)]);
+        assert_eq!(taken(&deadlines, 0, 1), [key(0)]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -242,13 +250,13 @@ mod tests {
         let new = deadlines.take(&key(1)).unwrap();
         assert_eq!(new.index, old.index, "the place is used again");
         advance(Duration::from_secs(6)).await;
-        assert_eq!(deadlines.take_passed(0, 1), [], "its deadline is gone");
+        assert_eq!(taken(&deadlines, 0, 1), [], "its deadline is gone");
         deadlines.arm(new, after(5));
         // A renewal that was under way when the old instance was deregistered.
         deadlines.arm(old, after(3600));
         deadlines.give_back(old);
         advance(Duration::from_secs(5)).await;
-        assert_eq!(deadlines.take_passed(0, 1), [key(1)]);
+        assert_eq!(taken(&deadlines, 0, 1), [key(1)]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -259,12 +267,12 @@ mod tests {
             deadlines.arm(deadlines.take(&key(i)).unwrap(), after(5));
         }
         advance(Duration::from_secs(5)).await;
-        let mut taken: Vec<InstanceKey> = Vec::new();
+        let mut all: Vec<InstanceKey> = Vec::new();
         for share in 0..7 {
-            taken.extend(deadlines.take_passed(share, 7));
+            all.extend(taken(&deadlines, share, 7));
         }
-        taken.sort();
-        taken.dedup();
-        assert_eq!(taken.len(), count);
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), count);
     }
 }

@@ -22,9 +22,9 @@ use self::lookup::Places;
 pub use self::lookup::{DirectoryError, Profile};
 pub use self::state::{Applied, Differences};
 use self::state::{Maps, State};
-pub use self::view::{Body, Counts, Listed, ScopeView, Which};
+pub use self::view::{Body, Counts, Listed, ScopeView, Totals, Which};
 use crate::model::{EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeKind, ScopeRecord};
-use crate::store::{Digest, RegistryReader, StoreError};
+use crate::store::{Digest, PoolFigures, RegistryReader, StoreError};
 
 /// How many instances are read from the store in one step.
 const PAGE: u16 = 1000;
@@ -90,17 +90,19 @@ impl Directory {
         self.maps.instances.pin().get(key).cloned()
     }
 
-    /// How many scopes there are, and their instances together.
-    pub fn totals(&self) -> (usize, Counts) {
-        let mut totals = Counts::default();
-        let scopes = self.maps.scopes.pin();
-        for view in scopes.values() {
-            totals.instances += view.counts.instances;
-            totals.online += view.counts.online;
-            totals.available += view.counts.available;
-            totals.suspect += view.counts.suspect;
-        }
-        (scopes.len(), totals)
+    /// How much there is of a kind of scope. Takes as long however much it is.
+    pub fn totals_of(&self, kind: ScopeKind) -> Totals {
+        self.maps.tally(kind).totals()
+    }
+
+    /// How much there is of both kinds.
+    pub fn totals(&self) -> Totals {
+        self.totals_of(ScopeKind::Group) + self.totals_of(ScopeKind::Service)
+    }
+
+    /// The connections of the registry store, where it has a pool.
+    pub fn pool(&self) -> Option<PoolFigures> {
+        self.reader.pool()
     }
 
     /// Everybody who is listed as online.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::deadlines::Deadlines;
-use super::view::{Listed, ScopeView};
+use super::view::{Listed, ScopeView, Tally};
 use crate::model::{
     Address, EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord,
 };
@@ -21,6 +21,19 @@ const REMOVED: usize = 100_000;
 pub(super) struct Maps {
     pub(super) instances: papaya::HashMap<InstanceKey, Arc<Listed>>,
     pub(super) scopes: papaya::HashMap<Scope, Arc<ScopeView>>,
+    /// Of groups.
+    pub(super) groups: Tally,
+    /// Of services.
+    pub(super) services: Tally,
+}
+
+impl Maps {
+    pub(super) fn tally(&self, kind: ScopeKind) -> &Tally {
+        match kind {
+            ScopeKind::Group => &self.groups,
+            ScopeKind::Service => &self.services,
+        }
+    }
 }
 
 /// What only writers need.
@@ -354,10 +367,13 @@ impl<'a> Change<'a> {
             let declared = |view: &Arc<ScopeView>| view.record.is_some();
             self.applied.scopes |=
                 before.is_none() || before.is_some_and(declared) != record.is_some();
+            let tally = self.maps.tally(scope.kind);
             if record.is_none() && instances.is_empty() {
+                tally.replace(before.map(|view| &**view), None);
                 scopes.remove(&scope);
             } else {
                 let view = ScopeView::new(record, instances, Arc::clone(&waiting));
+                tally.replace(before.map(|view| &**view), Some(&view));
                 scopes.insert(scope, Arc::new(view));
             }
             replaced.push(waiting);

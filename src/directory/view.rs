@@ -1,6 +1,8 @@
 //! A scope as it is shown: a picture that never changes, replaced by the next.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Add;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -37,6 +39,73 @@ pub struct Counts {
     pub available: usize,
     /// Online, and suspect.
     pub suspect: usize,
+}
+
+/// How much there is of a kind of scope.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Scopes.
+    pub scopes: usize,
+    /// Their instances.
+    pub instances: Counts,
+}
+
+impl Add for Totals {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let (a, b) = (self.instances, other.instances);
+        Self {
+            scopes: self.scopes + other.scopes,
+            instances: Counts {
+                instances: a.instances + b.instances,
+                online: a.online + b.online,
+                available: a.available + b.available,
+                suspect: a.suspect + b.suspect,
+            },
+        }
+    }
+}
+
+/// [`Totals`] that one thread changes and all may read.
+#[derive(Default)]
+pub(super) struct Tally([AtomicUsize; 5]);
+
+impl Tally {
+    /// Counts `now` instead of `before`.
+    pub(super) fn replace(&self, before: Option<&ScopeView>, now: Option<&ScopeView>) {
+        let figures = |view: Option<&ScopeView>| {
+            view.map_or([0; 5], |view| {
+                let counts = view.counts;
+                let declared = usize::from(view.record.is_some());
+                [
+                    declared,
+                    counts.instances,
+                    counts.online,
+                    counts.available,
+                    counts.suspect,
+                ]
+            })
+        };
+        for ((total, before), now) in self.0.iter().zip(figures(before)).zip(figures(now)) {
+            // Wraps back: what is taken away was added before.
+            total.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        let [scopes, instances, online, available, suspect] =
+            self.0.each_ref().map(|total| total.load(Ordering::Relaxed));
+        Totals {
+            scopes,
+            instances: Counts {
+                instances,
+                online,
+                available,
+                suspect,
+            },
+        }
+    }
 }
 
 impl Counts {

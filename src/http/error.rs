@@ -9,12 +9,14 @@ use std::fmt;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use crate::actor::{AskError, BeatError};
+use crate::admission::Full;
 use crate::directory::DirectoryError;
 use crate::lease::LeaseError;
 use crate::model::{InstanceKey, Invalid, Scope, ScopeKind};
@@ -38,15 +40,24 @@ pub struct Problem {
 
 /// The body of a problem. Its `type` is `about:blank`, which need not be said; so the
 /// title is the status's own.
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Document<'a> {
+    /// The status in words.
     title: &'a str,
     status: u16,
+    /// What went wrong, for programs: it stays the same from version to version.
     code: &'a str,
+    /// What went wrong, for people.
     detail: &'a str,
+    /// Which field it was.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     field: Option<&'a str>,
 }
+
+/// The media type of that.
+pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
@@ -94,6 +105,26 @@ impl Problem {
             StatusCode::NOT_FOUND,
             "instance_not_found",
             format!("no such instance is registered: PUT /v1/{key} registers it"),
+        )
+    }
+
+    /// Nobody is known to call.
+    pub(super) fn unauthorized() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "this takes a token that is known here: Authorization: Bearer TOKEN",
+        )
+    }
+
+    /// There is no place for it. Logged as rarely as any failure.
+    pub(super) fn shed(full: Full) -> Self {
+        let detail = format!("{full}; try again later");
+        Self::fault(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded",
+            &detail,
+            &full,
         )
     }
 
@@ -157,9 +188,12 @@ impl ResponseError for Problem {
 
     fn error_response(&self) -> HttpResponse {
         let mut answer = HttpResponse::build(self.status);
-        answer.insert_header((CONTENT_TYPE, "application/problem+json"));
+        answer.insert_header((CONTENT_TYPE, PROBLEM_JSON));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             answer.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            answer.insert_header((WWW_AUTHENTICATE, "Bearer"));
         }
         if let Some(allow) = &self.allow {
             answer.insert_header((ALLOW, allow.as_str()));

@@ -6,13 +6,16 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::{StreamExt, future, stream};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, interval_at};
+use utoipa::IntoParams;
 
 use super::extract::Query;
+use super::gate::{self, Caller, Waited};
+use super::openapi::{BadRequest, Refused};
 use super::{Api, Problem};
 use crate::feed::{Notice, Told};
 use crate::model::{
@@ -32,16 +35,32 @@ const NONE_OF_OURS: EventId = EventId {
 };
 
 /// The query.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Filter {
     /// Only this service, besides what concerns everybody.
+    #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     service: Option<ScopeKey>,
     /// Only this group, besides what concerns everybody.
+    #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     group: Option<ScopeKey>,
 }
 
 impl Filter {
+    /// Whether all that it lets through is the caller's to know.
+    fn check(&self, caller: &Caller) -> Result<(), Problem> {
+        let service = self.service.clone().map(|key| ScopeKind::Service.with(key));
+        let group = self.group.clone().map(|key| ScopeKind::Group.with(key));
+        match [service, group] {
+            [None, None] => caller.check_all(),
+            scopes => scopes
+                .iter()
+                .flatten()
+                .try_for_each(|scope| caller.check(scope)),
+        }
+    }
+
     fn wants(&self, kind: &EventKind) -> bool {
         let Some(Scope { kind, key }) = kind.scope() else {
             return true;
@@ -149,16 +168,30 @@ fn resync(id: Option<EventId>, reason: &str) -> Bytes {
 }
 
 /// GET: a stream that ends when the client does, when it is too slow, or with the daemon.
+#[utoipa::path(
+    get, path = "/v1/events", operation_id = "listen", tag = "instances",
+    params(Filter, ("Last-Event-ID" = Option<String>, Header, description = "the id of the last event that the client knows")),
+    responses(
+        (status = 200, description = "Server-Sent Events", body = String, content_type = "text/event-stream"),
+        BadRequest, Refused,
+    )
+)]
 pub(super) async fn stream(
     request: HttpRequest,
     api: web::Data<Api>,
+    caller: Caller,
     Query(filter): Query<Filter>,
 ) -> Result<HttpResponse, Problem> {
+    filter.check(&caller)?;
+    let place = api.admission.stream(gate::client(&caller, &request));
+    let place = place.map_err(|full| api.shed(full))?;
+    request.extensions_mut().insert(Waited);
     let last = request.headers().get("Last-Event-ID").map(|id| {
         let id = id.to_str().unwrap_or_default().parse();
         id.unwrap_or(NONE_OF_OURS)
     });
     let told = api.feed.subscribe(last);
+    let dropped = api.metrics.streams_dropped.clone();
     let told = told.filter_map(move |told| {
         future::ready(match told {
             Told::From(id) => Some(format!("retry: {RETRY}\nid: {id}\n\n").into()),
@@ -169,7 +202,10 @@ pub(super) async fn stream(
             Told::Event(_) => None,
             Told::Resync(id) => Some(resync(Some(id), "events were lost")),
             // Without an id: it comes back for what it has not read.
-            Told::Dropped => Some(resync(None, "too slow")),
+            Told::Dropped => {
+                dropped.inc();
+                Some(resync(None, "too slow"))
+            }
         })
     });
     let pings = interval_at(Instant::now() + PING, PING);
@@ -187,7 +223,12 @@ pub(super) async fn stream(
         .take_while(|line| future::ready(line.is_some()))
         .filter_map(future::ready)
         .take_until(end)
-        .map(Ok::<_, actix_web::Error>);
+        // Tells it when to come back, and that is elsewhere: all of them come.
+        .chain(stream::iter([Bytes::from(format!("retry: {RETRY}\n\n"))]))
+        .map(move |line| {
+            let _place = &place;
+            Ok::<_, actix_web::Error>(line)
+        });
     // The end of the stream is the end of the connection: nothing else will come on it.
     Ok(HttpResponse::Ok()
         .force_close()

@@ -4,19 +4,24 @@
 use std::fmt;
 use std::future::{Ready, ready};
 use std::marker::PhantomData;
+use std::pin::pin;
 use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, IF_NONE_MATCH};
-use actix_web::{FromRequest, HttpRequest, web};
+use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
+use bytes::{Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
+use futures_util::{FutureExt, StreamExt};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 
 use super::error::{InField, Problem};
+use super::{Api, gate};
+use crate::admission::{Memory, Place, Work};
 use crate::model::{InstanceKey, Scope, ScopeKind};
 
 /// How long a client may take to send a body.
@@ -35,26 +40,10 @@ impl<T: DeserializeOwned + 'static, const LIMIT: usize> FromRequest for Json<T, 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let content_type = request.headers().get(CONTENT_TYPE).cloned();
         let payload = web::Payload::from_request(request, payload);
+        let request = request.clone();
         Box::pin(async move {
-            let too_large = || {
-                Problem::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "body_too_large",
-                    format!("a body on this path has at most {LIMIT} bytes"),
-                )
-            };
             let payload = payload.await.map_err(broken)?;
-            let body = timeout(BODY, payload.to_bytes_limited(LIMIT))
-                .await
-                .map_err(|_| {
-                    Problem::new(
-                        StatusCode::REQUEST_TIMEOUT,
-                        "body_timeout",
-                        format!("the body did not arrive within {BODY:?}"),
-                    )
-                })?
-                .map_err(|_| too_large())?
-                .map_err(broken)?;
+            let body = read(&request, payload, LIMIT).await?;
             if body.is_empty() {
                 return parse(b"{}").map(Self);
             }
@@ -74,6 +63,63 @@ impl<T: DeserializeOwned + 'static, const LIMIT: usize> FromRequest for Json<T, 
             parse(&body).map(Self)
         })
     }
+}
+
+/// Reads a body. Whoever is slow with it keeps nobody from the places of the route's own
+/// work: it waits in a place for that.
+async fn read(
+    request: &HttpRequest,
+    payload: web::Payload,
+    limit: usize,
+) -> Result<Bytes, Problem> {
+    let api = gate::api(request)?;
+    let mut body = pin!(gather(api, payload, limit));
+    if let Some(body) = body.as_mut().now_or_never() {
+        return body;
+    }
+    let work = request
+        .extensions_mut()
+        .remove()
+        .map(|Place { work, .. }| work);
+    let enter = |work| api.admission.enter(work).map_err(|full| api.shed(full));
+    let waiting = enter(Work::Body)?;
+    let body = timeout(BODY, body).await.map_err(|_| {
+        Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            format!("the body did not arrive within {BODY:?}"),
+        )
+    })??;
+    drop(waiting);
+    if let Some(work) = work {
+        request.extensions_mut().insert(enter(work)?);
+    }
+    Ok(body)
+}
+
+/// The parts of a body together. What is large takes of the memory that large bodies share.
+async fn gather(api: &Api, mut payload: web::Payload, limit: usize) -> Result<Bytes, Problem> {
+    let (mut body, mut memory) = (BytesMut::new(), None::<Memory>);
+    while let Some(part) = payload.next().await {
+        let part = part.map_err(broken)?;
+        if body.len() + part.len() > limit {
+            return Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                format!("a body on this path has at most {limit} bytes"),
+            ));
+        }
+        if body.len() + part.len() > BODY_LIMIT {
+            let more = api.admission.memory(part.len());
+            let more = more.map_err(|full| api.shed(full))?;
+            match &mut memory {
+                Some(memory) => memory.merge(more),
+                None => memory = Some(more),
+            }
+        }
+        body.extend_from_slice(&part);
+    }
+    Ok(body.freeze())
 }
 
 fn broken(_: impl fmt::Display) -> Problem {
@@ -176,11 +222,13 @@ impl FromRequest for ScopePath {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(
-            Segments::of(request)
-                .and_then(|mut path| path.scope())
-                .map(Self),
-        )
+        ready(Self::of(request))
+    }
+}
+
+impl ScopePath {
+    pub(super) fn of(request: &HttpRequest) -> Result<Self, Problem> {
+        Ok(Self(Segments::of(request)?.scope()?))
     }
 }
 

@@ -5,9 +5,12 @@
 
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::error::InField;
 use super::extract::{Json, Query};
+use super::gate::Caller;
+use super::openapi::Refused;
 use super::{Api, Problem};
 use crate::actor::{DisableServiceInstance, KeepAlive, RegisterInstance};
 use crate::model::{
@@ -24,8 +27,10 @@ const SUCCESS: &str = "success";
 /// An answer: `data` on success, a message on failure.
 pub(super) struct Answer<T>(Result<T, String>);
 
-#[derive(Serialize)]
-struct Envelope<'a, T> {
+/// The original's answer.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Envelope<'a, T> {
+    /// 1 is success.
     code: u8,
     msg: &'a str,
     data: Option<T>,
@@ -61,21 +66,37 @@ fn message(problem: impl Into<Problem>) -> String {
     problem.into().to_string()
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct CreateBody {
     group_key: Option<String>,
+    #[schema(value_type = Option<String>)]
     name: Option<DisplayName>,
+    #[schema(value_type = String)]
     address: Address,
+    #[schema(value_type = Option<u16>)]
     weight: Option<Weight>,
 }
 
 /// The original's `create`: a known gateway's id, or that of a new, disabled one.
-pub(super) async fn create(api: web::Data<Api>, request: Body<CreateBody>) -> Answer<i64> {
-    Answer(create_gateway(&api, request).await)
+#[utoipa::path(
+    post, path = "/gateway-group-detail/create", operation_id = "gateway_center_create", tag = "gateway center",
+    request_body = CreateBody,
+    responses((status = 200, description = "success or failure", body = Envelope<'_, i64>), Refused)
+)]
+pub(super) async fn create(
+    api: web::Data<Api>,
+    caller: Caller,
+    request: Body<CreateBody>,
+) -> Answer<i64> {
+    Answer(create_gateway(&api, &caller, request).await)
 }
 
-async fn create_gateway(api: &Api, request: Body<CreateBody>) -> Result<i64, String> {
+async fn create_gateway(
+    api: &Api,
+    caller: &Caller,
+    request: Body<CreateBody>,
+) -> Result<i64, String> {
     let request = body(request)?;
     let group_key = request.group_key.unwrap_or_default();
     if group_key.trim().is_empty() {
@@ -87,6 +108,7 @@ async fn create_gateway(api: &Api, request: Body<CreateBody>) -> Result<i64, Str
         scope: ScopeKind::Group.with(group),
         address: request.address,
     };
+    caller.check(&key.scope).map_err(message)?;
     // A known gateway is left as it is, other than by a registration.
     let known = api.directory.instance(&key).await.map_err(message)?;
     if let Some(listed) = known {
@@ -104,10 +126,13 @@ async fn create_gateway(api: &Api, request: Body<CreateBody>) -> Result<i64, Str
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct RegisterBody {
+    /// The service's id or its key.
+    #[schema(value_type = String)]
     server_id: ServerId,
+    #[schema(value_type = String)]
     server_address: Address,
 }
 
@@ -120,8 +145,17 @@ enum ServerId {
 }
 
 /// The original's `register`: enables a known service instance, or adds a new one.
-pub(super) async fn register(api: web::Data<Api>, request: Body<RegisterBody>) -> Answer<bool> {
-    Answer(match register_instance(&api, request).await {
+#[utoipa::path(
+    post, path = "/gateway-server-detail/register", operation_id = "gateway_center_register", tag = "gateway center",
+    request_body = RegisterBody,
+    responses((status = 200, description = "success or failure", body = Envelope<'_, bool>), Refused)
+)]
+pub(super) async fn register(
+    api: web::Data<Api>,
+    caller: Caller,
+    request: Body<RegisterBody>,
+) -> Answer<bool> {
+    Answer(match register_instance(&api, &caller, request).await {
         Ok(()) => Ok(true),
         Err(problem) => {
             log::debug!("{REGISTRATION_FAILED}: {problem}");
@@ -130,12 +164,17 @@ pub(super) async fn register(api: web::Data<Api>, request: Body<RegisterBody>) -
     })
 }
 
-async fn register_instance(api: &Api, request: Body<RegisterBody>) -> Result<(), Problem> {
+async fn register_instance(
+    api: &Api,
+    caller: &Caller,
+    request: Body<RegisterBody>,
+) -> Result<(), Problem> {
     let Json(request) = request?;
     let key = InstanceKey {
         scope: service(api, request.server_id).await?,
         address: request.server_address,
     };
+    caller.check(&key.scope)?;
     let registration = Registration::of(key);
     api.registry.ask(RegisterInstance(registration)).await??;
     Ok(())
@@ -164,36 +203,54 @@ async fn service(api: &Api, server_id: ServerId) -> Result<Scope, Problem> {
     key.ok_or_else(|| Problem::invalid("serverId", "is not the id of a service"))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct ServerBeat {
+    #[schema(value_type = String)]
     server: ScopeKey,
+    #[schema(value_type = String)]
     addr: Address,
 }
 
 /// The original's `keepAlive`: also of an address that never registered.
+#[utoipa::path(
+    put, path = "/gateway-server-detail/keep-alive", operation_id = "gateway_center_keep_server_alive", tag = "gateway center",
+    request_body = ServerBeat,
+    responses((status = 200, description = "success or failure", body = Envelope<'_, bool>), Refused)
+)]
 pub(super) async fn keep_server_alive(
     api: web::Data<Api>,
+    caller: Caller,
     request: Body<ServerBeat>,
 ) -> Answer<bool> {
     Answer(match body(request) {
         Ok(ServerBeat { server, addr }) => {
-            keep_alive(&api, ScopeKind::Service.with(server), addr, None).await
+            let scope = ScopeKind::Service.with(server);
+            keep_alive(&api, &caller, scope, addr, None).await
         }
         Err(message) => Err(message),
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct GatewayBeat {
+    #[schema(value_type = String)]
     group_key: ScopeKey,
+    #[schema(value_type = String)]
     addr: Address,
+    #[schema(value_type = Option<u16>)]
     weight: Option<Weight>,
 }
 
 /// `keepAlive` for a gateway.
+#[utoipa::path(
+    put, path = "/gateway-group-detail/keep-alive", operation_id = "gateway_center_keep_gateway_alive", tag = "gateway center",
+    request_body = GatewayBeat,
+    responses((status = 200, description = "success or failure", body = Envelope<'_, bool>), Refused)
+)]
 pub(super) async fn keep_gateway_alive(
     api: web::Data<Api>,
+    caller: Caller,
     request: Body<GatewayBeat>,
 ) -> Answer<bool> {
     Answer(match body(request) {
@@ -201,29 +258,40 @@ pub(super) async fn keep_gateway_alive(
             group_key,
             addr,
             weight,
-        }) => keep_alive(&api, ScopeKind::Group.with(group_key), addr, weight).await,
+        }) => {
+            let scope = ScopeKind::Group.with(group_key);
+            keep_alive(&api, &caller, scope, addr, weight).await
+        }
         Err(message) => Err(message),
     })
 }
 
 async fn keep_alive(
     api: &Api,
+    caller: &Caller,
     scope: Scope,
     address: Address,
     weight: Option<Weight>,
 ) -> Result<bool, String> {
+    caller.check(&scope).map_err(message)?;
     let key = InstanceKey { scope, address };
     let renewed = api.heartbeat.ask(KeepAlive { key, weight }).await;
     renewed.map_err(message)?.map_err(message)?;
     Ok(true)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct OfflineQuery {
     id: i64,
 }
 
 /// Disables a service instance by its id.
+#[utoipa::path(
+    put, path = "/gateway-server-detail/offline", operation_id = "gateway_center_offline", tag = "gateway center",
+    params(OfflineQuery),
+    responses((status = 200, description = "success or failure", body = Envelope<'_, bool>), Refused)
+)]
 pub(super) async fn offline(
     api: web::Data<Api>,
     query: Result<Query<OfflineQuery>, Problem>,

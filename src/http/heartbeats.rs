@@ -8,8 +8,11 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::extract::{InstancePath, Json, Object};
+use super::gate::Caller;
+use super::openapi::{BadBody, BadRequest, NotFound, OfInstance, Refused, Unknown};
 use super::{Api, Problem};
 use crate::actor::{Beat, BeatOutcome};
 use crate::model::{Address, InstanceKey, ScopeKey, ScopeKind, Ttl};
@@ -20,14 +23,28 @@ const MAX_LEASES: usize = 10_000;
 /// The largest batch in bytes: room for that many of the longest names.
 const BATCH_LIMIT: usize = 4 * 1024 * 1024;
 
-#[derive(Serialize)]
-struct BeatView {
+/// What a heartbeat did.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Beat)]
+pub(super) struct BeatView {
+    /// Whether a new life began.
     created: bool,
+    /// How long the lease lives.
+    #[schema(value_type = u32)]
     ttl_seconds: Ttl,
+    /// When the next heartbeat should come, in milliseconds from now.
     next_in_ms: u64,
 }
 
 /// PUT: renews one lease.
+#[utoipa::path(
+    put, path = "/v1/{kind}/{key}/instances/{address}/heartbeat", operation_id = "beat",
+    tag = "instances", params(OfInstance),
+    responses(
+        (status = 200, description = "the lease lives", body = BeatView),
+        BadRequest, NotFound, Refused, Unknown,
+    )
+)]
 pub(super) async fn beat(
     api: web::Data<Api>,
     InstancePath(key): InstancePath,
@@ -69,20 +86,26 @@ fn next_beat(address: &Address, ttl: Ttl, roll_interval: Duration, now: DateTime
 }
 
 /// The body of a batch.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Batch {
+    /// At most 10,000.
+    #[schema(value_type = Vec<LeaseRef>, max_items = 10_000)]
     leases: Vec<Object<LeaseRef>>,
 }
 
 /// A lease by its instance: exactly one of `service` and `group`.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, Serialize, ToSchema)]
+#[schema(as = Lease)]
 #[serde(deny_unknown_fields)]
-struct LeaseRef {
+pub(super) struct LeaseRef {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     service: Option<ScopeKey>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     group: Option<ScopeKey>,
+    #[schema(value_type = String, example = "10.0.0.5:8080", max_length = 100)]
     address: Address,
 }
 
@@ -117,16 +140,28 @@ impl LeaseRef {
     }
 }
 
-#[derive(Serialize)]
-struct BatchView {
+/// What became of a batch; each lease is counted once.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchOutcome)]
+pub(super) struct BatchView {
     renewed: usize,
     created: usize,
+    /// Those of whom no instance is registered: they should register again.
     unknown: Vec<LeaseRef>,
 }
 
 /// POST: renews many leases; one that is named twice is renewed and counted once.
+#[utoipa::path(
+    post, path = "/v1/heartbeats", operation_id = "beat_many", tag = "instances",
+    request_body = Batch,
+    responses(
+        (status = 200, description = "the leases live, but for the unknown", body = BatchView),
+        BadBody, Refused, Unknown,
+    )
+)]
 pub(super) async fn beat_many(
     api: web::Data<Api>,
+    caller: Caller,
     Json(batch): Json<Batch, BATCH_LIMIT>,
 ) -> Result<HttpResponse, Problem> {
     if batch.leases.len() > MAX_LEASES {
@@ -143,6 +178,7 @@ pub(super) async fn beat_many(
     let mut keys = Vec::with_capacity(batch.leases.len());
     for (index, Object(lease)) in batch.leases.into_iter().enumerate() {
         let key = lease.into_key(index)?;
+        caller.check(&key.scope)?;
         if seen.insert(key.clone()) {
             keys.push(key);
         }

@@ -4,44 +4,60 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, ETAG};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{IfNoneMatch, InstancePath, Json, Query, ScopePath};
+use super::gate::{Caller, Waited};
+use super::openapi::{BadBody, BadRequest, NotFound, OfInstance, OfScope, Refused, Unknown};
 use super::{Api, Problem};
 use crate::actor::{ChangeInstance, DeregisterInstance, RegisterInstance, Revoke};
+use crate::admission::{Place, Work};
 use crate::directory::{Body, Listed, ScopeView, Which};
 use crate::model::{
     DisplayName, Hold, Instance, InstanceChange, Metadata, Note, Registration, ScopeKind, Status,
     StatusChange, Ttl, Weight, rfc3339_millis,
 };
 
-/// Who holds an instance while nobody has to say who they are.
-const ANONYMOUS: &str = "anonymous";
-
 /// The body of PUT.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Registration)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RegistrationBody {
+    /// What people call it; the address if it is left out.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
     name: Option<DisplayName>,
+    /// Its share of the traffic; 1 if it is left out.
+    #[schema(value_type = Option<u16>)]
     weight: Option<Weight>,
+    /// At most 64 entries and 8 KiB of text.
+    #[schema(value_type = Option<HashMap<String, String>>)]
     metadata: Option<Metadata>,
+    /// How long it lives without a heartbeat; the daemon's setting if it is left out.
+    #[schema(value_type = Option<u32>, minimum = 5, maximum = 3600)]
     ttl_seconds: Option<Ttl>,
 }
 
 /// The body of PATCH.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Change)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ChangeBody {
+    #[schema(value_type = Option<String>, pattern = "^(enabled|disabled|held)$")]
     status: Option<Status>,
+    /// Why it is held.
+    #[schema(value_type = Option<String>, max_length = 500)]
     reason: Option<Note>,
+    #[schema(value_type = Option<u16>)]
     weight: Option<Weight>,
+    #[schema(value_type = Option<HashMap<String, String>>)]
     metadata: Option<Metadata>,
 }
 
 impl ChangeBody {
-    fn into_change(self) -> Result<InstanceChange, Problem> {
+    fn into_change(self, caller: &Caller) -> Result<InstanceChange, Problem> {
         if self.status.is_none() && self.weight.is_none() && self.metadata.is_none() {
             return Err(Problem::invalid(
                 "body",
@@ -58,7 +74,7 @@ impl ChangeBody {
             Status::Enabled => StatusChange::Enable,
             Status::Disabled => StatusChange::Disable,
             Status::Held => StatusChange::Hold(Hold {
-                by: ANONYMOUS.to_owned(),
+                by: caller.name().to_owned(),
                 reason: self.reason,
             }),
         });
@@ -71,7 +87,8 @@ impl ChangeBody {
 }
 
 /// The query of a list.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
     /// Only those that may be sent traffic.
@@ -82,6 +99,7 @@ pub(super) struct ListQuery {
     online: bool,
     /// How long to hold the answer until it differs from the one that the client has.
     #[serde(default)]
+    #[param(value_type = Option<String>, example = "30s")]
     wait: Wait,
 }
 
@@ -114,46 +132,60 @@ impl TryFrom<String> for Wait {
     }
 }
 
-/// A registered instance in an answer.
-#[derive(Serialize)]
-struct View<'a> {
+/// A registered instance.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Instance)]
+pub(super) struct View<'a> {
     id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     group: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     service: Option<&'a str>,
     address: &'a str,
     name: &'a str,
+    #[schema(value_type = u16)]
     weight: Weight,
+    #[schema(value_type = HashMap<String, String>)]
     metadata: &'a Metadata,
+    #[schema(value_type = String, pattern = "^(enabled|disabled|held)$")]
     status: Status,
+    /// The name of the token of whoever holds it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     held_by: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     reason: Option<&'a Note>,
+    #[schema(value_type = u32)]
     ttl_seconds: Ttl,
     registered_at: String,
     updated_at: String,
 }
 
-/// The same with what its lease says.
-#[derive(Serialize)]
-struct ListedView<'a> {
+/// A registered instance with what its lease says.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ListedInstance)]
+pub(super) struct ListedView<'a> {
     #[serde(flatten)]
     instance: View<'a>,
     online: bool,
     available: bool,
     /// Its lease is gone, and it is not believed yet.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     suspect: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     online_changed_at: Option<String>,
 }
 
-#[derive(Serialize)]
-struct ListView<'a> {
+/// The instances of a scope.
+#[derive(Serialize, ToSchema)]
+#[schema(as = InstanceList)]
+pub(super) struct ListView<'a> {
     /// This may be old: the lease store or the log of events is away.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     stale: bool,
     instances: Vec<ListedView<'a>>,
 }
@@ -197,6 +229,15 @@ impl<'a> ListedView<'a> {
 }
 
 /// PUT: registers an instance.
+#[utoipa::path(
+    put, path = "/v1/{kind}/{key}/instances/{address}", operation_id = "register",
+    tag = "instances", params(OfInstance), request_body = RegistrationBody,
+    responses(
+        (status = 201, description = "it is new", body = View<'_>),
+        (status = 200, description = "it was known", body = View<'_>),
+        BadBody, NotFound, Refused, Unknown,
+    )
+)]
 pub(super) async fn register(
     api: web::Data<Api>,
     InstancePath(key): InstancePath,
@@ -221,6 +262,15 @@ pub(super) async fn register(
 /// GET: the instances of a group or service. A service that nobody registered with
 /// has none; a group must be declared. With the tag of an answer that the client has, it
 /// is held until there is another one.
+#[utoipa::path(
+    get, path = "/v1/{kind}/{key}/instances", operation_id = "discover", tag = "instances",
+    params(OfScope, ListQuery, ("If-None-Match" = Option<String>, Header, description = "the `ETag` of the answer that the client has")),
+    responses(
+        (status = 200, description = "by address", body = ListView<'_>, headers(("ETag" = String, description = "of the content alone"))),
+        (status = 304, description = "it is what the client has"),
+        BadRequest, NotFound, Refused, Unknown,
+    )
+)]
 pub(super) async fn list(
     request: HttpRequest,
     api: web::Data<Api>,
@@ -230,6 +280,10 @@ pub(super) async fn list(
     if scope.kind == ScopeKind::Group && api.directory.declared(&scope).await?.is_none() {
         return Err(Problem::scope_not_found(&scope));
     }
+    let _waiting = match query.wait.0.is_zero() {
+        true => None,
+        false => Some(wait_in_its_own_place(&request, &api)?),
+    };
     let known = IfNoneMatch::of(&request);
     let which = query.which();
     let answer = |view: Option<&ScopeView>| {
@@ -255,6 +309,16 @@ pub(super) async fn list(
     })
 }
 
+/// Whoever waits gives the place of a read back, and takes one for those who wait.
+fn wait_in_its_own_place(request: &HttpRequest, api: &Api) -> Result<Place, Problem> {
+    let place = api.admission.enter(Work::Wait);
+    let place = place.map_err(|full| api.shed(full))?;
+    let mut extensions = request.extensions_mut();
+    drop(extensions.remove::<Place>());
+    extensions.insert(Waited);
+    Ok(place)
+}
+
 /// The body of a list, made once for all who ask for it.
 fn body(view: Option<&ScopeView>, which: Which, stale: bool, default_ttl: Ttl) -> Body {
     let make = |view: &ScopeView| {
@@ -275,6 +339,14 @@ fn body(view: Option<&ScopeView>, which: Which, stale: bool, default_ttl: Ttl) -
 }
 
 /// GET: one instance.
+#[utoipa::path(
+    get, path = "/v1/{kind}/{key}/instances/{address}", operation_id = "show_instance",
+    tag = "instances", params(OfInstance),
+    responses(
+        (status = 200, description = "it is registered", body = ListedView<'_>),
+        BadRequest, NotFound, Refused, Unknown,
+    )
+)]
 pub(super) async fn show(
     api: web::Data<Api>,
     InstancePath(key): InstancePath,
@@ -286,17 +358,31 @@ pub(super) async fn show(
 }
 
 /// PATCH: an operator's change.
+#[utoipa::path(
+    patch, path = "/v1/{kind}/{key}/instances/{address}", operation_id = "change_instance",
+    tag = "instances", params(OfInstance), request_body = ChangeBody,
+    responses(
+        (status = 200, description = "as it is now", body = View<'_>),
+        BadBody, NotFound, Refused, Unknown,
+    )
+)]
 pub(super) async fn change(
     api: web::Data<Api>,
+    caller: Caller,
     InstancePath(key): InstancePath,
     Json(body): Json<ChangeBody>,
 ) -> Result<HttpResponse, Problem> {
+    let change = body.into_change(&caller)?;
     let message = ChangeInstance {
         key: key.clone(),
-        change: body.into_change()?,
+        change,
     };
     match api.registry.ask(message).await?? {
-        Some(instance) => Ok(HttpResponse::Ok().json(View::of(&instance, api.default_ttl))),
+        Some(instance) => {
+            let (name, status) = (caller.name(), instance.status);
+            log::info!("{name:?} changed {key}: it is {}", status.as_str());
+            Ok(HttpResponse::Ok().json(View::of(&instance, api.default_ttl)))
+        }
         None => Err(Problem::instance_not_found(&key)),
     }
 }
@@ -305,6 +391,14 @@ pub(super) async fn change(
 /// heartbeat that creates a lease looks for the instance afterwards: either it finds
 /// none, or the lease is revoked here. Also where the outcome is unknown or there was no
 /// instance: so that repeating it mends what went wrong the first time.
+#[utoipa::path(
+    delete, path = "/v1/{kind}/{key}/instances/{address}", operation_id = "deregister",
+    tag = "instances", params(OfInstance),
+    responses(
+        (status = 204, description = "it is gone, and its lease"),
+        BadRequest, NotFound, Refused, Unknown,
+    )
+)]
 pub(super) async fn deregister(
     api: web::Data<Api>,
     InstancePath(key): InstancePath,

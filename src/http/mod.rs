@@ -6,9 +6,11 @@
 mod error;
 mod events;
 mod extract;
+mod gate;
 mod gateway_center;
 mod heartbeats;
 mod instances;
+mod openapi;
 mod ops;
 mod overview;
 mod progress;
@@ -18,18 +20,21 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::body::MessageBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::{Method, StatusCode};
-use actix_web::middleware::{DefaultHeaders, Next, from_fn};
-use actix_web::{FromRequest, Handler, HttpRequest, Responder, ResponseError, Route, web};
+use actix_web::http::StatusCode;
+use actix_web::middleware::{DefaultHeaders, from_fn};
+use actix_web::{FromRequest, Handler, HttpRequest, Responder, Route, web};
 
 pub use self::error::Problem;
+pub use self::gate::{Client, note_client_certificate};
+use self::gate::{Gate, Rule, ScopeIn};
 pub use self::progress::Progress;
 use crate::actor::{HeartbeatActor, Mailbox, RegistryActor, SchedulerActor};
+use crate::admission::{Admission, Full, Work};
+use crate::auth::{Role, Tokens};
 use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::feed::Feed;
+use crate::metrics::Metrics;
 use crate::model::Ttl;
 use crate::protection::Protection;
 
@@ -55,99 +60,151 @@ pub struct Api {
     pub default_ttl: Ttl,
     /// Whether requests are served.
     pub progress: Progress,
+    /// Who may come in.
+    pub tokens: Arc<Tokens>,
+    /// Whether clients must also have a certificate.
+    pub client_certificates: bool,
+    /// How much may be under way.
+    pub admission: Arc<Admission<Client>>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Api {
+    /// The answer where there is no place; counts it.
+    fn shed(&self, full: Full) -> Problem {
+        let work = match full {
+            Full::Work(work) => work,
+            Full::Client => Work::Stream,
+            Full::Memory => Work::Body,
+        };
+        self.metrics.shed(work.as_str()).inc();
+        Problem::shed(full)
+    }
 }
 
 /// A path and what it takes.
 struct Path {
     pattern: &'static str,
-    routes: Vec<(Method, Route)>,
-    /// Also served before the stores are there.
-    probe: bool,
+    endpoints: Vec<Endpoint>,
 }
 
-/// Every path of the daemon.
+/// A method of a path.
+struct Endpoint {
+    method: &'static str,
+    route: Route,
+    rule: Rule,
+}
+
+/// Every path of the daemon, and who may take it.
 fn table() -> Vec<Path> {
+    use Role::{Admin, Agent, Read};
+
     vec![
-        path("/v1/{kind:groups|services}", [get(scopes::list)]),
+        path("/v1/{kind:groups|services}", [get(Read, scopes::list)]),
         path(
             "/v1/{kind:groups|services}/{key}",
             [
-                get(scopes::show),
-                put(scopes::declare),
-                delete(scopes::remove),
+                get(Read, scopes::show).of_its_scope(),
+                put(Admin, scopes::declare).of_its_scope(),
+                delete(Admin, scopes::remove).of_its_scope(),
             ],
         ),
         path(
             "/v1/{kind:groups|services}/{key}/instances",
-            [get(instances::list)],
+            [get(Read, instances::list).of_its_scope()],
         ),
         path(
             "/v1/{kind:groups|services}/{key}/instances/{address}",
             [
-                get(instances::show),
-                put(instances::register),
-                patch(instances::change),
-                delete(instances::deregister),
+                get(Read, instances::show).of_its_scope(),
+                put(Agent, instances::register).of_its_scope(),
+                patch(Admin, instances::change).of_its_scope(),
+                delete(Agent, instances::deregister).of_its_scope(),
             ],
         ),
         path(
             "/v1/{kind:groups|services}/{key}/instances/{address}/heartbeat",
-            [put(heartbeats::beat)],
+            [put(Agent, heartbeats::beat).heartbeat().of_its_scope()],
         ),
-        path("/v1/heartbeats", [post(heartbeats::beat_many)]),
-        path("/v1/events", [get(events::stream)]),
-        path("/v1/overview", [get(overview::show)]),
-        path("/v1/protection/confirm", [post(overview::confirm)]),
+        path(
+            "/v1/heartbeats",
+            [post(Agent, heartbeats::beat_many)
+                .heartbeat()
+                .checks_scopes()],
+        ),
+        path("/v1/events", [get(Read, events::stream).checks_scopes()]),
+        path("/v1/overview", [get(Read, overview::show)]),
+        path("/v1/protection/confirm", [post(Admin, overview::confirm)]),
         path(
             "/gateway-group-detail/create",
-            [post(gateway_center::create)],
+            [post(Agent, gateway_center::create).checks_scopes()],
         ),
         path(
             "/gateway-group-detail/keep-alive",
-            [put(gateway_center::keep_gateway_alive)],
+            [put(Agent, gateway_center::keep_gateway_alive)
+                .heartbeat()
+                .checks_scopes()],
         ),
         path(
             "/gateway-server-detail/register",
-            [post(gateway_center::register)],
+            [post(Agent, gateway_center::register).checks_scopes()],
         ),
         path(
             "/gateway-server-detail/keep-alive",
-            [put(gateway_center::keep_server_alive)],
+            [put(Agent, gateway_center::keep_server_alive)
+                .heartbeat()
+                .checks_scopes()],
         ),
         path(
             "/gateway-server-detail/offline",
-            [put(gateway_center::offline)],
+            [put(Agent, gateway_center::offline)],
         ),
-        probe("/livez", [get(ops::livez)]),
-        probe("/readyz", [get(ops::readyz)]),
+        path("/metrics", [get(Read, ops::metrics).outside_limits()]),
+        path("/openapi.json", [get(Public, openapi::show)]),
+        path("/docs", [get(Public, openapi::index)]),
+        path("/docs/{file:.*}", [get(Public, openapi::page)]),
+        path("/livez", [get(Public, ops::livez)]),
+        path("/readyz", [get(Public, ops::readyz)]),
     ]
 }
 
 /// Adds every path to an application.
-pub fn configure(app: &mut web::ServiceConfig) {
-    for Path {
-        pattern,
-        routes,
-        probe,
-    } in table()
-    {
-        let allow: Vec<&str> = routes.iter().map(|(method, _)| method.as_str()).collect();
-        let allow = allow.join(", ");
+pub fn configure(app: &mut web::ServiceConfig, metrics: &Metrics) {
+    for Path { pattern, endpoints } in table() {
+        let methods: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.method).collect();
+        let allow = methods.join(", ");
+        let rules = endpoints
+            .iter()
+            .map(|endpoint| (endpoint.method, endpoint.rule));
+        let gate = Arc::new(Gate::new(pattern, rules, metrics));
         let mut resource = web::resource(pattern);
-        for (_, route) in routes {
-            resource = resource.route(route);
+        for endpoint in endpoints {
+            resource = resource.route(endpoint.route);
         }
         let resource = resource.default_service(web::to(move || {
             let problem = Problem::method_not_allowed(allow.clone());
             async { Err::<&str, _>(problem) }
         }));
-        if probe {
-            app.service(resource);
-        } else {
-            app.service(resource.wrap(from_fn(refuse_until_started)));
-        }
+        let pass = move |request, next| Arc::clone(&gate).pass(request, next);
+        app.service(resource.wrap(from_fn(pass)));
     }
-    app.default_service(web::to(no_such_route));
+    let unknown = metrics.route("none", "other");
+    app.default_service(web::to(move |request: HttpRequest| {
+        unknown.answered(StatusCode::NOT_FOUND.as_u16());
+        async move { Err::<&str, _>(no_such_route(&request)) }
+    }));
+}
+
+/// The paths with their methods, for the tests and for whoever describes them: each as its
+/// pattern, the method, and the least role, `None` where everybody may take it.
+pub fn routes() -> Vec<(&'static str, &'static str, Option<Role>)> {
+    let paths = table().into_iter();
+    let routes = paths.flat_map(|Path { pattern, endpoints }| {
+        let endpoints = endpoints.into_iter();
+        endpoints.map(move |endpoint| (pattern, endpoint.method, endpoint.rule.role))
+    });
+    routes.collect()
 }
 
 /// The headers of every answer.
@@ -157,60 +214,97 @@ pub fn headers() -> DefaultHeaders {
         .add(("Cache-Control", "no-store"))
 }
 
-async fn no_such_route(request: HttpRequest) -> Result<&'static str, Problem> {
+fn no_such_route(request: &HttpRequest) -> Problem {
     let path: String = request.path().chars().take(200).collect();
-    Err(Problem::new(
+    Problem::new(
         StatusCode::NOT_FOUND,
         "no_such_route",
         format!("there is nothing at {path:?}"),
-    ))
+    )
 }
 
-async fn refuse_until_started(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    match request.app_data::<web::Data<Api>>() {
-        Some(api) if api.progress.has_started() => {
-            Ok(next.call(request).await?.map_into_left_body())
-        }
-        _ => {
-            let problem = Problem::unavailable(
-                "starting",
-                "the daemon is starting and waits for its stores; /readyz says for which",
-            );
-            let answer = request.into_response(problem.error_response());
-            Ok(answer.map_into_right_body())
-        }
-    }
-}
-
-fn path<const N: usize>(pattern: &'static str, routes: [(Method, Route); N]) -> Path {
+fn path<const N: usize>(pattern: &'static str, endpoints: [Endpoint; N]) -> Path {
     Path {
         pattern,
-        routes: routes.into(),
-        probe: false,
+        endpoints: endpoints.into(),
     }
 }
 
-fn probe<const N: usize>(pattern: &'static str, routes: [(Method, Route); N]) -> Path {
-    Path {
-        probe: true,
-        ..path(pattern, routes)
+/// Who may take a route: a role, or everybody.
+trait Access {
+    fn role(self) -> Option<Role>;
+}
+
+/// Everybody, without a token.
+struct Public;
+
+impl Access for Public {
+    fn role(self) -> Option<Role> {
+        None
+    }
+}
+
+impl Access for Role {
+    fn role(self) -> Option<Role> {
+        Some(self)
+    }
+}
+
+impl Endpoint {
+    /// Reads answer from memory, and whatever else there is waits for a commit.
+    fn new(access: impl Access, method: &'static str, route: Route) -> Self {
+        let role = access.role();
+        let work = match method {
+            "GET" => Work::Read,
+            _ => Work::Write,
+        };
+        Self {
+            method,
+            route,
+            rule: Rule {
+                role,
+                work: role.map(|_| work),
+                scope: ScopeIn::Nowhere,
+            },
+        }
+    }
+
+    /// It waits for the lease store, and is refused last.
+    fn heartbeat(mut self) -> Self {
+        self.rule.work = Some(Work::Heartbeat);
+        self
+    }
+
+    /// It is served when nothing else is.
+    fn outside_limits(mut self) -> Self {
+        self.rule.work = None;
+        self
+    }
+
+    /// Its scope is in its path.
+    fn of_its_scope(mut self) -> Self {
+        self.rule.scope = ScopeIn::Path;
+        self
+    }
+
+    /// Its handler finds out with which scopes it has to do.
+    fn checks_scopes(mut self) -> Self {
+        self.rule.scope = ScopeIn::Content;
+        self
     }
 }
 
 macro_rules! methods {
-    ($($name:ident $method:ident),*) => {$(
-        fn $name<F, Args>(handler: F) -> (Method, Route)
+    ($($name:ident $method:literal),*) => {$(
+        fn $name<F, Args>(access: impl Access, handler: F) -> Endpoint
         where
             F: Handler<Args>,
             Args: FromRequest + 'static,
             F::Output: Responder + 'static,
             F::Future: Future,
         {
-            (Method::$method, web::$name().to(handler))
+            Endpoint::new(access, $method, web::$name().to(handler))
         }
     )*};
 }
-methods!(get GET, put PUT, post POST, patch PATCH, delete DELETE);
+methods!(get "GET", put "PUT", post "POST", patch "PATCH", delete "DELETE");

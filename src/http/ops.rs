@@ -1,27 +1,48 @@
-//! For whoever runs the daemon: is it alive, is it ready.
+//! For whoever runs the daemon: is it alive, is it ready, how does it do.
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpResponse, web};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::Api;
+use super::openapi::Refused;
 use super::overview::RollCallView;
-use crate::actor::{AskError, Ping, ProbeLeases, ReportProgress};
+use crate::actor::{AskError, Ping, ProbeLeases, Report, ReportProgress};
+use crate::admission::Work;
+use crate::directory::Totals;
+use crate::metrics::{Figures, KindFigures, ScheduleFigures, WorkFigures};
+use crate::model::ScopeKind;
 
 /// GET: the process answers. Asks nobody.
+#[utoipa::path(
+    get, path = "/livez", operation_id = "livez", tag = "daemon", security(()),
+    responses((status = 200, description = "it lives", body = String, content_type = "text/plain"))
+)]
 pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-#[derive(Serialize)]
-struct Readiness {
+/// Whether the daemon takes requests, and what answers.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Readiness {
     status: &'static str,
+    #[schema(value_type = HashMap<String, String>)]
     checks: Map<String, Value>,
     roll_call: Option<RollCallView>,
 }
 
 /// GET: asks each actor and each backend; 503 while one of them does not answer.
+#[utoipa::path(
+    get, path = "/readyz", operation_id = "readyz", tag = "daemon", security(()),
+    responses(
+        (status = 200, description = "it takes requests", body = Readiness),
+        (status = 503, description = "it does not, and which check says so", body = Readiness),
+    )
+)]
 pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
     let (store, registry, heartbeat, scheduler) = tokio::join!(
         api.directory.ping_store(),
@@ -33,8 +54,8 @@ pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
         .as_ref()
         .ok()
         .map(|report| RollCallView::of(&report.roll_call, &api));
-    let started = api.progress.has_started();
-    let mut ready = started;
+    let (started, leaving) = (api.progress.has_started(), api.progress.is_leaving());
+    let mut ready = started && !leaving;
     let mut checks = Map::new();
     let mut check = |name: &str, answers: bool, trouble: &str| {
         ready &= answers;
@@ -51,16 +72,87 @@ pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
     ] {
         check(name, error.is_none(), trouble(error));
     }
-    let (code, status) = match (ready, started) {
-        (true, _) => (StatusCode::OK, "ready"),
-        (false, true) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
-        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+    let (code, status) = match ready {
+        true => (StatusCode::OK, "ready"),
+        false if leaving => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        false if started => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
     };
     HttpResponse::build(code).json(Readiness {
         status,
         checks,
         roll_call,
     })
+}
+
+/// GET: the metrics, of what is known here. Asks no backend.
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "metrics", tag = "daemon",
+    responses(
+        (status = 200, description = "Prometheus' text format 0.0.4", body = String, content_type = "text/plain"),
+        Refused,
+    )
+)]
+pub(super) async fn metrics(api: web::Data<Api>) -> HttpResponse {
+    let schedule = api.scheduler.ask(ReportProgress).await;
+    let figures = Figures {
+        ready: api.progress.has_started() && !api.progress.is_leaving(),
+        anonymous: api.tokens.anonymous().is_some(),
+        kinds: [ScopeKind::Group, ScopeKind::Service]
+            .map(|kind| kind_figures(&api, kind))
+            .into(),
+        works: Work::ALL.map(|work| work_figures(&api, work)).into(),
+        stale: api.directory.is_stale(),
+        protection: api.protection.is_held(),
+        pool: api
+            .directory
+            .pool()
+            .map(|pool| [pool.open, pool.idle, pool.waiting]),
+        schedule: schedule.ok().map(|report| schedule_figures(&report)),
+    };
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
+        .body(api.metrics.encode(&figures))
+}
+
+fn kind_figures(api: &Api, kind: ScopeKind) -> KindFigures {
+    let Totals { scopes, instances } = api.directory.totals_of(kind);
+    KindFigures {
+        kind: kind.as_str(),
+        scopes,
+        instances: [
+            ("registered", instances.instances),
+            ("online", instances.online),
+            ("available", instances.available),
+            ("suspect", instances.suspect),
+        ],
+    }
+}
+
+fn work_figures(api: &Api, work: Work) -> WorkFigures {
+    let (taken, limit) = api.admission.taken(work);
+    WorkFigures {
+        work: work.as_str(),
+        taken,
+        limit,
+    }
+}
+
+fn schedule_figures(report: &Report) -> ScheduleFigures {
+    let (roll_call, reconcile) = (&report.roll_call, &report.reconcile);
+    let seconds = |at: Option<DateTime<Utc>>| at.map_or(0, |at| at.timestamp());
+    ScheduleFigures {
+        roll_calls: [
+            ("sent", roll_call.sent),
+            ("sent_by_others", roll_call.sent_by_others),
+            ("skipped", roll_call.skipped),
+            ("late", roll_call.late),
+        ],
+        roll_call_at: seconds(roll_call.last_at),
+        reconciles: reconcile.completed,
+        reconcile_at: seconds(reconcile.last_at),
+        repairs: [("online", reconcile.online), ("offline", reconcile.gone)],
+    }
 }
 
 fn trouble(error: Option<AskError>) -> &'static str {

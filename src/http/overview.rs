@@ -2,17 +2,27 @@
 
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::gate::Caller;
+use super::openapi::{Refused, Unknown};
 use super::{Api, Problem};
 use crate::actor::{EndProtection, ReconcileReport, ReportProgress, RollCallReport};
-use crate::directory::Counts;
-use crate::model::rfc3339_millis;
+use crate::admission::Work;
+use crate::directory::Totals;
+use crate::model::{ScopeKind, rfc3339_millis};
 
-#[derive(Serialize)]
-struct Overview {
-    scopes: usize,
+/// How it stands.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Overview {
+    version: &'static str,
+    /// There are no tokens: everybody who can reach the daemon may do everything.
+    anonymous: bool,
     #[serde(flatten)]
-    totals: Totals,
+    totals: TotalsView,
+    groups: TotalsView,
+    services: TotalsView,
+    backends: BackendsView,
     /// Whether what is listed may be old.
     stale: bool,
     roll_call: RollCallView,
@@ -21,17 +31,30 @@ struct Overview {
     events: EventsView,
 }
 
-#[derive(Serialize)]
-struct Totals {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Totals)]
+struct TotalsView {
+    scopes: usize,
     instances: usize,
     online: usize,
     available: usize,
     suspect: usize,
 }
 
-impl From<Counts> for Totals {
-    fn from(counts: Counts) -> Self {
+/// Whether each backend answered when it was last asked.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Backends)]
+struct BackendsView {
+    store: bool,
+    leases: bool,
+    bus: bool,
+}
+
+impl From<Totals> for TotalsView {
+    fn from(totals: Totals) -> Self {
+        let counts = totals.instances;
         Self {
+            scopes: totals.scopes,
             instances: counts.instances,
             online: counts.online,
             available: counts.available,
@@ -41,7 +64,8 @@ impl From<Counts> for Totals {
 }
 
 /// What became of the roll calls.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = RollCall)]
 pub(super) struct RollCallView {
     interval_seconds: u64,
     sent: u64,
@@ -63,7 +87,8 @@ impl RollCallView {
 }
 
 /// What this daemon's turns at reconciling came to.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Reconcile)]
 struct ReconcileView {
     completed: u64,
     looked: u64,
@@ -84,17 +109,21 @@ impl From<ReconcileReport> for ReconcileView {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Protection)]
 struct ProtectionView {
     /// Whether instances are held instead of recorded as offline.
     active: bool,
     /// Why; or why nobody is judged for the moment.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     since: Option<String>,
     /// For how much longer, at most.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     ends_in_seconds: Option<u64>,
     lease_store_away: bool,
 }
@@ -131,30 +160,47 @@ impl ProtectionView {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Subscriptions)]
 struct EventsView {
     subscribers: usize,
+    /// Requests that wait for a change.
+    waiting: usize,
 }
 
-/// GET: how it stands.
+/// GET: how it stands, from memory, in the same time however much there is.
+#[utoipa::path(
+    get, path = "/v1/overview", operation_id = "overview", tag = "daemon",
+    responses((status = 200, description = "how it stands", body = Overview), Refused, Unknown)
+)]
 pub(super) async fn show(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
     let report = api.scheduler.ask(ReportProgress).await?;
-    let (scopes, totals) = api.directory.totals();
+    let backends = &api.metrics.backends;
     Ok(HttpResponse::Ok().json(Overview {
-        scopes,
-        totals: totals.into(),
+        version: env!("CARGO_PKG_VERSION"),
+        anonymous: api.tokens.anonymous().is_some(),
+        totals: api.directory.totals().into(),
+        groups: api.directory.totals_of(ScopeKind::Group).into(),
+        services: api.directory.totals_of(ScopeKind::Service).into(),
+        backends: BackendsView {
+            store: backends.store.get() == 1,
+            leases: backends.leases.get() == 1,
+            bus: backends.bus.get() == 1,
+        },
         stale: api.directory.is_stale(),
         roll_call: RollCallView::of(&report.roll_call, &api),
         reconcile: report.reconcile.into(),
         protection: ProtectionView::of(&api),
         events: EventsView {
             subscribers: api.feed.subscribers(),
+            waiting: api.admission.taken(Work::Wait).0,
         },
     }))
 }
 
-#[derive(Serialize)]
-struct Confirmation {
+/// What an operator's word came to.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Confirmation {
     /// Whether protection was on until now.
     ended: bool,
     /// How many suspects went offline by it.
@@ -162,9 +208,17 @@ struct Confirmation {
 }
 
 /// POST: an operator confirms that those who are missing are gone.
-pub(super) async fn confirm(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
+#[utoipa::path(
+    post, path = "/v1/protection/confirm", operation_id = "confirm", tag = "daemon",
+    responses((status = 200, description = "it is ended", body = Confirmation), Refused, Unknown)
+)]
+pub(super) async fn confirm(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
     let reason = "an operator confirmed that those who are missing are gone".to_owned();
     let ended = api.scheduler.ask(EndProtection { reason }).await?;
+    if let Some(gone) = ended {
+        let name = caller.name();
+        log::info!("{name:?} ended protection: {gone} instances were let go");
+    }
     Ok(HttpResponse::Ok().json(Confirmation {
         ended: ended.is_some(),
         let_go: ended.unwrap_or_default(),

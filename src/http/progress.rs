@@ -9,6 +9,7 @@ use tokio::sync::watch;
 enum Step {
     Starting,
     Serving,
+    Leaving,
     Stopping,
 }
 
@@ -28,6 +29,11 @@ impl Progress {
         self.0.send_replace(Step::Serving);
     }
 
+    /// From now on `/readyz` says 503, so that others go elsewhere; requests are still served.
+    pub fn leave(&self) {
+        self.0.send_replace(Step::Leaving);
+    }
+
     /// From now on streams end and nobody waits for a change.
     pub fn stop(&self) {
         self.0.send_replace(Step::Stopping);
@@ -36,6 +42,11 @@ impl Progress {
     /// Whether requests are served, or were until now.
     pub(super) fn has_started(&self) -> bool {
         *self.0.borrow() >= Step::Serving
+    }
+
+    /// Whether the daemon is about to end.
+    pub(super) fn is_leaving(&self) -> bool {
+        *self.0.borrow() >= Step::Leaving
     }
 
     /// Waits for the end.

@@ -1,85 +1,144 @@
 //! Groups and services: `/v1/groups`, `/v1/services` and what is directly below.
 
-use std::collections::BTreeMap;
-
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::error::Document;
 use super::extract::{Json, KindPath, ScopePath};
+use super::gate::Caller;
+use super::openapi::{BadBody, BadRequest, NotFound, OfScope, Refused, Unknown};
 use super::{Api, Problem};
 use crate::actor::{DeclareScope, DeleteScope};
 use crate::directory::Counts;
-use crate::model::{DisplayName, ScopeRecord, rfc3339_millis};
+use crate::model::{DisplayName, ScopeKind, ScopeRecord, rfc3339_millis};
 use crate::store::ScopeDeletion;
 
 /// The body of PUT.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Declaration {
+    /// What people call it; the key if it is left out.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
     name: Option<DisplayName>,
 }
 
-/// A scope in an answer.
-#[derive(Serialize)]
-struct View<'a> {
+/// A group or service.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Scope)]
+pub(super) struct View<'a> {
     id: String,
     key: &'a str,
     name: &'a str,
     created_at: String,
-    #[serde(flatten)]
-    counts: Option<CountsView>,
 }
 
-#[derive(Serialize)]
-struct CountsView {
+/// A group or service with its instances counted.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CountedScope)]
+pub(super) struct CountedView<'a> {
+    #[serde(flatten)]
+    scope: View<'a>,
+    /// How many are registered.
     instances: usize,
+    /// How many of these are online.
     online: usize,
+    /// How many of these are enabled too.
     available: usize,
 }
 
+/// All scopes of one kind.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ScopeList)]
+pub(super) struct ListView<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    groups: Option<Vec<CountedView<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    services: Option<Vec<CountedView<'a>>>,
+}
+
 impl<'a> View<'a> {
-    fn of(record: &'a ScopeRecord, counts: Option<Counts>) -> Self {
+    fn of(record: &'a ScopeRecord) -> Self {
         Self {
             id: record.id.0.to_string(),
             key: record.scope.key.as_str(),
             name: record.display_name(),
             created_at: rfc3339_millis(record.created_at),
-            counts: counts.map(|counts| CountsView {
-                instances: counts.instances,
-                online: counts.online,
-                available: counts.available,
-            }),
+        }
+    }
+}
+
+impl<'a> CountedView<'a> {
+    fn of(record: &'a ScopeRecord, counts: Counts) -> Self {
+        Self {
+            scope: View::of(record),
+            instances: counts.instances,
+            online: counts.online,
+            available: counts.available,
         }
     }
 }
 
 /// PUT: declares a group or service.
+#[utoipa::path(
+    put, path = "/v1/{kind}/{key}", operation_id = "declare_scope", tag = "scopes",
+    params(OfScope), request_body = Declaration,
+    responses(
+        (status = 201, description = "it is new", body = View<'_>),
+        (status = 200, description = "it was known", body = View<'_>),
+        BadBody, NotFound, Refused, Unknown,
+    )
+)]
 pub(super) async fn declare(
     api: web::Data<Api>,
+    caller: Caller,
     ScopePath(scope): ScopePath,
     Json(body): Json<Declaration>,
 ) -> Result<HttpResponse, Problem> {
     let name = body.name;
     let declared = api.registry.ask(DeclareScope { scope, name }).await??;
+    log::info!("{:?} declared {}", caller.name(), declared.record.scope);
     let status = match declared.created {
         true => StatusCode::CREATED,
         false => StatusCode::OK,
     };
-    Ok(HttpResponse::build(status).json(View::of(&declared.record, None)))
+    Ok(HttpResponse::build(status).json(View::of(&declared.record)))
 }
 
 /// GET: all groups, or all services.
+#[utoipa::path(
+    get, path = "/v1/{kind}", operation_id = "list_scopes", tag = "scopes",
+    params(("kind" = String, Path, pattern = "^(groups|services)$")),
+    responses(
+        (status = 200, description = "by key", body = ListView<'_>),
+        NotFound, Refused,
+    )
+)]
 pub(super) async fn list(api: web::Data<Api>, KindPath(kind): KindPath) -> HttpResponse {
     let scopes = api.directory.scopes(kind);
-    let views: Vec<View<'_>> = scopes
+    let views = scopes
         .iter()
-        .filter_map(|scope| Some(View::of(scope.record.as_ref()?, Some(scope.counts))))
-        .collect();
-    HttpResponse::Ok().json(BTreeMap::from([(kind.plural(), views)]))
+        .filter_map(|scope| Some(CountedView::of(scope.record.as_ref()?, scope.counts)));
+    let views = Some(views.collect());
+    let (groups, services) = match kind {
+        ScopeKind::Group => (views, None),
+        ScopeKind::Service => (None, views),
+    };
+    HttpResponse::Ok().json(ListView { groups, services })
 }
 
 /// GET: one group or service.
+#[utoipa::path(
+    get, path = "/v1/{kind}/{key}", operation_id = "show_scope", tag = "scopes",
+    params(OfScope),
+    responses(
+        (status = 200, description = "it is declared", body = CountedView<'_>),
+        BadRequest, NotFound, Refused, Unknown,
+    )
+)]
 pub(super) async fn show(
     api: web::Data<Api>,
     ScopePath(scope): ScopePath,
@@ -89,21 +148,34 @@ pub(super) async fn show(
         .as_ref()
         .and_then(|view| view.record.as_ref().zip(Some(view.counts)))
     {
-        Some((record, counts)) => Ok(HttpResponse::Ok().json(View::of(record, Some(counts)))),
+        Some((record, counts)) => Ok(HttpResponse::Ok().json(CountedView::of(record, counts))),
         None => Err(Problem::scope_not_found(&scope)),
     }
 }
 
 /// DELETE: removes a group or service without instances.
+#[utoipa::path(
+    delete, path = "/v1/{kind}/{key}", operation_id = "remove_scope", tag = "scopes",
+    params(OfScope),
+    responses(
+        (status = 204, description = "it is removed"),
+        (status = 409, description = "it has instances", body = Document<'_>, content_type = "application/problem+json"),
+        BadRequest, NotFound, Refused, Unknown,
+    )
+)]
 pub(super) async fn remove(
     api: web::Data<Api>,
+    caller: Caller,
     ScopePath(scope): ScopePath,
 ) -> Result<HttpResponse, Problem> {
     let message = DeleteScope {
         scope: scope.clone(),
     };
     match api.registry.ask(message).await?? {
-        ScopeDeletion::Deleted(_) => Ok(HttpResponse::NoContent().finish()),
+        ScopeDeletion::Deleted(_) => {
+            log::info!("{:?} removed {scope}", caller.name());
+            Ok(HttpResponse::NoContent().finish())
+        }
         ScopeDeletion::Unknown => Err(Problem::scope_not_found(&scope)),
         ScopeDeletion::HasInstances => Err(Problem::new(
             StatusCode::CONFLICT,

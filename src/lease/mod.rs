@@ -4,6 +4,7 @@
 //! look. It knows nothing of what is registered.
 
 mod memory;
+mod metered;
 mod redis;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use self::metered::MeteredLeaseStore;
 use crate::clock::Clock;
 use crate::error::{OpenError, UrlError};
 use crate::model::{Epoch, InstanceKey, Ttl, Weight};

@@ -97,6 +97,22 @@ pub trait RegistryReader: Send + Sync {
 
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
+
+    /// The connections for reading, where there is a pool of them.
+    fn pool(&self) -> Option<PoolFigures> {
+        None
+    }
+}
+
+/// The connections of a pool at a moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolFigures {
+    /// Open.
+    pub open: usize,
+    /// Open, and used by nobody.
+    pub idle: usize,
+    /// Reads that wait for one.
+    pub waiting: usize,
 }
 
 /// The one handle that changes the database.

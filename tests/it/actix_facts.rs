@@ -9,11 +9,11 @@ use actix::{
     Actor, Arbiter, AsyncContext, Context, Handler, MailboxError, Message, ResponseActFuture,
     Supervised, Supervisor, WrapFuture,
 };
-use rollcalld::actor::{AskError, Mailbox};
+use rollcalld::actor::AskError;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::support::eventually;
+use crate::support::{eventually, mailbox};
 
 /// Counts what it handled; does so only when it is let.
 struct Slow {
@@ -214,7 +214,7 @@ impl Handler<rollcalld::actor::Admitted<Count>> for Gated {
 #[actix::test]
 async fn our_mailbox_refuses_what_it_has_no_place_for() {
     let gate = Arc::new(Notify::new());
-    let mailbox = Mailbox::new(
+    let mailbox = mailbox(
         Gated(Arc::clone(&gate)).start(),
         10,
         Duration::from_secs(10),
@@ -237,7 +237,7 @@ async fn our_mailbox_refuses_what_it_has_no_place_for() {
 #[actix::test]
 async fn our_mailbox_gives_up_at_its_deadline_and_keeps_the_place_until_the_message_left() {
     let gate = Arc::new(Notify::new());
-    let mailbox = Mailbox::new(
+    let mailbox = mailbox(
         Gated(Arc::clone(&gate)).start(),
         1,
         Duration::from_millis(20),

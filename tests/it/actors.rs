@@ -9,9 +9,8 @@ use actix::{Actor, Addr};
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use rollcalld::actor::{
-    Beat, BeatOutcome, Chores, DeclareScope, Drain, Expiry, HeartbeatActor, Lifeline, Mailbox,
-    Reconciler, RegisterInstance, RegistryActor, ReportProgress, RollCall, RollCallReport,
-    SchedulerActor,
+    Beat, BeatOutcome, Chores, DeclareScope, Drain, Expiry, HeartbeatActor, Lifeline, Reconciler,
+    RegisterInstance, RegistryActor, ReportProgress, RollCall, RollCallReport, SchedulerActor,
 };
 use rollcalld::bus::{self, BusError, BusUrl, EventBus, Following, Subscription};
 use rollcalld::clock::{Clock, SystemClock};
@@ -30,7 +29,7 @@ use rollcalld::store::{
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::support::eventually;
+use crate::support::{eventually, mailbox};
 
 fn key(address: &str) -> InstanceKey {
     InstanceKey {
@@ -342,7 +341,15 @@ fn registry_of(
     let (lifeline, ended) = lifeline();
     let writer = Box::new(FakeWriter(Arc::clone(store)));
     let clock = Arc::new(SystemClock);
-    let actor = RegistryActor::new(writer, clock, directory, bus, None, lifeline);
+    let actor = RegistryActor::new(
+        writer,
+        clock,
+        directory,
+        bus,
+        None,
+        Arc::default(),
+        lifeline,
+    );
     (actor.start(), ended)
 }
 
@@ -362,9 +369,10 @@ fn expiry(store: &Arc<FakeStore>, leases: &Arc<FakeLeases>, bus: Arc<dyn EventBu
             max: Duration::from_secs(600),
             ttl: Ttl::try_from(30).unwrap(),
         })),
-        registry: Mailbox::new(registry, 100, Duration::from_secs(5)),
+        registry: mailbox(registry, 100, Duration::from_secs(5)),
         bus,
         clock: Arc::new(SystemClock),
+        metrics: Arc::default(),
     }
 }
 

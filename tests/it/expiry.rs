@@ -9,6 +9,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use redis::AsyncCommands;
 use rollcalld::actor::RollCall;
+use rollcalld::admission;
+use rollcalld::auth::TokenSources;
 use rollcalld::clock::{Clock, SystemClock};
 use rollcalld::config::Config;
 use rollcalld::model::Ttl;
@@ -315,6 +317,19 @@ fn config(backends: &Shared) -> Config {
         },
         workers: 2,
         start_timeout: Duration::from_secs(30),
+        shutdown_delay: Duration::ZERO,
+        shutdown_timeout: Duration::from_secs(20),
+        tokens: TokenSources::default(),
+        tls: None,
+        limits: admission::Limits {
+            heartbeats: 1000,
+            reads: 1000,
+            writes: 1000,
+            waits: 1000,
+            streams: 1000,
+            streams_per_client: 1000,
+        },
+        max_connections: 1000,
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod support;
 
+mod access;
 mod actix_facts;
 mod actors;
 mod api;

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rollcalld::actor::{
     Beat, BeatOutcome, ChangeInstance, Chores, DeregisterInstance, Enlist, Expiry, Follower,
-    HeartbeatActor, Lifeline, Mailbox, RECONCILE, Reconciler, RegisterInstance, RegistryActor,
-    Revoke, RollCall, SchedulerActor,
+    HeartbeatActor, Lifeline, RECONCILE, Reconciler, RegisterInstance, RegistryActor, Revoke,
+    RollCall, SchedulerActor,
 };
 use rollcalld::bus::{self, BusUrl, EventBus, Following};
 use rollcalld::clock::Clock;
@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use crate::support::mailbox;
 use crate::support::memory_store::MemoryStore;
 
 const TTL: Duration = Duration::from_secs(10);
@@ -125,6 +126,7 @@ impl Replica {
             directory.clone(),
             bus.clone(),
             None,
+            Arc::default(),
             lifeline(),
         );
         let registry = registry.start();
@@ -137,9 +139,10 @@ impl Replica {
                 max: Duration::from_secs(600),
                 ttl: Ttl::try_from(TTL.as_secs() as i64).unwrap(),
             })),
-            registry: Mailbox::new(registry.clone(), 100, Duration::from_secs(8)),
+            registry: mailbox(registry.clone(), 100, Duration::from_secs(8)),
             bus: bus.clone(),
             clock: clock.clone(),
+            metrics: Arc::default(),
         };
         let chores = Chores {
             reconciler: Reconciler {

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::support::backends::{Backends, Setup, Shared, on_both_backends};
 use crate::support::daemon::Daemon;
 use crate::support::redis::Redis;
-use crate::support::{eventually, postgres};
+use crate::support::{eventually, mailbox, postgres};
 
 on_both_backends! {
     the_time_of_the_last_change_is_shown,
@@ -117,9 +117,10 @@ impl Fixture {
             directory.clone(),
             bus.clone(),
             None,
+            Arc::default(),
             lifeline,
         );
-        let registry = Mailbox::new(actix::Actor::start(actor), 2000, Duration::from_secs(10));
+        let registry = mailbox(actix::Actor::start(actor), 2000, Duration::from_secs(10));
         // Believes at once, and everything.
         let protection = Protection::new(Limits {
             ratio: 1.0,
@@ -134,6 +135,7 @@ impl Fixture {
             registry: registry.clone(),
             bus: bus.clone(),
             clock,
+            metrics: Arc::default(),
         };
         let reconciler = Reconciler {
             reader: reader.clone(),

@@ -19,6 +19,7 @@ use self::renewals::{Renew, Renewals, ended};
 use super::{Expiry, Lifeline, Ping, admit};
 use crate::directory::{Directory, DirectoryError, Profile};
 use crate::lease::{LeaseError, LeaseStore, Renewal, Renewed};
+use crate::metrics::{HeartbeatMetrics, Metrics};
 use crate::model::{InstanceKey, Ttl, Weight};
 
 /// Owns one handle to the lease store.
@@ -27,6 +28,7 @@ pub struct HeartbeatActor {
     directory: Arc<Directory>,
     expiry: Expiry,
     default_ttl: Ttl,
+    metrics: Arc<Metrics>,
     renewals: Renewals,
     unrecorded: Unrecorded,
     sweeping: bool,
@@ -40,6 +42,7 @@ impl HeartbeatActor {
             leases: Arc::clone(&expiry.leases),
             directory: Arc::clone(&expiry.directory),
             default_ttl: expiry.protection.limits().ttl,
+            metrics: Arc::clone(&expiry.metrics),
             expiry,
             renewals: Renewals::default(),
             unrecorded: Unrecorded::default(),
@@ -97,7 +100,8 @@ impl Handler<Beat> for HeartbeatActor {
     fn handle(&mut self, beat: Beat, context: &mut Context<Self>) -> Self::Result {
         let (directory, leases) = (Arc::clone(&self.directory), Arc::clone(&self.leases));
         let (me, default_ttl) = (context.address(), self.default_ttl);
-        Box::pin(async move {
+        let (metrics, count) = (Arc::clone(&self.metrics), beat.keys.len());
+        let outcomes = async move {
             let known = directory.resolve(&beat.keys).await?;
             let (mut renewals, mut profiles) = (Vec::new(), Vec::new());
             for (key, profile) in beat.keys.iter().zip(&known) {
@@ -140,8 +144,29 @@ impl Handler<Beat> for HeartbeatActor {
                     None => BeatOutcome::Unknown,
                 }
             });
-            Ok(outcomes.collect())
+            Ok(outcomes.collect::<Vec<_>>())
+        };
+        Box::pin(async move {
+            let outcomes = outcomes.await;
+            tally(&metrics.heartbeats, count, outcomes.as_deref().ok());
+            outcomes
         })
+    }
+}
+
+/// Counts what became of that many heartbeats; `None` where there was no answer.
+fn tally(metrics: &HeartbeatMetrics, count: usize, outcomes: Option<&[BeatOutcome]>) {
+    let Some(outcomes) = outcomes else {
+        metrics.rejected.inc_by(count as u64);
+        return;
+    };
+    for outcome in outcomes {
+        let counter = match outcome {
+            BeatOutcome::Renewed(_) => &metrics.renewed,
+            BeatOutcome::Created(_) => &metrics.created,
+            BeatOutcome::Unknown => &metrics.unknown,
+        };
+        counter.inc();
     }
 }
 
@@ -162,7 +187,8 @@ impl Handler<KeepAlive> for HeartbeatActor {
     fn handle(&mut self, message: KeepAlive, context: &mut Context<Self>) -> Self::Result {
         let directory = Arc::clone(&self.directory);
         let (me, default_ttl) = (context.address(), self.default_ttl);
-        Box::pin(async move {
+        let metrics = Arc::clone(&self.metrics);
+        let renewed = async move {
             let profile = directory.resolve_keep_alive(&message.key).await;
             let known = profile.unwrap_or_default();
             let renewals = vec![Renewal {
@@ -178,7 +204,19 @@ impl Handler<KeepAlive> for HeartbeatActor {
                 lives.begun.extend(lives.unrecorded);
                 recorded(&me, lives.begun).await;
             }
-            renewed.first().copied().ok_or_else(|| ended().into())
+            let renewed = renewed.first().copied().ok_or_else(ended)?;
+            Ok((renewed, renewals.first().map_or(default_ttl, |own| own.ttl)))
+        };
+        Box::pin(async move {
+            let outcome = renewed.await;
+            let tallied = outcome
+                .as_ref()
+                .map(|(renewed, ttl)| match renewed.created {
+                    true => vec![BeatOutcome::Created(*ttl)],
+                    false => vec![BeatOutcome::Renewed(*ttl)],
+                });
+            tally(&metrics.heartbeats, 1, tallied.ok().as_deref());
+            outcome.map(|(renewed, _)| renewed)
         })
     }
 }

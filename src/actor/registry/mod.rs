@@ -27,6 +27,7 @@ use super::{Lifeline, Ping, admit};
 use crate::bus::EventBus;
 use crate::clock::Clock;
 use crate::directory::Directory;
+use crate::metrics::Metrics;
 use crate::model::Registration;
 use crate::store::{MigrateError, Registered, RegistryWriter, StoreError};
 
@@ -41,6 +42,7 @@ pub struct RegistryActor {
     drains: Vec<oneshot::Sender<()>>,
     clock: Arc<dyn Clock>,
     directory: Arc<Directory>,
+    metrics: Arc<Metrics>,
     _lifeline: Lifeline,
 }
 
@@ -53,6 +55,7 @@ impl RegistryActor {
         directory: Arc<Directory>,
         bus: Arc<dyn EventBus>,
         announcement: Option<Announcement>,
+        metrics: Arc<Metrics>,
         lifeline: Lifeline,
     ) -> Self {
         Self {
@@ -62,6 +65,7 @@ impl RegistryActor {
             drains: Vec::new(),
             clock,
             directory,
+            metrics,
             _lifeline: lifeline,
         }
     }
@@ -76,9 +80,11 @@ impl RegistryActor {
         };
         let batch = self.queue.take_batch();
         let now = self.clock.now();
-        let directory = Arc::clone(&self.directory);
+        let (directory, metrics) = (Arc::clone(&self.directory), Arc::clone(&self.metrics));
         let transaction = async move {
-            let done = batch.carry_out(&mut *writer, now, &directory).await;
+            let done = batch
+                .carry_out(&mut *writer, now, &directory, &metrics)
+                .await;
             (writer, done)
         };
         context.spawn(wrap_future(transaction).map(

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::directory::Directory;
+use crate::metrics::Metrics;
 use crate::model::{Event, EventKind, InstanceKey, Registration};
 use crate::store::{Registered, RegisteredMany, RegistryTransaction, RegistryWriter, StoreError};
 
@@ -158,8 +159,17 @@ pub(super) struct Done {
 
 impl Done {
     /// After a commit: changes the Directory, then answers the callers.
-    fn commit(&mut self, entries: Vec<Box<dyn Entry>>, now: DateTime<Utc>, directory: &Directory) {
+    fn commit(
+        &mut self,
+        entries: Vec<Box<dyn Entry>>,
+        now: DateTime<Utc>,
+        directory: &Directory,
+        metrics: &Metrics,
+    ) {
         let kinds: Vec<EventKind> = entries.iter().flat_map(|entry| entry.events()).collect();
+        for (_, online) in kinds.iter().filter_map(EventKind::transition) {
+            metrics.transition(online);
+        }
         self.availability |= directory.apply(&kinds).availability;
         self.events
             .extend(kinds.into_iter().map(|kind| Event { at: now, kind }));
@@ -182,12 +192,13 @@ impl Batch {
         writer: &mut dyn RegistryWriter,
         now: DateTime<Utc>,
         directory: &Directory,
+        metrics: &Metrics,
     ) -> Done {
         let mut done = Done::default();
-        let outcome = commit(writer, now, &mut self.0).await;
+        let outcome = measured(metrics, self.len(), commit(writer, now, &mut self.0)).await;
         let error = match outcome {
             Ok(()) => {
-                done.commit(self.0, now, directory);
+                done.commit(self.0, now, directory, metrics);
                 return done;
             }
             Err(error) => error,
@@ -208,7 +219,10 @@ impl Batch {
         for mut entry in self.0.into_iter().flat_map(Entry::split) {
             let outcome = match &away {
                 Some(error) => Err(StoreError::clone(error)),
-                None => commit(writer, now, std::slice::from_mut(&mut entry)).await,
+                None => {
+                    let alone = std::slice::from_mut(&mut entry);
+                    measured(metrics, 1, commit(writer, now, alone)).await
+                }
             };
             if let Err(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)) = outcome {
                 away.get_or_insert_with(|| StoreError::Unavailable("it failed for others".into()));
@@ -216,12 +230,38 @@ impl Batch {
                 away.get_or_insert_with(|| StoreError::Unavailable("it is too slow".into()));
             }
             match outcome {
-                Ok(()) => done.commit(vec![entry], now, directory),
+                Ok(()) => done.commit(vec![entry], now, directory, metrics),
                 Err(error) => entry.answer(Err(error)),
             }
         }
         done
     }
+}
+
+/// Counts a transaction of that many writes.
+async fn measured(
+    metrics: &Metrics,
+    writes: usize,
+    commit: impl Future<Output = Result<(), StoreError>>,
+) -> Result<(), StoreError> {
+    let begin = Instant::now();
+    let outcome = commit.await;
+    match &outcome {
+        Ok(()) => {
+            metrics.commit_size.observe(writes as f64);
+            let duration = begin.elapsed().as_secs_f64();
+            metrics.commit_duration.observe(duration);
+        }
+        Err(_) => {
+            metrics.commit_errors.inc();
+        }
+    }
+    let away = matches!(
+        outcome,
+        Err(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))
+    );
+    metrics.backends.store.set((!away).into());
+    outcome
 }
 
 async fn commit(

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use super::checkout::Checkout;
 use super::{KeyColumns, Params, one, rows};
 use crate::model::{Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeRecord};
-use crate::store::{Digest, Life, RegistryReader, StoreError};
+use crate::store::{Digest, Life, PoolFigures, RegistryReader, StoreError};
 
 pub(super) struct PostgresReader {
     pub(super) pool: Pool,
@@ -82,5 +82,14 @@ impl RegistryReader for PostgresReader {
 
     async fn ping(&self) -> Result<(), StoreError> {
         Checkout::from(&self.pool).await?.execute_simple("").await
+    }
+
+    fn pool(&self) -> Option<PoolFigures> {
+        let status = self.pool.status();
+        Some(PoolFigures {
+            open: status.size,
+            idle: status.available,
+            waiting: status.waiting,
+        })
     }
 }

@@ -46,8 +46,14 @@ impl Drop for Running {
     }
 }
 
+/// With the cryptography that reqwest wants and does not bring.
+pub(crate) fn client_builder() -> reqwest::ClientBuilder {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+}
+
 fn client() -> reqwest::Client {
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(20));
+    let client = client_builder().timeout(Duration::from_secs(20));
     client.build().unwrap()
 }
 
@@ -101,8 +107,12 @@ impl Daemon {
             actix::System::new().block_on(async {
                 let daemon = rollcalld::daemon::Daemon::build(config, clock).unwrap();
                 listening.send(daemon.address()).unwrap();
-                let stopped = async { drop(stopped.await) };
-                daemon.run_until_stopped(stopped).await.unwrap();
+                let stopped = async {
+                    // The sender is dropped.
+                    let _ = stopped.await;
+                    Duration::ZERO
+                };
+                daemon.run_until_stopped(|| (), stopped).await.unwrap();
             });
         });
         let dir = Arc::new(TempDir::new().unwrap());

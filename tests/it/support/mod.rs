@@ -6,12 +6,16 @@ pub(crate) mod memory_store;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod sse;
 
 use std::future::Future;
 use std::time::Duration;
 
+use actix::{Actor, Addr};
+use rollcalld::actor::Mailbox;
+use rollcalld::metrics::Metrics;
 use tokio::time::{Instant, sleep};
 
 /// Waits until `condition` gives a value, asking again and again, at most for `limit`.
@@ -28,6 +32,11 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
         assert!(begin.elapsed() < limit, "not within {limit:?}: {what}");
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// A mailbox whose figures nobody looks at.
+pub(crate) fn mailbox<A: Actor>(address: Addr<A>, places: usize, deadline: Duration) -> Mailbox<A> {
+    Mailbox::new(address, places, deadline, Metrics::new().mailbox("tested"))
 }
 
 /// `h-0:1`, `h-1:1` and so on.

@@ -7,7 +7,7 @@ use reqwest::Response;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
-use super::daemon::Daemon;
+use super::daemon::{Daemon, client_builder};
 
 /// An event as it came.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,7 +55,7 @@ impl Subscriber {
 
     async fn open(daemon: &Daemon, query: &str, last_id: Option<&str>) -> Self {
         let url = format!("{}/v1/events{query}", daemon.url());
-        let client = reqwest::Client::builder().build().unwrap();
+        let client = client_builder().build().unwrap();
         let mut request = client.get(url);
         if let Some(last_id) = last_id {
             request = request.header("Last-Event-ID", last_id);

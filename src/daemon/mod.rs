@@ -1,6 +1,9 @@
 //! The composition root: opens the backends, starts the actors, binds, and stops it
 //! all in order. The one place that knows everything.
 
+mod reach;
+mod reload;
+
 use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
@@ -11,12 +14,16 @@ use actix::{Actor, Addr, Arbiter};
 use actix_web::dev::Server;
 use actix_web::{App, HttpServer, web};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
+use self::reach::reach_stores;
+pub use self::reload::Reloader;
 use crate::actor::{
-    Chores, Drain, Enlist, Expiry, Follower, HeartbeatActor, Lifeline, Mailbox, MigrateSchema,
-    RECONCILE, Reconciler, RegistryActor, SchedulerActor,
+    Chores, Drain, Enlist, Expiry, Follower, HeartbeatActor, Lifeline, Mailbox, RECONCILE,
+    Reconciler, RegistryActor, SchedulerActor,
 };
+use crate::admission::Admission;
+use crate::auth::{TokenError, Tokens};
 use crate::bus::{self, BusUrl};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -24,10 +31,12 @@ use crate::directory::Directory;
 use crate::error::OpenError;
 use crate::feed::Feed;
 use crate::http::{self, Api, Progress};
-use crate::lease::{self, LeaseStore, LeaseUrl};
-use crate::model::EventId;
+use crate::lease::{self, LeaseStore, LeaseUrl, MeteredLeaseStore};
+use crate::metrics::Metrics;
+use crate::open_files;
 use crate::protection::Protection;
 use crate::store::{self, MigrateError, Store};
+use crate::tls::{Tls, TlsError};
 
 /// How many requests may wait for the RegistryActor, and how long each: longer than a
 /// transaction may take that begins at once.
@@ -43,11 +52,8 @@ const SCHEDULER: (usize, Duration) = (64, Duration::from_secs(8));
 /// Longer than the interval of heartbeats, so that agents find their connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
-/// How long requests under way may take when the daemon stops.
-const DRAIN_HTTP: Duration = Duration::from_secs(10);
-
-/// Between attempts to reach a store at the start: from the first to the last.
-const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
+/// How long a client may take for the TLS handshake, and for the head of a request.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +61,12 @@ pub enum DaemonError {
     /// A backend's settings are wrong, or its file cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The tokens cannot be used.
+    #[error("tokens: {0}")]
+    Tokens(#[from] TokenError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The address is taken or not ours.
     #[error("cannot listen on {address} (--listen): {source}")]
     Listen {
@@ -98,6 +110,7 @@ pub struct Daemon {
     leases: Arc<dyn LeaseStore>,
     follower: Follower,
     progress: Progress,
+    reloader: Reloader,
     ends: mpsc::UnboundedReceiver<&'static str>,
     arbiters: Arbiters,
 }
@@ -114,8 +127,16 @@ impl Daemon {
     /// not be there yet: until [`Daemon::run_until_stopped`] has reached them,
     /// requests are answered 503.
     pub fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, DaemonError> {
+        let tokens = Arc::new(Tokens::load(config.tokens.clone())?);
+        let tls = config.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
+        let metrics = Arc::new(Metrics::new());
+        let admission = Arc::new(Admission::new(config.limits));
         let Store { reader, writer } = store::open(&config.store)?;
         let leases = lease::open(&config.leases, Arc::clone(&clock))?;
+        let connect = {
+            let metrics = Arc::clone(&metrics);
+            move || Arc::new(MeteredLeaseStore::new(leases.connect(), &metrics))
+        };
         let bus_url = match &config.leases {
             LeaseUrl::Memory => BusUrl::Memory,
             LeaseUrl::Redis(url) => BusUrl::Redis(url.clone()),
@@ -137,17 +158,21 @@ impl Daemon {
             Arc::clone(&directory),
             Arc::clone(&bus),
             config.announcement.clone(),
+            Arc::clone(&metrics),
             Lifeline::new("registry", ends.clone()),
         );
         let registry = RegistryActor::start_in_arbiter(&arbiters.registry.handle(), |_| registry);
-        let registry_mailbox = Mailbox::new(registry.clone(), REGISTRY.0, REGISTRY.1);
+        let asked = metrics.mailbox("registry");
+        let registry_mailbox = Mailbox::new(registry.clone(), REGISTRY.0, REGISTRY.1, asked);
+        let asked = metrics.mailbox("recorder");
         let expiry = Expiry {
-            leases: leases.connect(),
+            leases: connect(),
             directory: Arc::clone(&directory),
             protection: Arc::clone(&protection),
-            registry: Mailbox::new(registry.clone(), RECORDER.0, RECORDER.1),
+            registry: Mailbox::new(registry.clone(), RECORDER.0, RECORDER.1, asked),
             bus: Arc::clone(&bus),
             clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
         };
         let chores = Chores {
             reconciler: Reconciler {
@@ -179,15 +204,18 @@ impl Daemon {
         };
 
         let progress = Progress::default();
-        let scheduler_mailbox = Mailbox::new(scheduler.clone(), SCHEDULER.0, SCHEDULER.1);
+        let asked = metrics.mailbox("scheduler");
+        let scheduler_mailbox = Mailbox::new(scheduler.clone(), SCHEDULER.0, SCHEDULER.1, asked);
         let probed = Arc::clone(&expiry.leases);
-        let shared = (directory, protection, feed, progress.clone());
+        let reloader = Reloader::new(Arc::clone(&tokens), tls.clone(), Arc::clone(&metrics));
+        let shared = (directory, protection, feed, progress.clone(), tokens);
+        let client_certificates = tls.as_ref().is_some_and(|tls| tls.asks_clients());
         let (default_ttl, roll_interval) = (config.protection.ttl, config.roll_call.interval);
         // Runs once on each worker's own thread, where its HeartbeatActor then lives.
         let application = move || {
-            let (directory, protection, feed, progress) = shared.clone();
+            let (directory, protection, feed, progress, tokens) = shared.clone();
             let own = Expiry {
-                leases: leases.connect(),
+                leases: connect(),
                 ..expiry.clone()
             };
             let heartbeat = HeartbeatActor::new(own, Lifeline::new("heartbeat", ends.clone()));
@@ -195,7 +223,12 @@ impl Daemon {
             scheduler.do_send(Enlist(heartbeat.clone().recipient()));
             let api = Api {
                 registry: registry_mailbox.clone(),
-                heartbeat: Mailbox::new(heartbeat, HEARTBEAT.0, HEARTBEAT.1),
+                heartbeat: Mailbox::new(
+                    heartbeat,
+                    HEARTBEAT.0,
+                    HEARTBEAT.1,
+                    metrics.mailbox("heartbeat"),
+                ),
                 scheduler: scheduler_mailbox.clone(),
                 directory,
                 protection,
@@ -204,23 +237,35 @@ impl Daemon {
                 roll_interval,
                 default_ttl,
                 progress,
+                tokens,
+                client_certificates,
+                admission: Arc::clone(&admission),
+                metrics: Arc::clone(&metrics),
             };
             App::new()
                 .app_data(web::Data::new(api))
                 .wrap(http::headers())
-                .configure(http::configure)
+                .configure(|app| http::configure(app, &metrics))
         };
         let listen_error = |source| DaemonError::Listen {
             address: config.listen,
             source,
         };
+        let connections = open_files::raise_limit().min(config.max_connections);
         let server = HttpServer::new(application)
             .workers(config.workers)
+            .max_connections(connections.div_ceil(config.workers))
             .keep_alive(KEEP_ALIVE)
-            .shutdown_timeout(DRAIN_HTTP.as_secs())
-            .disable_signals()
-            .bind(config.listen)
-            .map_err(listen_error)?;
+            .client_request_timeout(HANDSHAKE)
+            .tls_handshake_timeout(HANDSHAKE)
+            .on_connect(http::note_client_certificate)
+            .shutdown_timeout(config.drain_http().as_secs().max(1))
+            .disable_signals();
+        let server = match &tls {
+            Some(tls) => server.bind_rustls_0_23(config.listen, tls.server_config()?),
+            None => server.bind(config.listen),
+        };
+        let server = server.map_err(listen_error)?;
         let address = server.addrs().first().copied().unwrap_or(config.listen);
         Ok(Self {
             address,
@@ -229,6 +274,7 @@ impl Daemon {
             leases: probed,
             follower,
             progress,
+            reloader,
             ends: ended,
             arbiters,
             config,
@@ -240,13 +286,21 @@ impl Daemon {
         self.address
     }
 
-    /// Serves until `shutdown` resolves, or until it cannot go on.
+    /// Reads tokens and certificates again, while the daemon runs.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
+    }
+
+    /// Serves until `shutdown` resolves, or until it cannot go on. `ready` is called once
+    /// requests are served.
     ///
-    /// Then, in this order: it stops accepting, answers what is under way, calls no
-    /// more rolls, commits what was asked, and closes the stores.
+    /// Then, in this order: for as long as `shutdown` says it goes on, but not as ready;
+    /// it stops accepting, answers what is under way, calls no more rolls, commits what was
+    /// asked, and closes the stores. All of it within the setting's time.
     pub async fn run_until_stopped(
         self,
-        shutdown: impl Future<Output = ()>,
+        ready: impl FnOnce(),
+        shutdown: impl Future<Output = Duration>,
     ) -> Result<(), DaemonError> {
         let Self {
             config,
@@ -269,10 +323,11 @@ impl Daemon {
                 .spawn(async move { match follower.follow(head).await {} });
             progress.start();
             log::info!("ready");
+            ready();
             pending().await
         };
-        let outcome = tokio::select! {
-            () = shutdown => Ok(()),
+        let outcome: Result<Duration, DaemonError> = tokio::select! {
+            delay = shutdown => Ok(delay),
             outcome = serve => outcome,
             actor = ends.recv() => Err(DaemonError::ActorEnded(actor.unwrap_or("last"))),
             ended = &mut server => Err(DaemonError::ServerEnded(match ended {
@@ -282,19 +337,24 @@ impl Daemon {
             })),
         };
         log::info!("stopping");
+        let latest = Instant::now() + config.shutdown_timeout;
+        if let Ok(delay) = outcome {
+            progress.leave();
+            sleep(delay).await;
+        }
         // Streams and those who wait for a change would hold up the server.
         progress.stop();
         server_handle.stop(true).await;
         end(arbiters.scheduler);
         // Every answered write is committed; this is for those whose caller gave up. A
         // registry actor that has ended has nothing left to drain.
-        if timeout(REGISTRY.1, registry.send(Drain)).await.is_err() {
+        if timeout_at(latest, registry.send(Drain)).await.is_err() {
             log::warn!("writes that nobody waits for were given up");
         }
         end(arbiters.follower);
         end(arbiters.registry);
         log::info!("stopped");
-        outcome
+        outcome.map(drop)
     }
 }
 
@@ -303,77 +363,5 @@ fn end(arbiter: Arbiter) {
     arbiter.stop();
     if arbiter.join().is_err() {
         log::error!("an actor's thread panicked");
-    }
-}
-
-/// Waits until the registry store is there and migrated, the lease store answers, and the
-/// Directory is loaded. Returns the event from which to follow.
-async fn reach_stores(
-    config: &Config,
-    registry: &Addr<RegistryActor>,
-    leases: &dyn LeaseStore,
-    follower: &Follower,
-) -> Result<EventId, DaemonError> {
-    let migrate = async || match registry.send(MigrateSchema).await {
-        Ok(Ok(applied)) => {
-            for migration in applied {
-                log::info!("migrated {}: {migration}", config.store);
-            }
-            Ok(())
-        }
-        Ok(Err(MigrateError::Store(error))) => Err(Attempt::Again(error.to_string())),
-        Ok(Err(source)) => Err(Attempt::Never(DaemonError::Schema {
-            backend: config.store.to_string(),
-            source,
-        })),
-        Err(_) => Err(Attempt::Never(DaemonError::ActorEnded("registry"))),
-    };
-    let ping = async || {
-        let answer = leases.look(&[]).await;
-        answer
-            .map(drop)
-            .map_err(|error| Attempt::Again(error.to_string()))
-    };
-    let load = async || {
-        let loaded = follower.load().await;
-        loaded.map_err(|error| Attempt::Again(error.to_string()))
-    };
-    let (store, lease_store) = (config.store.to_string(), config.leases.to_string());
-    tokio::try_join!(
-        retry(store, config.start_timeout, migrate),
-        retry(lease_store, config.start_timeout, ping),
-    )?;
-    retry("the registry".to_owned(), config.start_timeout, load).await
-}
-
-enum Attempt {
-    Again(String),
-    Never(DaemonError),
-}
-
-async fn retry<T>(
-    backend: String,
-    limit: Duration,
-    attempt: impl AsyncFn() -> Result<T, Attempt>,
-) -> Result<T, DaemonError> {
-    let begin = Instant::now();
-    let (mut wait, longest) = RETRY;
-    loop {
-        let reason = match timeout_at(begin + limit, attempt()).await {
-            Ok(Ok(done)) => return Ok(done),
-            Ok(Err(Attempt::Never(error))) => return Err(error),
-            Ok(Err(Attempt::Again(reason))) => reason,
-            Err(_) => "it did not answer, or another daemon is migrating it".to_owned(),
-        };
-        if begin.elapsed() + wait > limit {
-            return Err(DaemonError::StartTimeout {
-                backend,
-                waited: limit,
-                reason,
-            });
-        }
-        log::warn!("waiting for {backend}: {reason}");
-        sleep(wait).await;
-        wait = (2 * wait).min(longest);
     }
 }

@@ -1,0 +1,519 @@
+//! Who may do what: roles, the tokens that give them, and the scopes a token is limited to.
+//!
+//! The gate of the HTTP side asks here. A token is known by its SHA-256 alone and is never
+//! shown again after it was made.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::model::{Scope, ScopeKind};
+
+/// The fewest characters of a token: what is shorter could be guessed.
+pub const MIN_TOKEN: usize = 32;
+
+/// The bytes of chance in a token that is made here.
+const CHANCE: usize = 32;
+
+/// What a line of a tokens file is like.
+const LINE: &str = "must be: ROLE NAME SHA256 [SCOPE]";
+
+/// The name of whoever calls a daemon that has no tokens.
+const ANONYMOUS: &str = "anonymous";
+
+/// What a caller may do; each may also do what the one before may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Look: discovery, events, metrics.
+    Read,
+    /// Register, beat and deregister.
+    Agent,
+    /// Change what others registered, and scopes.
+    Admin,
+}
+
+impl Role {
+    /// As it is written in a tokens file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Agent => "agent",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let roles = [Self::Read, Self::Agent, Self::Admin];
+        let found = roles.into_iter().find(|role| role.as_str() == text);
+        found.ok_or_else(|| format!("role must be read, agent or admin, not {text:?}"))
+    }
+}
+
+/// `services/KEY` or `groups/KEY`, where the key may end in `*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScopePattern {
+    kind: ScopeKind,
+    key: String,
+    any_end: bool,
+}
+
+impl ScopePattern {
+    /// Whether a scope is one of those.
+    pub fn matches(&self, scope: &Scope) -> bool {
+        let key = scope.key.as_str();
+        let fits = match self.any_end {
+            true => key.starts_with(&self.key),
+            false => key == self.key,
+        };
+        scope.kind == self.kind && fits
+    }
+}
+
+impl fmt::Display for ScopePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = if self.any_end { "*" } else { "" };
+        write!(f, "{}/{}{end}", self.kind.plural(), self.key)
+    }
+}
+
+impl FromStr for ScopePattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let kinds = [ScopeKind::Service, ScopeKind::Group];
+        let parts = text.split_once('/').and_then(|(kind, key)| {
+            let kind = kinds.into_iter().find(|known| known.plural() == kind)?;
+            Some((
+                kind,
+                key.strip_suffix('*').unwrap_or(key),
+                key.ends_with('*'),
+            ))
+        });
+        match parts {
+            Some((kind, key, any_end))
+                if (any_end || !key.is_empty()) && key.chars().all(is_name_character) =>
+            {
+                Ok(Self {
+                    kind,
+                    key: key.to_owned(),
+                    any_end,
+                })
+            }
+            _ => Err(format!(
+                "scope must be services/KEY or groups/KEY, where KEY may end in *, not {text:?}"
+            )),
+        }
+    }
+}
+
+fn is_name_character(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "._-".contains(character)
+}
+
+/// Whoever calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The name of the token; what is logged and shown of it.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// Which scopes it is limited to; `None` is no limit.
+    pub limit: Option<ScopePattern>,
+}
+
+impl Identity {
+    /// Whether it may have to do with a scope.
+    pub fn reaches(&self, scope: &Scope) -> bool {
+        self.limit.as_ref().is_none_or(|limit| limit.matches(scope))
+    }
+}
+
+/// A name of 1 to 100 letters, digits, `.`, `_` and `-`.
+pub fn parse_name(text: &str) -> Result<String, String> {
+    match (1..=100).contains(&text.len()) && text.chars().all(is_name_character) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "name must be 1 to 100 letters, digits, '.', '_' and '-', not {text:?}"
+        )),
+    }
+}
+
+/// A token that was just made, or given in the clear. Shown nowhere by itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(***)")
+    }
+}
+
+impl Token {
+    /// A new one, of 256 bits of the system's chance.
+    pub fn generate() -> Result<Self, getrandom::Error> {
+        let mut chance = [0; CHANCE];
+        getrandom::fill(&mut chance)?;
+        Ok(Self(format!("rollcall_{}", hex(&chance))))
+    }
+
+    /// The token itself, for whoever will use it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// Its line of a tokens file, for whom it makes it.
+    pub fn line(&self, identity: &Identity) -> String {
+        let Identity { name, role, limit } = identity;
+        let hash = hex(&Hash::of(&self.0).0);
+        match limit {
+            Some(limit) => format!("{role} {name} {hash} {limit}"),
+            None => format!("{role} {name} {hash}"),
+        }
+    }
+}
+
+impl FromStr for Token {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text.len() < MIN_TOKEN {
+            return Err(format!(
+                "is shorter than {MIN_TOKEN} characters; `rollcalld token` makes one"
+            ));
+        }
+        match text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            true => Ok(Self(text.to_owned())),
+            false => Err("must be printable ASCII characters without spaces".to_owned()),
+        }
+    }
+}
+
+/// The SHA-256 of a token.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Hash([u8; 32]);
+
+impl Hash {
+    fn of(token: &str) -> Self {
+        Self(Sha256::digest(token).into())
+    }
+}
+
+impl FromStr for Hash {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut bytes = [0; 32];
+        let digits = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).unwrap_or_default();
+            *byte = u8::from_str_radix(digits, 16).unwrap_or_default();
+        }
+        match digits {
+            true => Ok(Self(bytes)),
+            // What was put there may be the token itself.
+            false => Err("the third word must be a SHA-256: 64 hexadecimal digits".to_owned()),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Why the tokens cannot be used. Names the file and line, and shows no token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place} {reason}")]
+pub struct TokenError {
+    place: String,
+    reason: String,
+}
+
+impl TokenError {
+    fn new(place: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            place: place.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// Where tokens come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenSources {
+    /// Given in the clear, each named after its role.
+    pub given: Vec<(Role, Token)>,
+    /// Files with one token in the clear, named after its role.
+    pub files: Vec<(Role, PathBuf)>,
+    /// A file with a line for each token: role, name, SHA-256, and a scope pattern if it is
+    /// limited to one.
+    pub list: Option<PathBuf>,
+}
+
+type Entry = (Hash, Arc<Identity>);
+
+impl TokenSources {
+    /// Whether there are none, so that nobody has to say who they are.
+    pub fn is_empty(&self) -> bool {
+        self.given.is_empty() && self.files.is_empty() && self.list.is_none()
+    }
+
+    fn read(&self) -> Result<Vec<Entry>, TokenError> {
+        let named = |role: Role, token: &Token| {
+            let identity = Identity {
+                name: role.to_string(),
+                role,
+                limit: None,
+            };
+            (Hash::of(&token.0), Arc::new(identity))
+        };
+        let mut entries: Vec<Entry> = Vec::new();
+        for (role, token) in &self.given {
+            entries.push(named(*role, token));
+        }
+        for (role, path) in &self.files {
+            let place = || format!("the token of {}", path.display());
+            let token = read_file(path)?.parse();
+            let token = token.map_err(|reason: String| TokenError::new(place(), reason))?;
+            entries.push(named(*role, &token));
+        }
+        if let Some(path) = &self.list {
+            entries.extend(read_list(path)?);
+        }
+        let (mut names, mut hashes) = (HashSet::new(), HashSet::new());
+        for (hash, Identity { name, .. }) in entries.iter().map(|(hash, of)| (hash, &**of)) {
+            if !names.insert(name) || !hashes.insert(hash) {
+                let reason = "is there twice: each has a name and a value of its own";
+                return Err(TokenError::new(format!("the token {name:?}"), reason));
+            }
+        }
+        Ok(entries)
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, TokenError> {
+    std::fs::read_to_string(path)
+        .map_err(|error| TokenError::new(path.display().to_string(), error.to_string()))
+}
+
+fn read_list(path: &Path) -> Result<Vec<Entry>, TokenError> {
+    let mut entries = Vec::new();
+    for (index, line) in read_file(path)?.lines().enumerate() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if words.is_empty() || line.trim_start().starts_with('#') {
+            continue;
+        }
+        let place = format!("{} line {}:", path.display(), index + 1);
+        let entry = parse_line(&words).map_err(|reason| TokenError::new(place, reason))?;
+        entries.push(entry);
+    }
+    match entries.is_empty() {
+        true => Err(TokenError::new(
+            path.display().to_string(),
+            "holds no token: `rollcalld token` makes one and prints its line",
+        )),
+        false => Ok(entries),
+    }
+}
+
+fn parse_line(words: &[&str]) -> Result<Entry, String> {
+    let [role, name, hash, limit @ ..] = words else {
+        return Err(LINE.to_owned());
+    };
+    let identity = Identity {
+        role: role.parse()?,
+        name: parse_name(name)?,
+        limit: match limit {
+            [] => None,
+            [limit] => Some(limit.parse()?),
+            _ => return Err(LINE.to_owned()),
+        },
+    };
+    Ok((hash.parse()?, Arc::new(identity)))
+}
+
+/// The tokens that are valid now.
+pub struct Tokens {
+    sources: TokenSources,
+    entries: ArcSwap<Vec<Entry>>,
+    anonymous: Option<Arc<Identity>>,
+}
+
+impl Tokens {
+    /// Reads them. Without any source whoever calls may do everything.
+    pub fn load(sources: TokenSources) -> Result<Self, TokenError> {
+        let anonymous = sources.is_empty().then(|| {
+            Arc::new(Identity {
+                name: ANONYMOUS.to_owned(),
+                role: Role::Admin,
+                limit: None,
+            })
+        });
+        Ok(Self {
+            entries: ArcSwap::from_pointee(sources.read()?),
+            anonymous,
+            sources,
+        })
+    }
+
+    /// Reads them again; how many there are. After an error those from before stay valid.
+    pub fn reload(&self) -> Result<usize, TokenError> {
+        let entries = self.sources.read()?;
+        let count = entries.len();
+        self.entries.store(Arc::new(entries));
+        Ok(count)
+    }
+
+    /// Who calls without a token, if that is allowed.
+    pub fn anonymous(&self) -> Option<&Arc<Identity>> {
+        self.anonymous.as_ref()
+    }
+
+    /// Whose token that is. Takes as long whatever the token is like.
+    pub fn identify(&self, token: &str) -> Option<Arc<Identity>> {
+        let hash = Hash::of(token);
+        let mut found = None;
+        for (known, identity) in self.entries.load().iter() {
+            if bool::from(known.0.ct_eq(&hash.0)) {
+                found = Some(Arc::clone(identity));
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ScopeKey;
+
+    fn scope(kind: ScopeKind, key: &str) -> Scope {
+        kind.with(ScopeKey::try_from(key.to_owned()).unwrap())
+    }
+
+    #[test]
+    fn a_pattern_means_a_scope_or_all_that_begin_so() {
+        let orders = scope(ScopeKind::Service, "orders");
+        let orders_eu = scope(ScopeKind::Service, "orders-eu");
+        let group = scope(ScopeKind::Group, "orders");
+        for (pattern, matched) in [
+            ("services/orders", [true, false, false]),
+            ("services/orders*", [true, true, false]),
+            ("services/orders-*", [false, true, false]),
+            ("services/*", [true, true, false]),
+            ("groups/*", [false, false, true]),
+        ] {
+            let parsed: ScopePattern = pattern.parse().unwrap();
+            assert_eq!(parsed.to_string(), pattern);
+            let got = [&orders, &orders_eu, &group].map(|scope| parsed.matches(scope));
+            assert_eq!(got, matched, "{pattern}");
+        }
+        for bad in [
+            "",
+            "*",
+            "services",
+            "services/",
+            "service/a",
+            "services/a*b",
+            "services/a/b",
+        ] {
+            assert!(bad.parse::<ScopePattern>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn each_role_may_do_what_the_lesser_may() {
+        assert!(Role::Read < Role::Agent && Role::Agent < Role::Admin);
+    }
+
+    #[test]
+    fn a_line_that_is_made_is_read_again() {
+        let token = Token::generate().unwrap();
+        let identity = Identity {
+            name: "orders-team".into(),
+            role: Role::Agent,
+            limit: Some("services/orders*".parse().unwrap()),
+        };
+        let line = token.line(&identity);
+        assert!(!line.contains(token.reveal()), "{line}");
+        let folder = tempfile::tempdir().unwrap();
+        let list = folder.path().join("tokens");
+        std::fs::write(&list, format!("# ours\n\n{line}\n")).unwrap();
+        let sources = TokenSources {
+            list: Some(list.clone()),
+            ..TokenSources::default()
+        };
+        let tokens = Tokens::load(sources).unwrap();
+        assert_eq!(*tokens.identify(token.reveal()).unwrap(), identity);
+        assert_eq!(tokens.identify(&token.reveal().to_uppercase()), None);
+        assert_eq!(tokens.identify(""), None);
+        assert_eq!(tokens.anonymous(), None);
+
+        // A bad file leaves the old tokens valid.
+        std::fs::write(&list, "agent orders-team").unwrap();
+        let error = tokens.reload().unwrap_err().to_string();
+        assert!(
+            error.ends_with("line 1: must be: ROLE NAME SHA256 [SCOPE]"),
+            "{error}"
+        );
+        assert!(tokens.identify(token.reveal()).is_some());
+    }
+
+    #[test]
+    fn what_is_wrong_with_tokens_is_said_without_showing_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = folder.path().join("tokens");
+        let sources = TokenSources {
+            list: Some(list.clone()),
+            ..TokenSources::default()
+        };
+        let hash = "ab".repeat(32);
+        for (text, says) in [
+            ("", "holds no token"),
+            (
+                "root ops s3cret",
+                "line 1: role must be read, agent or admin",
+            ),
+            ("admin o:s s3cret", "line 1: name must be"),
+            (
+                "\nadmin ops s3cret",
+                "line 2: the third word must be a SHA-256",
+            ),
+            (
+                &format!("admin ops {hash} orders"),
+                "line 1: scope must be services/KEY",
+            ),
+            (
+                &format!("admin a {hash}\nread a {}", "cd".repeat(32)),
+                "\"a\" is there twice",
+            ),
+            (
+                &format!("admin a {hash}\nread b {hash}"),
+                "\"b\" is there twice",
+            ),
+        ] {
+            std::fs::write(&list, text).unwrap();
+            let error = Tokens::load(sources.clone()).err().unwrap().to_string();
+            assert!(error.contains(says) && !error.contains("s3cret"), "{error}");
+        }
+        let short = "short".parse::<Token>().unwrap_err();
+        assert!(short.contains("shorter than 32 characters"), "{short}");
+        assert!(format!("{:?}", Token::generate().unwrap()).ends_with("(***)"));
+    }
+}

@@ -1,0 +1,493 @@
+//! How a daemon is told what to do: flags and `ROLLCALL_*` variables.
+//!
+//! Called by `main`. Every setting has a default, a bad one names itself and stops
+//! the start with exit code 2, and no message shows a password.
+
+mod args;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Error, FromArgMatches};
+
+use self::args::{AccessArgs, Cli, Command, LimitArgs, ServeArgs, StoreArgs};
+use crate::actor::{Announcement, RollCall};
+use crate::admission;
+use crate::auth::{Identity, Role, TokenSources};
+use crate::error::UrlError;
+use crate::lease::LeaseUrl;
+use crate::protection;
+use crate::store::StoreUrl;
+use crate::tls::TlsFiles;
+
+/// Tokens in the clear. They have no flags, because others can see a process's flags.
+const TOKEN_VARIABLES: [(&str, Role); 3] = [
+    ("ROLLCALL_ADMIN_TOKEN", Role::Admin),
+    ("ROLLCALL_AGENT_TOKEN", Role::Agent),
+    ("ROLLCALL_READ_TOKEN", Role::Read),
+];
+
+/// Where gateways of the original gateway center hear that they should refresh.
+const ANNOUNCE_CHANNEL: &str = "service-launched";
+/// What they hear.
+const ANNOUNCE_MESSAGE: &str = "来自网关中心的刷新本地缓存请求";
+
+/// What the process is to do.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Run the daemon.
+    Serve(Box<Config>),
+    /// Bring the schema up to date, and end.
+    Migrate(StoreUrl),
+    /// Make a token for whoever that is, and end.
+    Token(Identity),
+    /// Ask the daemon that listens there whether it is ready, and end.
+    Healthcheck {
+        /// Its setting; an address that stands for all of them is asked on loopback.
+        listen: SocketAddr,
+        /// Whether it serves HTTPS.
+        tls: bool,
+    },
+}
+
+/// The settings of a daemon.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it listens; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Where registrations are kept.
+    pub store: StoreUrl,
+    /// Where leases are kept, and what the bus is on.
+    pub leases: LeaseUrl,
+    /// What is published, where, and how often.
+    pub roll_call: RollCall,
+    /// When too many would go offline at once, and for how long they are held.
+    pub protection: protection::Limits,
+    /// After how long offline an instance is removed; `None` is never.
+    pub forget_after: Option<Duration>,
+    /// What is published when a service has other available instances; `None` is nothing.
+    pub announcement: Option<Announcement>,
+    /// HTTP worker threads.
+    pub workers: usize,
+    /// How long to wait for the stores at the start.
+    pub start_timeout: Duration,
+    /// How long requests are taken after it was told to stop.
+    pub shutdown_delay: Duration,
+    /// After how long it ends, whatever is under way.
+    pub shutdown_timeout: Duration,
+    /// Who may come in; nobody is asked where there are none.
+    pub tokens: TokenSources,
+    /// The certificate for HTTPS; `None` is HTTP.
+    pub tls: Option<TlsFiles>,
+    /// How much may be under way at once.
+    pub limits: admission::Limits,
+    /// How many connections there may be.
+    pub max_connections: usize,
+}
+
+impl Config {
+    /// How long requests under way may take at the end: most of what is left then, and some
+    /// of it is for what they began.
+    pub fn drain_http(&self) -> Duration {
+        (self.shutdown_timeout - self.shutdown_delay) * 3 / 4
+    }
+}
+
+/// Reads the process's arguments and environment. The error is printed and ends the
+/// process as [`Error::exit`] says: with 2, or 0 for `--help` and `--version`.
+pub fn from_process() -> Result<Invocation, Error> {
+    parse(std::env::args_os(), std::env::vars_os().collect())
+}
+
+fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    variables: Vec<(OsString, OsString)>,
+) -> Result<Invocation, Error> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    refuse_unknown_variables(&command, &variables)?;
+    let serve = |serve: ServeArgs| {
+        let config = serve.into_config(&variables)?;
+        Ok(Invocation::Serve(Box::new(config)))
+    };
+    match cli.command {
+        None => serve(cli.serve),
+        Some(Command::Serve(args)) => serve(*args),
+        Some(Command::Migrate(args)) => Ok(Invocation::Migrate(args.url()?)),
+        Some(Command::Token(args)) => Ok(Invocation::Token(Identity {
+            name: args.name,
+            role: args.role,
+            limit: args.scope,
+        })),
+        Some(Command::Healthcheck(args)) => Ok(Invocation::Healthcheck {
+            listen: args.listen,
+            tls: args.tls_cert.is_some(),
+        }),
+    }
+}
+
+/// A misspelt variable must not be a setting that silently keeps its default.
+fn refuse_unknown_variables(
+    command: &clap::Command,
+    variables: &[(OsString, OsString)],
+) -> Result<(), Error> {
+    let known: Vec<&str> = command
+        .get_arguments()
+        .filter_map(|argument| argument.get_env()?.to_str())
+        .chain(TOKEN_VARIABLES.map(|(name, _)| name))
+        .collect();
+    for (name, _) in variables {
+        let Some(name) = name.to_str().filter(|name| name.starts_with("ROLLCALL_")) else {
+            continue;
+        };
+        // Kubernetes adds these to every container beside a Service of that name.
+        let of_kubernetes =
+            name.contains("_SERVICE_") || name.ends_with("_PORT") || name.contains("_PORT_");
+        if !known.contains(&name) && !of_kubernetes {
+            return Err(invalid(
+                ErrorKind::UnknownArgument,
+                format!("unknown variable {name}; known are {}", known.join(", ")),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn invalid(kind: ErrorKind, message: String) -> Error {
+    Cli::command().error(kind, message)
+}
+
+/// clap's own message would show the value, and so a password.
+fn url<T: FromStr<Err = UrlError>>(flag: &str, text: &str) -> Result<T, Error> {
+    text.parse().map_err(|error| {
+        let message = format!("invalid value for '--{flag} <URL>': {error}");
+        invalid(ErrorKind::ValueValidation, message)
+    })
+}
+
+impl StoreArgs {
+    fn url(&self) -> Result<StoreUrl, Error> {
+        url("store", &self.store)
+    }
+}
+
+impl AccessArgs {
+    /// Where tokens come from; of each role at most one beside those of the list.
+    fn tokens(&self, variables: &[(OsString, OsString)]) -> Result<TokenSources, Error> {
+        let mut sources = TokenSources {
+            list: self.tokens_file.clone(),
+            ..TokenSources::default()
+        };
+        let files = [
+            &self.admin_token_file,
+            &self.agent_token_file,
+            &self.read_token_file,
+        ];
+        for ((name, role), file) in TOKEN_VARIABLES.into_iter().zip(files) {
+            let variable = variables.iter().find(|(variable, _)| variable == name);
+            match (variable, file) {
+                (Some(_), Some(_)) => {
+                    let message = format!("{name} and {name}_FILE are both given: give one");
+                    return Err(invalid(ErrorKind::ArgumentConflict, message));
+                }
+                (Some((_, token)), None) => {
+                    let token = token.to_str().unwrap_or_default().parse();
+                    let token = token.map_err(|reason| {
+                        invalid(ErrorKind::ValueValidation, format!("{name} {reason}"))
+                    })?;
+                    sources.given.push((role, token));
+                }
+                (None, Some(file)) => sources.files.push((role, file.clone())),
+                (None, None) => {}
+            }
+        }
+        Ok(sources)
+    }
+
+    fn tls(&self) -> Option<TlsFiles> {
+        Some(TlsFiles {
+            certificate: self.tls_cert.clone()?,
+            key: self.tls_key.clone()?,
+            client_ca: self.tls_client_ca.clone(),
+        })
+    }
+}
+
+/// Whoever can reach the daemon could change the registry: that must have been meant.
+fn refuse_unasked_openness(
+    listen: SocketAddr,
+    tokens: &TokenSources,
+    allowed: bool,
+) -> Result<(), Error> {
+    match (tokens.is_empty(), allowed) {
+        (true, false) if !listen.ip().to_canonical().is_loopback() => Err(invalid(
+            ErrorKind::ValueValidation,
+            format!(
+                "--listen {listen} can be reached from other machines and there are no tokens, so everybody there could change the registry: make tokens with `rollcalld token` and give them by --tokens-file or ROLLCALL_ADMIN_TOKEN; or say --allow-anonymous"
+            ),
+        )),
+        (false, true) => Err(invalid(
+            ErrorKind::ArgumentConflict,
+            "--allow-anonymous goes only without tokens: there are some, and they are asked for"
+                .to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+impl LimitArgs {
+    fn limits(&self) -> admission::Limits {
+        let count = |setting: u32| usize::try_from(setting).unwrap_or(usize::MAX);
+        admission::Limits {
+            heartbeats: count(self.max_in_flight),
+            reads: count(self.max_in_flight) / 4,
+            writes: count(self.max_in_flight) / 4,
+            waits: count(self.max_waits),
+            streams: count(self.max_streams),
+            streams_per_client: count(self.max_streams_per_client),
+        }
+    }
+}
+
+impl ServeArgs {
+    fn into_config(self, variables: &[(OsString, OsString)]) -> Result<Config, Error> {
+        let tokens = self.access.tokens(variables)?;
+        refuse_unasked_openness(self.listen, &tokens, self.access.allow_anonymous)?;
+        if self.shutdown_timeout <= self.shutdown_delay {
+            return Err(invalid(
+                ErrorKind::ValueValidation,
+                format!(
+                    "invalid value for '--shutdown-timeout <DURATION>': must be longer than --shutdown-delay, which is {:?}",
+                    self.shutdown_delay
+                ),
+            ));
+        }
+        if self.lease_ttl.as_duration() <= self.roll_interval {
+            return Err(invalid(
+                ErrorKind::ValueValidation,
+                format!(
+                    "invalid value for '--lease-ttl <DURATION>': must be longer than --roll-interval, which is {:?}: whoever answers the roll call must not expire before the next",
+                    self.roll_interval
+                ),
+            ));
+        }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(Config {
+            listen: self.listen,
+            store: self.store.url()?,
+            leases: url("leases", &self.leases)?,
+            protection: protection::Limits {
+                ratio: self.protect_ratio,
+                min: self.protect_min,
+                max: self.protect_max,
+                ttl: self.lease_ttl,
+            },
+            forget_after: (!self.forget_after.is_zero()).then_some(self.forget_after),
+            announcement: self.announce_services.then(|| Announcement {
+                channel: ANNOUNCE_CHANNEL.to_owned(),
+                message: ANNOUNCE_MESSAGE.to_owned(),
+            }),
+            roll_call: RollCall {
+                channel: self.roll_channel,
+                message: self.roll_message,
+                interval: self.roll_interval,
+            },
+            workers: self.workers.map_or(cores, usize::from),
+            start_timeout: self.start_timeout,
+            shutdown_delay: self.shutdown_delay,
+            shutdown_timeout: self.shutdown_timeout,
+            tokens,
+            tls: self.access.tls(),
+            limits: self.limits.limits(),
+            max_connections: usize::try_from(self.limits.max_connections).unwrap_or(usize::MAX),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn serve(arguments: &[&str]) -> Result<Config, String> {
+        serve_with(arguments, &[])
+    }
+
+    fn serve_with(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
+        let arguments = ["rollcalld"].iter().chain(arguments).map(OsString::from);
+        let variables = variables
+            .iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        match parse(arguments, variables.collect()) {
+            Ok(Invocation::Serve(config)) => Ok(*config),
+            Ok(other) => Err(format!("{other:?}")),
+            Err(error) => {
+                assert_eq!(error.exit_code(), 2);
+                Err(error.to_string())
+            }
+        }
+    }
+
+    #[test]
+    fn without_arguments_it_serves_on_loopback_with_nothing_installed() {
+        let config = serve(&[]).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:18080");
+        assert_eq!(config.store.to_string(), "sqlite:rollcall.db");
+        assert_eq!(config.leases.to_string(), "memory:");
+        assert_eq!(config.protection.ttl.as_secs(), 30);
+        assert_eq!((config.protection.ratio, config.protection.min), (0.5, 10));
+        assert_eq!(config.protection.max, Duration::from_secs(600));
+        assert_eq!(config.forget_after, Some(Duration::from_secs(72 * 3600)));
+        let announcement = config.announcement.unwrap();
+        assert_eq!(announcement.channel, "service-launched");
+        assert_eq!(announcement.message, "来自网关中心的刷新本地缓存请求");
+        assert_eq!(config.roll_call.channel, "heartBeat");
+        assert_eq!(config.roll_call.message, "来自网关中心的心跳请求");
+        assert_eq!(config.roll_call.interval, Duration::from_secs(15));
+        assert_eq!(serve(&["serve"]).unwrap().listen, config.listen);
+    }
+
+    #[test]
+    fn instances_are_kept_for_ever_and_nothing_is_announced_if_told_so() {
+        let config = serve(&["--forget-after", "0s", "--announce-services", "false"]).unwrap();
+        assert_eq!((config.forget_after, config.announcement), (None, None));
+    }
+
+    #[test]
+    fn a_bad_value_names_its_flag() {
+        for (arguments, says) in [
+            (["--listen", "8080"], "'--listen <IP:PORT>'"),
+            (
+                ["--store", "mysql://h"],
+                "'--store <URL>': must be sqlite:PATH",
+            ),
+            (["--leases", "h:6379"], "'--leases <URL>': must be memory:"),
+            (
+                ["--lease-ttl", "4s"],
+                "'--lease-ttl <DURATION>': must be from 5 to 3600",
+            ),
+            (["--lease-ttl", "30"], "'--lease-ttl <DURATION>'"),
+            (
+                ["--lease-ttl", "5500ms"],
+                "'--lease-ttl <DURATION>': must be whole seconds",
+            ),
+            (
+                ["--lease-ttl", "15s"],
+                "must be longer than --roll-interval, which is 15s",
+            ),
+            (
+                ["--roll-interval", "0s"],
+                "'--roll-interval <DURATION>': must be from 1s to 1h",
+            ),
+            (["--roll-channel", ""], "'--roll-channel <CHANNEL>'"),
+            (
+                ["--protect-ratio", "1.5"],
+                "'--protect-ratio <SHARE>': must be a number from 0 to 1",
+            ),
+            (["--protect-min", "few"], "'--protect-min <COUNT>'"),
+            (["--protect-max", "600"], "'--protect-max <DURATION>'"),
+            (["--forget-after", "72"], "'--forget-after <DURATION>'"),
+            (["--announce-services", "2"], "'--announce-services <BOOL>'"),
+            (["--workers", "0"], "'--workers <COUNT>'"),
+            (["--start-timeout", "soon"], "'--start-timeout <DURATION>'"),
+            (
+                ["--shutdown-timeout", "2s"],
+                "'--shutdown-timeout <DURATION>': must be longer than --shutdown-delay, which is 2s",
+            ),
+            (["--max-in-flight", "1"], "'--max-in-flight <COUNT>'"),
+            (["--max-connections", "1"], "'--max-connections <COUNT>'"),
+            (["--bogus", "1"], "'--bogus'"),
+        ] {
+            let error = serve(&arguments).unwrap_err();
+            assert!(error.contains(says), "{arguments:?} says {error}");
+        }
+    }
+
+    #[test]
+    fn a_bad_url_is_refused_without_showing_its_password() {
+        for arguments in [
+            ["--store", "postgres://u:s3cret@h:port/db"],
+            ["--store", "mysql://u:s3cret@h/db"],
+            ["--leases", "redis://u:s3cret@h/notadb"],
+        ] {
+            let error = serve(&arguments).unwrap_err();
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_variable_stops_the_start_and_kubernetes_own_do_not() {
+        let with = |name: &str| serve_with(&[], &[(name, "30s")]);
+        let error = with("ROLLCALL_LEASE_TLL").unwrap_err();
+        assert!(
+            error.contains("unknown variable ROLLCALL_LEASE_TLL"),
+            "{error}"
+        );
+        for fine in [
+            "ROLLCALL_LEASE_TTL",
+            "ROLLCALL_PORT",
+            "ROLLCALL_SERVICE_HOST",
+            "ROLLCALL_PORT_18080_TCP",
+            "PATH",
+        ] {
+            assert!(with(fine).is_ok(), "{fine}");
+        }
+    }
+
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn it_does_not_serve_other_machines_without_tokens_unless_told_so() {
+        let error = serve(&["--listen", "0.0.0.0:18080"]).unwrap_err();
+        assert!(error.contains("there are no tokens"), "{error}");
+        assert!(error.contains("--allow-anonymous"), "{error}");
+        for loopback in ["127.0.0.2:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert!(serve(&["--listen", loopback]).is_ok(), "{loopback}");
+        }
+        let open = ["--listen", "[::]:1", "--allow-anonymous"];
+        assert!(serve(&open).unwrap().tokens.is_empty());
+        let admin = [("ROLLCALL_ADMIN_TOKEN", TOKEN)];
+        let config = serve_with(&open[..2], &admin).unwrap();
+        assert_eq!(config.tokens.given.len(), 1);
+        let error = serve_with(&open, &admin).unwrap_err();
+        assert!(error.contains("goes only without tokens"), "{error}");
+    }
+
+    #[test]
+    fn a_token_has_32_characters_and_one_source_and_is_never_shown() {
+        for variable in TOKEN_VARIABLES.map(|(name, _)| name) {
+            let error = serve_with(&[], &[(variable, "s3cret")]).unwrap_err();
+            let says = format!("{variable} is shorter than 32 characters");
+            assert!(
+                error.contains(&says) && !error.contains("s3cret"),
+                "{error}"
+            );
+        }
+        let file = ["--admin-token-file", "/run/token"];
+        let error = serve_with(&file, &[("ROLLCALL_ADMIN_TOKEN", TOKEN)]).unwrap_err();
+        assert!(error.contains("are both given"), "{error}");
+        let config = serve_with(&[], &[("ROLLCALL_READ_TOKEN", TOKEN)]).unwrap();
+        assert!(!format!("{config:?}").contains(TOKEN));
+    }
+
+    #[test]
+    fn a_certificate_goes_with_its_key() {
+        for alone in ["--tls-cert", "--tls-key", "--tls-client-ca"] {
+            assert!(serve(&[alone, "x.pem"]).is_err(), "{alone}");
+        }
+        let both = ["--tls-cert", "x.pem", "--tls-key", "k.pem"];
+        assert!(serve(&both).unwrap().tls.is_some());
+    }
+
+    #[test]
+    fn heartbeats_have_more_places_than_anything_else() {
+        let limits = serve(&["--max-in-flight", "400"]).unwrap().limits;
+        assert_eq!(
+            (limits.heartbeats, limits.reads, limits.writes),
+            (400, 100, 100)
+        );
+    }
+}

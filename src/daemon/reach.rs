@@ -1,0 +1,88 @@
+//! The start: reaches the stores, again and again, until they are there or it is too late.
+
+use std::time::Duration;
+
+use actix::Addr;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::DaemonError;
+use crate::actor::{Follower, MigrateSchema, RegistryActor};
+use crate::config::Config;
+use crate::lease::LeaseStore;
+use crate::model::EventId;
+use crate::store::MigrateError;
+
+/// Between attempts to reach a store at the start: from the first to the last.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
+
+/// Waits until the registry store is there and migrated, the lease store answers, and the
+/// Directory is loaded. Returns the event from which to follow.
+pub(super) async fn reach_stores(
+    config: &Config,
+    registry: &Addr<RegistryActor>,
+    leases: &dyn LeaseStore,
+    follower: &Follower,
+) -> Result<EventId, DaemonError> {
+    let migrate = async || match registry.send(MigrateSchema).await {
+        Ok(Ok(applied)) => {
+            for migration in applied {
+                log::info!("migrated {}: {migration}", config.store);
+            }
+            Ok(())
+        }
+        Ok(Err(MigrateError::Store(error))) => Err(Attempt::Again(error.to_string())),
+        Ok(Err(source)) => Err(Attempt::Never(DaemonError::Schema {
+            backend: config.store.to_string(),
+            source,
+        })),
+        Err(_) => Err(Attempt::Never(DaemonError::ActorEnded("registry"))),
+    };
+    let ping = async || {
+        let answer = leases.look(&[]).await;
+        answer
+            .map(drop)
+            .map_err(|error| Attempt::Again(error.to_string()))
+    };
+    let load = async || {
+        let loaded = follower.load().await;
+        loaded.map_err(|error| Attempt::Again(error.to_string()))
+    };
+    let (store, lease_store) = (config.store.to_string(), config.leases.to_string());
+    tokio::try_join!(
+        retry(store, config.start_timeout, migrate),
+        retry(lease_store, config.start_timeout, ping),
+    )?;
+    retry("the registry".to_owned(), config.start_timeout, load).await
+}
+
+enum Attempt {
+    Again(String),
+    Never(DaemonError),
+}
+
+async fn retry<T>(
+    backend: String,
+    limit: Duration,
+    attempt: impl AsyncFn() -> Result<T, Attempt>,
+) -> Result<T, DaemonError> {
+    let begin = Instant::now();
+    let (mut wait, longest) = RETRY;
+    loop {
+        let reason = match timeout_at(begin + limit, attempt()).await {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(Attempt::Never(error))) => return Err(error),
+            Ok(Err(Attempt::Again(reason))) => reason,
+            Err(_) => "it did not answer, or another daemon is migrating it".to_owned(),
+        };
+        if begin.elapsed() + wait > limit {
+            return Err(DaemonError::StartTimeout {
+                backend,
+                waited: limit,
+                reason,
+            });
+        }
+        log::warn!("waiting for {backend}: {reason}");
+        sleep(wait).await;
+        wait = (2 * wait).min(longest);
+    }
+}

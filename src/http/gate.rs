@@ -1,0 +1,276 @@
+//! The gate of every route: who may pass, and whether there is a place.
+//!
+//! A rule belongs to the route that was matched, never to the text of a path, so a path
+//! that is written oddly meets the same rule or none at all. What has no rule is refused.
+
+use std::any::Any;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use actix_tls::accept::rustls_0_23::TlsStream;
+use actix_web::body::BoxBody;
+use actix_web::dev::{Extensions, Payload, ServiceRequest, ServiceResponse};
+use actix_web::http::header::AUTHORIZATION;
+use actix_web::http::{ConnectionType, StatusCode};
+use actix_web::middleware::Next;
+use actix_web::rt::net::TcpStream;
+use actix_web::{FromRequest, HttpMessage, HttpRequest, ResponseError, web};
+use futures_util::future::{Ready, ready};
+use tokio::time::Instant;
+
+use super::extract::ScopePath;
+use super::{Api, Problem};
+use crate::admission::Work;
+use crate::auth::{Identity, Role};
+use crate::metrics::{Metrics, RouteMetrics};
+use crate::model::Scope;
+
+/// What a route asks of whoever takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rule {
+    /// The least role; `None` lets everybody in.
+    pub(super) role: Option<Role>,
+    /// What it takes a place of. Without one it is also served before the stores are there.
+    pub(super) work: Option<Work>,
+    /// Where its scope is, for tokens that are limited to some.
+    pub(super) scope: ScopeIn,
+}
+
+/// Where a request says with which scope it has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ScopeIn {
+    /// In its path: the gate looks.
+    Path,
+    /// In its query or body: the handler looks, by [`Caller::check`].
+    Content,
+    /// Nowhere, it has to do with all: a limited token is refused.
+    Nowhere,
+}
+
+/// The gate of one path.
+pub(super) struct Gate {
+    rules: Vec<(&'static str, Rule, RouteMetrics)>,
+    /// For methods that the path does not take.
+    other: RouteMetrics,
+    /// Whether each route is for everybody, so that it needs no token to ask for another.
+    public: bool,
+}
+
+impl Gate {
+    pub(super) fn new(
+        pattern: &'static str,
+        rules: impl Iterator<Item = (&'static str, Rule)>,
+        metrics: &Metrics,
+    ) -> Self {
+        let rules: Vec<_> = rules
+            .map(|(method, rule)| (method, rule, metrics.route(pattern, method)))
+            .collect();
+        Self {
+            public: rules.iter().all(|(_, rule, _)| rule.role.is_none()),
+            rules,
+            other: metrics.route(pattern, "other"),
+        }
+    }
+
+    /// Lets a request pass, and counts what came of it.
+    pub(super) async fn pass(
+        self: Arc<Self>,
+        request: ServiceRequest,
+        next: Next<BoxBody>,
+    ) -> Result<ServiceResponse, actix_web::Error> {
+        let begin = Instant::now();
+        let method = request.method().as_str();
+        let known = self.rules.iter().find(|(name, ..)| *name == method);
+        let (rule, metrics) = match known {
+            Some((_, rule, metrics)) => (Some(rule), metrics),
+            None => (None, &self.other),
+        };
+        let mut answer = match self.admit(rule, &request) {
+            Ok(()) => next.call(request).await?,
+            Err(problem) => {
+                let answer = problem.error_response();
+                request.into_response(answer)
+            }
+        };
+        if api(answer.request()).is_ok_and(|api| api.progress.is_leaving()) {
+            // So that the client's next request goes elsewhere.
+            let head = answer.response_mut().head_mut();
+            head.set_connection_type(ConnectionType::Close);
+        }
+        metrics.answered(answer.status().as_u16());
+        // How long a client waited because it wanted to says nothing of the daemon.
+        if !answer.request().extensions().contains::<Waited>() {
+            let duration = begin.elapsed().as_secs_f64();
+            metrics.duration.observe(duration);
+        }
+        Ok(answer)
+    }
+
+    fn admit(&self, rule: Option<&Rule>, request: &ServiceRequest) -> Result<(), Problem> {
+        let api = api(request.request())?;
+        let role = match rule {
+            Some(rule) => rule.role,
+            // It will be told which methods there are.
+            None => (!self.public).then_some(Role::Read),
+        };
+        if let Some(role) = role {
+            let caller = identify(api, request.request())?;
+            check_role(&caller, role)?;
+            if let Some(rule) = rule {
+                check_limit(&caller, rule.scope, request)?;
+            }
+            request.extensions_mut().insert(Caller(caller));
+        }
+        if let Some(work) = rule.and_then(|rule| rule.work) {
+            if !api.progress.has_started() {
+                return Err(Problem::unavailable(
+                    "starting",
+                    "the daemon is starting and waits for its stores; /readyz says for which",
+                ));
+            }
+            let place = api.admission.enter(work);
+            let place = place.map_err(|full| api.shed(full))?;
+            request.extensions_mut().insert(place);
+        }
+        Ok(())
+    }
+}
+
+/// Marks a request that was held because its client asked for that.
+pub(super) struct Waited;
+
+pub(super) fn api(request: &HttpRequest) -> Result<&Api, Problem> {
+    let api = request.app_data::<web::Data<Api>>();
+    api.map(|api| &***api)
+        .ok_or_else(|| Problem::unavailable("starting", "the daemon is starting"))
+}
+
+fn identify(api: &Api, request: &HttpRequest) -> Result<Arc<Identity>, Problem> {
+    if api.client_certificates && request.conn_data::<ClientCertificate>().is_none() {
+        return Err(Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "client_certificate_required",
+            "this daemon asks for a client certificate, and the connection has none",
+        ));
+    }
+    if let Some(anonymous) = api.tokens.anonymous() {
+        return Ok(Arc::clone(anonymous));
+    }
+    let mut given = request.headers().get_all(AUTHORIZATION);
+    let token = match (given.next(), given.next()) {
+        (Some(header), None) => header.to_str().ok().and_then(bearer),
+        _ => None,
+    };
+    token
+        .and_then(|token| api.tokens.identify(token))
+        .ok_or_else(Problem::unauthorized)
+}
+
+/// The token of an `Authorization` header: RFC 6750, section 2.1.
+fn bearer(header: &str) -> Option<&str> {
+    let (scheme, token) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn check_role(caller: &Identity, role: Role) -> Result<(), Problem> {
+    match caller.role >= role {
+        true => Ok(()),
+        false => Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            format!(
+                "this takes the role {role}, and the token {:?} has {}",
+                caller.name, caller.role
+            ),
+        )),
+    }
+}
+
+fn check_limit(caller: &Identity, scope: ScopeIn, request: &ServiceRequest) -> Result<(), Problem> {
+    match scope {
+        _ if caller.limit.is_none() => Ok(()),
+        ScopeIn::Content => Ok(()),
+        ScopeIn::Nowhere => Err(limited(caller)),
+        ScopeIn::Path => {
+            let ScopePath(scope) = ScopePath::of(request.request())?;
+            check_scope(caller, &scope)
+        }
+    }
+}
+
+fn check_scope(caller: &Identity, scope: &Scope) -> Result<(), Problem> {
+    match caller.reaches(scope) {
+        true => Ok(()),
+        false => Err(limited(caller)),
+    }
+}
+
+fn limited(caller: &Identity) -> Problem {
+    let limit = caller.limit.as_ref();
+    let limit = limit.map(ToString::to_string).unwrap_or_default();
+    Problem::new(
+        StatusCode::FORBIDDEN,
+        "out_of_scope",
+        format!("the token {:?} is limited to {limit}", caller.name),
+    )
+}
+
+/// Whoever calls, as the gate found out.
+pub(super) struct Caller(Arc<Identity>);
+
+impl Caller {
+    /// What it is called, in the log and where it holds an instance.
+    pub(super) fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Whether it may have to do with a scope; for a route whose scope is in its content.
+    pub(super) fn check(&self, scope: &Scope) -> Result<(), Problem> {
+        check_scope(&self.0, scope)
+    }
+
+    /// Whether it may have to do with all scopes.
+    pub(super) fn check_all(&self) -> Result<(), Problem> {
+        match self.0.limit {
+            None => Ok(()),
+            Some(_) => Err(limited(&self.0)),
+        }
+    }
+}
+
+impl FromRequest for Caller {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let extensions = request.extensions();
+        let caller = extensions.get::<Self>();
+        ready(
+            caller
+                .map(|Self(identity)| Self(Arc::clone(identity)))
+                .ok_or_else(Problem::unauthorized),
+        )
+    }
+}
+
+/// The connection showed a certificate, and the handshake found it good.
+struct ClientCertificate;
+
+/// Remembers of a connection whether it has a client's certificate.
+pub fn note_client_certificate(connection: &dyn Any, data: &mut Extensions) {
+    let tls = connection.downcast_ref::<TlsStream<TcpStream>>();
+    let certificates = tls.and_then(|stream| stream.get_ref().1.peer_certificates());
+    if certificates.is_some_and(|certificates| !certificates.is_empty()) {
+        data.insert(ClientCertificate);
+    }
+}
+
+/// Tells clients apart where each may have a number of something: a token at an address.
+pub type Client = (String, IpAddr);
+
+/// Whose request it is.
+pub(super) fn client(caller: &Caller, request: &HttpRequest) -> Client {
+    let address = request.peer_addr().map(|peer| peer.ip().to_canonical());
+    let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    (caller.name().to_owned(), address.unwrap_or(unknown))
+}

@@ -1,0 +1,198 @@
+//! The API document, OpenAPI 3.1, made from what stands at the handlers; and the page that
+//! shows it. Both load nothing from elsewhere.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_SECURITY_POLICY, LOCATION};
+use actix_web::{HttpResponse, web};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{Content, RefOr, Response, ResponseBuilder, ResponsesBuilder};
+use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
+use utoipa_swagger_ui::Config;
+
+use super::error::{Document, PROBLEM_JSON, Problem};
+use super::{events, gateway_center, heartbeats, instances, ops, overview, scopes};
+
+/// The page's own scripts and pictures, and nobody else's.
+const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
+
+/// The document.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Rollcall",
+        description = "Gateways and services register, the roll is called every 15 seconds, and whoever answers is present. Errors are problem documents (RFC 9457) with a stable `code`; after 503 try again as `Retry-After` says, and after 504 too, every request may be repeated.",
+    ),
+    paths(
+        scopes::list,
+        scopes::show,
+        scopes::declare,
+        scopes::remove,
+        instances::list,
+        instances::show,
+        instances::register,
+        instances::change,
+        instances::deregister,
+        heartbeats::beat,
+        heartbeats::beat_many,
+        events::stream,
+        overview::show,
+        overview::confirm,
+        gateway_center::create,
+        gateway_center::keep_gateway_alive,
+        gateway_center::register,
+        gateway_center::keep_server_alive,
+        gateway_center::offline,
+        ops::metrics,
+        ops::livez,
+        ops::readyz,
+        show,
+        page,
+        index,
+    ),
+    components(schemas(Document<'_>)),
+    security(("token" = [])),
+    modifiers(&Token)
+)]
+struct ApiDocument;
+
+/// How callers say who they are.
+struct Token;
+
+impl Modify for Token {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(bearer));
+    }
+}
+
+/// The document as it is sent.
+static DOCUMENT: LazyLock<String> =
+    LazyLock::new(|| ApiDocument::openapi().to_json().unwrap_or_default());
+
+/// The path of a scope.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "it describes what ScopePath takes")]
+pub(super) struct OfScope {
+    /// `groups` or `services`.
+    #[param(pattern = "^(groups|services)$")]
+    kind: String,
+    /// The key of the group or service.
+    #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    key: String,
+}
+
+/// The path of an instance.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "it describes what InstancePath takes")]
+pub(super) struct OfInstance {
+    /// `groups` or `services`.
+    #[param(pattern = "^(groups|services)$")]
+    kind: String,
+    /// The key of the group or service.
+    #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    key: String,
+    /// `host:port`.
+    #[param(example = "10.0.0.5:8080", max_length = 100)]
+    address: String,
+}
+
+/// Statuses with problem documents, described together.
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $name:ident: $($status:literal $why:literal),+;)+) => {$(
+        $(#[$doc])*
+        pub(super) struct $name;
+
+        impl IntoResponses for $name {
+            fn responses() -> BTreeMap<String, RefOr<Response>> {
+                refusals(&[$(($status, $why)),+])
+            }
+        }
+    )+};
+}
+
+refusals! {
+    /// What the gate may say on every route with a role.
+    Refused:
+        401 "no token that is known here",
+        403 "the token's role or scope is too little",
+        503 "too much is under way, or a store is away: try again after `Retry-After`";
+    /// A path or query that does not parse.
+    BadRequest: 400 "what is wrong with the request; `field` says where";
+    /// What is named is not there.
+    NotFound: 404 "no such scope or instance, or nothing at this path";
+    /// A body that is not taken.
+    BadBody:
+        400 "what is wrong with the request; `field` says where",
+        408 "the body did not arrive in time",
+        413 "the body or the batch is too large",
+        415 "the body is not application/json";
+    /// A change whose fate may be unknown.
+    Unknown:
+        500 "a store refused; the daemon's log says why",
+        504 "it may or may not have happened: send it again";
+}
+
+fn refusals(all: &[(u16, &str)]) -> BTreeMap<String, RefOr<Response>> {
+    let mut responses = ResponsesBuilder::new();
+    for (status, why) in all {
+        let reference = utoipa::openapi::Ref::from_schema_name("Problem");
+        let content = Content::builder().schema(Some(reference)).build();
+        let response = ResponseBuilder::new()
+            .description(*why)
+            .content(PROBLEM_JSON, content);
+        responses = responses.response(status.to_string(), response);
+    }
+    responses.build().responses.into_iter().collect()
+}
+
+/// GET: the document.
+#[utoipa::path(
+    get, path = "/openapi.json", operation_id = "api_document", tag = "daemon", security(()),
+    responses((status = 200, description = "this document", body = serde_json::Value))
+)]
+pub(super) async fn show() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .body(DOCUMENT.as_str())
+}
+
+/// GET: leads to the page.
+#[utoipa::path(
+    get, path = "/docs", operation_id = "docs", tag = "daemon", security(()),
+    responses((status = 308, description = "the page is at `/docs/`"))
+)]
+pub(super) async fn index() -> HttpResponse {
+    HttpResponse::PermanentRedirect()
+        .insert_header((LOCATION, "/docs/"))
+        .finish()
+}
+
+/// GET: the page and its parts.
+#[utoipa::path(
+    get, path = "/docs/{file}", operation_id = "docs_file", tag = "daemon", security(()),
+    params(("file" = String, Path, description = "empty for the page itself")),
+    responses(
+        (status = 200, description = "the page or one of its parts", body = String, content_type = "*/*"),
+        NotFound,
+    )
+)]
+pub(super) async fn page(file: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let config = Arc::new(Config::from("/openapi.json"));
+    match utoipa_swagger_ui::serve(&file, config) {
+        Ok(Some(file)) => Ok(HttpResponse::Ok()
+            .insert_header((CONTENT_SECURITY_POLICY, PAGE_POLICY))
+            .content_type(file.content_type)
+            .body(file.bytes.into_owned())),
+        _ => Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "no_such_route",
+            "the page at /docs/ has no such part",
+        )),
+    }
+}

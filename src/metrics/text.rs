@@ -1,0 +1,43 @@
+//! Prometheus' text format 0.0.4, made of OpenMetrics.
+//!
+//! The encoder writes OpenMetrics, which every Prometheus reads, but `promtool check
+//! metrics` and many other readers do not. The older format names a counter in full where
+//! it is described, and knows no units and no end.
+//!
+//! <https://prometheus.io/docs/instrumenting/exposition_formats/>
+
+/// The same metrics in the older format.
+pub(super) fn from_open_metrics(open_metrics: &str) -> String {
+    let mut text = String::with_capacity(open_metrics.len());
+    let mut lines = open_metrics.lines().peekable();
+    while let Some(line) = lines.next() {
+        if line == "# EOF" || line.starts_with("# UNIT ") {
+            continue;
+        }
+        // A description stands before its type, which says whether it is a counter.
+        let of = |line: &str| line.split(' ').nth(2).map(str::to_owned);
+        let is_counter = |line: &str| line.starts_with("# TYPE ") && line.ends_with(" counter");
+        let counter = match lines.peek() {
+            Some(next) if line.starts_with("# HELP ") => is_counter(next),
+            _ => is_counter(line),
+        };
+        match of(line).filter(|_| counter) {
+            Some(name) => text.push_str(&line.replacen(&name, &format!("{name}_total"), 1)),
+            None => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_is_described_by_its_full_name() {
+        let open_metrics = "# HELP a_b Of a_b.\n# TYPE a_b counter\na_b_total{x=\"1\"} 2\n# HELP c C.\n# TYPE c gauge\n# UNIT c seconds\nc 1\n# EOF\n";
+        let text = "# HELP a_b_total Of a_b.\n# TYPE a_b_total counter\na_b_total{x=\"1\"} 2\n# HELP c C.\n# TYPE c gauge\nc 1\n";
+        assert_eq!(from_open_metrics(open_metrics), text);
+    }
+}
