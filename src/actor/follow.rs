@@ -72,6 +72,9 @@ impl Follower {
         self.directory.read_again().await?;
         self.watch_everybody();
         self.feed.lose(head);
+        let backends = &self.expiry.metrics.backends;
+        backends.store.set(1);
+        backends.bus.set(1);
         Ok(head)
     }
 

@@ -25,19 +25,17 @@ impl Reloader {
 
     /// Says in the log what came of it. What cannot be used leaves the old in place.
     pub fn reload(&self) {
-        match self.tokens.reload() {
+        let tokens = self.tokens.reload();
+        match &tokens {
             Ok(count) => log::info!("tokens read again: {count}"),
-            Err(error) => self.failed("tokens", &error.to_string()),
+            Err(error) => log::error!("the tokens from before stay valid: {error}"),
         }
-        match self.tls.as_ref().map(|tls| tls.reload()) {
-            Some(Ok(())) => log::info!("certificates read again"),
-            Some(Err(error)) => self.failed("certificates", &error.to_string()),
-            None => {}
+        let certificates = self.tls.as_ref().map_or(Ok(()), |tls| tls.reload());
+        match &certificates {
+            Ok(()) => log::info!("certificates read again"),
+            Err(error) => log::error!("the certificates from before stay valid: {error}"),
         }
-    }
-
-    fn failed(&self, what: &str, error: &str) {
-        self.metrics.reload_errors.inc();
-        log::error!("the {what} from before stay valid: {error}");
+        let taken = tokens.is_ok() && certificates.is_ok();
+        self.metrics.reloaded.set(taken.into());
     }
 }

@@ -68,7 +68,7 @@ impl Gate {
         Self {
             public: rules.iter().all(|(_, rule, _)| rule.role.is_none()),
             rules,
-            other: metrics.route(pattern, "other"),
+            other: metrics.refusals(pattern),
         }
     }
 
@@ -100,8 +100,7 @@ impl Gate {
         metrics.answered(answer.status().as_u16());
         // How long a client waited because it wanted to says nothing of the daemon.
         if !answer.request().extensions().contains::<Waited>() {
-            let duration = begin.elapsed().as_secs_f64();
-            metrics.duration.observe(duration);
+            metrics.took(begin.elapsed());
         }
         Ok(answer)
     }

@@ -33,6 +33,7 @@ pub(super) struct Envelope<'a, T> {
     /// 1 is success.
     code: u8,
     msg: &'a str,
+    #[schema(nullable = true)]
     data: Option<T>,
 }
 

@@ -189,7 +189,9 @@ pub fn configure(app: &mut web::ServiceConfig, metrics: &Metrics) {
         let pass = move |request, next| Arc::clone(&gate).pass(request, next);
         app.service(resource.wrap(from_fn(pass)));
     }
-    let unknown = metrics.route("none", "other");
+    // So that each is told from the start, as 0.
+    Work::ALL.map(|work| metrics.shed(work.as_str()));
+    let unknown = metrics.refusals("none");
     app.default_service(web::to(move |request: HttpRequest| {
         unknown.answered(StatusCode::NOT_FOUND.as_u16());
         async move { Err::<&str, _>(no_such_route(&request)) }

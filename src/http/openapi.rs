@@ -79,10 +79,10 @@ static DOCUMENT: LazyLock<String> =
 #[expect(dead_code, reason = "it describes what ScopePath takes")]
 pub(super) struct OfScope {
     /// `groups` or `services`.
-    #[param(pattern = "^(groups|services)$")]
+    #[param(pattern = "^(groups|services)$", example = "services")]
     kind: String,
     /// The key of the group or service.
-    #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", example = "orders")]
     key: String,
 }
 
@@ -92,10 +92,10 @@ pub(super) struct OfScope {
 #[expect(dead_code, reason = "it describes what InstancePath takes")]
 pub(super) struct OfInstance {
     /// `groups` or `services`.
-    #[param(pattern = "^(groups|services)$")]
+    #[param(pattern = "^(groups|services)$", example = "services")]
     kind: String,
     /// The key of the group or service.
-    #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", example = "orders")]
     key: String,
     /// `host:port`.
     #[param(example = "10.0.0.5:8080", max_length = 100)]

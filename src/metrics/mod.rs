@@ -9,6 +9,7 @@ mod process;
 mod text;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -41,7 +42,7 @@ fn durations() -> Histogram {
 /// How late something was that may be a second late, in seconds.
 fn lateness() -> Histogram {
     Histogram::new([
-        0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 16.0, 30.0, 60.0,
+        0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 16.0, 30.0, 60.0,
     ])
 }
 
@@ -55,8 +56,7 @@ fn sizes() -> Histogram {
 pub struct RouteMetrics {
     labels: Labels,
     requests: Family<StatusLabels, Counter>,
-    /// How long they took, in seconds.
-    pub duration: Histogram,
+    duration: Option<Histogram>,
 }
 
 impl RouteMetrics {
@@ -64,6 +64,13 @@ impl RouteMetrics {
     pub fn answered(&self, status: u16) {
         let labels = (self.labels, [("status", status)]);
         self.requests.get_or_create(&labels).inc();
+    }
+
+    /// It took that long.
+    pub fn took(&self, duration: Duration) {
+        if let Some(durations) = &self.duration {
+            durations.observe(duration.as_secs_f64());
+        }
     }
 }
 
@@ -214,8 +221,8 @@ pub struct Metrics {
     pub streams_dropped: Counter,
     /// Whether the backends answer.
     pub backends: BackendMetrics,
-    /// Reloads that failed.
-    pub reload_errors: Counter,
+    /// Whether the last reload was taken.
+    pub reloaded: Gauge,
 }
 
 impl Default for Metrics {
@@ -399,10 +406,10 @@ impl Metrics {
                 "Whether there are no tokens, so that everybody may do everything",
                 Gauge::default(),
             ),
-            reload_errors: all.add(
-                "reload_errors",
-                "Reloads of tokens and certificates that failed, so that the old ones stayed",
-                Counter::default(),
+            reloaded: all.add(
+                "config_last_reload_successful",
+                "Whether the tokens and certificates that were read last are those in use",
+                Gauge::default(),
             ),
             process: process::ProcessMetrics::default(),
             registry: Registry::default(),
@@ -410,6 +417,7 @@ impl Metrics {
         let mut registry = all.0;
         metrics.process.register(&mut registry);
         // What has not happened yet is told as 0, so that the first time is seen.
+        metrics.reloaded.set(1);
         for to in ["online", "offline"] {
             metrics.transitions.get_or_create_owned(&[("to", to)]);
         }
@@ -425,7 +433,16 @@ impl Metrics {
         RouteMetrics {
             labels,
             requests: self.requests.clone(),
-            duration: self.request_durations.get_or_create_owned(&labels),
+            duration: Some(self.request_durations.get_or_create_owned(&labels)),
+        }
+    }
+
+    /// For what a route does not take, and for what is no route.
+    pub fn refusals(&self, route: &'static str) -> RouteMetrics {
+        RouteMetrics {
+            labels: [("route", route), ("method", "other")],
+            requests: self.requests.clone(),
+            duration: None,
         }
     }
 

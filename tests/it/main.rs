@@ -24,6 +24,7 @@ mod faults;
 mod gateway_center;
 mod layering;
 mod model;
+mod openapi;
 mod presence;
 mod protection;
 mod redis_leases;
