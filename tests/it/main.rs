@@ -16,6 +16,7 @@ mod actors;
 mod api;
 mod bad_input;
 mod conformance;
+mod deploy;
 mod discovery;
 mod durability;
 mod events;
