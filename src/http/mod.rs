@@ -101,9 +101,9 @@ fn table() -> Vec<Path> {
     use Role::{Admin, Agent, Read};
 
     vec![
-        path("/v1/{kind:groups|services}", [get(Read, scopes::list)]),
+        path("/v1/{kind}", [get(Read, scopes::list)]),
         path(
-            "/v1/{kind:groups|services}/{key}",
+            "/v1/{kind}/{key}",
             [
                 get(Read, scopes::show).of_its_scope(),
                 put(Admin, scopes::declare).of_its_scope(),
@@ -111,11 +111,11 @@ fn table() -> Vec<Path> {
             ],
         ),
         path(
-            "/v1/{kind:groups|services}/{key}/instances",
+            "/v1/{kind}/{key}/instances",
             [get(Read, instances::list).of_its_scope()],
         ),
         path(
-            "/v1/{kind:groups|services}/{key}/instances/{address}",
+            "/v1/{kind}/{key}/instances/{address}",
             [
                 get(Read, instances::show).of_its_scope(),
                 put(Agent, instances::register).of_its_scope(),
@@ -124,7 +124,7 @@ fn table() -> Vec<Path> {
             ],
         ),
         path(
-            "/v1/{kind:groups|services}/{key}/instances/{address}/heartbeat",
+            "/v1/{kind}/{key}/instances/{address}/heartbeat",
             [put(Agent, heartbeats::beat).heartbeat().of_its_scope()],
         ),
         path(
@@ -163,7 +163,7 @@ fn table() -> Vec<Path> {
         path("/metrics", [get(Read, ops::metrics).outside_limits()]),
         path("/openapi.json", [get(Public, openapi::show)]),
         path("/docs", [get(Public, openapi::index)]),
-        path("/docs/{file:.*}", [get(Public, openapi::page)]),
+        path("/docs/{file}", [get(Public, openapi::page)]),
         path("/livez", [get(Public, ops::livez)]),
         path("/readyz", [get(Public, ops::readyz)]),
     ]
@@ -178,7 +178,7 @@ pub fn configure(app: &mut web::ServiceConfig, metrics: &Metrics) {
             .iter()
             .map(|endpoint| (endpoint.method, endpoint.rule));
         let gate = Arc::new(Gate::new(pattern, rules, metrics));
-        let mut resource = web::resource(pattern);
+        let mut resource = web::resource(matcher(pattern));
         for endpoint in endpoints {
             resource = resource.route(endpoint.route);
         }
@@ -190,7 +190,9 @@ pub fn configure(app: &mut web::ServiceConfig, metrics: &Metrics) {
         app.service(resource.wrap(from_fn(pass)));
     }
     // So that each is told from the start, as 0.
-    Work::ALL.map(|work| metrics.shed(work.as_str()));
+    for work in Work::ALL {
+        metrics.shed(work.as_str());
+    }
     let unknown = metrics.refusals("none");
     app.default_service(web::to(move |request: HttpRequest| {
         unknown.answered(StatusCode::NOT_FOUND.as_u16());
@@ -207,6 +209,13 @@ pub fn routes() -> Vec<(&'static str, &'static str, Option<Role>)> {
         endpoints.map(move |endpoint| (pattern, endpoint.method, endpoint.rule.role))
     });
     routes.collect()
+}
+
+/// A pattern as the router wants it: what its variables may be stands here alone.
+fn matcher(pattern: &str) -> String {
+    pattern
+        .replace("{kind}", "{kind:groups|services}")
+        .replace("{file}", "{file:.*}")
 }
 
 /// The headers of every answer.

@@ -417,6 +417,9 @@ impl Metrics {
         let mut registry = all.0;
         metrics.process.register(&mut registry);
         // What has not happened yet is told as 0, so that the first time is seen.
+        for state in ["open", "idle"] {
+            metrics.connections.get_or_create_owned(&[("state", state)]);
+        }
         metrics.reloaded.set(1);
         for to in ["online", "offline"] {
             metrics.transitions.get_or_create_owned(&[("to", to)]);

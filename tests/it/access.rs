@@ -70,7 +70,7 @@ impl Guarded {
 /// A path that a pattern of the route table matches.
 fn example(pattern: &str) -> String {
     pattern
-        .replace("{kind:groups|services}", "services")
+        .replace("{kind}", "services")
         .replace("{key}", "orders")
         .replace("{address}", "10.0.0.5:8080")
 }
