@@ -13,7 +13,7 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, RedisError,
-    RedisResult, ScriptInvocation,
+    RedisResult, ScriptInvocation, TlsCertificates,
 };
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
@@ -26,6 +26,12 @@ use crate::error::{BackendUrl, OpenError, UrlError};
 const CONNECT: Duration = Duration::from_millis(500);
 /// All of it, from the question to the answer, a new connection included.
 const ANSWER: Duration = Duration::from_millis(800);
+
+/// The parameter of a URL that names the file with the authorities of a `rediss://` server,
+/// PEM; without it the system's are asked. The word is PostgreSQL's.
+const ROOT_CERT: &str = "sslrootcert";
+/// The parameter that the driver knows.
+const PROTOCOL: &str = "protocol";
 
 /// Why Redis gave no answer. Whatever was asked may or may not have happened.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -49,6 +55,17 @@ impl FromStr for RedisUrl {
         let url = Url::parse(text).map_err(UrlError::new)?;
         if url.host_str().is_none_or(str::is_empty) {
             return Err(UrlError::new("a host is missing"));
+        }
+        for (name, _) in url.query_pairs() {
+            match &*name {
+                ROOT_CERT if url.scheme() == "rediss" => {}
+                ROOT_CERT => return Err(UrlError::new("sslrootcert goes with rediss://")),
+                PROTOCOL => {}
+                other => {
+                    let reason = format!("{other} is not known: {PROTOCOL} and {ROOT_CERT} are");
+                    return Err(UrlError::new(reason));
+                }
+            }
         }
         url.clone()
             .into_connection_info()
@@ -74,12 +91,28 @@ impl RedisUrl {
     pub(crate) fn client(&self) -> Result<Client, OpenError> {
         // Without TCP_NODELAY a small request waits for the acknowledgement of the last one.
         let settings = TcpSettings::default().set_nodelay(true);
-        let info = self.0.expose().clone().into_connection_info();
-        info.and_then(|info| Client::open(info.set_tcp_settings(settings)))
-            .map_err(|error| OpenError {
-                backend: self.to_string(),
-                reason: reason(&error),
-            })
+        let fail = |reason: String| OpenError {
+            backend: self.to_string(),
+            reason,
+        };
+        let url = self.0.expose();
+        let info = url.clone().into_connection_info();
+        let info = info.map(|info| info.set_tcp_settings(settings));
+        let info = info.map_err(|error| fail(reason(&error)))?;
+        let path = url.query_pairs().find(|(name, _)| name == ROOT_CERT);
+        let client = match path {
+            None => Client::open(info),
+            Some((_, path)) => {
+                let certificates = std::fs::read(&*path)
+                    .map_err(|error| fail(format!("{ROOT_CERT} {path}: {error}")))?;
+                let certificates = TlsCertificates {
+                    client_tls: None,
+                    root_cert: Some(certificates),
+                };
+                Client::build_with_tls(info, certificates)
+            }
+        };
+        client.map_err(|error| fail(reason(&error)))
     }
 }
 

@@ -12,7 +12,9 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
@@ -108,7 +110,11 @@ impl Tls {
             None => builder.with_no_client_auth(),
         };
         let shown: Arc<dyn ResolvesServerCert> = Arc::clone(&self.shown) as _;
-        Ok(builder.with_cert_resolver(shown))
+        let mut config = builder.with_cert_resolver(shown);
+        // A session that is resumed would go by the certificates of its beginning.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(config)
     }
 }
 

@@ -36,6 +36,7 @@ pub struct Problem {
     detail: String,
     field: Option<String>,
     allow: Option<String>,
+    closes: bool,
 }
 
 /// The body of a problem. Its `type` is `about:blank`, which need not be said; so the
@@ -67,6 +68,15 @@ impl Problem {
             detail: detail.into(),
             field: None,
             allow: None,
+            closes: false,
+        }
+    }
+
+    /// The connection ends with this answer: the rest of the request is not read.
+    pub(super) fn closing(self) -> Self {
+        Self {
+            closes: true,
+            ..self
         }
     }
 
@@ -194,6 +204,9 @@ impl ResponseError for Problem {
         }
         if self.status == StatusCode::UNAUTHORIZED {
             answer.insert_header((WWW_AUTHENTICATE, "Bearer"));
+        }
+        if self.closes {
+            answer.force_close();
         }
         if let Some(allow) = &self.allow {
             answer.insert_header((ALLOW, allow.as_str()));

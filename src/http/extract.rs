@@ -27,6 +27,9 @@ use crate::model::{InstanceKey, Scope, ScopeKind};
 /// How long a client may take to send a body.
 const BODY: Duration = Duration::from_secs(10);
 
+/// What a body may have without taking of the memory that large ones share, in bytes.
+const SMALL: usize = 16 * 1024;
+
 /// The largest body of an ordinary request, in bytes.
 pub(super) const BODY_LIMIT: usize = 64 * 1024;
 
@@ -43,7 +46,8 @@ impl<T: DeserializeOwned + 'static, const LIMIT: usize> FromRequest for Json<T, 
         let request = request.clone();
         Box::pin(async move {
             let payload = payload.await.map_err(broken)?;
-            let body = read(&request, payload, LIMIT).await?;
+            let body = read(&request, payload, LIMIT).await;
+            let body = body.map_err(Problem::closing)?;
             if body.is_empty() {
                 return parse(b"{}").map(Self);
             }
@@ -109,7 +113,7 @@ async fn gather(api: &Api, mut payload: web::Payload, limit: usize) -> Result<By
                 format!("a body on this path has at most {limit} bytes"),
             ));
         }
-        if body.len() + part.len() > BODY_LIMIT {
+        if body.len() + part.len() > SMALL {
             let more = api.admission.memory(part.len());
             let more = more.map_err(|full| api.shed(full))?;
             match &mut memory {

@@ -24,6 +24,7 @@ mod expiry;
 mod faults;
 mod gateway_center;
 mod layering;
+mod limits;
 mod metrics;
 mod model;
 mod openapi;

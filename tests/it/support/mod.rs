@@ -1,6 +1,7 @@
 //! What the tests stand on: private servers, the daemon under test, waiting.
 
 pub(crate) mod backends;
+pub(crate) mod certificates;
 pub(crate) mod daemon;
 pub(crate) mod memory_store;
 pub(crate) mod postgres;

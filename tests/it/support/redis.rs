@@ -1,5 +1,6 @@
 //! A private Redis.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -13,15 +14,24 @@ use super::process::{Process, free_port, spawn};
 /// A Redis server on a port of its own, with nothing in it.
 pub(crate) struct Redis {
     port: u16,
+    /// What else it is told.
+    arguments: Vec<String>,
     dir: TempDir,
     process: Option<Process>,
 }
 
 impl Redis {
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| Vec::new()).await
+    }
+
+    /// With more arguments, made for its folder.
+    pub(crate) async fn start_with(arguments: impl FnOnce(&Path) -> Vec<String>) -> Self {
+        let dir = TempDir::new().unwrap();
         let mut redis = Self {
             port: free_port(),
-            dir: TempDir::new().unwrap(),
+            arguments: arguments(dir.path()),
+            dir,
             process: None,
         };
         redis.restart().await;
@@ -37,6 +47,7 @@ impl Redis {
                 .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
                 .args(["--appendonly", "no", "--dir"])
                 .arg(dir)
+                .args(&self.arguments)
                 .stdout(Stdio::null());
         });
         self.process = Some(Process::new(child));

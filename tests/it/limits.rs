@@ -1,0 +1,279 @@
+//! What there may be too much of: it is refused, memory stays bounded, and heartbeats go on.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use crate::support::daemon::Daemon;
+use crate::support::{addresses, eventually, raw};
+
+const ORDERS: &str = "/v1/services/orders/instances/10.0.0.5:8080";
+
+/// Far more than a daemon without load takes, and far less than what was sent to it.
+const MEMORY: u64 = 250 * 1024 * 1024;
+
+fn flags(flags: &[&str]) -> Vec<String> {
+    flags.iter().map(|&flag| flag.to_owned()).collect()
+}
+
+/// One registered instance, whose heartbeats must go on while `under_way` does.
+async fn heartbeats_go_on(daemon: &Daemon, until: Instant) {
+    let beat = format!("{ORDERS}/heartbeat");
+    let mut beats = 0;
+    while Instant::now() < until {
+        let begin = Instant::now();
+        let (status, body) = daemon.put(&beat, json!({})).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        assert!(
+            begin.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            begin.elapsed()
+        );
+        beats += 1;
+    }
+    assert!(beats > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_slow_bodies_hold_up_no_heartbeat_and_little_memory() {
+    let daemon = Daemon::start(&[]).await;
+    daemon.put(ORDERS, json!({})).await;
+    let mut slow = Vec::new();
+    for i in 0..2000 {
+        let mut stream = TcpStream::connect(daemon.address()).await.unwrap();
+        // Half of them at the largest bodies there may be, most of which they send at once.
+        let (path, length, sent) = match i % 2 {
+            0 => ("/v1/heartbeats", 4 * 1024 * 1024, 200_000),
+            _ => ("/v1/services/x/instances/h:1", 60_000, 100),
+        };
+        let method = if i % 2 == 0 { "POST" } else { "PUT" };
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let body = vec![b' '; sent];
+        let send = async {
+            stream.write_all(head.as_bytes()).await?;
+            stream.write_all(&body).await
+        };
+        // Whoever is refused may find its connection closed.
+        let _ = timeout(Duration::from_millis(50), send).await;
+        slow.push(stream);
+    }
+    heartbeats_go_on(&daemon, Instant::now() + Duration::from_secs(3)).await;
+    assert!(daemon.memory() < MEMORY, "{} bytes", daemon.memory());
+    let (_, overview) = daemon.get("/v1/overview").await;
+    assert_eq!(overview["online"], json!(1));
+    // All of them have an answer in the end, and the places are free again.
+    let mut answers = std::collections::BTreeMap::<u16, usize>::new();
+    for mut stream in slow {
+        let mut head = [0; 12];
+        let read = timeout(Duration::from_secs(20), stream.read_exact(&mut head)).await;
+        let Ok(Ok(_)) = read else { continue };
+        let status = std::str::from_utf8(&head[9..]).unwrap().parse().unwrap();
+        *answers.entry(status).or_default() += 1;
+    }
+    let known = answers.keys().all(|status| [408, 503].contains(status));
+    assert!(
+        known && answers.contains_key(&408) && answers.contains_key(&503),
+        "{answers:?}"
+    );
+    assert_eq!(daemon.put(ORDERS, json!({"weight": 2})).await.0, 200);
+    assert!(daemon.memory() < MEMORY, "{} bytes", daemon.memory());
+}
+
+/// An event stream that nobody reads, and the status it was answered.
+async fn idle_stream(address: &str) -> (u16, TcpStream) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = "GET /v1/events HTTP/1.1\r\nHost: h\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 12];
+    timeout(Duration::from_secs(20), stream.read_exact(&mut head))
+        .await
+        .unwrap()
+        .unwrap();
+    (
+        std::str::from_utf8(&head[9..]).unwrap().parse().unwrap(),
+        stream,
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_idle_streams_are_refused_above_the_limit() {
+    raise_open_files();
+    let limit = 2000;
+    let daemon = Daemon::start(&flags(&[
+        "--max-streams",
+        "2000",
+        "--max-streams-per-client",
+        "100000",
+    ]))
+    .await;
+    daemon.put(ORDERS, json!({})).await;
+    let (mut open, mut refused) = (Vec::new(), Vec::new());
+    for _ in 0..100 {
+        let streams = (0..100).map(|_| idle_stream(daemon.address()));
+        for (status, stream) in futures_util::future::join_all(streams).await {
+            match status {
+                200 => open.push(stream),
+                503 => refused.push(stream),
+                other => panic!("{other}"),
+            }
+        }
+    }
+    assert_eq!((open.len(), refused.len()), (limit, 10_000 - limit));
+    heartbeats_go_on(&daemon, Instant::now() + Duration::from_secs(1)).await;
+    // What is told goes to all of them, and they do not read.
+    for weight in 0..200 {
+        daemon.patch(ORDERS, json!({ "weight": weight })).await;
+    }
+    heartbeats_go_on(&daemon, Instant::now() + Duration::from_secs(1)).await;
+    assert!(daemon.memory() < MEMORY, "{} bytes", daemon.memory());
+    drop(open);
+    eventually(
+        Duration::from_secs(30),
+        "there are places again",
+        || async {
+            let (status, _) = idle_stream(daemon.address()).await;
+            (status == 200).then_some(())
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_unknown_paths_leaves_nothing_behind() {
+    let daemon = Daemon::start(&[]).await;
+    daemon.put(ORDERS, json!({})).await;
+    let before = daemon.memory();
+    let flood = (0..8).map(|client| {
+        let address = daemon.address().to_owned();
+        tokio::spawn(async move {
+            let mut stream = TcpStream::connect(&address).await.unwrap();
+            let (mut reader, mut writer) = stream.split();
+            let read = async {
+                let mut buffer = vec![0; 64 * 1024];
+                while reader.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+            };
+            let write = async {
+                for i in 0..10_000 {
+                    let path = format!("/{client}/{i}/{}", "x".repeat(1000));
+                    let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
+                    writer.write_all(request.as_bytes()).await.unwrap();
+                }
+            };
+            tokio::select! {
+                () = read => panic!("the connection was closed"),
+                () = write => {}
+            }
+        })
+    });
+    let flood: Vec<_> = flood.collect();
+    heartbeats_go_on(&daemon, Instant::now() + Duration::from_secs(2)).await;
+    for client in flood {
+        client.await.unwrap();
+    }
+    let after = daemon.memory();
+    assert!(after < before + 50 * 1024 * 1024, "{before} became {after}");
+}
+
+#[tokio::test]
+async fn a_client_has_a_share_of_the_streams() {
+    let daemon = Daemon::start(&flags(&["--max-streams-per-client", "3"])).await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let (status, stream) = idle_stream(daemon.address()).await;
+        assert_eq!(status, 200);
+        open.push(stream);
+    }
+    let (status, body) = daemon.get("/v1/events").await;
+    assert_eq!(status, 503);
+    assert_eq!(body["code"], json!("overloaded"));
+    assert_eq!(
+        body["detail"],
+        json!("this client has as many streams as it may have; try again later")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_change_takes_no_place_of_those_who_read() {
+    let arguments = [
+        "--max-waits",
+        "20",
+        "--max-in-flight",
+        "64",
+        "--workers",
+        "1",
+    ];
+    let daemon = Daemon::start(&flags(&arguments)).await;
+    daemon.register("orders", &addresses(1), &json!({})).await;
+    let url = format!("{}/v1/services/orders/instances", daemon.url());
+    let first = daemon.client().get(&url).send().await.unwrap();
+    let etag = first.headers()["etag"].clone();
+    // More than there are places for reads.
+    let waiting: Vec<_> = (0..30)
+        .map(|_| {
+            let request = daemon.client().get(format!("{url}?wait=60s"));
+            let request = request.header("If-None-Match", etag.clone());
+            tokio::spawn(async move { request.send().await.unwrap().status().as_u16() })
+        })
+        .collect();
+    eventually(Duration::from_secs(10), "they wait", || async {
+        let (_, overview) = daemon.get("/v1/overview").await;
+        (overview["events"]["waiting"] == json!(20)).then_some(())
+    })
+    .await;
+    let reads = (0..16).map(|_| daemon.get("/v1/services/orders/instances"));
+    let reads = futures_util::future::join_all(reads).await;
+    assert!(reads.iter().all(|(status, _)| *status == 200), "{reads:?}");
+    daemon
+        .patch("/v1/services/orders/instances/h-0:1", json!({"weight": 9}))
+        .await;
+    let mut statuses = Vec::new();
+    for answer in waiting {
+        statuses.push(answer.await.unwrap());
+    }
+    let count = |wanted| statuses.iter().filter(|status| **status == wanted).count();
+    assert_eq!((count(200), count(503)), (20, 10), "{statuses:?}");
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let daemon = Daemon::start(&[]).await;
+    let large = format!("X-Large: {}\r\n", "x".repeat(200 * 1024));
+    let request = format!("GET /livez HTTP/1.1\r\nHost: h\r\n{large}\r\n");
+    let mut stream = TcpStream::connect(daemon.address()).await.unwrap();
+    // It may be refused before all of it was sent.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = timeout(Duration::from_secs(10), stream.read_to_end(&mut answer))
+        .await
+        .unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
+        "{answer}"
+    );
+    assert_eq!(
+        raw::status(daemon.address(), "GET", "/livez", "").await,
+        200
+    );
+}
+
+/// The streams of the tests are files too.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+    assert!(
+        maximum.is_none_or(|files| files > 12_000),
+        "this test opens 10,000 connections: raise the limit on open files (ulimit -Hn)"
+    );
+}
