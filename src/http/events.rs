@@ -28,6 +28,10 @@ const PING: Duration = Duration::from_secs(15);
 /// How long a client waits before it comes back, in milliseconds.
 const RETRY: u64 = 2000;
 
+/// The same at the end of the daemon, when all of them come back: from this on, spread over
+/// that, in milliseconds.
+const SPREAD: (u64, u64) = (1000, 3000);
+
 /// Stands for an id that no log gave out: so nothing is known of what was missed.
 const NONE_OF_OURS: EventId = EventId {
     log: u64::MAX,
@@ -145,6 +149,12 @@ impl<'a> Data<'a> {
     }
 }
 
+/// When a client should come back after the end; each at another time, by its port.
+fn come_back(request: &HttpRequest) -> u64 {
+    let port = request.peer_addr().map_or(0, |peer| peer.port());
+    SPREAD.0 + u64::from(port) % SPREAD.1
+}
+
 /// An event as it is sent. What is only for daemons has no text, and its id is not told.
 fn frame(notice: &Notice) -> Bytes {
     let kind = &notice.event.kind;
@@ -213,6 +223,7 @@ pub(super) async fn stream(
         pings.tick().await;
         Some((Bytes::from_static(b": ping\n\n"), pings))
     });
+    let back = come_back(&request);
     let end = {
         let api = api.clone();
         Box::pin(async move { api.progress.stopping().await })
@@ -223,8 +234,7 @@ pub(super) async fn stream(
         .take_while(|line| future::ready(line.is_some()))
         .filter_map(future::ready)
         .take_until(end)
-        // Tells it when to come back, and that is elsewhere: all of them come.
-        .chain(stream::iter([Bytes::from(format!("retry: {RETRY}\n\n"))]))
+        .chain(stream::iter([Bytes::from(format!("retry: {back}\n\n"))]))
         .map(move |line| {
             let _place = &place;
             Ok::<_, actix_web::Error>(line)

@@ -32,5 +32,6 @@ mod presence;
 mod protection;
 mod redis_leases;
 mod roll_call;
+mod shutdown;
 mod start_and_stop;
 mod tls;

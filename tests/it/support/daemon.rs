@@ -70,11 +70,21 @@ impl Daemon {
 
     /// Starts it and waits only until it listens.
     pub(crate) fn launch(arguments: &[String], dir: Arc<TempDir>) -> Self {
+        Self::launch_with(arguments, dir, &[])
+    }
+
+    /// With variables.
+    pub(crate) fn launch_with(
+        arguments: &[String],
+        dir: Arc<TempDir>,
+        variables: &[(&str, &str)],
+    ) -> Self {
         let log = dir.path().join("log");
         let mut child = spawn(BINARY, None, |command| {
             command
                 .args(["--listen", "127.0.0.1:0"])
                 .args(arguments)
+                .envs(variables.iter().copied())
                 .current_dir(dir.path())
                 .stdout(Stdio::piped())
                 .stderr(fs::File::create(&log).unwrap());

@@ -35,6 +35,10 @@ pub(crate) struct Subscriber {
     /// What it would send as `Last-Event-ID`.
     pub(crate) last_id: Option<String>,
     pub(crate) pings: usize,
+    /// Each time it was told after how many milliseconds to come back.
+    pub(crate) retries: Vec<u64>,
+    /// The stream ended as it should, and was not cut.
+    pub(crate) ended: bool,
 }
 
 impl Subscriber {
@@ -72,6 +76,8 @@ impl Subscriber {
             ready: VecDeque::new(),
             last_id: last_id.map(str::to_owned),
             pings: 0,
+            retries: Vec::new(),
+            ended: false,
         }
     }
 
@@ -112,7 +118,9 @@ impl Subscriber {
 
     /// Reads more; whether there was any.
     async fn read(&mut self, deadline: Instant) -> bool {
-        let Ok(Ok(Some(bytes))) = timeout_at(deadline, self.response.chunk()).await else {
+        let read = timeout_at(deadline, self.response.chunk()).await;
+        self.ended |= matches!(read, Ok(Ok(None)));
+        let Ok(Ok(Some(bytes))) = read else {
             return false;
         };
         self.text.push_str(std::str::from_utf8(&bytes).unwrap());
@@ -130,7 +138,7 @@ impl Subscriber {
                 Some(("id", text)) => id = Some(text.to_owned()),
                 Some(("event", text)) => name = Some(text.to_owned()),
                 Some(("data", text)) => data = Some(serde_json::from_str(text).unwrap()),
-                Some(("retry", text)) => assert!(text.parse::<u64>().is_ok()),
+                Some(("retry", text)) => self.retries.push(text.parse().unwrap()),
                 Some(("", "ping")) => self.pings += 1,
                 _ => panic!("not of an event stream: {line:?}"),
             }
