@@ -15,6 +15,7 @@ mod ops;
 mod overview;
 mod progress;
 mod scopes;
+mod targets;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -135,6 +136,10 @@ fn table() -> Vec<Path> {
         ),
         path("/v1/events", [get(Read, events::stream).checks_scopes()]),
         path("/v1/overview", [get(Read, overview::show)]),
+        path(
+            "/v1/prometheus/targets",
+            [get(Read, targets::list).checks_scopes()],
+        ),
         path("/v1/protection/confirm", [post(Admin, overview::confirm)]),
         path(
             "/gateway-group-detail/create",

@@ -29,6 +29,7 @@ mod metrics;
 mod model;
 mod openapi;
 mod presence;
+mod prometheus;
 mod protection;
 mod redis_leases;
 mod roll_call;

@@ -6,6 +6,7 @@ pub(crate) mod daemon;
 pub(crate) mod memory_store;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod prometheus;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;

@@ -1,0 +1,161 @@
+//! `/v1/prometheus/targets`: who is registered, as the HTTP service discovery of Prometheus
+//! reads it.
+//!
+//! <https://prometheus.io/docs/prometheus/latest/http_sd/>. Prometheus wants 200 and all
+//! targets each time, an empty list where there are none. On any other answer it keeps the
+//! list that it has, so a daemon that is starting or overloaded costs it no target.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use actix_web::{HttpResponse, web};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::extract::Query;
+use super::{Api, Problem};
+use crate::directory::{Directory, ScopeView, Which};
+use crate::model::{Instance, Metadata, ScopeKey, ScopeKind};
+
+/// The query.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TargetsQuery {
+    /// Only those that may be sent traffic.
+    #[serde(default)]
+    available: bool,
+    /// Only those whose lease is alive.
+    #[serde(default)]
+    online: bool,
+    /// Only those of this service.
+    service: Option<ScopeKey>,
+    /// Only those of this group.
+    group: Option<ScopeKey>,
+}
+
+impl TargetsQuery {
+    fn which(&self) -> Which {
+        match (self.available, self.online) {
+            (true, _) => Which::Available,
+            (false, true) => Which::Online,
+            (false, false) => Which::All,
+        }
+    }
+
+    /// Services and then groups, each by key: the same registry gives the same bytes.
+    fn scopes(self, directory: &Directory) -> Result<Vec<Arc<ScopeView>>, Problem> {
+        let kinds = [ScopeKind::Service, ScopeKind::Group];
+        let scope = match (self.service, self.group) {
+            (None, None) => {
+                let scopes = kinds.into_iter().flat_map(|kind| directory.scopes(kind));
+                return Ok(scopes.collect());
+            }
+            (Some(service), None) => ScopeKind::Service.with(service),
+            (None, Some(group)) => ScopeKind::Group.with(group),
+            (Some(_), Some(_)) => {
+                return Err(Problem::invalid(
+                    "query",
+                    "must not have both service and group",
+                ));
+            }
+        };
+        Ok(directory.scope(&scope).into_iter().collect())
+    }
+}
+
+/// The list, written target by target: it may have every instance there is.
+struct Targets {
+    scopes: Vec<Arc<ScopeView>>,
+    which: Which,
+}
+
+impl Serialize for Targets {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let listed = self.scopes.iter().flat_map(|scope| scope.list(self.which));
+        serializer.collect_seq(listed.map(|listed| Target::of(&listed.instance)))
+    }
+}
+
+/// One instance, with an element of the list for itself: no two have the same labels.
+#[derive(Serialize)]
+struct Target<'a> {
+    targets: [&'a str; 1],
+    labels: Labels<'a>,
+}
+
+/// What relabelling can choose from. Prometheus takes nothing but strings, and forgets these
+/// once a target is relabelled, for their `__`.
+#[derive(Serialize)]
+struct Labels<'a> {
+    #[serde(
+        rename = "__meta_rollcall_service",
+        skip_serializing_if = "Option::is_none"
+    )]
+    service: Option<&'a str>,
+    #[serde(
+        rename = "__meta_rollcall_group",
+        skip_serializing_if = "Option::is_none"
+    )]
+    group: Option<&'a str>,
+    #[serde(rename = "__meta_rollcall_address")]
+    address: &'a str,
+    #[serde(rename = "__meta_rollcall_name")]
+    name: &'a str,
+    #[serde(rename = "__meta_rollcall_id")]
+    id: String,
+    #[serde(rename = "__meta_rollcall_status")]
+    status: &'static str,
+    #[serde(rename = "__meta_rollcall_online")]
+    online: String,
+    #[serde(rename = "__meta_rollcall_weight")]
+    weight: String,
+    #[serde(flatten)]
+    metadata: BTreeMap<String, String>,
+}
+
+impl<'a> Target<'a> {
+    fn of(instance: &'a Instance) -> Self {
+        let scope = &instance.key.scope;
+        let key = |kind| (scope.kind == kind).then_some(scope.key.as_str());
+        let address = instance.key.address.as_str();
+        let labels = Labels {
+            service: key(ScopeKind::Service),
+            group: key(ScopeKind::Group),
+            address,
+            name: instance.display_name(),
+            id: instance.id.to_string(),
+            status: instance.status.as_str(),
+            online: instance.presence.online.to_string(),
+            weight: instance.weight().get().to_string(),
+            metadata: metadata_labels(&instance.metadata),
+        };
+        Self {
+            targets: [address],
+            labels,
+        }
+    }
+}
+
+/// Metadata as labels. Every character but letters, digits and `_` becomes `_`, as in the
+/// discoveries of Prometheus itself: its version 2 refuses the whole list if a label's
+/// name has any other. Of keys that are the same then, the first in byte order stays.
+fn metadata_labels(metadata: &Metadata) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    for (key, value) in BTreeMap::from(metadata.clone()) {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let name = key.replace(|c| !allowed(c), "_");
+        let label = format!("__meta_rollcall_metadata_{name}");
+        labels.entry(label).or_insert(value);
+    }
+    labels
+}
+
+/// GET: the instances, as targets. A service or group that is not there has none, because
+/// Prometheus would take 404 for a failure and keep the last of its targets for ever.
+pub(super) async fn list(
+    api: web::Data<Api>,
+    Query(query): Query<TargetsQuery>,
+) -> Result<HttpResponse, Problem> {
+    let which = query.which();
+    let scopes = query.scopes(&api.directory)?;
+    Ok(HttpResponse::Ok().json(Targets { scopes, which }))
+}
