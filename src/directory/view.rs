@@ -135,6 +135,17 @@ pub enum Which {
     Available,
 }
 
+impl Which {
+    /// Those that are asked for by these two words; available ones are online.
+    pub fn of(available: bool, online: bool) -> Self {
+        match (available, online) {
+            (true, _) => Self::Available,
+            (false, true) => Self::Online,
+            (false, false) => Self::All,
+        }
+    }
+}
+
 /// A list of instances as it is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {

@@ -52,19 +52,6 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// Whether all that it lets through is the caller's to know.
-    fn check(&self, caller: &Caller) -> Result<(), Problem> {
-        let service = self.service.clone().map(|key| ScopeKind::Service.with(key));
-        let group = self.group.clone().map(|key| ScopeKind::Group.with(key));
-        match [service, group] {
-            [None, None] => caller.check_all(),
-            scopes => scopes
-                .iter()
-                .flatten()
-                .try_for_each(|scope| caller.check(scope)),
-        }
-    }
-
     fn wants(&self, kind: &EventKind) -> bool {
         let Some(Scope { kind, key }) = kind.scope() else {
             return true;
@@ -192,7 +179,7 @@ pub(super) async fn stream(
     caller: Caller,
     Query(filter): Query<Filter>,
 ) -> Result<HttpResponse, Problem> {
-    filter.check(&caller)?;
+    caller.check_filter(filter.service.as_ref(), filter.group.as_ref())?;
     let place = api.admission.stream(gate::client(&caller, &request));
     let place = place.map_err(|full| api.shed(full))?;
     request.extensions_mut().insert(Waited);

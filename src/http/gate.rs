@@ -23,7 +23,7 @@ use super::{Api, Problem};
 use crate::admission::Work;
 use crate::auth::{Identity, Role};
 use crate::metrics::{Metrics, RouteMetrics};
-use crate::model::Scope;
+use crate::model::{Scope, ScopeKey, ScopeKind};
 
 /// What a route asks of whoever takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,12 +228,22 @@ impl Caller {
         check_scope(&self.0, scope)
     }
 
-    /// Whether it may have to do with all scopes.
-    pub(super) fn check_all(&self) -> Result<(), Problem> {
-        match self.0.limit {
-            None => Ok(()),
-            Some(_) => Err(limited(&self.0)),
+    /// Whether it may know of what is asked for by that service or group; of everything,
+    /// where neither is said.
+    pub(super) fn check_filter(
+        &self,
+        service: Option<&ScopeKey>,
+        group: Option<&ScopeKey>,
+    ) -> Result<(), Problem> {
+        if service.is_none() && group.is_none() && self.0.limit.is_some() {
+            return Err(limited(&self.0));
         }
+        let service = service.map(|key| ScopeKind::Service.with(key.clone()));
+        let group = group.map(|key| ScopeKind::Group.with(key.clone()));
+        service
+            .iter()
+            .chain(&group)
+            .try_for_each(|scope| self.check(scope))
     }
 }
 

@@ -103,16 +103,6 @@ pub(super) struct ListQuery {
     wait: Wait,
 }
 
-impl ListQuery {
-    fn which(&self) -> Which {
-        match (self.available, self.online) {
-            (true, _) => Which::Available,
-            (false, true) => Which::Online,
-            (false, false) => Which::All,
-        }
-    }
-}
-
 /// A duration such as `30s`, at most [`MAX_WAIT`].
 #[derive(Default, Deserialize)]
 #[serde(try_from = "String")]
@@ -285,7 +275,7 @@ pub(super) async fn list(
         false => Some(wait_in_its_own_place(&request, &api)?),
     };
     let known = IfNoneMatch::of(&request);
-    let which = query.which();
+    let which = Which::of(query.available, query.online);
     let answer = |view: Option<&ScopeView>| {
         let body = body(view, which, api.directory.is_stale(), api.default_ttl);
         known.is_other(&body.etag).then_some(body)

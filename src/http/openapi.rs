@@ -13,7 +13,7 @@ use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 use utoipa_swagger_ui::Config;
 
 use super::error::{Document, PROBLEM_JSON, Problem};
-use super::{events, gateway_center, heartbeats, instances, ops, overview, scopes};
+use super::{events, gateway_center, heartbeats, instances, ops, overview, scopes, targets};
 
 /// The page's own scripts and pictures, and nobody else's.
 const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
@@ -40,6 +40,7 @@ const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline';
         events::stream,
         overview::show,
         overview::confirm,
+        targets::list,
         gateway_center::create,
         gateway_center::keep_gateway_alive,
         gateway_center::register,

@@ -10,14 +10,18 @@ use std::sync::Arc;
 
 use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize, Serializer};
+use utoipa::{IntoParams, ToSchema};
 
 use super::extract::Query;
+use super::gate::Caller;
+use super::openapi::{BadRequest, Refused};
 use super::{Api, Problem};
 use crate::directory::{Directory, ScopeView, Which};
 use crate::model::{Instance, Metadata, ScopeKey, ScopeKind};
 
 /// The query.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TargetsQuery {
     /// Only those that may be sent traffic.
@@ -27,20 +31,14 @@ pub(super) struct TargetsQuery {
     #[serde(default)]
     online: bool,
     /// Only those of this service.
+    #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     service: Option<ScopeKey>,
     /// Only those of this group.
+    #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     group: Option<ScopeKey>,
 }
 
 impl TargetsQuery {
-    fn which(&self) -> Which {
-        match (self.available, self.online) {
-            (true, _) => Which::Available,
-            (false, true) => Which::Online,
-            (false, false) => Which::All,
-        }
-    }
-
     /// Services and then groups, each by key: the same registry gives the same bytes.
     fn scopes(self, directory: &Directory) -> Result<Vec<Arc<ScopeView>>, Problem> {
         let kinds = [ScopeKind::Service, ScopeKind::Group];
@@ -76,9 +74,14 @@ impl Serialize for Targets {
 }
 
 /// One instance, with an element of the list for itself: no two have the same labels.
-#[derive(Serialize)]
-struct Target<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Target)]
+pub(super) struct Target<'a> {
+    /// Its address, alone.
+    #[schema(value_type = Vec<String>)]
     targets: [&'a str; 1],
+    /// Each name begins with `__meta_rollcall_`.
+    #[schema(value_type = HashMap<String, String>)]
     labels: Labels<'a>,
 }
 
@@ -140,22 +143,32 @@ impl<'a> Target<'a> {
 /// name has any other. Of keys that are the same then, the first in byte order stays.
 fn metadata_labels(metadata: &Metadata) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
-    for (key, value) in BTreeMap::from(metadata.clone()) {
+    for (key, value) in metadata.iter() {
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let name = key.replace(|c| !allowed(c), "_");
         let label = format!("__meta_rollcall_metadata_{name}");
-        labels.entry(label).or_insert(value);
+        labels.entry(label).or_insert_with(|| value.to_owned());
     }
     labels
 }
 
 /// GET: the instances, as targets. A service or group that is not there has none, because
 /// Prometheus would take 404 for a failure and keep the last of its targets for ever.
+#[utoipa::path(
+    get, path = "/v1/prometheus/targets", operation_id = "prometheus_targets", tag = "daemon",
+    params(TargetsQuery),
+    responses(
+        (status = 200, description = "as Prometheus' http_sd wants them", body = Vec<Target<'_>>),
+        BadRequest, Refused,
+    )
+)]
 pub(super) async fn list(
     api: web::Data<Api>,
+    caller: Caller,
     Query(query): Query<TargetsQuery>,
 ) -> Result<HttpResponse, Problem> {
-    let which = query.which();
+    caller.check_filter(query.service.as_ref(), query.group.as_ref())?;
+    let which = Which::of(query.available, query.online);
     let scopes = query.scopes(&api.directory)?;
     Ok(HttpResponse::Ok().json(Targets { scopes, which }))
 }

@@ -164,6 +164,13 @@ impl Metadata {
     pub const MAX_ENTRIES: usize = 64;
     /// The largest size as compact JSON, in bytes.
     pub const MAX_BYTES: usize = 8 * 1024;
+
+    /// The entries in the order of their keys' bytes.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+    }
 }
 
 impl TryFrom<BTreeMap<String, String>> for Metadata {
