@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const BODIES: usize = 1024;
 
 /// How much memory large bodies may have together, in KiB.
-const BODY_MEMORY: usize = 64 * 1024;
+const BODY_MEMORY: usize = 32 * 1024;
 
 /// A kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,7 +30,7 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::error::OpenError;
 use crate::feed::Feed;
-use crate::http::{self, Api, Progress};
+use crate::http::{self, Api, LastProbe, Progress};
 use crate::lease::{self, LeaseStore, LeaseUrl, MeteredLeaseStore};
 use crate::metrics::Metrics;
 use crate::open_files;
@@ -241,6 +241,7 @@ impl Daemon {
                 client_certificates,
                 admission: Arc::clone(&admission),
                 metrics: Arc::clone(&metrics),
+                last_probe: LastProbe::default(),
             };
             App::new()
                 .app_data(web::Data::new(api))

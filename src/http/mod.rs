@@ -28,6 +28,7 @@ use actix_web::{FromRequest, Handler, HttpRequest, Responder, Route, web};
 pub use self::error::Problem;
 pub use self::gate::{Client, note_client_certificate};
 use self::gate::{Gate, Rule, ScopeIn};
+pub use self::ops::LastProbe;
 pub use self::progress::Progress;
 use crate::actor::{HeartbeatActor, Mailbox, RegistryActor, SchedulerActor};
 use crate::admission::{Admission, Full, Work};
@@ -69,6 +70,8 @@ pub struct Api {
     pub admission: Arc<Admission<Client>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Whether everything answered a moment ago.
+    pub last_probe: LastProbe,
 }
 
 impl Api {

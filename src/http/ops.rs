@@ -1,17 +1,21 @@
 //! For whoever runs the daemon: is it alive, is it ready, how does it do.
 
+use std::time::Duration;
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::Api;
 use super::openapi::Refused;
 use super::overview::RollCallView;
-use crate::actor::{AskError, Ping, ProbeLeases, Report, ReportProgress};
+use crate::actor::{AskError, Ping, ProbeLeases, Report, ReportProgress, RollCallReport};
 use crate::admission::Work;
 use crate::directory::Totals;
 use crate::metrics::{Figures, KindFigures, ScheduleFigures, WorkFigures};
@@ -24,6 +28,68 @@ use crate::model::ScopeKind;
 )]
 pub(super) async fn livez() -> &'static str {
     "ok\n"
+}
+
+/// How long what was found is told to others who ask: everybody may, without a token, and
+/// each time every backend would be asked.
+const FRESH: Duration = Duration::from_millis(250);
+
+/// What was found last, and when. Who asks meanwhile waits for it.
+#[derive(Default)]
+pub struct LastProbe(Mutex<Option<(Instant, Probe)>>);
+
+#[derive(Clone)]
+struct Probe {
+    all_answer: bool,
+    checks: Map<String, Value>,
+    roll_call: Option<RollCallReport>,
+}
+
+impl LastProbe {
+    async fn get(&self, api: &Api) -> Probe {
+        let mut last = self.0.lock().await;
+        match &*last {
+            Some((at, probe)) if at.elapsed() < FRESH => probe.clone(),
+            _ => {
+                let probe = Probe::new(api).await;
+                *last = Some((Instant::now(), probe.clone()));
+                probe
+            }
+        }
+    }
+}
+
+impl Probe {
+    async fn new(api: &Api) -> Self {
+        let (store, registry, heartbeat, scheduler) = tokio::join!(
+            api.directory.ping_store(),
+            api.registry.ask(Ping),
+            api.heartbeat.ask(ProbeLeases),
+            api.scheduler.ask(ReportProgress),
+        );
+        let report = scheduler.as_ref().ok();
+        let mut probe = Self {
+            all_answer: true,
+            checks: Map::new(),
+            roll_call: report.map(|report| report.roll_call.clone()),
+        };
+        let mut check = |name: &str, answers: bool, trouble: &str| {
+            probe.all_answer &= answers;
+            let state = if answers { "ok" } else { trouble };
+            probe.checks.insert(name.to_owned(), state.into());
+        };
+        check("store", store.is_ok(), "unavailable");
+        let leases = matches!(heartbeat, Ok(Ok(())));
+        check("leases", leases, "unavailable");
+        for (name, error) in [
+            ("registry_actor", registry.err()),
+            ("heartbeat_actor", heartbeat.err()),
+            ("scheduler_actor", scheduler.err()),
+        ] {
+            check(name, error.is_none(), trouble(error));
+        }
+        probe
+    }
 }
 
 /// Whether the daemon takes requests, and what answers.
@@ -44,35 +110,9 @@ pub(super) struct Readiness {
     )
 )]
 pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
-    let (store, registry, heartbeat, scheduler) = tokio::join!(
-        api.directory.ping_store(),
-        api.registry.ask(Ping),
-        api.heartbeat.ask(ProbeLeases),
-        api.scheduler.ask(ReportProgress),
-    );
-    let roll_call = scheduler
-        .as_ref()
-        .ok()
-        .map(|report| RollCallView::of(&report.roll_call, &api));
+    let probe = api.last_probe.get(&api).await;
     let (started, leaving) = (api.progress.has_started(), api.progress.is_leaving());
-    let mut ready = started && !leaving;
-    let mut checks = Map::new();
-    let mut check = |name: &str, answers: bool, trouble: &str| {
-        ready &= answers;
-        let state = if answers { "ok" } else { trouble };
-        checks.insert(name.to_owned(), state.into());
-    };
-    check("store", store.is_ok(), "unavailable");
-    let leases = matches!(heartbeat, Ok(Ok(())));
-    check("leases", leases, "unavailable");
-    for (name, error) in [
-        ("registry_actor", registry.err()),
-        ("heartbeat_actor", heartbeat.err()),
-        ("scheduler_actor", scheduler.err()),
-    ] {
-        check(name, error.is_none(), trouble(error));
-    }
-    let (code, status) = match ready {
+    let (code, status) = match probe.all_answer && started && !leaving {
         true => (StatusCode::OK, "ready"),
         false if leaving => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         false if started => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
@@ -80,8 +120,10 @@ pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
     };
     HttpResponse::build(code).json(Readiness {
         status,
-        checks,
-        roll_call,
+        checks: probe.checks,
+        roll_call: probe
+            .roll_call
+            .map(|report| RollCallView::of(&report, &api)),
     })
 }
 
@@ -145,7 +187,7 @@ fn schedule_figures(report: &Report) -> ScheduleFigures {
         roll_calls: [
             ("sent", roll_call.sent),
             ("sent_by_others", roll_call.sent_by_others),
-            ("skipped", roll_call.skipped),
+            ("skipped", roll_call.skipped - roll_call.late),
             ("late", roll_call.late),
         ],
         roll_call_at: seconds(roll_call.last_at),

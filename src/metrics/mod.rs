@@ -5,10 +5,11 @@
 //! Names follow <https://prometheus.io/docs/practices/naming/>; no label has a value that a
 //! client chooses.
 
+mod figures;
 mod process;
 mod text;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -17,6 +18,8 @@ pub use prometheus_client::metrics::gauge::Gauge;
 pub use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::histogram::exponential_buckets;
 use prometheus_client::registry::{Metric, Registry};
+
+pub use self::figures::{Figures, KindFigures, ScheduleFigures, WorkFigures};
 
 /// One label and its value.
 type Label = [(&'static str, &'static str); 1];
@@ -114,64 +117,6 @@ pub struct BackendMetrics {
     pub leases: Gauge,
     /// The log of events.
     pub bus: Gauge,
-}
-
-/// How many of a kind of scope there are, and their instances.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct KindFigures {
-    /// `group` or `service`.
-    pub kind: &'static str,
-    /// The scopes.
-    pub scopes: usize,
-    /// Instances by state, each with its name.
-    pub instances: [(&'static str, usize); 4],
-}
-
-/// How many places of a kind of work are taken.
-#[derive(Debug, Clone, Copy)]
-pub struct WorkFigures {
-    /// The kind.
-    pub work: &'static str,
-    /// Taken.
-    pub taken: usize,
-    /// There are.
-    pub limit: usize,
-}
-
-/// What others know, read when the metrics are asked for.
-#[derive(Debug, Default)]
-pub struct Figures {
-    /// Requests are served, and go on to be.
-    pub ready: bool,
-    /// There are no tokens.
-    pub anonymous: bool,
-    /// What is registered.
-    pub kinds: Vec<KindFigures>,
-    /// What is under way.
-    pub works: Vec<WorkFigures>,
-    /// What is listed may be old.
-    pub stale: bool,
-    /// Suspects are held.
-    pub protection: bool,
-    /// Connections to the registry store: open, idle, and how many wait for one.
-    pub pool: Option<[usize; 3]>,
-    /// What the SchedulerActor did; `None` if it does not say.
-    pub schedule: Option<ScheduleFigures>,
-}
-
-/// What was done by the clock, since the start.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ScheduleFigures {
-    /// Roll calls by outcome, each with its name.
-    pub roll_calls: [(&'static str, u64); 4],
-    /// When the last one was sent, in seconds of Unix time; 0 is never.
-    pub roll_call_at: i64,
-    /// Reconciles that were completed.
-    pub reconciles: u64,
-    /// When the last one was.
-    pub reconcile_at: i64,
-    /// What they found different, by what it became.
-    pub repairs: [(&'static str, u64); 2],
 }
 
 /// Everything that is told.
@@ -324,7 +269,7 @@ impl Metrics {
                 "From the end of a lease until its instance was recorded as offline",
                 lateness(),
             ),
-            roll_calls: all.add("roll_calls", "Roll calls by what became of them", Family::default()),
+            roll_calls: all.add("roll_calls", "Roll calls by what became of them: late ones were not sent, because their moment had passed", Family::default()),
             roll_call_at: all.add(
                 "roll_call_last_timestamp_seconds",
                 "When the roll was called last, by this daemon or as it saw another do it; 0 is never",
@@ -494,56 +439,6 @@ impl Metrics {
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text::from_open_metrics(&text)
     }
-
-    fn take_over(&self, figures: &Figures) {
-        self.ready.set(figures.ready.into());
-        self.anonymous.set(figures.anonymous.into());
-        self.stale.set(figures.stale.into());
-        self.protection.set(figures.protection.into());
-        for kind in &figures.kinds {
-            let label = ("kind", kind.kind);
-            self.scopes.get_or_create(&[label]).set(count(kind.scopes));
-            for (state, instances) in kind.instances {
-                let labels = [label, ("state", state)];
-                self.instances.get_or_create(&labels).set(count(instances));
-            }
-        }
-        for WorkFigures { work, taken, limit } in &figures.works {
-            let label = [("work", *work)];
-            self.in_flight.get_or_create(&label).set(count(*taken));
-            self.limits.get_or_create(&label).set(count(*limit));
-        }
-        if let Some([open, idle, waiting]) = figures.pool {
-            for (state, connections) in [("open", open), ("idle", idle)] {
-                let connection = self.connections.get_or_create_owned(&[("state", state)]);
-                connection.set(count(connections));
-            }
-            self.connections_waiting.set(count(waiting));
-        }
-        if let Some(schedule) = &figures.schedule {
-            for (outcome, count) in schedule.roll_calls {
-                set(
-                    &self.roll_calls.get_or_create(&[("outcome", outcome)]),
-                    count,
-                );
-            }
-            for (to, count) in schedule.repairs {
-                set(&self.repairs.get_or_create(&[("to", to)]), count);
-            }
-            set(&self.reconciles, schedule.reconciles);
-            self.roll_call_at.set(schedule.roll_call_at);
-            self.reconcile_at.set(schedule.reconcile_at);
-        }
-    }
-}
-
-fn count(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-/// A counter that somebody else keeps.
-fn set(counter: &Counter, value: u64) {
-    counter.inner().store(value, Ordering::Relaxed);
 }
 
 /// Registers what it hands back.
