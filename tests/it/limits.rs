@@ -21,10 +21,9 @@ const CROWD: usize = 2000;
 /// because they grow, and what the server library reads ahead on each connection.
 const MEMORY: usize = 64 * 1024 * 1024 + 2 * 32 * 1024 * 1024 + CROWD * 128 * 1024;
 
-fn memory(daemon: &Daemon) -> usize {
+fn assert_memory(daemon: &Daemon) {
     let memory = usize::try_from(daemon.memory()).unwrap();
     assert!(memory < MEMORY, "{memory} bytes");
-    memory
 }
 
 fn flags(flags: &[&str]) -> Vec<String> {
@@ -82,7 +81,7 @@ async fn two_thousand_slow_bodies_hold_up_no_heartbeat_and_little_memory() {
             slow.extend(futures_util::future::join_all(streams).await);
         }
         heartbeats_go_on(&daemon, Instant::now() + Duration::from_secs(3)).await;
-        println!("with {CROWD} slow bodies: {} MiB", memory(&daemon) >> 20);
+        assert_memory(&daemon);
         let (_, overview) = daemon.get("/v1/overview").await;
         assert_eq!(overview["online"], json!(1));
         // All of them have an answer in the end, and the places are free again.
@@ -155,7 +154,7 @@ async fn ten_thousand_idle_streams_are_refused_above_the_limit() {
         daemon.patch(ORDERS, json!({ "weight": weight })).await;
     }
     heartbeats_go_on(&daemon, Instant::now() + Duration::from_secs(1)).await;
-    println!("with {limit} idle streams: {} MiB", memory(&daemon) >> 20);
+    assert_memory(&daemon);
     drop(open);
     eventually(
         Duration::from_secs(30),
