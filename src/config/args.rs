@@ -222,8 +222,8 @@ pub(super) struct ServeArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Access")]
 pub(super) struct AccessArgs {
-    /// A file with a line for each token: ROLE NAME SHA256 [SCOPE]. `rollcalld token` makes
-    /// tokens and their lines
+    /// A file with a line for each token: ROLE NAME SHA256, and a SCOPE if it is limited.
+    /// `rollcalld token` makes tokens and their lines
     #[arg(long, value_name = "PATH", env = "ROLLCALL_TOKENS_FILE")]
     pub(super) tokens_file: Option<PathBuf>,
 
