@@ -56,18 +56,17 @@ pub(super) async fn beat(
         Some(BeatOutcome::Renewed(ttl)) => (false, *ttl),
         Some(BeatOutcome::Unknown) | None => return Err(Problem::instance_not_found(&key)),
     };
-    let next = next_beat(&key.address, ttl, api.roll_interval, api.clock.now());
     Ok(HttpResponse::Ok().json(BeatView {
         created,
         ttl_seconds: ttl,
-        next_in_ms: u64::try_from(next.as_millis()).unwrap_or(u64::MAX),
+        next_in_ms: next_beat(&key.address, ttl, api.roll_interval, api.clock.now()),
     }))
 }
 
-/// How long an instance should wait for its next heartbeat: until its own moment of
+/// How many milliseconds an instance should wait for its next heartbeat: until its own moment of
 /// the beat interval, which is the hash of its address, so that a fleet does not beat
 /// in step. The interval is the roll call's, or half the time to live if that is less.
-fn next_beat(address: &Address, ttl: Ttl, roll_interval: Duration, now: DateTime<Utc>) -> Duration {
+fn next_beat(address: &Address, ttl: Ttl, roll_interval: Duration, now: DateTime<Utc>) -> u64 {
     let interval = roll_interval.min(ttl.as_duration() / 2);
     let millis = i64::try_from(interval.as_millis())
         .unwrap_or(i64::MAX)
@@ -82,7 +81,7 @@ fn next_beat(address: &Address, ttl: Ttl, roll_interval: Duration, now: DateTime
     } else {
         wait
     };
-    Duration::from_millis(wait.unsigned_abs())
+    wait.unsigned_abs()
 }
 
 /// The body of a batch.
@@ -148,6 +147,11 @@ pub(super) struct BatchView {
     created: usize,
     /// Those of whom no instance is registered: they should register again.
     unknown: Vec<LeaseRef>,
+    /// When the next batch should come, in milliseconds from now: at the moment of the first
+    /// of these leases that lives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    next_in_ms: Option<u64>,
 }
 
 /// POST: renews many leases; one that is named twice is renewed and counted once.
@@ -188,14 +192,31 @@ pub(super) async fn beat_many(
         renewed: 0,
         created: 0,
         unknown: Vec::new(),
+        next_in_ms: None,
     };
+    let mut living: Option<(Address, Ttl)> = None;
     for (key, outcome) in keys.into_iter().zip(outcomes) {
-        match outcome {
-            BeatOutcome::Renewed(_) => view.renewed += 1,
-            BeatOutcome::Created(_) => view.created += 1,
-            BeatOutcome::Unknown => view.unknown.push(LeaseRef::of(key)),
+        let ttl = match outcome {
+            BeatOutcome::Renewed(ttl) => {
+                view.renewed += 1;
+                ttl
+            }
+            BeatOutcome::Created(ttl) => {
+                view.created += 1;
+                ttl
+            }
+            BeatOutcome::Unknown => {
+                view.unknown.push(LeaseRef::of(key));
+                continue;
+            }
+        };
+        match &mut living {
+            Some((_, shortest)) => *shortest = ttl.min(*shortest),
+            None => living = Some((key.address, ttl)),
         }
     }
+    view.next_in_ms = living
+        .map(|(first, shortest)| next_beat(&first, shortest, api.roll_interval, api.clock.now()));
     Ok(HttpResponse::Ok().json(view))
 }
 
@@ -219,7 +240,7 @@ mod tests {
         let mut thirds = [0; 3];
         for i in 0..3000 {
             let wait = next_beat(&host(i), ttl, ROLL, now(1_000_000));
-            thirds[usize::try_from(wait.as_millis() / 5501).unwrap()] += 1;
+            thirds[usize::try_from(wait / 5501).unwrap()] += 1;
         }
         assert!(thirds.iter().all(|&third| third > 800), "{thirds:?}");
     }
@@ -230,6 +251,7 @@ mod tests {
             let ttl = Ttl::try_from(seconds).unwrap();
             for i in 0..500 {
                 let wait = next_beat(&host(i), ttl, ROLL, now(i64::from(i) * 7919));
+                let wait = Duration::from_millis(wait);
                 assert!(wait >= Duration::from_millis(250), "{wait:?}");
                 assert!(
                     wait <= (ttl.as_duration() / 2).min(ROLL) * 11 / 10,
@@ -242,8 +264,8 @@ mod tests {
     #[test]
     fn whoever_beats_when_told_stays_at_its_own_moment() {
         let ttl = Ttl::try_from(30).unwrap();
-        let first = next_beat(&host(7), ttl, ROLL, now(0)).as_millis();
+        let first = next_beat(&host(7), ttl, ROLL, now(0));
         let second = next_beat(&host(7), ttl, ROLL, now(i64::try_from(first).unwrap()));
-        assert_eq!(second, ROLL);
+        assert_eq!(Duration::from_millis(second), ROLL);
     }
 }

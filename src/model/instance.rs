@@ -115,7 +115,7 @@ impl From<Weight> for i64 {
 }
 
 /// How long a lease lives without a heartbeat: 5 to 3600 whole seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct Ttl(u16);
 

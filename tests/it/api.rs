@@ -283,8 +283,11 @@ async fn a_batch_counts_each_lease_once<B: Backends>() {
         {"group": "orders", "address": "a:1"},
         {"service": "orders", "address": "c:1"},
     ]});
-    let (status, body) = daemon.post("/v1/heartbeats", batch).await;
+    let (status, mut body) = daemon.post("/v1/heartbeats", batch).await;
     assert_eq!(status, 200);
+    let next = body.as_object_mut().unwrap().remove("next_in_ms");
+    let next = next.unwrap().as_u64().unwrap();
+    assert!((250..=16_500).contains(&next), "{next}");
     let unknown =
         json!([{"service": "orders", "address": "c:1"}, {"group": "orders", "address": "a:1"}]);
     assert_eq!(
