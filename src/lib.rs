@@ -15,15 +15,20 @@
 //! - [`http`] maps requests to messages and answers to JSON.
 //! - [`metrics`] is what the daemon tells of itself.
 //! - [`tls`] holds the certificates of HTTPS.
+//! - [`client`] speaks to a daemon from elsewhere: for the [`agent`], which answers for what
+//!   runs on its machine, and for every [`command`] of an operator.
 //! - [`daemon`] puts them together and [`config`] says how.
 //!
 //! ARCHITECTURE.md tells the story; `tests/it/layering.rs` keeps who may know whom.
 
 pub mod actor;
 pub mod admission;
+pub mod agent;
 pub mod auth;
 pub mod bus;
+pub mod client;
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod daemon;
 pub mod directory;

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use rollcalld::agent::{self, AgentConfig};
 use rollcalld::auth::{Identity, Token};
 use rollcalld::clock::SystemClock;
-use rollcalld::config::{self, Config, Invocation};
+use rollcalld::command::{self, CommandConfig};
+use rollcalld::config::{self, Config, Invocation, Shell};
 use rollcalld::daemon::Daemon;
 use rollcalld::healthcheck;
 use rollcalld::store::{self, StoreUrl};
@@ -29,20 +31,21 @@ fn main() -> ExitCode {
         .format_timestamp_millis()
         .init();
     let outcome = actix::System::new().block_on(async {
-        match invocation {
+        let done = match invocation {
             Invocation::Serve(config) => serve(*config).await,
             Invocation::Migrate(url) => migrate(&url).await,
             Invocation::Token(identity) => make_token(&identity),
             Invocation::Healthcheck { listen, tls } => check(listen, tls).await,
-        }
+            Invocation::Agent(config) => return answer_for(*config).await,
+            Invocation::Command(config) => return obey(*config).await,
+            Invocation::Completions(shell) => complete(shell),
+        };
+        done.map(|()| ExitCode::SUCCESS)
     });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    outcome.unwrap_or_else(|error| {
+        log::error!("{error}");
+        ExitCode::FAILURE
+    })
 }
 
 async fn serve(config: Config) -> Result<(), Failure> {
@@ -140,6 +143,38 @@ fn make_token(identity: &Identity) -> Result<(), Failure> {
 async fn check(listen: SocketAddr, tls: bool) -> Result<(), Failure> {
     healthcheck::ask(listen, tls).await?;
     Ok(say("ready")?)
+}
+
+async fn answer_for(config: AgentConfig) -> Result<ExitCode, Failure> {
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        actix::spawn(end_at_the_next(terminate, interrupt));
+    };
+    Ok(agent::run(config, stop).await?.into())
+}
+
+async fn obey(config: CommandConfig) -> Result<ExitCode, Failure> {
+    match command::run(config).await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) if error.is_broken_pipe() => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            writeln!(std::io::stderr(), "rollcalld: {error}")?;
+            Ok(error.exit_code().into())
+        }
+    }
+}
+
+fn complete(shell: Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    config::write_completions(shell, &mut script);
+    Ok(std::io::stdout().write_all(&script)?)
 }
 
 /// A line for scripts, on standard output. Everything else is for people, in the log.

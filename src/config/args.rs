@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::client_args::{
+    AgentArgs, BackupArgs, ChosenArgs, CompletionsArgs, HoldArgs, ImportArgs, InstancesArgs,
+    OutputArgs, WatchArgs,
+};
 use crate::auth::{Role, ScopePattern, parse_name};
 use crate::model::Ttl;
 
@@ -19,6 +23,8 @@ use crate::model::Ttl;
     after_help = "Tokens are also taken from the variables ROLLCALL_ADMIN_TOKEN, ROLLCALL_AGENT_TOKEN and \
         ROLLCALL_READ_TOKEN, which have no flags, because others can see a process's flags.\n\n\
         SIGHUP reads tokens and certificates again. SIGTERM ends in order, a second one at once.\n\n\
+        Commands end with 0, or 1 where they failed, 2 if they were used wrongly, 3 where there is no such thing, \
+        4 where the token is missing or may not, 5 where nobody answers.\n\n\
         The log goes to stderr; RUST_LOG sets its level, such as RUST_LOG=debug."
 )]
 pub(super) struct Cli {
@@ -38,6 +44,31 @@ pub(super) enum Command {
     Token(TokenArgs),
     /// Asks a daemon on this machine whether it is ready: ends with 0, or with 1 if it is not
     Healthcheck(HealthcheckArgs),
+    /// Registers what runs here, beats for it, and deregisters it at the end; runs and watches a
+    /// command if there is one
+    Agent(Box<AgentArgs>),
+    /// Lists the services of a registry
+    Services(OutputArgs),
+    /// Lists the groups of gateways of a registry
+    Groups(OutputArgs),
+    /// Lists the instances of a service or group
+    Instances(InstancesArgs),
+    /// Tells what happens in a registry, until it is stopped
+    Watch(WatchArgs),
+    /// Holds instances: they are sent nothing until somebody enables them
+    Hold(HoldArgs),
+    /// Enables instances that were held or disabled
+    Enable(ChosenArgs),
+    /// Deregisters instances
+    Deregister(ChosenArgs),
+    /// Shows how a registry stands
+    Overview(OutputArgs),
+    /// Prints everything that is registered, as JSON for import
+    Export(BackupArgs),
+    /// Registers what was exported
+    Import(ImportArgs),
+    /// Prints completions for a shell
+    Completions(CompletionsArgs),
 }
 
 #[derive(Args)]

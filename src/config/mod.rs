@@ -4,21 +4,30 @@
 //! the start with exit code 2, and no message shows a password.
 
 mod args;
+mod client_args;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::io;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Error, FromArgMatches};
+use clap_complete::generate;
 
 use self::args::{AccessArgs, Cli, Command, LimitArgs, ServeArgs, StoreArgs};
+pub use self::client_args::Shell;
+use self::client_args::TOKEN_VARIABLE;
 use crate::actor::{Announcement, RollCall};
 use crate::admission;
-use crate::auth::{Identity, Role, TokenSources};
+use crate::agent::AgentConfig;
+use crate::auth::{Identity, Role, Token, TokenSources};
+use crate::command::{Action, CommandConfig};
 use crate::error::UrlError;
 use crate::lease::LeaseUrl;
+use crate::model::ScopeKind;
 use crate::protection;
 use crate::store::StoreUrl;
 use crate::tls::TlsFiles;
@@ -51,6 +60,12 @@ pub enum Invocation {
         /// Whether it serves HTTPS.
         tls: bool,
     },
+    /// Answer for what runs here.
+    Agent(Box<AgentConfig>),
+    /// Ask a registry something, or tell it, and end.
+    Command(Box<CommandConfig>),
+    /// Print completions, and end.
+    Completions(Shell),
 }
 
 /// The settings of a daemon.
@@ -127,7 +142,52 @@ fn parse(
             listen: args.listen,
             tls: args.tls_cert.is_some(),
         }),
+        Some(Command::Agent(args)) => {
+            let config = args.into_config(&variables)?;
+            Ok(Invocation::Agent(Box::new(config)))
+        }
+        Some(Command::Completions(args)) => Ok(Invocation::Completions(args.shell)),
+        Some(Command::Services(args)) => {
+            command_for(args.with(Action::Scopes(ScopeKind::Service), &variables))
+        }
+        Some(Command::Groups(args)) => {
+            command_for(args.with(Action::Scopes(ScopeKind::Group), &variables))
+        }
+        Some(Command::Instances(args)) => {
+            let (scope, available) = (args.scope, args.available);
+            let action = Action::Instances { scope, available };
+            command_for(args.output.with(action, &variables))
+        }
+        Some(Command::Watch(args)) => {
+            command_for(args.output.with(Action::Watch(args.scope), &variables))
+        }
+        Some(Command::Hold(args)) => {
+            let hold = |instances| Action::Hold(instances, args.reason);
+            command_for(args.chosen.with(hold, &variables))
+        }
+        Some(Command::Enable(args)) => command_for(args.with(Action::Enable, &variables)),
+        Some(Command::Deregister(args)) => command_for(args.with(Action::Deregister, &variables)),
+        Some(Command::Overview(args)) => command_for(args.with(Action::Overview, &variables)),
+        Some(Command::Export(args)) => command_for(args.with(Action::Export, &variables)),
+        Some(Command::Import(args)) => {
+            command_for(args.backup.with(Action::Import(args.path), &variables))
+        }
     }
+}
+
+fn command_for(config: Result<CommandConfig, Error>) -> Result<Invocation, Error> {
+    config.map(|config| Invocation::Command(Box::new(config)))
+}
+
+/// Writes completions for a shell.
+pub fn write_completions(shell: Shell, out: &mut dyn io::Write) {
+    let mut command = Cli::command();
+    let shell = match shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
+    generate(shell, &mut command, "rollcalld", out);
 }
 
 /// A misspelt variable must not be a setting that silently keeps its default.
@@ -135,10 +195,13 @@ fn refuse_unknown_variables(
     command: &clap::Command,
     variables: &[(OsString, OsString)],
 ) -> Result<(), Error> {
-    let known: Vec<&str> = command
-        .get_arguments()
+    // Those of every command: a machine may have one environment for all of them.
+    let known: BTreeSet<&str> = std::iter::once(command)
+        .chain(command.get_subcommands())
+        .flat_map(clap::Command::get_arguments)
         .filter_map(|argument| argument.get_env()?.to_str())
         .chain(TOKEN_VARIABLES.map(|(name, _)| name))
+        .chain([TOKEN_VARIABLE])
         .collect();
     for (name, _) in variables {
         let Some(name) = name.to_str().filter(|name| name.starts_with("ROLLCALL_")) else {
@@ -147,10 +210,11 @@ fn refuse_unknown_variables(
         // Kubernetes adds these to every container beside a Service of that name.
         let of_kubernetes =
             name.contains("_SERVICE_") || name.ends_with("_PORT") || name.contains("_PORT_");
-        if !known.contains(&name) && !of_kubernetes {
+        if !known.contains(name) && !of_kubernetes {
+            let known = Vec::from_iter(known).join(", ");
             return Err(invalid(
                 ErrorKind::UnknownArgument,
-                format!("unknown variable {name}; known are {}", known.join(", ")),
+                format!("unknown variable {name}; known are {known}"),
             ));
         }
     }
@@ -163,10 +227,20 @@ fn invalid(kind: ErrorKind, message: String) -> Error {
 
 /// clap's own message would show the value, and so a password.
 fn url<T: FromStr<Err = UrlError>>(flag: &str, text: &str) -> Result<T, Error> {
-    text.parse().map_err(|error| {
-        let message = format!("invalid value for '--{flag} <URL>': {error}");
-        invalid(ErrorKind::ValueValidation, message)
-    })
+    text.parse()
+        .map_err(|error: UrlError| invalid_value(&format!("{flag} <URL>"), error.to_string()))
+}
+
+/// As clap says it of values that it parses itself.
+fn invalid_value(flag: &str, reason: String) -> Error {
+    let message = format!("invalid value for '--{flag}': {reason}");
+    invalid(ErrorKind::ValueValidation, message)
+}
+
+/// A token, of which the error shows where it came from and not what it is.
+fn read_token(from: &str, text: &str) -> Result<Token, Error> {
+    text.parse()
+        .map_err(|reason: String| invalid(ErrorKind::ValueValidation, format!("{from} {reason}")))
 }
 
 impl StoreArgs {
@@ -195,10 +269,7 @@ impl AccessArgs {
                     return Err(invalid(ErrorKind::ArgumentConflict, message));
                 }
                 (Some((_, token)), None) => {
-                    let token = token.to_str().unwrap_or_default().parse();
-                    let token = token.map_err(|reason| {
-                        invalid(ErrorKind::ValueValidation, format!("{name} {reason}"))
-                    })?;
+                    let token = read_token(name, token.to_str().unwrap_or_default())?;
                     sources.given.push((role, token));
                 }
                 (None, Some(file)) => sources.files.push((role, file.clone())),

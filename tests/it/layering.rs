@@ -24,6 +24,9 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("open_files", &[]),
     ("healthcheck", &[]),
+    ("client", &["auth"]),
+    ("agent", &["client", "model"]),
+    ("command", &["client", "model"]),
     ("protection", &["model", "lease"]),
     ("directory", &["model", "store"]),
     ("feed", &["model", "bus"]),
@@ -71,6 +74,9 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "auth",
             "admission",
             "tls",
+            "client",
+            "agent",
+            "command",
         ],
     ),
     (
@@ -110,7 +116,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("actix_web", &["http", "daemon"]),
     ("clap", &["config"]),
     ("prometheus_client", &["metrics"]),
-    ("reqwest", &["healthcheck"]),
+    ("clap_complete", &["config"]),
+    ("reqwest", &["healthcheck", "client", "agent", "command"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -79,10 +79,20 @@ impl Daemon {
         dir: Arc<TempDir>,
         variables: &[(&str, &str)],
     ) -> Self {
+        Self::launch_on("127.0.0.1:0", arguments, dir, variables)
+    }
+
+    /// On a port to which others come back.
+    pub(crate) fn launch_on(
+        listen: &str,
+        arguments: &[String],
+        dir: Arc<TempDir>,
+        variables: &[(&str, &str)],
+    ) -> Self {
         let log = dir.path().join("log");
         let mut child = spawn(BINARY, None, |command| {
             command
-                .args(["--listen", "127.0.0.1:0"])
+                .args(["--listen", listen])
                 .args(arguments)
                 .envs(variables.iter().copied())
                 .current_dir(dir.path())

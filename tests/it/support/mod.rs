@@ -2,7 +2,9 @@
 
 pub(crate) mod backends;
 pub(crate) mod certificates;
+pub(crate) mod command;
 pub(crate) mod daemon;
+pub(crate) mod fake_registry;
 pub(crate) mod memory_store;
 pub(crate) mod postgres;
 pub(crate) mod process;

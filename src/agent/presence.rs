@@ -1,0 +1,297 @@
+//! Registers instances and beats for them, for as long as it is asked to.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use reqwest::{Method, redirect};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+use url::Url;
+
+use crate::client::{Client, ClientError, text};
+use crate::model::{Address, InstanceKey, Registration, Scope, ScopeKey, ScopeKind};
+
+/// After a failure: at first, and at most. Less than a time to live, so that nobody is lost
+/// who comes back as soon as the registry does.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+
+/// How long a check may take, and when one that failed is repeated.
+const CHECK: Duration = Duration::from_secs(2);
+
+/// The answers to a roll call are spread over this.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// The most leases in one request: within the daemon's own limit.
+const BATCH: usize = 5_000;
+
+/// How many registrations are under way at once.
+const REGISTRATIONS: usize = 16;
+
+/// How long taking everybody off the list may take at the end.
+const END: Duration = Duration::from_secs(5);
+
+/// Answers for some instances.
+pub(super) struct Presence {
+    client: Arc<Client>,
+    instances: Vec<Registration>,
+    registered: Mutex<HashSet<InstanceKey>>,
+    check: Option<(reqwest::Client, Url)>,
+}
+
+/// What a batch of heartbeats is answered.
+#[derive(Deserialize)]
+struct Beaten {
+    unknown: Vec<LeaseRef>,
+    next_in_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct LeaseRef {
+    service: Option<ScopeKey>,
+    group: Option<ScopeKey>,
+    address: Address,
+}
+
+impl LeaseRef {
+    fn into_key(self) -> Option<InstanceKey> {
+        let service = self.service.map(|key| ScopeKind::Service.with(key));
+        let group = self.group.map(|key| ScopeKind::Group.with(key));
+        Some(InstanceKey {
+            scope: service.or(group)?,
+            address: self.address,
+        })
+    }
+}
+
+/// Why it beat for nobody, or not for all.
+#[derive(Debug, thiserror::Error)]
+enum Silence {
+    #[error("the check says no: {0}")]
+    Unhealthy(String),
+    #[error("{0}")]
+    Registry(#[from] ClientError),
+}
+
+impl Presence {
+    pub(super) fn new(
+        client: Arc<Client>,
+        instances: Vec<Registration>,
+        check: Option<Url>,
+    ) -> Result<Self, ClientError> {
+        // Not the registry's client: it has another patience, and its authorities.
+        let builder = || {
+            reqwest::Client::builder()
+                .no_proxy()
+                .redirect(redirect::Policy::none())
+                .timeout(CHECK)
+        };
+        let check = check
+            .map(|url| {
+                let client = match url.scheme() {
+                    "http" => builder().tls_certs_only([]).build(),
+                    _ => builder().build(),
+                };
+                client.map(|client| (client, url))
+            })
+            .transpose()
+            .map_err(|error| ClientError::Settings(text(&error)))?;
+        Ok(Self {
+            client,
+            instances,
+            registered: Mutex::default(),
+            check,
+        })
+    }
+
+    /// A scope of theirs.
+    pub(super) fn scope(&self) -> Option<&Scope> {
+        self.instances.first().map(|instance| &instance.key.scope)
+    }
+
+    /// Registers and beats for ever: when the registry says, and when the roll is called.
+    pub(super) async fn keep(&self, called: &Notify) {
+        let mut failures = 0;
+        let mut said = String::new();
+        loop {
+            let wait = match self.answer().await {
+                Ok(next) => {
+                    if !said.is_empty() {
+                        log::info!("heartbeats are taken again");
+                        said.clear();
+                    }
+                    failures = 0;
+                    next
+                }
+                Err(silence) => {
+                    let why = silence.to_string();
+                    // Once for each reason: it may last.
+                    if why != said {
+                        log::warn!("{why}; trying on");
+                        said = why;
+                    }
+                    failures += 1;
+                    match silence {
+                        Silence::Unhealthy(_) => CHECK,
+                        Silence::Registry(_) => back_off(failures),
+                    }
+                }
+            };
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = called.notified(), if failures == 0 => sleep(at_random(SPREAD)).await,
+            }
+        }
+    }
+
+    /// Beats once for everybody, registering whoever is not registered. When to come again.
+    async fn answer(&self) -> Result<Duration, Silence> {
+        if let Some((client, url)) = &self.check {
+            healthy(client, url).await.map_err(Silence::Unhealthy)?;
+        }
+        let registered = self.register().await;
+        let (mut unknown, mut next) = self.beat().await?;
+        if unknown {
+            self.register().await?;
+            (unknown, next) = self.beat().await?;
+        }
+        registered?;
+        match unknown {
+            // Somebody else deregisters them as fast: not to be hurried.
+            true => Ok(BACK_OFF.1),
+            false => Ok(next),
+        }
+    }
+
+    /// Registers whoever is not registered yet, and returns the first failure.
+    async fn register(&self) -> Result<(), ClientError> {
+        let missing = self.instances.iter();
+        let missing = missing.filter(|one| !self.change(|known| known.contains(&one.key)));
+        let outcomes = stream::iter(missing)
+            .map(|instance| self.register_one(instance))
+            .buffer_unordered(REGISTRATIONS);
+        let outcomes: Vec<_> = outcomes.collect().await;
+        outcomes.into_iter().collect()
+    }
+
+    async fn register_one(&self, instance: &Registration) -> Result<(), ClientError> {
+        let path = format!("/v1/{}", instance.key);
+        let body = body_of(instance);
+        self.client.send(Method::PUT, &path, Some(&body)).await?;
+        log::info!("registered {}", instance.key);
+        self.change(|registered| registered.insert(instance.key.clone()));
+        Ok(())
+    }
+
+    /// Beats for all who are registered. Whether some turned out not to be, and when to
+    /// come again.
+    async fn beat(&self) -> Result<(bool, Duration), ClientError> {
+        let keys: Vec<InstanceKey> = self.change(|registered| registered.iter().cloned().collect());
+        let (mut some_unknown, mut next) = (false, None);
+        for keys in keys.chunks(BATCH) {
+            let leases: Vec<Value> = keys.iter().map(lease_of).collect();
+            let body = json!({ "leases": leases });
+            let answer = self
+                .client
+                .send(Method::POST, "/v1/heartbeats", Some(&body));
+            let Beaten {
+                unknown,
+                next_in_ms,
+            } = self.client.read(answer.await?)?;
+            next = next.or(next_in_ms);
+            some_unknown |= !unknown.is_empty();
+            self.change(|registered| {
+                for key in unknown.into_iter().filter_map(LeaseRef::into_key) {
+                    log::warn!("{key} was not registered any more");
+                    registered.remove(&key);
+                }
+            });
+        }
+        let next = next.map_or(BACK_OFF.1, Duration::from_millis);
+        Ok((some_unknown, next))
+    }
+
+    /// Takes everybody off the list, whoever was just about to register included. Who cannot
+    /// be taken off is found missing a time to live later.
+    pub(super) async fn end(&self) {
+        let ends = stream::iter(&self.instances)
+            .map(|Registration { key, .. }| async move {
+                let path = format!("/v1/{key}");
+                match self.client.send(Method::DELETE, &path, None).await {
+                    Ok(_) => log::info!("deregistered {key}"),
+                    Err(error) if error.is_not_found() => {}
+                    Err(error) => log::warn!("{key} is not deregistered: {error}"),
+                }
+            })
+            .buffer_unordered(REGISTRATIONS)
+            .collect::<()>();
+        if timeout(END, ends).await.is_err() {
+            log::warn!("not everybody was deregistered within {END:?}");
+        }
+    }
+
+    /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
+    fn change<T>(&self, change: impl FnOnce(&mut HashSet<InstanceKey>) -> T) -> T {
+        let registered = self.registered.lock();
+        change(&mut registered.unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What it gives of itself; what is left out stays as it is.
+fn body_of(instance: &Registration) -> Value {
+    let mut body = json!({
+        "name": instance.name,
+        "weight": instance.weight,
+        "metadata": instance.metadata,
+        "ttl_seconds": instance.ttl,
+    });
+    if let Some(body) = body.as_object_mut() {
+        body.retain(|_, value| !value.is_null());
+    }
+    body
+}
+
+fn lease_of(key: &InstanceKey) -> Value {
+    json!({ key.scope.kind.as_str(): key.scope.key, "address": key.address })
+}
+
+async fn healthy(client: &reqwest::Client, url: &Url) -> Result<(), String> {
+    let answer = client.get(url.clone()).send().await;
+    let status = answer.map_err(|error| text(&error))?.status();
+    match status.is_success() {
+        true => Ok(()),
+        false => Err(format!("{url} answers {status}")),
+    }
+}
+
+/// Twice as long after each failure, up to the most; and up to half of that less at random.
+fn back_off(failures: u32) -> Duration {
+    let doubled = BACK_OFF.0 * 2_u32.saturating_pow(failures.saturating_sub(1).min(10));
+    let wait = doubled.min(BACK_OFF.1);
+    wait - at_random(wait / 2)
+}
+
+/// A duration from zero to that, by chance: a fleet must not come back in step.
+pub(super) fn at_random(most: Duration) -> Duration {
+    let chance = getrandom::u32().unwrap_or_default();
+    most.mul_f64(f64::from(chance) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_waits_longer_after_each_failure_and_never_for_long() {
+        for failures in 1..100 {
+            let wait = back_off(failures);
+            let doubled = BACK_OFF.0 * 2_u32.pow(failures.min(11) - 1);
+            let most = doubled.min(BACK_OFF.1);
+            assert!(wait >= most / 2 && wait <= most, "{failures}: {wait:?}");
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! What an operator asks of a registry at a terminal, and scripts by `--json`.
+//!
+//! Called by `main`. It speaks to a daemon by its API alone; everything that it prints is
+//! written to standard output, and what went wrong to standard error.
+
+mod backup;
+mod table;
+mod watch;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use self::table::Table;
+use crate::client::{self, Client, ClientError};
+use crate::model::{Address, InstanceKey, Note, Scope, ScopeKind};
+
+/// A command with the registry that it is for.
+#[derive(Debug, Clone)]
+pub struct CommandConfig {
+    /// The registry.
+    pub client: client::Settings,
+    /// Whether to print the daemon's documents instead of tables.
+    pub json: bool,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What an operator may ask for.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Lists all scopes of a kind.
+    Scopes(ScopeKind),
+    /// Lists the instances of a scope.
+    Instances {
+        /// Which scope.
+        scope: Scope,
+        /// Only those that may be sent traffic.
+        available: bool,
+    },
+    /// Tells what happens, in one scope or in all, until it is stopped.
+    Watch(Option<Scope>),
+    /// Holds instances.
+    Hold(Instances, Option<Note>),
+    /// Enables instances.
+    Enable(Instances),
+    /// Deregisters instances.
+    Deregister(Instances),
+    /// Shows how it stands.
+    Overview,
+    /// Prints everything that is registered.
+    Export,
+    /// Registers what was exported, from a file or from standard input.
+    Import(Option<PathBuf>),
+}
+
+/// Instances of one scope.
+#[derive(Debug, Clone)]
+pub struct Instances {
+    /// Whose.
+    pub scope: Scope,
+    /// Which, at least one.
+    pub addresses: Vec<Address>,
+}
+
+impl Instances {
+    fn keys(self) -> impl Iterator<Item = InstanceKey> {
+        let Self { scope, addresses } = self;
+        addresses.into_iter().map(move |address| InstanceKey {
+            scope: scope.clone(),
+            address,
+        })
+    }
+}
+
+/// Why a command did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The registry did not.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Input or output failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// What is to be imported is no export.
+    #[error("{from}: {reason}")]
+    Import {
+        /// Where it came from.
+        from: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Some of what was to be done was not; each was said already.
+    #[error("{failed} of {all} failed")]
+    Partly {
+        /// How many.
+        failed: usize,
+        /// Of how many.
+        all: usize,
+        /// The exit code of the first.
+        code: u8,
+    },
+}
+
+impl CommandError {
+    /// For scripts: 3 where there is no such thing, 4 where the token is missing or may not,
+    /// 5 where nobody answers or the registry cannot do it now, else 1. (2 is a wrong use.)
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Client(ClientError::Unreachable { .. }) => 5,
+            Self::Client(ClientError::Refused { status, .. }) => match *status {
+                StatusCode::NOT_FOUND => 3,
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => 4,
+                status if status.is_server_error() => 5,
+                _ => 1,
+            },
+            Self::Partly { code, .. } => *code,
+            _ => 1,
+        }
+    }
+
+    /// Whoever read the output has seen enough, such as `head`.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// Does what is asked.
+pub async fn run(config: CommandConfig) -> Result<(), CommandError> {
+    let client = Client::new(&config.client)?;
+    let json = config.json;
+    match config.action {
+        Action::Scopes(kind) => scopes(&client, kind, json).await,
+        Action::Instances { scope, available } => instances(&client, &scope, available, json).await,
+        Action::Watch(scope) => watch::run(&client, scope.as_ref(), json).await,
+        Action::Hold(instances, reason) => {
+            let mut change = json!({ "status": "held" });
+            if let Some(reason) = reason {
+                change["reason"] = json!(reason);
+            }
+            each(&client, instances, Method::PATCH, Some(&change), "held").await
+        }
+        Action::Enable(instances) => {
+            let change = json!({ "status": "enabled" });
+            each(&client, instances, Method::PATCH, Some(&change), "enabled").await
+        }
+        Action::Deregister(instances) => {
+            each(&client, instances, Method::DELETE, None, "deregistered").await
+        }
+        Action::Overview => overview(&client, json).await,
+        Action::Export => backup::export(&client).await,
+        Action::Import(path) => backup::import(&client, path.as_deref()).await,
+    }
+}
+
+/// A line on standard output.
+fn say(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// A line on standard error.
+fn complain(line: &str) -> io::Result<()> {
+    writeln!(io::stderr().lock(), "{line}")
+}
+
+#[derive(Deserialize)]
+struct ScopeRow {
+    key: String,
+    name: String,
+    instances: usize,
+    online: usize,
+    available: usize,
+}
+
+async fn scopes(client: &Client, kind: ScopeKind, json: bool) -> Result<(), CommandError> {
+    let path = format!("/v1/{}", kind.plural());
+    let list: Value = client.get(&path).await?;
+    if json {
+        return Ok(say(&list.to_string())?);
+    }
+    let rows: Vec<ScopeRow> = client.read(list[kind.plural()].clone())?;
+    let mut table = Table::new(["KEY", "AVAILABLE", "ONLINE", "REGISTERED", "NAME"]);
+    for row in rows {
+        table.row([
+            row.key,
+            row.available.to_string(),
+            row.online.to_string(),
+            row.instances.to_string(),
+            row.name,
+        ]);
+    }
+    Ok(say(&table.to_string())?)
+}
+
+#[derive(Deserialize)]
+struct InstanceRow {
+    address: String,
+    name: String,
+    weight: u16,
+    status: String,
+    held_by: Option<String>,
+    reason: Option<String>,
+    online: bool,
+    available: bool,
+    #[serde(default)]
+    suspect: bool,
+    online_changed_at: Option<String>,
+}
+
+impl InstanceRow {
+    fn presence(&self) -> &'static str {
+        match (self.suspect, self.available, self.online) {
+            (true, ..) => "suspect",
+            (_, true, _) => "available",
+            (_, _, true) => "online",
+            _ => "offline",
+        }
+    }
+}
+
+async fn instances(
+    client: &Client,
+    scope: &Scope,
+    available: bool,
+    json: bool,
+) -> Result<(), CommandError> {
+    let list: Value = client
+        .get(&format!("/v1/{scope}/instances?available={available}"))
+        .await?;
+    if json {
+        return Ok(say(&list.to_string())?);
+    }
+    if list["stale"] == json!(true) {
+        complain("the registry says that this may be old: it cannot reach its leases or events")?;
+    }
+    let rows: Vec<InstanceRow> = client.read(list["instances"].clone())?;
+    let mut table = Table::new([
+        "ADDRESS", "PRESENCE", "STATUS", "WEIGHT", "SINCE", "NAME", "HELD BY", "REASON",
+    ]);
+    for row in rows {
+        table.row([
+            row.address.clone(),
+            row.presence().to_owned(),
+            row.status,
+            row.weight.to_string(),
+            row.online_changed_at.unwrap_or_default(),
+            // What people call it, if they call it something.
+            Some(row.name)
+                .filter(|name| *name != row.address)
+                .unwrap_or_default(),
+            row.held_by.unwrap_or_default(),
+            row.reason.unwrap_or_default(),
+        ]);
+    }
+    Ok(say(&table.to_string())?)
+}
+
+/// Sends the same to each of some instances, and goes on where one fails.
+async fn each(
+    client: &Client,
+    instances: Instances,
+    method: Method,
+    change: Option<&Value>,
+    done: &str,
+) -> Result<(), CommandError> {
+    let (mut all, mut failures) = (0, Vec::new());
+    for key in instances.keys() {
+        all += 1;
+        let path = format!("/v1/{key}");
+        match client.send(method.clone(), &path, change).await {
+            Ok(_) => say(&format!("{done} {key}"))?,
+            Err(error) => failures.push((key, CommandError::from(error))),
+        }
+    }
+    if all == 1
+        && let Some((_, error)) = failures.pop()
+    {
+        return Err(error);
+    }
+    for (key, error) in &failures {
+        complain(&format!("{key}: {error}"))?;
+    }
+    match failures.first() {
+        None => Ok(()),
+        Some((_, error)) => Err(CommandError::Partly {
+            failed: failures.len(),
+            all,
+            code: error.exit_code(),
+        }),
+    }
+}
+
+async fn overview(client: &Client, json: bool) -> Result<(), CommandError> {
+    let overview: Value = client.get("/v1/overview").await?;
+    if json {
+        return Ok(say(&overview.to_string())?);
+    }
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        other => other.to_string(),
+    };
+    let mut counts = Table::new(["", "SCOPES", "REGISTERED", "ONLINE", "AVAILABLE", "SUSPECT"]);
+    for kind in ["services", "groups"] {
+        let of = &overview[kind];
+        let [scopes, instances, online, available, suspect] =
+            ["scopes", "instances", "online", "available", "suspect"].map(|name| text(&of[name]));
+        counts.row([
+            kind.to_owned(),
+            scopes,
+            instances,
+            online,
+            available,
+            suspect,
+        ]);
+    }
+    say(&counts.to_string())?;
+    let mut facts = Table::new(["", ""]);
+    let protection = &overview["protection"];
+    for (name, value) in [
+        ("version", &overview["version"]),
+        ("anonymous", &overview["anonymous"]),
+        ("stale", &overview["stale"]),
+        ("store answers", &overview["backends"]["store"]),
+        ("leases answer", &overview["backends"]["leases"]),
+        ("bus answers", &overview["backends"]["bus"]),
+        (
+            "last roll call here",
+            &overview["roll_call"]["last_sent_at"],
+        ),
+        ("protection", &protection["active"]),
+        ("because", &protection["reason"]),
+        ("streams", &overview["events"]["subscribers"]),
+    ] {
+        facts.row([name.to_owned(), text(value)]);
+    }
+    Ok(say(&facts.to_string())?)
+}

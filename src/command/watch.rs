@@ -1,0 +1,80 @@
+//! `rollcalld watch`: what happens, a line each.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use tokio::time::sleep;
+
+use super::table::printable;
+use super::{CommandError, complain, say};
+use crate::client::{Client, ServerEvent};
+use crate::model::Scope;
+
+/// Before it comes back to a stream that ended.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Prints events until it is stopped. Comes back where a stream ends, and goes on after the
+/// last event; but where it cannot begin at all, it says why and ends.
+pub(super) async fn run(
+    client: &Client,
+    scope: Option<&Scope>,
+    json: bool,
+) -> Result<(), CommandError> {
+    let query = scope.map_or_else(String::new, |scope| {
+        format!("?{}={}", scope.kind.as_str(), scope.key)
+    });
+    let mut last_id = String::new();
+    let mut stream = client.events(&query, None).await?;
+    loop {
+        let why = loop {
+            match stream.next().await {
+                Ok(Some(event)) => {
+                    if !event.id.is_empty() {
+                        last_id.clone_from(&event.id);
+                    }
+                    if !event.name.is_empty() {
+                        say(&line(&event, json))?;
+                    }
+                }
+                Ok(None) => break "it ended".to_owned(),
+                Err(why) => break why,
+            }
+        };
+        complain(&format!("the stream broke off ({why}); coming back"))?;
+        let last = (!last_id.is_empty()).then_some(last_id.as_str());
+        stream = loop {
+            sleep(AGAIN).await;
+            match client.events(&query, last).await {
+                Ok(stream) => break stream,
+                Err(error) => complain(&error.to_string())?,
+            }
+        };
+    }
+}
+
+fn line(event: &ServerEvent, json: bool) -> String {
+    let data: Map<String, Value> = serde_json::from_str(&event.data).unwrap_or_default();
+    if json {
+        let mut all = Map::new();
+        all.insert("event".to_owned(), json!(event.name));
+        all.insert("event_id".to_owned(), json!(event.id));
+        all.extend(data);
+        return Value::Object(all).to_string();
+    }
+    let text = |name: &str| data.get(name).and_then(Value::as_str).unwrap_or_default();
+    let scope = match (text("service"), text("group")) {
+        ("", "") => String::new(),
+        (key, "") => format!("services/{key}"),
+        (_, key) => format!("groups/{key}"),
+    };
+    let words = [
+        text("at"),
+        &event.name,
+        &scope,
+        text("address"),
+        text("name"),
+        text("reason"),
+    ];
+    let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    printable(&words.join("  "))
+}
