@@ -68,7 +68,7 @@ mod tests {
         table.row(["a".into(), "x\x1b[2J\n".into(), String::new()]);
         assert_eq!(
             table.to_string(),
-            "KEY     NAME     N\norders  订单     1\na       x\u{fffd}[2J\u{fffd}"
+            "KEY     NAME    N\norders  订单    1\na       x\u{fffd}[2J\u{fffd}"
         );
     }
 }
