@@ -22,7 +22,8 @@ use tokio::time::{Instant, timeout};
 pub use self::expiry::Expiry;
 pub use self::follow::{Follower, LoadError};
 pub use self::heartbeat::{
-    Beat, BeatError, BeatOutcome, HeartbeatActor, KeepAlive, ProbeLeases, Revoke, Sweep,
+    Beat, BeatError, BeatOutcome, HeartbeatActor, KeepAlive, LookAtLeases, ProbeLeases, Revoke,
+    Sweep,
 };
 pub use self::reconcile::{Reconciler, Repairs};
 pub use self::registry::{

@@ -3,6 +3,7 @@
 //! A handler extracts, parses into the model, asks one actor or reads the Directory,
 //! and maps the answer. It knows no SQL, no Redis and no writer.
 
+mod console;
 mod error;
 mod events;
 mod extract;
@@ -10,6 +11,7 @@ mod gate;
 mod gateway_center;
 mod heartbeats;
 mod instances;
+mod leases;
 mod openapi;
 mod ops;
 mod overview;
@@ -119,6 +121,10 @@ fn table() -> Vec<Path> {
             [get(Read, instances::list).of_its_scope()],
         ),
         path(
+            "/v1/{kind}/{key}/leases",
+            [get(Read, leases::list).of_its_scope()],
+        ),
+        path(
             "/v1/{kind}/{key}/instances/{address}",
             [
                 get(Read, instances::show).of_its_scope(),
@@ -172,6 +178,8 @@ fn table() -> Vec<Path> {
         path("/openapi.json", [get(Public, openapi::show)]),
         path("/docs", [get(Public, openapi::index)]),
         path("/docs/{file}", [get(Public, openapi::page)]),
+        path("/", [get(Public, console::index)]),
+        path("/console/{file}", [get(Public, console::part)]),
         path("/livez", [get(Public, ops::livez)]),
         path("/readyz", [get(Public, ops::readyz)]),
     ]

@@ -13,7 +13,9 @@ use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 use utoipa_swagger_ui::Config;
 
 use super::error::{Document, PROBLEM_JSON, Problem};
-use super::{events, gateway_center, heartbeats, instances, ops, overview, scopes, targets};
+use super::{
+    console, events, gateway_center, heartbeats, instances, leases, ops, overview, scopes, targets,
+};
 
 /// The page's own scripts and pictures, and nobody else's.
 const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
@@ -35,6 +37,7 @@ const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline';
         instances::register,
         instances::change,
         instances::deregister,
+        leases::list,
         heartbeats::beat,
         heartbeats::beat_many,
         events::stream,
@@ -49,6 +52,8 @@ const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline';
         ops::metrics,
         ops::livez,
         ops::readyz,
+        console::index,
+        console::part,
         show,
         page,
         index,

@@ -1,5 +1,7 @@
 //! `/v1/overview`, one document for a dashboard, and an operator's word on protection.
 
+use std::time::Duration;
+
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -72,6 +74,8 @@ pub(super) struct RollCallView {
     sent_by_others: u64,
     skipped: u64,
     last_sent_at: Option<String>,
+    /// When it is called next, in milliseconds from now.
+    next_in_ms: u64,
 }
 
 impl RollCallView {
@@ -82,8 +86,16 @@ impl RollCallView {
             sent_by_others: report.sent_by_others,
             skipped: report.skipped,
             last_sent_at: report.last_sent_at.map(rfc3339_millis),
+            next_in_ms: next_roll_call(api.clock.now().timestamp_millis(), api.roll_interval),
         }
     }
+}
+
+/// The roll is called on the clock's multiples of its interval.
+fn next_roll_call(now_ms: i64, interval: Duration) -> u64 {
+    let interval = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
+    let since = now_ms.checked_rem_euclid(interval).unwrap_or(0);
+    (interval - since).unsigned_abs()
 }
 
 /// What this daemon's turns at reconciling came to.

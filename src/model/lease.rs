@@ -67,6 +67,11 @@ impl Epoch {
             .ok()
             .map(|time| Self(time.timestamp_millis()))
     }
+
+    /// As a time, as far as a time can be told.
+    pub fn at(self) -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(self.0).unwrap_or_default()
+    }
 }
 
 /// RFC 3339 in UTC with milliseconds: the form of every time in a lease and in JSON.

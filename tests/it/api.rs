@@ -16,6 +16,7 @@ on_both_backends! {
     an_instance_registered_again_is_the_same_one,
     an_unknown_instance_is_404_and_its_beat_creates_nothing,
     a_beat_says_when_to_come_again,
+    leases_say_how_long_they_live,
     an_instance_that_stops_beating_is_not_available,
     an_instance_may_have_a_time_to_live_of_its_own,
     a_batch_counts_each_lease_once,
@@ -481,4 +482,25 @@ async fn every_answer_forbids_sniffing<B: Backends>() {
         assert_eq!(header("cache-control"), "no-store", "{path}");
         assert_eq!(header("content-type"), content_type, "{path}");
     }
+}
+
+async fn leases_say_how_long_they_live<B: Backends>() {
+    let daemon = Setup::<B>::start().await;
+    let leases = "/v1/services/orders/leases";
+    assert_eq!(
+        daemon.get(leases).await,
+        (StatusCode::OK, json!({"leases": []}))
+    );
+    daemon.put(ORDERS, json!({"ttl_seconds": 60})).await;
+    let silent = "/v1/services/orders/instances/10.0.0.6:8080";
+    daemon.put(silent, json!({})).await;
+    daemon.put(&format!("{ORDERS}/heartbeat"), json!({})).await;
+    let (_, body) = daemon.get(leases).await;
+    let all = body["leases"].as_array().unwrap();
+    assert_eq!(all.len(), 1, "{body}");
+    assert_eq!(all[0]["address"], json!("10.0.0.5:8080"));
+    let left = all[0]["left_ms"].as_u64().unwrap();
+    assert!((40_000..=60_000).contains(&left), "{left}");
+    let started = all[0]["started_at"].as_str().unwrap();
+    assert!(started.len() == 24 && started.ends_with('Z'), "{started}");
 }

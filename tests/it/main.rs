@@ -18,6 +18,7 @@ mod api;
 mod bad_input;
 mod commands;
 mod conformance;
+mod console;
 mod container;
 mod deploy;
 mod discovery;

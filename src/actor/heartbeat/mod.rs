@@ -18,9 +18,12 @@ use self::lives::{Lives, Unrecorded, recorded};
 use self::renewals::{Renew, Renewals, ended};
 use super::{Expiry, Lifeline, Ping, admit};
 use crate::directory::{Directory, DirectoryError, Profile};
-use crate::lease::{LeaseError, LeaseStore, Renewal, Renewed};
+use crate::lease::{Lease, LeaseError, LeaseStore, Renewal, Renewed};
 use crate::metrics::{HeartbeatMetrics, Metrics};
 use crate::model::{InstanceKey, Ttl, Weight};
+
+/// How many leases are looked at in one round trip.
+const LOOK: usize = 1000;
 
 /// Owns one handle to the lease store.
 pub struct HeartbeatActor {
@@ -246,6 +249,29 @@ impl Handler<Revoke> for HeartbeatActor {
     fn handle(&mut self, message: Revoke, _: &mut Context<Self>) -> Self::Result {
         let leases = Arc::clone(&self.leases);
         Box::pin(async move { leases.revoke(&message.keys).await })
+    }
+}
+
+/// Says how long each lease still lives; `None` where there is none. No effect.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Vec<Option<Lease>>, LeaseError>")]
+pub struct LookAtLeases {
+    /// Whose leases.
+    pub keys: Vec<InstanceKey>,
+}
+
+impl Handler<LookAtLeases> for HeartbeatActor {
+    type Result = ResponseFuture<Result<Vec<Option<Lease>>, LeaseError>>;
+
+    fn handle(&mut self, message: LookAtLeases, _: &mut Context<Self>) -> Self::Result {
+        let leases = Arc::clone(&self.leases);
+        Box::pin(async move {
+            let mut found = Vec::with_capacity(message.keys.len());
+            for keys in message.keys.chunks(LOOK) {
+                found.extend(leases.look(keys).await?.leases);
+            }
+            Ok(found)
+        })
     }
 }
 

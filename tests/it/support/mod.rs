@@ -1,6 +1,7 @@
 //! What the tests stand on: private servers, the daemon under test, waiting.
 
 pub(crate) mod backends;
+pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod command;
 pub(crate) mod daemon;
