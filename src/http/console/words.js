@@ -16,7 +16,7 @@ const WORDS = {
     lostText: "The daemon does not answer. What is shown is how it was when it last did.",
     backendAway: "Does not answer: ", store: "registry store", leases: "lease store", bus: "bus",
     protection: "Protection is on: those who are missing are kept listed.", confirm: "Confirm that they are gone",
-    confirmText: "All suspects go offline at once.", endsIn: "ends in", selected: "selected",
+    confirmText: "All suspects go offline at once.", endsIn: "It ends in", selected: "selected",
     holdTitle: "Hold instances", holdText: "They are sent no traffic until somebody enables them.", reason: "Reason",
     enableTitle: "Enable instances", enableText: "They may be sent traffic while they are online.",
     deregisterTitle: "Deregister instances", deregisterText: "They are taken off the list. Those that live register again.",
