@@ -18,8 +18,8 @@ WORKDIR /build
 # What the daemon stands on, in a layer of its own: it is built again when Cargo.lock changes,
 # and not when the sources do. Without sources cargo builds nothing, so there are empty ones.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src tests/it \
-    && echo 'fn main() {}' | tee src/main.rs >tests/it/main.rs \
+RUN mkdir -p src tests/it benches/speed \
+    && echo 'fn main() {}' | tee src/main.rs tests/it/main.rs >benches/speed/main.rs \
     && touch src/lib.rs \
     && cargo build --release --locked
 

@@ -1,0 +1,420 @@
+//! The cases, and the table that they fill.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{LocalBoxFuture, join_all};
+use rollcalld::clock::SystemClock;
+use rollcalld::lease::{self, LeaseStore, Renewal};
+use rollcalld::model::{InstanceKey, ScopeKind, Ttl, Weight};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep};
+
+use crate::load::{self, Round};
+use crate::servers::{Server, memory, processor_time, request};
+use crate::support::postgres::Postgres;
+use crate::support::redis::Redis;
+
+const ROUNDS: usize = 5;
+const ROUND: Duration = Duration::from_secs(3);
+
+/// Instances that beat, over all connections.
+const INSTANCES: usize = 2_000;
+
+/// One of those that are measured.
+struct Contestant<'a> {
+    name: &'a str,
+    /// Those whose processor time it costs: itself, and what works for it.
+    processes: Vec<u32>,
+    round: Box<dyn Fn() -> LocalBoxFuture<'a, Round> + 'a>,
+}
+
+/// Measures all of them in turn, several rounds, and prints a line for each; the ratio is of
+/// the first to each of the others, round by round. A request does so many things at once.
+async fn compare(case: &str, things: usize, contestants: Vec<Contestant<'_>>) {
+    let things = things as f64;
+    let mut rounds: Vec<Vec<(Round, Vec<f64>)>> = contestants.iter().map(|_| Vec::new()).collect();
+    // The first round warms up.
+    for number in 0..=ROUNDS {
+        for (contestant, rounds) in contestants.iter().zip(&mut rounds) {
+            let spent = || contestant.processes.iter().map(|&id| processor_time(id));
+            let before: Vec<Duration> = spent().collect();
+            let round = (contestant.round)().await;
+            let all = round.requests as f64 * things;
+            let costs = spent().zip(before);
+            let costs = costs.map(|(after, before)| (after - before).as_secs_f64() * 1e6 / all);
+            let costs = costs.collect();
+            if number > 0 {
+                rounds.push((round, costs));
+            }
+        }
+    }
+    println!("\n{case}");
+    for (index, (contestant, own)) in contestants.iter().zip(&rounds).enumerate() {
+        let rate = median(own.iter().map(|(round, _)| round.per_second * things));
+        let p50 = median(own.iter().map(|(round, _)| round.p50.as_secs_f64() * 1e3));
+        let p99 = median(own.iter().map(|(round, _)| round.p99.as_secs_f64() * 1e3));
+        let costs = (0..contestant.processes.len())
+            .map(|process| median(own.iter().map(|(_, costs)| costs[process])))
+            .map(|cost| format!("{cost:.1}"));
+        let costs: Vec<String> = costs.collect();
+        let mut ratios: Vec<f64> = rounds[0]
+            .iter()
+            .zip(own)
+            .map(|((first, _), (round, _))| first.per_second / round.per_second)
+            .collect();
+        ratios.sort_by(f64::total_cmp);
+        let ratio = match (index, ratios.first(), ratios.last()) {
+            (1.., Some(least), Some(most)) => {
+                let middle = median(ratios.iter().copied());
+                format!("  ratio {middle:.2} ({least:.2} to {most:.2})")
+            }
+            _ => String::new(),
+        };
+        println!(
+            "  {:<22} {rate:>9.0}/s  p50 {p50:>7.2} ms  p99 {p99:>7.2} ms  CPU {:>13} us{ratio}",
+            contestant.name,
+            costs.join(" + ")
+        );
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Runs those whose name has one of the words; all, where there is none.
+pub(crate) async fn run(wanted: &[String]) {
+    let is_wanted =
+        |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
+    if is_wanted("heartbeat-redis") {
+        heartbeat_redis().await;
+    }
+    if is_wanted("heartbeat-memory") {
+        heartbeat_memory().await;
+    }
+    if is_wanted("batch") {
+        batch().await;
+    }
+    if is_wanted("registration-postgres") {
+        registration_postgres().await;
+    }
+    if is_wanted("registration-sqlite") {
+        registration_sqlite().await;
+    }
+    if is_wanted("discovery") {
+        discovery().await;
+    }
+    if is_wanted("idle") {
+        idle().await;
+    }
+}
+
+fn host(i: usize) -> String {
+    format!("10.{}.{}.{}:8080", i >> 16 & 255, i >> 8 & 255, i & 255)
+}
+
+fn beat(connection: usize, n: usize) -> Vec<u8> {
+    let address = host((connection * 31 + n) % INSTANCES);
+    let path = format!("/v1/services/orders/instances/{address}/heartbeat");
+    request("PUT", &path, "", "")
+}
+
+/// Registers those that will beat, and lets them beat once.
+async fn fill(address: SocketAddr, count: usize) {
+    let per_connection = count / 50;
+    let tasks: Vec<_> = (0..50)
+        .map(|part| {
+            spawn_local(async move {
+                let client = crate::support::daemon::client_builder().build().unwrap();
+                let bearer = "0123456789abcdef0123456789abcdef";
+                for i in part * per_connection..(part + 1) * per_connection {
+                    let url = format!("http://{address}/v1/services/orders/instances/{}", host(i));
+                    let body = json!({"weight": 2, "metadata": {"zone": "a", "version": "1.2.3"}});
+                    let put = client.put(&url).bearer_auth(bearer).json(&body);
+                    assert!(put.send().await.unwrap().status().is_success());
+                    let beat = client.put(format!("{url}/heartbeat")).bearer_auth(bearer);
+                    assert_eq!(beat.send().await.unwrap().status(), 200);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+async fn heartbeat_redis() {
+    let (redis, own, other) = (
+        Redis::start().await,
+        TempDir::new().unwrap(),
+        Redis::start().await,
+    );
+    let leases = ["--leases".to_owned(), redis.url()];
+    let daemon = Server::daemon(own.path(), &leases).await;
+    fill(daemon.address, INSTANCES).await;
+    let (floor_dir, seed_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let floor = Server::baseline(floor_dir.path(), "floor", "");
+    let seed = Server::baseline(seed_dir.path(), "seed", &other.url());
+    for connections in [64, 256] {
+        let contestants = vec![
+            over_http("rollcalld + Redis", &daemon, connections, 200, beat)
+                .with(id_of(&redis).await),
+            over_http("floor", &floor, connections, 200, beat),
+            over_http("seed-shaped + Redis", &seed, connections, 200, beat)
+                .with(id_of(&other).await),
+        ];
+        let case = format!("heartbeat, leases on Redis, {connections} connections");
+        compare(&case, 1, contestants).await;
+    }
+}
+
+async fn heartbeat_memory() {
+    let (own, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let daemon = Server::daemon(own.path(), &[]).await;
+    fill(daemon.address, INSTANCES).await;
+    let floor = Server::baseline(other.path(), "floor", "");
+    for connections in [64, 256] {
+        let contestants = vec![
+            over_http("rollcalld", &daemon, connections, 200, beat),
+            over_http("floor", &floor, connections, 200, beat),
+        ];
+        let case = format!("heartbeat, leases in memory, {connections} connections");
+        compare(&case, 1, contestants).await;
+    }
+}
+
+const BATCH: usize = 500;
+
+fn batch_of(batch: usize) -> Vec<u8> {
+    let lease = |i: usize| json!({"service": "orders", "address": host(batch * BATCH + i)});
+    let leases: Vec<_> = (0..BATCH).map(lease).collect();
+    request(
+        "POST",
+        "/v1/heartbeats",
+        "",
+        &json!({ "leases": leases }).to_string(),
+    )
+}
+
+/// The limit is Redis itself, asked by the daemon's own lease store.
+async fn batch() {
+    let (redis, own) = (Redis::start().await, TempDir::new().unwrap());
+    let leases = ["--leases".to_owned(), redis.url()];
+    let daemon = Server::daemon(own.path(), &leases).await;
+    fill(daemon.address, INSTANCES).await;
+    let redis_id = id_of(&redis).await;
+    let url = redis.url().parse().unwrap();
+    let backend = lease::open(&url, Arc::new(SystemClock)).unwrap();
+    let stores: Vec<_> = (0..8).map(|_| backend.connect()).collect();
+    let contestants = vec![
+        over_http("rollcalld + Redis", &daemon, 8, 200, made_once()).with(redis_id),
+        Contestant {
+            name: "Redis alone",
+            processes: vec![redis_id],
+            round: Box::new(move || renew_for_a_round(stores.clone()).boxed_local()),
+        },
+    ];
+    compare("batch of 500 heartbeats, 8 connections", BATCH, contestants).await;
+}
+
+/// The same renewals without HTTP, on several connections.
+async fn renew_for_a_round(stores: Vec<Arc<dyn LeaseStore>>) -> Round {
+    let begin = Instant::now();
+    let tasks = stores.into_iter().enumerate().map(|(connection, store)| {
+        let batches: Vec<Vec<Renewal>> = (0..INSTANCES / BATCH).map(renewals).collect();
+        spawn_local(async move {
+            let mut latencies = Vec::new();
+            while begin.elapsed() < ROUND {
+                let batch = &batches[(connection + latencies.len()) % batches.len()];
+                let sent = Instant::now();
+                store.renew(batch).await.unwrap();
+                latencies.push(u32::try_from(sent.elapsed().as_micros()).unwrap_or(u32::MAX));
+            }
+            latencies
+        })
+    });
+    let latencies = join_all(tasks).await.into_iter().map(Result::unwrap);
+    Round::of(latencies.flatten().collect(), begin.elapsed())
+}
+
+fn renewals(batch: usize) -> Vec<Renewal> {
+    let renewal = |i: usize| Renewal {
+        key: InstanceKey {
+            scope: ScopeKind::Service.with("orders".parse().unwrap()),
+            address: host((batch * BATCH + i) % INSTANCES).parse().unwrap(),
+        },
+        weight: Weight::default(),
+        ttl: Ttl::try_from(30).unwrap(),
+    };
+    (0..BATCH).map(renewal).collect()
+}
+
+/// Batches that are made before they are sent, so that making them is not measured.
+fn made_once() -> impl Fn(usize, usize) -> Vec<u8> + Clone {
+    let batches: Arc<[Vec<u8>]> = (0..INSTANCES / BATCH).map(batch_of).collect();
+    move |connection, n| batches[(connection + n) % batches.len()].clone()
+}
+
+/// A registration of an instance that is new in each round.
+fn registration(tag: &'static str) -> impl Fn(usize, usize) -> Vec<u8> + Clone {
+    let begin = Instant::now();
+    move |connection, n| {
+        let moment = begin.elapsed().as_nanos();
+        let path = format!("/v1/services/orders/instances/{tag}-{connection}-{n}-{moment}:80");
+        request(
+            "PUT",
+            &path,
+            "",
+            "{\"weight\":2,\"metadata\":{\"zone\":\"a\"}}",
+        )
+    }
+}
+
+async fn registration_postgres() {
+    let postgres = Postgres::start().await;
+    let store = ["--store".to_owned(), postgres.url("postgres")];
+    let (own, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let daemon = Server::daemon(own.path(), &store).await;
+    fill(daemon.address, 50).await;
+    let one = Server::baseline(other.path(), "one-postgres", &postgres.url("postgres"));
+    let contestants = vec![
+        over_http(
+            "rollcalld + PostgreSQL",
+            &daemon,
+            64,
+            201,
+            registration("a"),
+        ),
+        over_http("one transaction each", &one, 64, 201, registration("b")),
+    ];
+    compare(
+        "registration, PostgreSQL, fsync on, 64 connections",
+        1,
+        contestants,
+    )
+    .await;
+}
+
+async fn registration_sqlite() {
+    let (own, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let daemon = Server::daemon(own.path(), &[]).await;
+    fill(daemon.address, 50).await;
+    // A database of its own, made by a daemon that then ends.
+    drop({
+        let second = Server::daemon(other.path(), &[]).await;
+        fill(second.address, 50).await;
+        second
+    });
+    let file = other.path().join("rollcall.db");
+    let one = Server::baseline(other.path(), "one-sqlite", file.to_str().unwrap());
+    let contestants = vec![
+        over_http("rollcalld", &daemon, 64, 201, registration("a")),
+        over_http("one transaction each", &one, 64, 201, registration("b")),
+    ];
+    compare(
+        "registration, SQLite, synchronous=FULL, 64 connections",
+        1,
+        contestants,
+    )
+    .await;
+}
+
+const LIST: &str = "/v1/services/orders/instances?available=true";
+
+async fn discovery() {
+    let own = TempDir::new().unwrap();
+    // Long lives, so that the answer stays the same.
+    let ttl = ["--lease-ttl", "1h"].map(str::to_owned);
+    let daemon = Server::daemon(own.path(), &ttl).await;
+    fill(daemon.address, 100).await;
+    let client = crate::support::daemon::client_builder().build().unwrap();
+    let url = format!("http://{}{LIST}", daemon.address);
+    let answer = client
+        .get(url)
+        .bearer_auth("0123456789abcdef0123456789abcdef");
+    let answer = answer.send().await.unwrap();
+    let etag = answer.headers()["etag"].to_str().unwrap().to_owned();
+    let bytes = answer.bytes().await.unwrap();
+    let (static_dir, floor_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let file = static_dir.path().join("answer");
+    std::fs::write(&file, &bytes).unwrap();
+    let fixed = Server::baseline(static_dir.path(), "static", file.to_str().unwrap());
+    let floor = Server::baseline(floor_dir.path(), "floor", "");
+    let list = |_, _| request("GET", LIST, "", "");
+    let contestants = vec![
+        over_http("rollcalld", &daemon, 64, 200, list),
+        over_http("static", &fixed, 64, 200, list),
+    ];
+    let case = format!(
+        "discovery of 100 instances, {} bytes, 64 connections",
+        bytes.len()
+    );
+    compare(&case, 1, contestants).await;
+    let known = format!("If-None-Match: {etag}\r\n");
+    let unchanged = move |_, _| request("GET", LIST, &known, "");
+    let contestants = vec![
+        over_http("rollcalld", &daemon, 64, 304, unchanged.clone()),
+        over_http("floor", &floor, 64, 304, unchanged),
+    ];
+    compare("discovery, not modified, 64 connections", 1, contestants).await;
+}
+
+async fn idle() {
+    let own = TempDir::new().unwrap();
+    let daemon = Server::daemon(own.path(), &[]).await;
+    let (begin, before) = (Instant::now(), processor_time(daemon.id()));
+    sleep(Duration::from_secs(15)).await;
+    let spent = processor_time(daemon.id()) - before;
+    println!(
+        "\nidle, nothing registered\n  rollcalld {:.1} MiB, {:.2} % of a core",
+        memory(daemon.id()) as f64 / f64::from(1 << 20),
+        100.0 * spent.as_secs_f64() / begin.elapsed().as_secs_f64()
+    );
+}
+
+/// A server that is sent requests over so many connections.
+fn over_http<'a>(
+    name: &'a str,
+    server: &Server,
+    connections: usize,
+    status: u16,
+    request: impl Fn(usize, usize) -> Vec<u8> + Clone + 'static,
+) -> Contestant<'a> {
+    let address = server.address;
+    Contestant {
+        name,
+        processes: vec![server.id()],
+        round: Box::new(move || {
+            load::run(address, connections, ROUND, status, request.clone()).boxed_local()
+        }),
+    }
+}
+
+impl Contestant<'_> {
+    /// And another process that works for it.
+    fn with(mut self, process: u32) -> Self {
+        self.processes.push(process);
+        self
+    }
+}
+
+/// The process of a Redis.
+async fn id_of(redis: &Redis) -> u32 {
+    let mut connection = redis.connect().await;
+    let info: String = redis::cmd("INFO")
+        .arg("server")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("process_id:"));
+    line.unwrap().trim().parse().unwrap()
+}

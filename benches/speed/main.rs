@@ -1,0 +1,44 @@
+//! How fast the daemon is, each case against what limits it, in turn and in one run, so that
+//! a noisy machine does not matter: what counts is the ratio.
+//!
+//! `cargo bench` runs all, `cargo bench -- heartbeat` those whose name has that. Servers are
+//! private and listen on loopback; generator, daemon, Redis and PostgreSQL share the cores.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a measurement ends by a panic where it cannot go on, and prints what it found"
+)]
+
+mod baselines;
+mod cases;
+mod load;
+mod servers;
+#[expect(
+    dead_code,
+    unused_macros,
+    unused_imports,
+    reason = "the tests use all of it"
+)]
+#[path = "../../tests/it/support/mod.rs"]
+mod support;
+
+use tokio::task::LocalSet;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "--serve") {
+        return baselines::serve(&arguments[1..]);
+    }
+    // Cargo says that it is a benchmark; what else there is names cases.
+    let wanted: Vec<String> = arguments
+        .into_iter()
+        .filter(|argument| !argument.starts_with("--"))
+        .collect();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, cases::run(&wanted));
+}

@@ -1,0 +1,109 @@
+//! Everything that is measured, as processes of their own, and what each costs by the
+//! system's own accounts.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::load;
+use crate::support::daemon::BINARY;
+use crate::support::eventually;
+use crate::support::process::{Process, spawn};
+
+/// A server that says where it listens.
+pub(crate) struct Server {
+    process: Process,
+    pub address: SocketAddr,
+}
+
+impl Server {
+    /// The daemon, with a token and its metrics, as it would be in production.
+    pub(crate) async fn daemon(folder: &Path, arguments: &[String]) -> Self {
+        let tokens = folder.join("token");
+        fs::write(&tokens, TOKEN).unwrap();
+        let own = ["--listen", "127.0.0.1:0", "--admin-token-file"].map(str::to_owned);
+        let mut all = own.to_vec();
+        all.push(tokens.to_str().unwrap().to_owned());
+        all.extend_from_slice(arguments);
+        let server = Self::start(BINARY, folder, &all);
+        eventually(Duration::from_secs(60), "it is ready", || async {
+            let url = format!("http://{}/readyz", server.address);
+            let answer = crate::support::daemon::client_builder()
+                .build()
+                .unwrap()
+                .get(url)
+                .send()
+                .await;
+            answer
+                .is_ok_and(|answer| answer.status() == 200)
+                .then_some(())
+        })
+        .await;
+        server
+    }
+
+    /// One of the baselines.
+    pub(crate) fn baseline(folder: &Path, name: &str, argument: &str) -> Self {
+        let this = std::env::current_exe().unwrap();
+        let arguments = ["--serve", name, argument].map(str::to_owned);
+        Self::start(this.to_str().unwrap(), folder, &arguments)
+    }
+
+    fn start(program: &str, folder: &Path, arguments: &[String]) -> Self {
+        let mut child = spawn(program, None, |command| {
+            command
+                .args(arguments)
+                .current_dir(folder)
+                .stdout(Stdio::piped())
+                .stderr(fs::File::create(folder.join("log")).unwrap());
+        });
+        let mut line = String::new();
+        let out = child.stdout.take().unwrap();
+        BufReader::new(out).read_line(&mut line).unwrap();
+        let Some(address) = line.trim().strip_prefix("listening on http://") else {
+            let log = fs::read_to_string(folder.join("log")).unwrap();
+            panic!("{program} says {line:?}\n{log}");
+        };
+        Self {
+            process: Process::new(child),
+            address: address.parse().unwrap(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// A request as the daemon wants it, with its token; baselines look past that.
+pub(crate) fn request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8> {
+    let headers = format!("Authorization: Bearer {TOKEN}\r\n{headers}");
+    load::request(method, path, &headers, body)
+}
+
+/// How much processor time a process has had.
+pub(crate) fn processor_time(id: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    // Behind the name, which may have spaces: the 12th and 13th are user and system.
+    let fields = stat.rsplit_once(") ").unwrap().1;
+    let ticks: u64 = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(|ticks| ticks.parse::<u64>().unwrap())
+        .sum();
+    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+}
+
+/// How much memory a process has, in bytes.
+pub(crate) fn memory(id: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+    kib.parse::<u64>().unwrap() * 1024
+}
