@@ -31,7 +31,6 @@ function scopeRow(scope) {
   }
   const title = scope.name === scope.key ? scope.key : `${scope.key} · ${scope.name}`;
   const button = element("button", { type: "button", className: "open", title, "data-focus": scope.path }, title);
-  button.setAttribute("aria-pressed", scope.path === registry.open);
   button.onclick = () => {
     // The address of the page says which, so that it can be passed on.
     location.hash = scope.path;
@@ -40,16 +39,21 @@ function scopeRow(scope) {
   const counts = cell("counts", element("b", {}, String(scope.available)), ` / ${scope.online} / ${scope.instances}`);
   const kind = cell("kind", word(scope.kind));
   const row = element("div", { className: "row scope", role: "row" }, cell("title", button), kind, counts, bar);
-  row.classList.toggle("chosen", scope.path === registry.open);
   row.classList.toggle("empty", scope.available === 0 && scope.instances > 0);
   return row;
+}
+
+function updateScope(row, scope) {
+  const open = scope.path === registry.open;
+  row.classList.toggle("chosen", open);
+  row.querySelector("button").setAttribute("aria-pressed", open);
 }
 
 const idOf = (scope, address) => `${scope} ${address}`;
 
 function instanceRow({ scope, instance }) {
   const id = idOf(scope, instance.address);
-  const box = element("input", { type: "checkbox", checked: chosen.has(id), "aria-label": instance.address, "data-focus": id });
+  const box = element("input", { type: "checkbox", "aria-label": instance.address, "data-focus": id });
   box.onchange = () => {
     if (box.checked) chosen.add(id);
     else chosen.delete(id);
@@ -58,7 +62,7 @@ function instanceRow({ scope, instance }) {
   const about = Object.entries(instance.metadata).map(([key, value]) => `${key}=${value}`);
   if (instance.held_by) about.unshift(`${word("heldBy")} ${instance.held_by}${instance.reason ? `: ${instance.reason}` : ""}`);
   const name = instance.name === instance.address ? undefined : element("small", {}, instance.name);
-  const where = scope === registry.open ? undefined : element("small", {}, scope);
+  const where = element("small", { className: "where" }, scope);
   const lease = cell("lease");
   lease.dataset.lease = id;
   const since = instance.online_changed_at;
@@ -66,11 +70,21 @@ function instanceRow({ scope, instance }) {
     "div", { className: "row instance", role: "row" },
     cell("box", box), cell("address", element("span", {}, instance.address), name, where), cell("presence", badge(presence(instance))),
     cell("status", badge(instance.status)), cell("weight", String(instance.weight)), lease,
-    cell("since", since ? element("time", { dateTime: since, title: since }, duration(Date.now() - Date.parse(since))) : ""),
+    cell("since", since ? element("time", { dateTime: since, title: since }) : ""),
     element("span", { className: "about", role: "cell", title: about.join("\n") }, about.join("  ")),
   );
-  drawLease(lease);
   return row;
+}
+
+function updateInstance(row, { scope, instance }) {
+  row.querySelector("input").checked = chosen.has(idOf(scope, instance.address));
+  drawTimes(row);
+}
+
+// What changes by itself.
+function drawTimes(rows) {
+  for (const lease of rows.querySelectorAll("[data-lease]")) drawLease(lease);
+  for (const since of rows.querySelectorAll(".since time")) since.textContent = duration(Date.now() - Date.parse(since.dateTime));
 }
 
 function drawLease(lease) {
@@ -92,8 +106,8 @@ all.onchange = () => {
   instances.draw();
 };
 
-const scopes = new List(byId("scopes"), 56, scopeHead, scopeRow);
-const instances = new List(byId("instances"), narrow.matches ? 92 : 52, instanceHead, instanceRow);
+const scopes = new List(byId("scopes"), 56, scopeHead, scopeRow, updateScope);
+const instances = new List(byId("instances"), narrow.matches ? 92 : 52, instanceHead, instanceRow, updateInstance);
 narrow.addEventListener("change", () => {
   instances.height = narrow.matches ? 92 : 52;
   draw();
@@ -163,6 +177,7 @@ function drawInstances() {
   }
   const known = new Set(rows.map(({ scope, instance }) => idOf(scope, instance.address)));
   for (const id of chosen) if (!known.has(id)) chosen.delete(id);
+  byId("instances").classList.toggle("found", search !== "");
   byId("instances-title").textContent = search ? word("found") : (registry.open ?? word("instances"));
   instances.show(rows, word(search ? "noFound" : registry.open ? "noInstances" : "choose"));
   drawActions();
@@ -273,6 +288,8 @@ byId("deregister").onclick = async () => {
 };
 byId("language").onclick = () => {
   switchLanguage();
+  scopes.forget();
+  instances.forget();
   draw();
 };
 byId("token").onclick = async () => {
@@ -315,7 +332,7 @@ function openByAddress() {
 addEventListener("hashchange", openByAddress);
 setInterval(() => {
   drawPulse();
-  for (const lease of document.querySelectorAll("[data-lease]")) drawLease(lease);
+  drawTimes(byId("instances"));
 }, 500);
 setInterval(() => {
   if (document.hidden || registry.state !== "live") return;

@@ -5,9 +5,10 @@ import { element } from "./elements.js";
 const MORE = 8;
 
 export class List {
-  // `row` makes the element of an item; `head` is above all of them.
-  constructor(parent, height, head, row) {
-    Object.assign(this, { parent, height, row, items: [], empty: "" });
+  // `row` makes the element of an item, and `update` brings what may change in it up to date;
+  // `head` is above all of them.
+  constructor(parent, height, head, row, update) {
+    Object.assign(this, { parent, height, row, update, items: [], made: new Map() });
     this.rows = element("div", { className: "rows", role: "rowgroup" });
     this.table = element("div", { className: "table", role: "table" }, head, this.rows);
     this.nothing = element("p", { className: "nothing" });
@@ -25,19 +26,29 @@ export class List {
     this.draw();
   }
 
+  // Makes every row anew at the next draw.
+  forget() {
+    this.made.clear();
+  }
+
+  // An item that is as it was keeps its element, so that nobody clicks on one that is gone.
   draw() {
-    const { parent, height, items } = this;
+    const { parent, height, items, rows } = this;
     const begin = Math.max(0, Math.floor(parent.scrollTop / height) - MORE);
     const end = Math.min(items.length, Math.ceil((parent.scrollTop + parent.clientHeight) / height) + MORE);
-    const focused = this.rows.contains(document.activeElement) ? document.activeElement.dataset.focus : undefined;
-    const rows = [];
+    const made = new Map();
     for (let index = begin; index < end; index += 1) {
-      const row = this.row(items[index]);
+      const item = items[index];
+      const key = JSON.stringify(item);
+      const row = this.made.get(key) ?? this.row(item);
+      made.set(key, row);
+      this.update(row, item);
       row.style.top = `${index * height}px`;
       row.setAttribute("aria-rowindex", index + 1);
-      rows.push(row);
+      const place = rows.children[index - begin];
+      if (place !== row) rows.insertBefore(row, place ?? null);
     }
-    this.rows.replaceChildren(...rows);
-    if (focused) this.rows.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+    while (rows.children.length > made.size) rows.lastElementChild.remove();
+    this.made = made;
   }
 }

@@ -104,11 +104,22 @@ impl Browser {
         .await
     }
 
-    /// Clicks as a person does: what is covered cannot be clicked.
+    /// Clicks as a person does: what is covered cannot be clicked. What the page replaces
+    /// between the look and the click is looked for again.
     pub(crate) async fn click(&self, selector: &str) {
-        let element = self.find(selector).await;
-        self.post(&format!("element/{element}/click"), json!({}))
-            .await;
+        eventually(SEEN, &format!("{selector} is clicked"), || async {
+            let element = self.find(selector).await;
+            let url = format!("{}/element/{element}/click", self.session);
+            let click = self.client.post(url).json(&json!({}));
+            click
+                .send()
+                .await
+                .unwrap()
+                .status()
+                .is_success()
+                .then_some(())
+        })
+        .await;
     }
 
     /// Types into a field.
