@@ -69,6 +69,19 @@ impl ClientArgs {
             ca_file: self.ca_file,
         })
     }
+
+    fn command(
+        self,
+        action: Action,
+        json: bool,
+        variables: &[(OsString, OsString)],
+    ) -> Result<CommandConfig, Error> {
+        Ok(CommandConfig {
+            client: self.settings(variables)?,
+            json,
+            action,
+        })
+    }
 }
 
 #[derive(Args)]
@@ -248,11 +261,7 @@ impl OutputArgs {
         action: Action,
         variables: &[(OsString, OsString)],
     ) -> Result<CommandConfig, Error> {
-        Ok(CommandConfig {
-            client: self.client.settings(variables)?,
-            json: self.json,
-            action,
-        })
+        self.client.command(action, self.json, variables)
     }
 }
 
@@ -300,14 +309,11 @@ impl ChosenArgs {
         action: impl FnOnce(Instances) -> Action,
         variables: &[(OsString, OsString)],
     ) -> Result<CommandConfig, Error> {
-        Ok(CommandConfig {
-            client: self.client.settings(variables)?,
-            json: false,
-            action: action(Instances {
-                scope: self.scope,
-                addresses: self.addresses,
-            }),
-        })
+        let instances = Instances {
+            scope: self.scope,
+            addresses: self.addresses,
+        };
+        self.client.command(action(instances), false, variables)
     }
 }
 
@@ -333,11 +339,7 @@ impl BackupArgs {
         action: Action,
         variables: &[(OsString, OsString)],
     ) -> Result<CommandConfig, Error> {
-        Ok(CommandConfig {
-            client: self.client.settings(variables)?,
-            json: true,
-            action,
-        })
+        self.client.command(action, true, variables)
     }
 }
 
