@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::client_args::{
-    AgentArgs, BackupArgs, ChosenArgs, CompletionsArgs, HoldArgs, ImportArgs, InstancesArgs,
-    OutputArgs, WatchArgs,
+use super::agent_args::AgentArgs;
+use super::command_args::{
+    BackupArgs, ChosenArgs, CompletionsArgs, HoldArgs, ImportArgs, InstancesArgs, OutputArgs,
+    WatchArgs,
 };
 use crate::auth::{Role, ScopePattern, parse_name};
 use crate::model::Ttl;

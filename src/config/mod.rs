@@ -3,8 +3,10 @@
 //! Called by `main`. Every setting has a default, a bad one names itself and stops
 //! the start with exit code 2, and no message shows a password.
 
+mod agent_args;
 mod args;
 mod client_args;
+mod command_args;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -18,8 +20,8 @@ use clap::{CommandFactory, Error, FromArgMatches};
 use clap_complete::generate;
 
 use self::args::{AccessArgs, Cli, Command, LimitArgs, ServeArgs, StoreArgs};
-pub use self::client_args::Shell;
 use self::client_args::TOKEN_VARIABLE;
+pub use self::command_args::Shell;
 use crate::actor::{Announcement, RollCall};
 use crate::admission;
 use crate::agent::AgentConfig;

@@ -1,0 +1,193 @@
+//! The flags of the agent, and its file.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Error};
+use serde::Deserialize;
+use url::Url;
+
+use super::client_args::{ClientArgs, http_url, read};
+use super::invalid_value;
+use crate::agent::AgentConfig;
+use crate::model::{
+    Address, DisplayName, InstanceKey, Metadata, Registration, ScopeKey, ScopeKind, Ttl, Weight,
+};
+
+#[derive(Args)]
+pub(super) struct AgentArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+
+    /// The service of what runs here
+    #[arg(
+        long,
+        value_name = "KEY",
+        conflicts_with = "group",
+        requires = "address"
+    )]
+    service: Option<ScopeKey>,
+
+    /// Its group, if it is a gateway
+    #[arg(long, value_name = "KEY", requires = "address")]
+    group: Option<ScopeKey>,
+
+    /// Where others reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Option<Address>,
+
+    /// What people call it
+    #[arg(long, value_parser = display_name)]
+    name: Option<DisplayName>,
+
+    /// Its share of the traffic, from 0 to 65535
+    #[arg(long, value_parser = weight)]
+    weight: Option<Weight>,
+
+    /// Something to know about it; may come several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    metadata: Vec<(String, String)>,
+
+    /// How long it lives without a heartbeat, from 5 to 3600 seconds
+    #[arg(long, value_name = "SECONDS", value_parser = ttl)]
+    ttl: Option<Ttl>,
+
+    /// A file with all of that for several, a JSON list of
+    /// {"service" or "group", "address", "name"?, "weight"?, "metadata"?, "ttl_seconds"?}
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present_any = ["service", "group"],
+        conflicts_with_all = ["service", "group", "address", "name", "weight", "metadata", "ttl"]
+    )]
+    file: Option<PathBuf>,
+
+    /// Beat only while this answers with a status of 200 to 299, within 2 seconds
+    #[arg(long, value_name = "URL", value_parser = http_url)]
+    check: Option<Url>,
+
+    /// Do not listen for roll calls, which keeps a connection open: beat at your own moments
+    #[arg(long)]
+    no_roll_calls: bool,
+
+    /// How long the command may take to end after SIGTERM before it is killed
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    stop_timeout: Duration,
+
+    /// A command to run and to watch: the agent deregisters when it ends, and ends with its
+    /// exit code
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// An entry of the file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    service: Option<ScopeKey>,
+    group: Option<ScopeKey>,
+    address: Address,
+    name: Option<DisplayName>,
+    weight: Option<Weight>,
+    metadata: Option<Metadata>,
+    ttl_seconds: Option<Ttl>,
+}
+
+impl Entry {
+    fn into_registration(self) -> Result<Registration, String> {
+        let scope = match (self.service, self.group) {
+            (Some(key), None) => ScopeKind::Service.with(key),
+            (None, Some(key)) => ScopeKind::Group.with(key),
+            _ => return Err("must have either service or group".to_owned()),
+        };
+        Ok(Registration {
+            key: InstanceKey {
+                scope,
+                address: self.address,
+            },
+            name: self.name,
+            weight: self.weight,
+            metadata: self.metadata,
+            ttl: self.ttl_seconds,
+        })
+    }
+}
+
+impl AgentArgs {
+    pub(super) fn into_config(
+        self,
+        variables: &[(OsString, OsString)],
+    ) -> Result<AgentConfig, Error> {
+        let instances = match (&self.file, self.address) {
+            (Some(path), _) => read_instances(path)?,
+            (None, None) => {
+                let reason = "must be given with --service or --group".to_owned();
+                return Err(invalid_value("address <HOST:PORT>", reason));
+            }
+            (None, Some(address)) => {
+                let given = !self.metadata.is_empty();
+                let metadata = Metadata::try_from(BTreeMap::from_iter(self.metadata))
+                    .map_err(|error| invalid_value("metadata <KEY=VALUE>", error.to_string()))?;
+                let entry = Entry {
+                    service: self.service,
+                    group: self.group,
+                    address,
+                    name: self.name,
+                    weight: self.weight,
+                    metadata: given.then_some(metadata),
+                    ttl_seconds: self.ttl,
+                };
+                let one = entry.into_registration();
+                vec![one.map_err(|reason| invalid_value("service <KEY>", reason))?]
+            }
+        };
+        Ok(AgentConfig {
+            client: self.client.settings(variables)?,
+            instances,
+            check: self.check,
+            roll_calls: !self.no_roll_calls,
+            command: self.command,
+            stop_timeout: self.stop_timeout,
+        })
+    }
+}
+
+fn read_instances(path: &Path) -> Result<Vec<Registration>, Error> {
+    let flag = "file <PATH>";
+    let text = read(flag, path)?;
+    let refused = |reason: String| invalid_value(flag, format!("{}: {reason}", path.display()));
+    let entries: Vec<Entry> =
+        serde_json::from_str(&text).map_err(|error| refused(error.to_string()))?;
+    if entries.is_empty() {
+        return Err(refused("holds no instance".to_owned()));
+    }
+    let entries = entries.into_iter().enumerate();
+    let registrations = entries.map(|(index, entry)| {
+        let registration = entry.into_registration();
+        registration.map_err(|reason| refused(format!("entry {}: {reason}", index + 1)))
+    });
+    registrations.collect()
+}
+
+fn display_name(text: &str) -> Result<DisplayName, String> {
+    text.to_owned()
+        .try_into()
+        .map_err(|error| format!("{error}"))
+}
+
+fn weight(text: &str) -> Result<Weight, String> {
+    let number: i64 = text.parse().map_err(|_| "must be a whole number")?;
+    Weight::try_from(number).map_err(|error| error.to_string())
+}
+
+fn ttl(text: &str) -> Result<Ttl, String> {
+    let seconds: i64 = text.parse().map_err(|_| "must be a whole number")?;
+    Ttl::try_from(seconds).map_err(|error| error.to_string())
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
