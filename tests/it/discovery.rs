@@ -13,7 +13,7 @@ use rollcalld::store::{self, StoreUrl};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::support::backends::{Backends, Setup, Shared, on_both_backends};
 use crate::support::daemon::Daemon;
@@ -122,6 +122,15 @@ async fn a_tag_is_of_the_content_alone<B: Backends>() {
     .await;
 }
 
+/// So many requests wait for a change: whatever happens now happens to them.
+async fn are_waiting(daemon: &Daemon, count: usize) {
+    eventually(Duration::from_secs(10), "they wait", || async {
+        let (_, overview) = daemon.get("/v1/overview").await;
+        (overview["events"]["waiting"] == json!(count)).then_some(())
+    })
+    .await;
+}
+
 async fn whoever_waits_is_answered_by_the_change<B: Backends>() {
     let setup = Setup::<B>::start().await;
     let second = setup.replica(&[]).await;
@@ -135,7 +144,9 @@ async fn whoever_waits_is_answered_by_the_change<B: Backends>() {
         list(daemon, &path, Some(&known))
     });
     let (answers, ()) = tokio::join!(join_all(waiting), async {
-        sleep(Duration::from_millis(500)).await;
+        let each = if B::SHARED { 50 } else { 100 };
+        are_waiting(&setup, each).await;
+        are_waiting(second, each).await;
         setup.beat("orders", &[ADDRESS.to_owned()]).await;
     });
     assert!(begin.elapsed() < Duration::from_secs(10), "by the change");
@@ -158,7 +169,7 @@ async fn whoever_waits_in_vain_is_answered_304<B: Backends>() {
     let path = format!("{AVAILABLE}&wait=2s");
     let (answer, ()) = tokio::join!(list(&daemon, &path, Some(&known)), async {
         // It wakes, and is not what the client waits for.
-        sleep(Duration::from_millis(300)).await;
+        are_waiting(&daemon, 1).await;
         daemon.patch(ORDERS, json!({"weight": 7})).await;
     });
     assert_eq!(answer.status, 304);
@@ -172,7 +183,7 @@ async fn whoever_waits_for_a_service_that_is_not_there_is_told_when_it_is<B: Bac
     let known = empty.etag.unwrap();
     let path = format!("{AVAILABLE}&wait=30s");
     let (answer, ()) = tokio::join!(list(&daemon, &path, Some(&known)), async {
-        sleep(Duration::from_millis(300)).await;
+        are_waiting(&daemon, 1).await;
         daemon
             .put("/v1/services/other/instances/a:1", json!({}))
             .await;
@@ -196,7 +207,7 @@ async fn waiting_ends_with_the_daemon<B: Backends>() {
     let begin = Instant::now();
     let path = format!("{AVAILABLE}&wait=60s");
     let (answer, ()) = tokio::join!(list(&setup, &path, Some(&known)), async {
-        sleep(Duration::from_millis(300)).await;
+        are_waiting(&setup, 1).await;
         setup.signal(Signal::TERM);
     });
     assert_eq!(answer.status, 304);
