@@ -155,7 +155,6 @@ async fn answer_for(config: AgentConfig) -> Result<ExitCode, Failure> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        actix::spawn(end_at_the_next(terminate, interrupt));
     };
     Ok(agent::run(config, stop).await?.into())
 }

@@ -33,7 +33,7 @@ pub use self::registry::{
 };
 pub use self::scheduler::{
     Chores, EndProtection, Enlist, RECONCILE, ReconcileReport, Report, ReportProgress, RollCall,
-    RollCallReport, SchedulerActor,
+    RollCallReport, SchedulerActor, until_next,
 };
 use crate::metrics::MailboxMetrics;
 

@@ -299,9 +299,9 @@ impl Chores {
     }
 }
 
-/// How long it is until the next multiple of `interval`, and a millisecond, so that
-/// rounding never makes a tick early.
-fn until_next(now: DateTime<Utc>, interval: Duration) -> Duration {
+/// How long it is until the roll is called next: at the clock's next multiple of `interval`,
+/// and a millisecond, so that rounding never makes a tick early.
+pub fn until_next(now: DateTime<Utc>, interval: Duration) -> Duration {
     let now = now.timestamp_millis();
     let interval = millis(interval);
     let wait = interval - now.rem_euclid(interval);

@@ -1,7 +1,5 @@
 //! `/v1/overview`, one document for a dashboard, and an operator's word on protection.
 
-use std::time::Duration;
-
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -9,7 +7,7 @@ use utoipa::ToSchema;
 use super::gate::Caller;
 use super::openapi::{Refused, Unknown};
 use super::{Api, Problem};
-use crate::actor::{EndProtection, ReconcileReport, ReportProgress, RollCallReport};
+use crate::actor::{EndProtection, ReconcileReport, ReportProgress, RollCallReport, until_next};
 use crate::admission::Work;
 use crate::directory::Totals;
 use crate::model::{ScopeKind, rfc3339_millis};
@@ -80,22 +78,16 @@ pub(super) struct RollCallView {
 
 impl RollCallView {
     pub(super) fn of(report: &RollCallReport, api: &Api) -> Self {
+        let next = until_next(api.clock.now(), api.roll_interval);
         Self {
             interval_seconds: api.roll_interval.as_secs(),
             sent: report.sent,
             sent_by_others: report.sent_by_others,
             skipped: report.skipped,
             last_sent_at: report.last_sent_at.map(rfc3339_millis),
-            next_in_ms: next_roll_call(api.clock.now().timestamp_millis(), api.roll_interval),
+            next_in_ms: u64::try_from(next.as_millis()).unwrap_or(u64::MAX),
         }
     }
-}
-
-/// The roll is called on the clock's multiples of its interval.
-fn next_roll_call(now_ms: i64, interval: Duration) -> u64 {
-    let interval = i64::try_from(interval.as_millis()).unwrap_or(i64::MAX);
-    let since = now_ms.checked_rem_euclid(interval).unwrap_or(0);
-    (interval - since).unsigned_abs()
 }
 
 /// What this daemon's turns at reconciling came to.

@@ -210,7 +210,7 @@ function drawPulse() {
   if (!call) return;
   const interval = call.interval_seconds * 1000;
   const passed = performance.now() - registry.overview.readAt - call.next_in_ms;
-  const left = passed < 0 ? -passed : interval - (passed % interval);
+  const left = Math.min(interval, passed < 0 ? -passed : interval - (passed % interval));
   byId("pulse-left").textContent = `${Math.ceil(left / 1000)} s`;
   byId("pulse-bar").value = 1 - left / interval;
 }
