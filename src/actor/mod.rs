@@ -16,14 +16,14 @@ use std::time::Duration;
 
 use actix::dev::{MessageResponse, OneshotSender, ToEnvelope};
 use actix::{Actor, Addr, Handler, Message};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 
 pub use self::expiry::Expiry;
 pub use self::follow::{Follower, LoadError};
 pub use self::heartbeat::{
-    Beat, BeatError, BeatOutcome, HeartbeatActor, KeepAlive, LookAtLeases, ProbeLeases, Revoke,
-    Sweep,
+    Beat, BeatAnswer, BeatError, BeatOutcome, HeartbeatActor, KeepAlive, LookAtLeases, ProbeLeases,
+    Revoke, Sweep,
 };
 pub use self::reconcile::{Reconciler, Repairs};
 pub use self::registry::{
@@ -54,8 +54,13 @@ pub enum AskError {
 /// An actor's address with a limit on the questions that wait and on each wait.
 pub struct Mailbox<A: Actor> {
     address: Addr<A>,
-    places: Arc<Semaphore>,
     deadline: Duration,
+    places: Arc<Places>,
+}
+
+/// The places of a mailbox, over all its clones.
+struct Places {
+    free: Semaphore,
     metrics: MailboxMetrics,
 }
 
@@ -69,9 +74,11 @@ impl<A: Actor> Mailbox<A> {
     ) -> Self {
         Self {
             address,
-            places: Arc::new(Semaphore::new(places)),
             deadline,
-            metrics,
+            places: Arc::new(Places {
+                free: Semaphore::new(places),
+                metrics,
+            }),
         }
     }
 
@@ -83,16 +90,7 @@ impl<A: Actor> Mailbox<A> {
         A: Handler<Admitted<M>>,
         A::Context: ToEnvelope<A, Admitted<M>>,
     {
-        let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
-            self.metrics.refused.inc();
-            return Err(AskError::Overloaded);
-        };
-        self.metrics.waiting.inc();
-        let place = Arc::new(Place {
-            sent: Instant::now(),
-            metrics: self.metrics.clone(),
-            _permit: permit,
-        });
+        let place = Arc::new(Place::take(&self.places).ok_or(AskError::Overloaded)?);
         // The place is given back when the caller has its answer or has given up, and
         // the message has left the mailbox: a stalled actor's mailbox stays bounded.
         let message = Admitted {
@@ -111,9 +109,8 @@ impl<A: Actor> Clone for Mailbox<A> {
     fn clone(&self) -> Self {
         Self {
             address: self.address.clone(),
-            places: Arc::clone(&self.places),
             deadline: self.deadline,
-            metrics: self.metrics.clone(),
+            places: Arc::clone(&self.places),
         }
     }
 }
@@ -121,13 +118,30 @@ impl<A: Actor> Clone for Mailbox<A> {
 /// A place in the mailbox.
 struct Place {
     sent: Instant,
-    metrics: MailboxMetrics,
-    _permit: OwnedSemaphorePermit,
+    places: Arc<Places>,
+}
+
+impl Place {
+    /// A place, if one is free.
+    fn take(places: &Arc<Places>) -> Option<Self> {
+        let Ok(free) = places.free.try_acquire() else {
+            places.metrics.refused.inc();
+            return None;
+        };
+        // It is free again when this is dropped.
+        free.forget();
+        places.metrics.waiting.inc();
+        Some(Self {
+            sent: Instant::now(),
+            places: Arc::clone(places),
+        })
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.metrics.waiting.dec();
+        self.places.metrics.waiting.dec();
+        self.places.free.add_permits(1);
     }
 }
 
@@ -141,7 +155,7 @@ impl<M> Admitted<M> {
     /// The message, now that its actor takes it up.
     fn take_up(self) -> M {
         let waited = self.place.sent.elapsed();
-        self.place.metrics.wait.observe(waited.as_secs_f64());
+        self.place.places.metrics.wait.observe(waited.as_secs_f64());
         self.message
     }
 }

@@ -109,6 +109,13 @@ impl Directory {
         self.reader.ping().await
     }
 
+    /// For each instance what a heartbeat needs; `None` where one of them is not known here.
+    pub fn known(&self, keys: &[InstanceKey]) -> Option<Vec<Profile>> {
+        let known = self.maps.instances.pin();
+        let profile = |key| known.get(key).map(|listed| Profile::from(&**listed));
+        keys.iter().map(profile).collect()
+    }
+
     /// For each instance what a heartbeat needs, or `None` where it is not registered.
     ///
     /// What is not known here is asked of the store, all at once. Where the store gives no

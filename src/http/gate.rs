@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_tls::accept::rustls_0_23::TlsStream;
@@ -74,7 +75,7 @@ impl Gate {
 
     /// Lets a request pass, and counts what came of it.
     pub(super) async fn pass(
-        self: Arc<Self>,
+        self: Rc<Self>,
         request: ServiceRequest,
         next: Next<BoxBody>,
     ) -> Result<ServiceResponse, actix_web::Error> {

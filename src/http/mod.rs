@@ -20,6 +20,7 @@ mod scopes;
 mod targets;
 
 use std::future::Future;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,11 +103,26 @@ struct Endpoint {
     rule: Rule,
 }
 
-/// Every path of the daemon, and who may take it.
+/// Every path of the daemon, and who may take it. The router tries them in this order, so what
+/// is asked most comes first.
 fn table() -> Vec<Path> {
     use Role::{Admin, Agent, Read};
 
     vec![
+        path(
+            "/v1/{kind}/{key}/instances/{address}/heartbeat",
+            [put(Agent, heartbeats::beat).heartbeat().of_its_scope()],
+        ),
+        path(
+            "/v1/heartbeats",
+            [post(Agent, heartbeats::beat_many)
+                .heartbeat()
+                .checks_scopes()],
+        ),
+        path(
+            "/v1/{kind}/{key}/instances",
+            [get(Read, instances::list).of_its_scope()],
+        ),
         path("/v1/{kind}", [get(Read, scopes::list)]),
         path(
             "/v1/{kind}/{key}",
@@ -115,10 +131,6 @@ fn table() -> Vec<Path> {
                 put(Admin, scopes::declare).of_its_scope(),
                 delete(Admin, scopes::remove).of_its_scope(),
             ],
-        ),
-        path(
-            "/v1/{kind}/{key}/instances",
-            [get(Read, instances::list).of_its_scope()],
         ),
         path(
             "/v1/{kind}/{key}/leases",
@@ -132,16 +144,6 @@ fn table() -> Vec<Path> {
                 patch(Admin, instances::change).of_its_scope(),
                 delete(Agent, instances::deregister).of_its_scope(),
             ],
-        ),
-        path(
-            "/v1/{kind}/{key}/instances/{address}/heartbeat",
-            [put(Agent, heartbeats::beat).heartbeat().of_its_scope()],
-        ),
-        path(
-            "/v1/heartbeats",
-            [post(Agent, heartbeats::beat_many)
-                .heartbeat()
-                .checks_scopes()],
         ),
         path("/v1/events", [get(Read, events::stream).checks_scopes()]),
         path("/v1/overview", [get(Read, overview::show)]),
@@ -193,7 +195,7 @@ pub fn configure(app: &mut web::ServiceConfig, metrics: &Metrics) {
         let rules = endpoints
             .iter()
             .map(|endpoint| (endpoint.method, endpoint.rule));
-        let gate = Arc::new(Gate::new(pattern, rules, metrics));
+        let gate = Rc::new(Gate::new(pattern, rules, metrics));
         let mut resource = web::resource(matcher(pattern));
         for endpoint in endpoints {
             resource = resource.route(endpoint.route);
@@ -202,14 +204,14 @@ pub fn configure(app: &mut web::ServiceConfig, metrics: &Metrics) {
             let problem = Problem::method_not_allowed(allow.clone());
             async { Err::<&str, _>(problem) }
         }));
-        let pass = move |request, next| Arc::clone(&gate).pass(request, next);
+        let pass = move |request, next| Rc::clone(&gate).pass(request, next);
         app.service(resource.wrap(from_fn(pass)));
     }
     // So that each is told from the start, as 0.
     for work in Work::ALL {
         metrics.shed(work.as_str());
     }
-    let unknown = metrics.refusals("none");
+    let unknown = Rc::new(metrics.refusals("none"));
     app.default_service(web::to(move |request: HttpRequest| {
         unknown.answered(StatusCode::NOT_FOUND.as_u16());
         async move { Err::<&str, _>(no_such_route(&request)) }

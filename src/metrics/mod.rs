@@ -9,6 +9,7 @@ mod figures;
 mod process;
 mod text;
 
+use std::cell::RefCell;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -54,19 +55,27 @@ fn sizes() -> Histogram {
     Histogram::new(exponential_buckets(1.0, 2.0, 11))
 }
 
-/// The requests of one route.
-#[derive(Clone)]
+/// The requests of one route, as one thread counts them.
 pub struct RouteMetrics {
     labels: Labels,
     requests: Family<StatusLabels, Counter>,
+    /// The counters of the statuses that there were, so that they are looked up once.
+    by_status: RefCell<Vec<(u16, Counter)>>,
     duration: Option<Histogram>,
 }
 
 impl RouteMetrics {
     /// A request was answered.
     pub fn answered(&self, status: u16) {
+        let mut by_status = self.by_status.borrow_mut();
+        if let Some((_, counter)) = by_status.iter().find(|(known, _)| *known == status) {
+            counter.inc();
+            return;
+        }
         let labels = (self.labels, [("status", status)]);
-        self.requests.get_or_create(&labels).inc();
+        let counter = self.requests.get_or_create_owned(&labels);
+        counter.inc();
+        by_status.push((status, counter));
     }
 
     /// It took that long.
@@ -381,6 +390,7 @@ impl Metrics {
         RouteMetrics {
             labels,
             requests: self.requests.clone(),
+            by_status: RefCell::default(),
             duration: Some(self.request_durations.get_or_create_owned(&labels)),
         }
     }
@@ -390,6 +400,7 @@ impl Metrics {
         RouteMetrics {
             labels: [("route", route), ("method", "other")],
             requests: self.requests.clone(),
+            by_status: RefCell::default(),
             duration: None,
         }
     }

@@ -54,6 +54,10 @@ impl Lives {
         }
         lives
     }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.begun.is_empty() && self.unrecorded.is_empty()
+    }
 }
 
 /// Has lives recorded, and waits for that a while: a report that is still under way when

@@ -4,23 +4,23 @@
 //! for the next: no timer, and no delay when idle. When the SchedulerActor says so it
 //! sweeps its share of the deadlines. It never writes to the database.
 
+mod beat;
 mod lives;
 mod renewals;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use actix::fut::wrap_future;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture};
-use tokio::time::Instant;
 
-use self::lives::{Lives, Unrecorded, recorded};
-use self::renewals::{Renew, Renewals, ended};
+pub use self::beat::{Beat, BeatAnswer, BeatError, BeatOutcome, KeepAlive};
+use self::lives::Unrecorded;
+use self::renewals::Renewals;
 use super::{Expiry, Lifeline, Ping, admit};
-use crate::directory::{Directory, DirectoryError, Profile};
-use crate::lease::{Lease, LeaseError, LeaseStore, Renewal, Renewed};
-use crate::metrics::{HeartbeatMetrics, Metrics};
-use crate::model::{InstanceKey, Ttl, Weight};
+use crate::directory::Directory;
+use crate::lease::{Lease, LeaseError, LeaseStore};
+use crate::metrics::Metrics;
+use crate::model::{InstanceKey, Ttl};
 
 /// How many leases are looked at in one round trip.
 const LOOK: usize = 1000;
@@ -33,6 +33,8 @@ pub struct HeartbeatActor {
     default_ttl: Ttl,
     metrics: Arc<Metrics>,
     renewals: Renewals,
+    /// Whether a round trip of renewals is.
+    under_way: bool,
     unrecorded: Unrecorded,
     sweeping: bool,
     _lifeline: Lifeline,
@@ -48,6 +50,7 @@ impl HeartbeatActor {
             metrics: Arc::clone(&expiry.metrics),
             expiry,
             renewals: Renewals::default(),
+            under_way: false,
             unrecorded: Unrecorded::default(),
             sweeping: false,
             _lifeline: lifeline,
@@ -57,183 +60,14 @@ impl HeartbeatActor {
 
 impl Actor for HeartbeatActor {
     type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        // Its limit is that of whoever asks; beyond 16, each sender would get a handle of its own.
+        context.set_mailbox_capacity(0);
+    }
 }
 
 admit!(HeartbeatActor);
-
-/// Why a heartbeat was not taken.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum BeatError {
-    /// The lease store gave no answer.
-    #[error(transparent)]
-    Leases(#[from] LeaseError),
-    /// It could not be found out whether the instance is registered.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-}
-
-/// What a heartbeat did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BeatOutcome {
-    /// Its lease lives on; with its time to live.
-    Renewed(Ttl),
-    /// A new life began; with its time to live.
-    Created(Ttl),
-    /// No such instance is registered, and no lease was left behind.
-    Unknown,
-}
-
-/// Heartbeats of registered instances, in order; each creates or renews a lease.
-/// Idempotent but for the time.
-///
-/// Whether an instance is registered is asked before, of what is known here, and
-/// where a lease was created once more afterwards, of the store: an instance that
-/// was deregistered elsewhere has no lease, so a beat that was under way creates
-/// one, finds that out, and takes it back.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Vec<BeatOutcome>, BeatError>")]
-pub struct Beat {
-    /// Whose heartbeats, none of them twice.
-    pub keys: Vec<InstanceKey>,
-}
-
-impl Handler<Beat> for HeartbeatActor {
-    type Result = ResponseFuture<Result<Vec<BeatOutcome>, BeatError>>;
-
-    fn handle(&mut self, beat: Beat, context: &mut Context<Self>) -> Self::Result {
-        let (directory, leases) = (Arc::clone(&self.directory), Arc::clone(&self.leases));
-        let (me, default_ttl) = (context.address(), self.default_ttl);
-        let (metrics, count) = (Arc::clone(&self.metrics), beat.keys.len());
-        let outcomes = async move {
-            let known = directory.resolve(&beat.keys).await?;
-            let (mut renewals, mut profiles) = (Vec::new(), Vec::new());
-            for (key, profile) in beat.keys.iter().zip(&known) {
-                if let Some(profile) = *profile {
-                    renewals.push(Renewal {
-                        key: key.clone(),
-                        weight: profile.weight,
-                        ttl: profile.ttl.unwrap_or(default_ttl),
-                    });
-                    profiles.push(profile);
-                }
-            }
-            if renewals.is_empty() {
-                return Ok(vec![BeatOutcome::Unknown; beat.keys.len()]);
-            }
-            let renewed = me.send(Renew(renewals.clone())).await;
-            // Also where no answer came: the lease may live all the same, until then.
-            watch(&directory, &renewals, &profiles);
-            let renewed = renewed.unwrap_or_else(|_| Err(ended()))?;
-            let Lives {
-                mut begun,
-                unrecorded,
-            } = Lives::of(&renewals, &renewed, &profiles);
-            let created: Vec<InstanceKey> = begun.iter().map(|life| life.key.clone()).collect();
-            let gone = directory.vanished(&created).await;
-            leases.revoke(&gone).await?;
-            let gone: HashSet<InstanceKey> = gone.into_iter().collect();
-            begun.retain(|life| !gone.contains(&life.key));
-            begun.extend(unrecorded);
-            recorded(&me, begun).await;
-            let mut renewed = renewals.iter().zip(renewed);
-            let outcomes = known.iter().map(|profile| {
-                let live = profile.and_then(|_| renewed.next());
-                match live {
-                    Some((renewal, _)) if gone.contains(&renewal.key) => BeatOutcome::Unknown,
-                    Some((renewal, Renewed { created: true, .. })) => {
-                        BeatOutcome::Created(renewal.ttl)
-                    }
-                    Some((renewal, _)) => BeatOutcome::Renewed(renewal.ttl),
-                    None => BeatOutcome::Unknown,
-                }
-            });
-            Ok(outcomes.collect::<Vec<_>>())
-        };
-        Box::pin(async move {
-            let outcomes = outcomes.await;
-            tally(&metrics.heartbeats, count, outcomes.as_deref().ok());
-            outcomes
-        })
-    }
-}
-
-/// Counts what became of that many heartbeats; `None` where there was no answer.
-fn tally(metrics: &HeartbeatMetrics, count: usize, outcomes: Option<&[BeatOutcome]>) {
-    let Some(outcomes) = outcomes else {
-        metrics.rejected.inc_by(count as u64);
-        return;
-    };
-    for outcome in outcomes {
-        let counter = match outcome {
-            BeatOutcome::Renewed(_) => &metrics.renewed,
-            BeatOutcome::Created(_) => &metrics.created,
-            BeatOutcome::Unknown => &metrics.unknown,
-        };
-        counter.inc();
-    }
-}
-
-/// A heartbeat in the original's manner: also of an address that never registered.
-/// Creates or renews one lease. Idempotent but for the time.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Renewed, BeatError>")]
-pub struct KeepAlive {
-    /// Whose heartbeat.
-    pub key: InstanceKey,
-    /// Its weight, where it says so itself; else the registered one, else 1.
-    pub weight: Option<Weight>,
-}
-
-impl Handler<KeepAlive> for HeartbeatActor {
-    type Result = ResponseFuture<Result<Renewed, BeatError>>;
-
-    fn handle(&mut self, message: KeepAlive, context: &mut Context<Self>) -> Self::Result {
-        let directory = Arc::clone(&self.directory);
-        let (me, default_ttl) = (context.address(), self.default_ttl);
-        let metrics = Arc::clone(&self.metrics);
-        let renewed = async move {
-            let profile = directory.resolve_keep_alive(&message.key).await;
-            let known = profile.unwrap_or_default();
-            let renewals = vec![Renewal {
-                key: message.key,
-                weight: message.weight.unwrap_or(known.weight),
-                ttl: known.ttl.unwrap_or(default_ttl),
-            }];
-            let renewed = me.send(Renew(renewals.clone())).await;
-            watch(&directory, &renewals, &[known]);
-            let renewed = renewed.unwrap_or_else(|_| Err(ended()))?;
-            if profile.is_some() {
-                let mut lives = Lives::of(&renewals, &renewed, &[known]);
-                lives.begun.extend(lives.unrecorded);
-                recorded(&me, lives.begun).await;
-            }
-            let renewed = renewed.first().copied().ok_or_else(ended)?;
-            Ok((renewed, renewals.first().map_or(default_ttl, |own| own.ttl)))
-        };
-        Box::pin(async move {
-            let outcome = renewed.await;
-            let tallied = outcome
-                .as_ref()
-                .map(|(renewed, ttl)| match renewed.created {
-                    true => vec![BeatOutcome::Created(*ttl)],
-                    false => vec![BeatOutcome::Renewed(*ttl)],
-                });
-            tally(&metrics.heartbeats, 1, tallied.ok().as_deref());
-            outcome.map(|(renewed, _)| renewed)
-        })
-    }
-}
-
-/// From now on these leases are watched here: they live no longer than their time to live.
-fn watch(directory: &Directory, renewals: &[Renewal], profiles: &[Profile]) {
-    let now = Instant::now();
-    for (renewal, profile) in renewals.iter().zip(profiles) {
-        if let Some(slot) = profile.slot {
-            let deadline = now + renewal.ttl.as_duration();
-            directory.deadlines().arm(slot, deadline);
-        }
-    }
-}
 
 /// Ends leases at once. Idempotent.
 #[derive(Debug, Clone, Message)]

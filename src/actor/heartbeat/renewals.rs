@@ -1,15 +1,18 @@
 //! Renewals that share a round trip to the lease store.
 
-use std::mem;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::fut::wrap_future;
+use actix::fut::{ready, wrap_future};
 use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::HeartbeatActor;
+use super::beat::Known;
 use crate::lease::{LeaseError, LeaseStore, Renewal, Renewed};
 
 /// The most leases in one round trip: a script holds up everybody else on Redis.
@@ -18,95 +21,134 @@ const MAX_BATCH: usize = 1000;
 /// How long a round trip may take before those who wait for it are told.
 const ROUND_TRIP: Duration = Duration::from_millis(900);
 
-/// What waits for the next round trip.
-#[derive(Default)]
-pub(super) struct Renewals {
-    waiting: Vec<Waiting>,
-    under_way: bool,
+/// What waits for the next round trip. An actor shares it with the answers it has not given.
+#[derive(Clone, Default)]
+pub(super) struct Renewals(Rc<RefCell<VecDeque<Waiting>>>);
+
+pub(super) struct Waiting {
+    pub(super) renewals: Vec<Renewal>,
+    pub(super) asker: Asker,
 }
 
-struct Waiting {
+/// Who is told what a round trip did.
+pub(super) enum Asker {
+    /// A heartbeat of instances that are all known here.
+    Beat(Known),
+    /// Whoever sent [`Renew`].
+    Renew(oneshot::Sender<Result<Vec<Renewed>, LeaseError>>),
+}
+
+impl Renewals {
+    pub(super) fn push(&self, waiting: Waiting) {
+        self.0.borrow_mut().push_back(waiting);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    /// Those who waited longest, as many as fit one round trip.
+    fn take_batch(&self) -> Batch {
+        let mut waiting = self.0.borrow_mut();
+        let mut batch = Batch::default();
+        while let Some(next) = waiting.pop_front() {
+            if !batch.askers.is_empty() && batch.renewals.len() + next.renewals.len() > MAX_BATCH {
+                waiting.push_front(next);
+                break;
+            }
+            batch.askers.push((next.renewals.len(), next.asker));
+            batch.renewals.extend(next.renewals);
+        }
+        batch
+    }
+
+    /// Everybody who waits.
+    fn take_all(&self) -> Batch {
+        let mut batch = Batch::default();
+        for next in self.0.take() {
+            batch.askers.push((next.renewals.len(), next.asker));
+            batch.renewals.extend(next.renewals);
+        }
+        batch
+    }
+}
+
+/// Renewals that are sent together.
+#[derive(Default)]
+struct Batch {
     renewals: Vec<Renewal>,
-    answer: oneshot::Sender<Result<Vec<Renewed>, LeaseError>>,
+    /// How many of these are whose.
+    askers: Vec<(usize, Asker)>,
 }
 
 impl HeartbeatActor {
-    /// Sends what waits, unless a round trip is under way.
-    fn send(&mut self, context: &mut Context<Self>) {
-        if self.renewals.under_way || self.renewals.waiting.is_empty() {
+    /// Has sent what waits, unless a round trip is under way; together with all that is in
+    /// the mailbox by now.
+    pub(super) fn send(&mut self, context: &mut Context<Self>) {
+        if self.under_way {
             return;
         }
-        self.renewals.under_way = true;
-        let batch = mem::take(&mut self.renewals.waiting);
-        let leases = Arc::clone(&self.leases);
-        let round_trips = async move { renew(&*leases, batch).await };
-        context.spawn(wrap_future(round_trips).map(
-            |outcome, actor: &mut Self, context: &mut Context<Self>| {
-                actor.renewals.under_way = false;
-                if let Err(error @ LeaseError::Unavailable(_)) = outcome {
-                    actor.fail(&error);
+        self.under_way = true;
+        // A context polls what it has spawned after it has emptied its mailbox.
+        let round_trip = ready(()).then(|(), actor: &mut Self, _: &mut Context<Self>| {
+            let batch = actor.renewals.take_batch();
+            let leases = Arc::clone(&actor.leases);
+            wrap_future(async move { (renew(&*leases, &batch.renewals).await, batch) })
+        });
+        context.spawn(round_trip.map(
+            |(outcome, batch), actor: &mut Self, context: &mut Context<Self>| {
+                actor.under_way = false;
+                if let Err(error @ LeaseError::Unavailable(_)) = &outcome {
+                    // Those who wait would only wait for the next failure.
+                    actor.answer(actor.renewals.take_all(), &Err(error.clone()), context);
                 }
-                actor.send(context);
+                actor.answer(batch, &outcome, context);
+                if !actor.renewals.is_empty() {
+                    actor.send(context);
+                }
             },
         ));
     }
 
-    /// Tells those who waited for a round trip that failed, and would now wait for the
-    /// next failure.
-    fn fail(&mut self, error: &LeaseError) {
-        for waiting in self.renewals.waiting.drain(..) {
-            let _ = waiting.answer.send(Err(error.clone()));
-        }
-    }
-}
-
-/// Renews a batch, in as few round trips as it fits, and answers each caller as soon
-/// as its own leases are through. After a failure nothing more is tried.
-async fn renew(leases: &dyn LeaseStore, batch: Vec<Waiting>) -> Result<(), LeaseError> {
-    let mut batch = batch.into_iter().peekable();
-    let mut failure = None;
-    while let Some(first) = batch.next() {
-        let mut together = vec![(first.renewals.len(), first.answer)];
-        let mut renewals = first.renewals;
-        while let Some(next) =
-            batch.next_if(|next| renewals.len() + next.renewals.len() <= MAX_BATCH)
-        {
-            together.push((next.renewals.len(), next.answer));
-            renewals.extend(next.renewals);
-        }
-        let mut renewed = Vec::with_capacity(renewals.len());
-        for part in renewals.chunks(MAX_BATCH) {
-            if failure.is_some() {
-                break;
-            }
-            match round_trip(leases, part).await {
-                Ok(part) => renewed.extend(part),
-                Err(error) => failure = Some(error),
-            }
-        }
-        let mut renewed = renewed.into_iter();
-        for (count, answer) in together {
-            let own = match &failure {
-                None => Ok(renewed.by_ref().take(count).collect()),
-                Some(error) => Err(error.clone()),
+    fn answer(
+        &self,
+        batch: Batch,
+        outcome: &Result<Vec<Renewed>, LeaseError>,
+        context: &Context<Self>,
+    ) {
+        let mut begin = 0;
+        for (count, asker) in batch.askers {
+            let own = begin..begin + count;
+            begin = own.end;
+            let renewed = match outcome {
+                // The store answers each of them, or none.
+                Ok(renewed) => renewed.get(own.clone()).ok_or_else(ended),
+                Err(error) => Err(error.clone()),
             };
-            // Whoever asked may have given up meanwhile.
-            let _ = answer.send(own);
+            match asker {
+                Asker::Beat(known) => self.told(known, &batch.renewals[own], renewed, context),
+                Asker::Renew(answer) => {
+                    // Whoever asked may have given up meanwhile.
+                    let _ = answer.send(renewed.map(<[_]>::to_vec));
+                }
+            }
         }
     }
-    failure.map_or(Ok(()), Err)
 }
 
-async fn round_trip(
-    leases: &dyn LeaseStore,
-    renewals: &[Renewal],
-) -> Result<Vec<Renewed>, LeaseError> {
-    match timeout(ROUND_TRIP, leases.renew(renewals)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(LeaseError::Unavailable(format!(
-            "no answer within {ROUND_TRIP:?}"
-        ))),
+/// Renews all of them, in as few round trips as may be; after a failure nothing more is tried.
+async fn renew(leases: &dyn LeaseStore, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError> {
+    let mut renewed = Vec::with_capacity(renewals.len());
+    for part in renewals.chunks(MAX_BATCH) {
+        match timeout(ROUND_TRIP, leases.renew(part)).await {
+            Ok(outcome) => renewed.extend(outcome?),
+            Err(_) => {
+                let late = format!("no answer within {ROUND_TRIP:?}");
+                return Err(LeaseError::Unavailable(late));
+            }
+        }
     }
+    Ok(renewed)
 }
 
 /// Renewals that join the next round trip.
@@ -119,7 +161,8 @@ impl Handler<Renew> for HeartbeatActor {
 
     fn handle(&mut self, Renew(renewals): Renew, context: &mut Context<Self>) -> Self::Result {
         let (answer, answered) = oneshot::channel();
-        self.renewals.waiting.push(Waiting { renewals, answer });
+        let asker = Asker::Renew(answer);
+        self.renewals.push(Waiting { renewals, asker });
         self.send(context);
         Box::pin(async { answered.await.unwrap_or_else(|_| Err(ended())) })
     }
