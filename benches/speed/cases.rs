@@ -15,6 +15,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 use crate::load::{self, Round};
+use crate::million;
 use crate::servers::{Server, memory, processor_time, request};
 use crate::support::postgres::Postgres;
 use crate::support::redis::Redis;
@@ -113,6 +114,9 @@ pub(crate) async fn run(wanted: &[String]) {
     }
     if is_wanted("idle") {
         idle().await;
+    }
+    if is_wanted("million") {
+        million::run().await;
     }
 }
 
@@ -235,7 +239,7 @@ async fn renew_for_a_round(stores: Vec<Arc<dyn LeaseStore>>) -> Round {
                 let batch = &batches[(connection + latencies.len()) % batches.len()];
                 let sent = Instant::now();
                 store.renew(batch).await.unwrap();
-                latencies.push(u32::try_from(sent.elapsed().as_micros()).unwrap_or(u32::MAX));
+                latencies.push(load::micros(sent.elapsed()));
             }
             latencies
         })
@@ -406,7 +410,7 @@ impl Contestant<'_> {
 }
 
 /// The process of a Redis.
-async fn id_of(redis: &Redis) -> u32 {
+pub(crate) async fn id_of(redis: &Redis) -> u32 {
     let mut connection = redis.connect().await;
     let info: String = redis::cmd("INFO")
         .arg("server")

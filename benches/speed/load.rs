@@ -1,6 +1,8 @@
 //! The generator: raw keep-alive connections, each of which sends the next request when the
 //! answer to the last has come.
 
+use std::borrow::Cow;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -62,41 +64,89 @@ async fn one(
     status: u16,
     request: impl Fn(usize) -> Vec<u8>,
 ) -> Vec<u32> {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let (mut latencies, mut buffer) = (Vec::new(), Vec::with_capacity(16 * 1024));
+    let mut connection = Connection::open(address).await.unwrap();
+    let mut latencies = Vec::new();
     for n in 0.. {
         let bytes = request(n);
         let begin = Instant::now();
         if begin >= until {
             break;
         }
-        stream.write_all(&bytes).await.unwrap();
-        answer(&mut stream, &mut buffer, status).await;
-        latencies.push(u32::try_from(begin.elapsed().as_micros()).unwrap_or(u32::MAX));
+        let answered = connection.ask(&bytes).await.unwrap();
+        assert_eq!(answered, status, "{}", connection.text());
+        latencies.push(micros(begin.elapsed()));
     }
     latencies
 }
 
-/// Reads one answer to its end.
-async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>, status: u16) {
-    buffer.clear();
-    let (head, length) = loop {
-        assert_ne!(stream.read_buf(buffer).await.unwrap(), 0, "it was closed");
-        if let Some(end) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
-            let head = std::str::from_utf8(&buffer[..end]).unwrap();
-            let answered: u16 = head[9..12].parse().unwrap();
-            assert_eq!(answered, status, "{}", String::from_utf8_lossy(buffer));
-            let length = head.lines().find_map(|line| {
-                let (name, value) = line.split_once(": ")?;
-                let length = name.eq_ignore_ascii_case("content-length");
-                length.then(|| value.parse().unwrap())
-            });
-            break (end + 4, length.unwrap_or(0));
+pub(crate) fn micros(latency: Duration) -> u32 {
+    u32::try_from(latency.as_micros()).unwrap_or(u32::MAX)
+}
+
+/// A keep-alive connection.
+pub(crate) struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    pub(crate) async fn open(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            buffer: Vec::with_capacity(16 * 1024),
+        })
+    }
+
+    /// Sends a request and reads its answer to the end; its status.
+    pub(crate) async fn ask(&mut self, request: &[u8]) -> io::Result<u16> {
+        self.stream.write_all(request).await?;
+        self.buffer.clear();
+        let (status, end) = loop {
+            self.read().await?;
+            let head = self.buffer.windows(4).position(|at| at == b"\r\n\r\n");
+            if let Some(head) = head {
+                let text = std::str::from_utf8(&self.buffer[..head]).unwrap();
+                let length = text.lines().find_map(|line| {
+                    let (name, value) = line.split_once(": ")?;
+                    let length = name.eq_ignore_ascii_case("content-length");
+                    length.then(|| value.parse::<usize>().unwrap())
+                });
+                break (
+                    text[9..12].parse().unwrap(),
+                    head + 4 + length.unwrap_or_default(),
+                );
+            }
+        };
+        while self.buffer.len() < end {
+            self.read().await?;
         }
-    };
-    while buffer.len() < head + length {
-        assert_ne!(stream.read_buf(buffer).await.unwrap(), 0, "it was closed");
+        Ok(status)
+    }
+
+    /// Waits for more of a stream that has no end, and throws it away; how much it was.
+    pub(crate) async fn more(&mut self) -> io::Result<&[u8]> {
+        self.buffer.clear();
+        self.read().await?;
+        Ok(&self.buffer)
+    }
+
+    /// Sends what has no answer that ends.
+    pub(crate) async fn send(&mut self, request: &[u8]) -> io::Result<()> {
+        self.stream.write_all(request).await
+    }
+
+    /// What was read last.
+    pub(crate) fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.buffer)
+    }
+
+    async fn read(&mut self) -> io::Result<()> {
+        match self.stream.read_buf(&mut self.buffer).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
     }
 }
 

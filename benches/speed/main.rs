@@ -14,6 +14,7 @@
 mod baselines;
 mod cases;
 mod load;
+mod million;
 mod servers;
 #[expect(
     dead_code,

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::load;
+use crate::load::{self, Connection};
 use crate::support::daemon::BINARY;
 use crate::support::eventually;
 use crate::support::process::{Process, spawn};
@@ -24,10 +24,12 @@ impl Server {
     pub(crate) async fn daemon(folder: &Path, arguments: &[String]) -> Self {
         let tokens = folder.join("token");
         fs::write(&tokens, TOKEN).unwrap();
-        let own = ["--listen", "127.0.0.1:0", "--admin-token-file"].map(str::to_owned);
-        let mut all = own.to_vec();
+        let mut all = vec!["--admin-token-file".to_owned()];
         all.push(tokens.to_str().unwrap().to_owned());
         all.extend_from_slice(arguments);
+        if !all.iter().any(|argument| argument == "--listen") {
+            all.extend(["--listen", "127.0.0.1:0"].map(str::to_owned));
+        }
         let server = Self::start(BINARY, folder, &all);
         eventually(Duration::from_secs(60), "it is ready", || async {
             let url = format!("http://{}/readyz", server.address);
@@ -75,6 +77,19 @@ impl Server {
 
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// One of its metrics, by name and labels.
+    pub(crate) async fn figure(&self, name: &str) -> f64 {
+        let mut connection = Connection::open(self.address).await.unwrap();
+        let asked = connection.ask(&request("GET", "/metrics", "", "")).await;
+        assert_eq!(asked.unwrap(), 200);
+        let text = connection.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name} in {text}"))
+            .trim()
+            .parse()
+            .unwrap()
     }
 }
 

@@ -1,6 +1,8 @@
 //! From a request to the model: bodies, paths, queries. Whatever does not parse ends
 //! here, with a problem that names the field.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 use std::future::{Ready, ready};
 use std::marker::PhantomData;
@@ -246,7 +248,7 @@ impl FromRequest for InstancePath {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         ready(
             Segments::of(request)
-                .and_then(|mut path| path.instance())
+                .and_then(|path| path.instance())
                 .map(Self),
         )
     }
@@ -264,42 +266,53 @@ impl FromRequest for KindPath {
     }
 }
 
-/// The variable parts of a path.
-#[derive(Deserialize)]
-struct Segments {
-    kind: Option<String>,
-    key: Option<String>,
-    address: Option<String>,
+/// The variable parts of a path; empty where it has no such part.
+struct Segments<'a> {
+    kind: Cow<'a, str>,
+    key: Cow<'a, str>,
+    address: Cow<'a, str>,
 }
 
-impl Segments {
+impl<'a> Segments<'a> {
     /// Percent-decoded.
-    fn of(request: &HttpRequest) -> Result<Self, Problem> {
-        web::Path::<Self>::extract(request)
+    fn of(request: &'a HttpRequest) -> Result<Self, Problem> {
+        let parts = request.match_info();
+        // Hardly any path needs decoding, and then its parts stand in it as they are.
+        if !parts.as_str().contains('%') {
+            let part = |name| Cow::Borrowed(parts.query(name));
+            return Ok(Self {
+                kind: part("kind"),
+                key: part("key"),
+                address: part("address"),
+            });
+        }
+        let mut decoded = web::Path::<HashMap<String, String>>::extract(request)
             .into_inner()
-            .map(web::Path::into_inner)
-            .map_err(|_| Problem::invalid("path", "is not UTF-8 when percent-decoded"))
+            .map_err(|_| Problem::invalid("path", "is not UTF-8 when percent-decoded"))?;
+        let mut part = |name| Cow::Owned(decoded.remove(name).unwrap_or_default());
+        Ok(Self {
+            kind: part("kind"),
+            key: part("key"),
+            address: part("address"),
+        })
     }
 
     fn kind(&self) -> ScopeKind {
-        match self.kind.as_deref() {
-            Some("groups") => ScopeKind::Group,
+        match &*self.kind {
+            "groups" => ScopeKind::Group,
             _ => ScopeKind::Service,
         }
     }
 
-    fn scope(&mut self) -> Result<Scope, Problem> {
-        let key = self.key.take().unwrap_or_default();
+    fn scope(&self) -> Result<Scope, Problem> {
         let kind = self.kind();
-        Ok(kind.with(key.try_into().in_field(kind.as_str())?))
+        Ok(kind.with(self.key.parse().in_field(kind.as_str())?))
     }
 
-    fn instance(&mut self) -> Result<InstanceKey, Problem> {
-        let scope = self.scope()?;
-        let address = self.address.take().unwrap_or_default();
+    fn instance(&self) -> Result<InstanceKey, Problem> {
         Ok(InstanceKey {
-            scope,
-            address: address.try_into().in_field("address")?,
+            scope: self.scope()?,
+            address: self.address.parse().in_field("address")?,
         })
     }
 }

@@ -5,17 +5,17 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Invalid, shown};
+use super::{Invalid, from_text, shown};
 
 /// `host:port`, kept byte for byte as it was given, at most 100 characters. Cheap to clone.
 ///
 /// The host is a name (labels of letters, digits, `-` and `_`, joined by dots),
 /// an IPv4 address or an IPv6 address in brackets (RFC 3986 section 3.2.2, without
 /// zone). The port is 1 to 65535 without leading zeros. No scheme, user info or path.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(into = "String")]
 pub struct Address(Arc<str>);
 
 impl Address {
@@ -54,10 +54,10 @@ fn is_port(port: &str) -> bool {
         && port.parse::<u16>().is_ok()
 }
 
-impl TryFrom<String> for Address {
-    type Error = Invalid;
+impl FromStr for Address {
+    type Err = Invalid;
 
-    fn try_from(text: String) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, Invalid> {
         if text.len() > Self::MAX_LEN {
             return Err(Invalid::new(format!(
                 "must have at most {} characters, not {}",
@@ -68,30 +68,36 @@ impl TryFrom<String> for Address {
         let Some((host, port)) = text.rsplit_once(':') else {
             return Err(Invalid::new(format!(
                 "must be host:port, unlike {}",
-                shown(&text)
+                shown(text)
             )));
         };
         if !is_port(port) {
             return Err(Invalid::new(format!(
                 "must end in a port from 1 to 65535, unlike {}",
-                shown(&text)
+                shown(text)
             )));
         }
         if !is_host(host) {
             return Err(Invalid::new(format!(
                 "must have a host name, an IPv4 address or an [IPv6] address before the port, unlike {}",
-                shown(&text)
+                shown(text)
             )));
         }
         Ok(Self(text.into()))
     }
 }
 
-impl FromStr for Address {
-    type Err = Invalid;
+impl TryFrom<String> for Address {
+    type Error = Invalid;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        text.to_owned().try_into()
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer)
     }
 }
 

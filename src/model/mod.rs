@@ -11,6 +11,13 @@ mod label;
 mod lease;
 mod scope;
 
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
+
+use serde::Deserializer;
+use serde::de::{Error, Visitor};
+
 pub use address::Address;
 pub use event::{Event, EventId, EventIdError, EventKind};
 pub use instance::{
@@ -41,4 +48,27 @@ fn shown(text: &str) -> String {
         short.push('…');
     }
     format!("{short:?}")
+}
+
+/// Parses a string of JSON where it stands, without a copy of it.
+fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err = Invalid>,
+{
+    struct Text<T>(PhantomData<T>);
+
+    impl<T: FromStr<Err = Invalid>> Visitor<'_> for Text<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+            text.parse().map_err(E::custom)
+        }
+    }
+
+    deserializer.deserialize_str(Text(PhantomData))
 }

@@ -5,15 +5,15 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{DisplayName, Invalid, shown};
+use super::{DisplayName, Invalid, from_text, shown};
 
 /// The name by which clients know a group or a service: 1 to 100 characters,
 /// `[A-Za-z0-9][A-Za-z0-9._-]*`. No colon and no glob character, so a key can
 /// neither forge another scope's lease key nor widen a Redis pattern. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(into = "String")]
 pub struct ScopeKey(Arc<str>);
 
 impl ScopeKey {
@@ -26,10 +26,10 @@ impl ScopeKey {
     }
 }
 
-impl TryFrom<String> for ScopeKey {
-    type Error = Invalid;
+impl FromStr for ScopeKey {
+    type Err = Invalid;
 
-    fn try_from(text: String) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, Invalid> {
         let follows = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         match text.as_bytes() {
             [] => Err(Invalid::new("must not be empty")),
@@ -43,17 +43,23 @@ impl TryFrom<String> for ScopeKey {
             }
             _ => Err(Invalid::new(format!(
                 "must begin with a letter or digit and hold only letters, digits, '.', '_' and '-', unlike {}",
-                shown(&text)
+                shown(text)
             ))),
         }
     }
 }
 
-impl FromStr for ScopeKey {
-    type Err = Invalid;
+impl TryFrom<String> for ScopeKey {
+    type Error = Invalid;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        text.to_owned().try_into()
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+impl<'de> Deserialize<'de> for ScopeKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer)
     }
 }
 

@@ -1,0 +1,287 @@
+//! A million instances, which beat in batches at the pace of real ones.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::cases::id_of;
+use crate::load::{Connection, Round, micros};
+use crate::servers::{Server, memory, processor_time, request};
+use crate::support::postgres::{Postgres, connect};
+use crate::support::redis::Redis;
+
+/// How many there are, and in how many services.
+const INSTANCES: usize = 1_000_000;
+const SERVICES: usize = 1_000;
+
+/// How many beat in one request, and how often each does.
+const BATCH: usize = 500;
+const INTERVAL: Duration = Duration::from_secs(15);
+
+/// The default, within which a beat must come.
+const TTL: Duration = Duration::from_secs(30);
+
+/// How long the steady state is measured.
+const MEASURED: Duration = Duration::from_secs(60);
+
+const ONLINE: &str = "rollcall_instances{kind=\"service\",state=\"online\"}";
+const OFFLINE: &str = "rollcall_transitions_total{to=\"offline\"}";
+
+/// So many requests in all in an interval, whatever the number of instances.
+const BATCHES: usize = INSTANCES / BATCH;
+
+pub(crate) async fn run() {
+    println!(
+        "\n{INSTANCES} instances in {SERVICES} services, each beats every {INTERVAL:?} in batches of {BATCH}"
+    );
+    // The same rate of batches with a hundredth of the instances, to compare the cost.
+    let few = Registry::with(INSTANCES / 100, SERVICES / 100).await;
+    let daemon = few.start().await;
+    let beats = Beats::start(daemon.address, INSTANCES / 100, SERVICES / 100);
+    few.all_online(&daemon).await;
+    let few_cost = few.measure(&daemon, &beats, MEASURED / 3).await;
+    drop((beats, daemon, few));
+
+    let many = Registry::with(INSTANCES, SERVICES).await;
+    let begin = Instant::now();
+    let daemon = many.start().await;
+    println!(
+        "  ready {:.1} s after its start",
+        begin.elapsed().as_secs_f64()
+    );
+    println!(
+        "  {:.0} bytes an instance above idle, at first",
+        many.above_idle(&daemon)
+    );
+    let beats = Beats::start(daemon.address, INSTANCES, SERVICES);
+    let begin = Instant::now();
+    many.all_online(&daemon).await;
+    println!(
+        "  all of them online {:.0} s after the first beat",
+        begin.elapsed().as_secs_f64()
+    );
+    let cost = many.measure(&daemon, &beats, MEASURED).await;
+    println!(
+        "  cost of a beat {:.2} of that at {} instances",
+        cost / few_cost,
+        INSTANCES / 100
+    );
+
+    // It is killed, and another takes its place on the same port.
+    let port = daemon.address.to_string();
+    drop(daemon);
+    let begin = Instant::now();
+    let daemon = many.start_at(&port).await;
+    println!(
+        "  ready {:.1} s after a restart",
+        begin.elapsed().as_secs_f64()
+    );
+    sleep(TTL + INTERVAL).await;
+    println!(
+        "  {} s later {} online, {} went offline, {:.0} bytes an instance above idle",
+        (TTL + INTERVAL).as_secs(),
+        daemon.figure(ONLINE).await,
+        daemon.figure(OFFLINE).await,
+        many.above_idle(&daemon)
+    );
+
+    let last = beats.silence(2);
+    while daemon.figure(ONLINE).await > (INSTANCES - 2 * BATCH) as f64 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let late = last.get().elapsed().saturating_sub(TTL);
+    println!(
+        "  a thousand that stopped were all found {:.2} s after the TTL of the last",
+        late.as_secs_f64()
+    );
+    println!("  {} went offline", daemon.figure(OFFLINE).await);
+}
+
+/// What the daemon works with.
+struct Registry {
+    _postgres: Postgres,
+    url: String,
+    redis: Redis,
+    folder: TempDir,
+    instances: usize,
+    /// Memory of a daemon with nothing registered, in bytes.
+    idle: u64,
+}
+
+impl Registry {
+    /// With so many instances, which were registered before.
+    async fn with(instances: usize, services: usize) -> Self {
+        let postgres = Postgres::start().await;
+        let url = postgres.create_database().await;
+        let mut registry = Self {
+            _postgres: postgres,
+            url,
+            redis: Redis::start().await,
+            folder: TempDir::new().unwrap(),
+            instances,
+            idle: 0,
+        };
+        let daemon = registry.start().await;
+        sleep(Duration::from_secs(2)).await;
+        registry.idle = memory(daemon.id());
+        drop(daemon);
+        let each = instances / services;
+        let fill = format!(
+            "INSERT INTO scope (kind, key, created_at)
+                SELECT 'service', 'service-' || s, now() FROM generate_series(0, {services} - 1) AS s;
+             INSERT INTO instance (scope_id, address, weight, metadata, status, registered_at, updated_at)
+                SELECT scope.id, '10.' || i / 65536 || '.' || i / 256 % 256 || '.' || i % 256 || ':8080',
+                       1, '{{\"zone\": \"a\", \"version\": \"1.2.3\"}}', 'enabled', now(), now()
+                FROM generate_series(0, {instances} - 1) AS i
+                JOIN scope ON scope.key = 'service-' || i / {each};
+             ANALYZE"
+        );
+        let client = connect(&registry.url).await.unwrap();
+        client.batch_execute(&fill).await.unwrap();
+        registry
+    }
+
+    async fn start(&self) -> Server {
+        self.start_at("127.0.0.1:0").await
+    }
+
+    async fn start_at(&self, listen: &str) -> Server {
+        let arguments = [
+            "--store",
+            &self.url,
+            "--leases",
+            &self.redis.url(),
+            "--listen",
+            listen,
+        ];
+        Server::daemon(self.folder.path(), &arguments.map(str::to_owned)).await
+    }
+
+    async fn all_online(&self, daemon: &Server) {
+        while daemon.figure(ONLINE).await < self.instances as f64 {
+            sleep(Duration::from_millis(100)).await;
+        }
+        // What was loaded and recorded meanwhile is settled by then.
+        sleep(INTERVAL).await;
+    }
+
+    fn above_idle(&self, daemon: &Server) -> f64 {
+        (memory(daemon.id()) as f64 - self.idle as f64) / self.instances as f64
+    }
+
+    /// Measures for so long; the daemon's cost of a beat in microseconds.
+    async fn measure(&self, daemon: &Server, beats: &Beats, duration: Duration) -> f64 {
+        let redis = id_of(&self.redis).await;
+        let spent = || [daemon.id(), redis].map(processor_time);
+        let (before, gone) = (spent(), daemon.figure(OFFLINE).await);
+        beats.latencies.take();
+        sleep(duration).await;
+        let (after, latencies) = (spent(), beats.latencies.take());
+        let round = Round::of(latencies, duration);
+        let count = (round.requests * BATCH) as f64;
+        let [cost, redis_cost] = [0, 1].map(|i| (after[i] - before[i]).as_secs_f64());
+        println!(
+            "  {} instances: {:.0} beats/s, p50 {:.2} ms, p99 {:.2} ms a batch; daemon {:.2} of a core, {:.2} us a beat, \
+             Redis {:.2} us; {:.0} bytes an instance above idle; {} online, {} went offline",
+            self.instances,
+            round.per_second * BATCH as f64,
+            round.p50.as_secs_f64() * 1e3,
+            round.p99.as_secs_f64() * 1e3,
+            cost / duration.as_secs_f64(),
+            cost * 1e6 / count,
+            redis_cost * 1e6 / count,
+            self.above_idle(daemon),
+            daemon.figure(ONLINE).await,
+            daemon.figure(OFFLINE).await - gone,
+        );
+        cost * 1e6 / count
+    }
+}
+
+/// Connections that beat for everybody, each batch at its own moment of the interval. Whoever
+/// gets no answer comes again a second later.
+struct Beats {
+    tasks: Vec<AbortHandle>,
+    latencies: Rc<RefCell<Vec<u32>>>,
+    /// How many of the first batches beat no more.
+    silent: Rc<Cell<usize>>,
+    /// When one of those did for the last time.
+    last: Rc<Cell<Instant>>,
+}
+
+const CONNECTIONS: usize = 16;
+
+impl Beats {
+    fn start(address: SocketAddr, instances: usize, services: usize) -> Self {
+        let each = instances / services;
+        let bodies = (0..instances / BATCH).map(|batch| {
+            let lease = |i: usize| {
+                let address = format!("10.{}.{}.{}:8080", i / 65536, i / 256 % 256, i % 256);
+                json!({"service": format!("service-{}", i / each), "address": address})
+            };
+            let leases: Vec<_> = (batch * BATCH..(batch + 1) * BATCH).map(lease).collect();
+            let body = json!({ "leases": leases }).to_string();
+            request("POST", "/v1/heartbeats", "", &body)
+        });
+        let bodies: Rc<[Vec<u8>]> = bodies.collect();
+        let mut beats = Self {
+            tasks: Vec::new(),
+            latencies: Rc::default(),
+            silent: Rc::default(),
+            last: Rc::new(Cell::new(Instant::now())),
+        };
+        let begin = Instant::now();
+        for connection in 0..CONNECTIONS {
+            let (bodies, latencies) = (Rc::clone(&bodies), Rc::clone(&beats.latencies));
+            let (silent, last) = (Rc::clone(&beats.silent), Rc::clone(&beats.last));
+            let task = spawn_local(async move {
+                let mut open = Connection::open(address).await;
+                for n in (connection..).step_by(CONNECTIONS) {
+                    sleep_until(begin + INTERVAL * n as u32 / BATCHES as u32).await;
+                    let batch = n % bodies.len();
+                    if batch < silent.get() {
+                        continue;
+                    }
+                    let sent = Instant::now();
+                    loop {
+                        let asked = match &mut open {
+                            Ok(open) => open.ask(&bodies[batch]).await,
+                            Err(error) => Err(error.kind().into()),
+                        };
+                        if matches!(asked, Ok(200)) {
+                            break;
+                        }
+                        sleep(Duration::from_secs(1)).await;
+                        open = Connection::open(address).await;
+                    }
+                    latencies.borrow_mut().push(micros(sent.elapsed()));
+                    if batch < 2 {
+                        last.set(Instant::now());
+                    }
+                }
+            });
+            beats.tasks.push(task.abort_handle());
+        }
+        beats
+    }
+
+    /// Has so many of the first batches beat no more; when one of them did last.
+    fn silence(&self, batches: usize) -> Rc<Cell<Instant>> {
+        self.silent.set(batches);
+        Rc::clone(&self.last)
+    }
+}
+
+impl Drop for Beats {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
