@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -14,6 +15,10 @@ const BODIES: usize = 1024;
 
 /// How much memory large bodies may have together, in KiB.
 const BODY_MEMORY: usize = 32 * 1024;
+
+/// How many leases batches may renew at once, for each place of [`Work::Heartbeat`]. What is
+/// beyond would wait longer than it takes to come again.
+const LEASES: usize = 4;
 
 /// A kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,10 +125,25 @@ impl Memory {
     }
 }
 
+/// The leases of a batch, given back when this is dropped.
+#[derive(Debug)]
+pub struct Leases {
+    count: usize,
+    taken: Arc<AtomicUsize>,
+}
+
+impl Drop for Leases {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.count, Ordering::AcqRel);
+    }
+}
+
 /// Gives places out; shared by all workers.
 pub struct Admission<C> {
     limits: Limits,
     places: [Arc<Semaphore>; Work::ALL.len()],
+    /// How many leases are being renewed by batches.
+    leases: Arc<AtomicUsize>,
     memory: Arc<Semaphore>,
     streams: Arc<Mutex<HashMap<C, usize>>>,
 }
@@ -134,6 +154,7 @@ impl<C: Eq + Hash + Clone> Admission<C> {
         Self {
             limits,
             places: Work::ALL.map(|work| Arc::new(Semaphore::new(limits.of(work)))),
+            leases: Arc::default(),
             memory: Arc::new(Semaphore::new(BODY_MEMORY)),
             streams: Arc::default(),
         }
@@ -141,12 +162,34 @@ impl<C: Eq + Hash + Clone> Admission<C> {
 
     /// A place for a kind of work, if one is free.
     pub fn enter(&self, work: Work) -> Result<Place, Full> {
+        // So that no batch is read that is refused then.
+        if work == Work::Heartbeat && self.leases.load(Ordering::Acquire) >= self.most_leases() {
+            return Err(Full::Work(work));
+        }
         let permit = Arc::clone(&self.places[work as usize]).try_acquire_owned();
         let permit = permit.map_err(|_| Full::Work(work))?;
         Ok(Place {
             work,
             _permit: permit,
         })
+    }
+
+    /// Places for the leases of a batch. The last one may take more than there are, so that
+    /// the largest fits whatever the limit.
+    pub fn leases(&self, count: usize) -> Result<Leases, Full> {
+        let before = self.leases.fetch_add(count, Ordering::AcqRel);
+        let leases = Leases {
+            count,
+            taken: Arc::clone(&self.leases),
+        };
+        match before < self.most_leases() {
+            true => Ok(leases),
+            false => Err(Full::Work(Work::Heartbeat)),
+        }
+    }
+
+    fn most_leases(&self) -> usize {
+        self.limits.heartbeats.saturating_mul(LEASES)
     }
 
     /// A place for a stream of a client.
@@ -247,6 +290,20 @@ mod tests {
         assert!(admission.stream("a").is_ok());
         drop(other);
         assert!(lock(&admission.streams).is_empty());
+    }
+
+    #[test]
+    fn batches_share_the_leases_and_the_largest_fits_where_one_is_free() {
+        let admission = admission();
+        let (few, most) = (admission.leases(4 * LEASES - 1), admission.leases(10_000));
+        let (few, most) = (few.unwrap(), most.unwrap());
+        let full = Full::Work(Work::Heartbeat);
+        assert_eq!(admission.leases(1).unwrap_err(), full);
+        assert_eq!(admission.enter(Work::Heartbeat).unwrap_err(), full);
+        drop(most);
+        assert!(admission.enter(Work::Heartbeat).is_ok());
+        drop(few);
+        assert_eq!(admission.leases.load(Ordering::Acquire), 0);
     }
 
     #[test]

@@ -5,9 +5,10 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use actix::{Actor, Addr, Arbiter, Context, Handler, Message, ResponseFuture};
 use actix_web::http::header::ETAG;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use redis::aio::MultiplexedConnection;
@@ -52,6 +53,7 @@ pub(crate) fn serve(arguments: &[String]) {
             match name.as_str() {
                 "floor" => app.configure(floor),
                 "seed" => app.configure(|app| seed_shaped(app, &argument)),
+                "seed-direct" => app.configure(|app| seed_direct(app, &argument)),
                 "static" => app.configure(|app| fixed(app, &argument)),
                 "one-postgres" => app.configure(|app| one_postgres(app, &argument)),
                 "one-sqlite" => app.configure(|app| one_sqlite(app, &argument)),
@@ -93,29 +95,91 @@ fn json(body: &'static str) -> HttpResponse {
 }
 
 /// The original's three calls, one after another.
+async fn three_calls(
+    connection: &mut MultiplexedConnection,
+    server: &str,
+    address: &str,
+) -> redis::RedisResult<()> {
+    let key = format!("heartbeat:server:{server}:{address}");
+    let now = chrono::DateTime::<chrono::Utc>::UNIX_EPOCH.to_rfc3339();
+    let known: HashMap<String, String> = connection.hgetall(&key).await?;
+    let fields: &[(&str, &str)] = match known.is_empty() {
+        true => &[
+            ("lastTime", &now),
+            ("startTime", &now),
+            ("url", address),
+            ("weight", "1"),
+        ],
+        false => &[("lastTime", &now)],
+    };
+    let () = connection.hset_multiple(&key, fields).await?;
+    connection.expire(&key, 30).await
+}
+
+/// A connection that is made where it is first used, and lives there.
+#[derive(Clone)]
+struct Redis {
+    client: Client,
+    connection: Arc<OnceCell<MultiplexedConnection>>,
+}
+
+impl Redis {
+    fn new(url: &str) -> Self {
+        Self {
+            client: Client::open(url).unwrap(),
+            connection: Arc::default(),
+        }
+    }
+
+    async fn beat(&self, server: &str, address: &str) {
+        let connect = || async { self.client.get_multiplexed_async_connection().await };
+        let connection = self.connection.get_or_try_init(connect).await;
+        let mut connection = connection.unwrap().clone();
+        three_calls(&mut connection, server, address).await.unwrap();
+    }
+}
+
+/// One actor on a thread of its own, which makes the three calls.
+struct SeedActor(Redis);
+
+impl Actor for SeedActor {
+    type Context = Context<Self>;
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct SeedBeat(Instance);
+
+impl Handler<SeedBeat> for SeedActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, SeedBeat(instance): SeedBeat, _: &mut Context<Self>) -> Self::Result {
+        let redis = self.0.clone();
+        Box::pin(async move { redis.beat(&instance.1, &instance.2).await })
+    }
+}
+
+/// The original's way in the same architecture: one HeartbeatActor, of which all workers ask.
 fn seed_shaped(app: &mut web::ServiceConfig, url: &str) {
-    let client = Client::open(url).unwrap();
-    let connection: &'static OnceCell<MultiplexedConnection> = Box::leak(Box::default());
+    static ACTOR: OnceLock<Addr<SeedActor>> = OnceLock::new();
+    let actor = ACTOR.get_or_init(|| {
+        let redis = Redis::new(url);
+        SeedActor::start_in_arbiter(&Arbiter::new().handle(), |_| SeedActor(redis))
+    });
+    let beat = web::put().to(async |instance: Instance| {
+        actor.send(SeedBeat(instance)).await.unwrap();
+        json("{\"created\":false,\"ttl_seconds\":30,\"next_in_ms\":12345}")
+    });
+    app.route(BEAT, beat);
+}
+
+/// The same three calls without an actor, each worker on a connection of its own.
+fn seed_direct(app: &mut web::ServiceConfig, url: &str) {
+    let redis = Redis::new(url);
     let beat = web::put().to(move |instance: Instance| {
-        let client = client.clone();
+        let redis = redis.clone();
         async move {
-            let connect = || async { client.get_multiplexed_async_connection().await.unwrap() };
-            let mut connection = connection.get_or_init(connect).await.clone();
-            let (_, server, address) = &*instance;
-            let key = format!("heartbeat:server:{server}:{address}");
-            let now = chrono::DateTime::<chrono::Utc>::UNIX_EPOCH.to_rfc3339();
-            let known: HashMap<String, String> = connection.hgetall(&key).await.unwrap();
-            let fields: &[(&str, &str)] = match known.is_empty() {
-                true => &[
-                    ("lastTime", &now),
-                    ("startTime", &now),
-                    ("url", address),
-                    ("weight", "1"),
-                ],
-                false => &[("lastTime", &now)],
-            };
-            let () = connection.hset_multiple(&key, fields).await.unwrap();
-            let () = connection.expire(&key, 30).await.unwrap();
+            redis.beat(&instance.1, &instance.2).await;
             json("{\"created\":false,\"ttl_seconds\":30,\"next_in_ms\":12345}")
         }
     });

@@ -15,16 +15,19 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 use crate::load::{self, Round};
-use crate::million;
 use crate::servers::{Server, memory, processor_time, request};
 use crate::support::postgres::Postgres;
 use crate::support::redis::Redis;
+use crate::{million, overload, watchers};
 
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(3);
 
 /// Instances that beat, over all connections.
-const INSTANCES: usize = 2_000;
+pub(crate) const INSTANCES: usize = 2_000;
+
+/// How many services registrations are of.
+const SERVICES: usize = 1_000;
 
 /// One of those that are measured.
 struct Contestant<'a> {
@@ -115,12 +118,18 @@ pub(crate) async fn run(wanted: &[String]) {
     if is_wanted("idle") {
         idle().await;
     }
+    if is_wanted("watchers") {
+        watchers::run().await;
+    }
+    if is_wanted("overload") {
+        overload::run().await;
+    }
     if is_wanted("million") {
         million::run().await;
     }
 }
 
-fn host(i: usize) -> String {
+pub(crate) fn host(i: usize) -> String {
     format!("10.{}.{}.{}:8080", i >> 16 & 255, i >> 8 & 255, i & 255)
 }
 
@@ -131,7 +140,7 @@ fn beat(connection: usize, n: usize) -> Vec<u8> {
 }
 
 /// Registers those that will beat, and lets them beat once.
-async fn fill(address: SocketAddr, count: usize) {
+pub(crate) async fn fill(address: SocketAddr, count: usize) {
     let per_connection = count / 50;
     let tasks: Vec<_> = (0..50)
         .map(|part| {
@@ -155,23 +164,22 @@ async fn fill(address: SocketAddr, count: usize) {
 }
 
 async fn heartbeat_redis() {
-    let (redis, own, other) = (
-        Redis::start().await,
-        TempDir::new().unwrap(),
-        Redis::start().await,
-    );
+    let (redis, other) = (Redis::start().await, Redis::start().await);
+    let own = TempDir::new().unwrap();
     let leases = ["--leases".to_owned(), redis.url()];
     let daemon = Server::daemon(own.path(), &leases).await;
     fill(daemon.address, INSTANCES).await;
-    let (floor_dir, seed_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let floor = Server::baseline(floor_dir.path(), "floor", "");
-    let seed = Server::baseline(seed_dir.path(), "seed", &other.url());
+    let floor = Server::baseline("floor", "");
+    let seed = Server::baseline("seed", &other.url());
+    let direct = Server::baseline("seed-direct", &other.url());
     for connections in [64, 256] {
         let contestants = vec![
             over_http("rollcalld + Redis", &daemon, connections, 200, beat)
                 .with(id_of(&redis).await),
             over_http("floor", &floor, connections, 200, beat),
             over_http("seed-shaped + Redis", &seed, connections, 200, beat)
+                .with(id_of(&other).await),
+            over_http("without its actor", &direct, connections, 200, beat)
                 .with(id_of(&other).await),
         ];
         let case = format!("heartbeat, leases on Redis, {connections} connections");
@@ -180,10 +188,10 @@ async fn heartbeat_redis() {
 }
 
 async fn heartbeat_memory() {
-    let (own, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let own = TempDir::new().unwrap();
     let daemon = Server::daemon(own.path(), &[]).await;
     fill(daemon.address, INSTANCES).await;
-    let floor = Server::baseline(other.path(), "floor", "");
+    let floor = Server::baseline("floor", "");
     for connections in [64, 256] {
         let contestants = vec![
             over_http("rollcalld", &daemon, connections, 200, beat),
@@ -194,7 +202,7 @@ async fn heartbeat_memory() {
     }
 }
 
-const BATCH: usize = 500;
+pub(crate) const BATCH: usize = 500;
 
 fn batch_of(batch: usize) -> Vec<u8> {
     let lease = |i: usize| json!({"service": "orders", "address": host(batch * BATCH + i)});
@@ -261,17 +269,18 @@ fn renewals(batch: usize) -> Vec<Renewal> {
 }
 
 /// Batches that are made before they are sent, so that making them is not measured.
-fn made_once() -> impl Fn(usize, usize) -> Vec<u8> + Clone {
+pub(crate) fn made_once() -> impl Fn(usize, usize) -> Vec<u8> + Clone {
     let batches: Arc<[Vec<u8>]> = (0..INSTANCES / BATCH).map(batch_of).collect();
     move |connection, n| batches[(connection + n) % batches.len()].clone()
 }
 
-/// A registration of an instance that is new in each round.
+/// A registration of an instance that is new, in one of many services.
 fn registration(tag: &'static str) -> impl Fn(usize, usize) -> Vec<u8> + Clone {
     let begin = Instant::now();
     move |connection, n| {
         let moment = begin.elapsed().as_nanos();
-        let path = format!("/v1/services/orders/instances/{tag}-{connection}-{n}-{moment}:80");
+        let service = (connection * 31 + n) % SERVICES;
+        let path = format!("/v1/services/s-{service}/instances/{tag}-{connection}-{n}-{moment}:80");
         request(
             "PUT",
             &path,
@@ -281,56 +290,67 @@ fn registration(tag: &'static str) -> impl Fn(usize, usize) -> Vec<u8> + Clone {
     }
 }
 
+/// Both with a database of their own, in one server.
 async fn registration_postgres() {
     let postgres = Postgres::start().await;
-    let store = ["--store".to_owned(), postgres.url("postgres")];
-    let (own, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let daemon = Server::daemon(own.path(), &store).await;
-    fill(daemon.address, 50).await;
-    let one = Server::baseline(other.path(), "one-postgres", &postgres.url("postgres"));
-    let contestants = vec![
-        over_http(
-            "rollcalld + PostgreSQL",
-            &daemon,
-            64,
-            201,
-            registration("a"),
-        ),
-        over_http("one transaction each", &one, 64, 201, registration("b")),
+    let urls = [
+        postgres.create_database().await,
+        postgres.create_database().await,
     ];
-    compare(
-        "registration, PostgreSQL, fsync on, 64 connections",
-        1,
-        contestants,
-    )
-    .await;
+    let own = TempDir::new().unwrap();
+    let start = async |url: &String| {
+        let store = ["--store".to_owned(), url.clone()];
+        Server::daemon(own.path(), &store).await
+    };
+    // A daemon that then ends makes the tables.
+    drop(start(&urls[1]).await);
+    let daemon = start(&urls[0]).await;
+    let one = Server::baseline("one-postgres", &urls[1]);
+    for connections in [64, 256] {
+        let contestants = vec![
+            over_http(
+                "rollcalld + PostgreSQL",
+                &daemon,
+                connections,
+                201,
+                registration("a"),
+            ),
+            over_http(
+                "one transaction each",
+                &one,
+                connections,
+                201,
+                registration("b"),
+            ),
+        ];
+        let case = format!("registration, PostgreSQL, fsync on, {connections} connections");
+        compare(&case, 1, contestants).await;
+    }
 }
 
 async fn registration_sqlite() {
     let (own, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let daemon = Server::daemon(own.path(), &[]).await;
-    fill(daemon.address, 50).await;
-    // A database of its own, made by a daemon that then ends.
-    drop({
-        let second = Server::daemon(other.path(), &[]).await;
-        fill(second.address, 50).await;
-        second
-    });
+    drop(Server::daemon(other.path(), &[]).await);
     let file = other.path().join("rollcall.db");
-    let one = Server::baseline(other.path(), "one-sqlite", file.to_str().unwrap());
-    let contestants = vec![
-        over_http("rollcalld", &daemon, 64, 201, registration("a")),
-        over_http("one transaction each", &one, 64, 201, registration("b")),
-    ];
-    compare(
-        "registration, SQLite, synchronous=FULL, 64 connections",
-        1,
-        contestants,
-    )
-    .await;
+    let one = Server::baseline("one-sqlite", file.to_str().unwrap());
+    for connections in [64, 256] {
+        let contestants = vec![
+            over_http("rollcalld", &daemon, connections, 201, registration("a")),
+            over_http(
+                "one transaction each",
+                &one,
+                connections,
+                201,
+                registration("b"),
+            ),
+        ];
+        let case = format!("registration, SQLite, synchronous=FULL, {connections} connections");
+        compare(&case, 1, contestants).await;
+    }
 }
 
-const LIST: &str = "/v1/services/orders/instances?available=true";
+pub(crate) const LIST: &str = "/v1/services/orders/instances?available=true";
 
 async fn discovery() {
     let own = TempDir::new().unwrap();
@@ -346,11 +366,10 @@ async fn discovery() {
     let answer = answer.send().await.unwrap();
     let etag = answer.headers()["etag"].to_str().unwrap().to_owned();
     let bytes = answer.bytes().await.unwrap();
-    let (static_dir, floor_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let file = static_dir.path().join("answer");
+    let file = own.path().join("answer");
     std::fs::write(&file, &bytes).unwrap();
-    let fixed = Server::baseline(static_dir.path(), "static", file.to_str().unwrap());
-    let floor = Server::baseline(floor_dir.path(), "floor", "");
+    let fixed = Server::baseline("static", file.to_str().unwrap());
+    let floor = Server::baseline("floor", "");
     let list = |_, _| request("GET", LIST, "", "");
     let contestants = vec![
         over_http("rollcalld", &daemon, 64, 200, list),

@@ -137,6 +137,12 @@ impl Connection {
         self.stream.write_all(request).await
     }
 
+    /// Whether the last answer said that there will be no other on this connection.
+    pub(crate) fn is_closing(&self) -> bool {
+        let text = self.text().to_ascii_lowercase();
+        text.contains("\r\nconnection: close\r\n")
+    }
+
     /// What was read last.
     pub(crate) fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.buffer)

@@ -15,6 +15,7 @@ mod baselines;
 mod cases;
 mod load;
 mod million;
+mod overload;
 mod servers;
 #[expect(
     dead_code,
@@ -24,6 +25,7 @@ mod servers;
 )]
 #[path = "../../tests/it/support/mod.rs"]
 mod support;
+mod watchers;
 
 use tokio::task::LocalSet;
 

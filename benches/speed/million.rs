@@ -215,7 +215,8 @@ struct Beats {
     last: Rc<Cell<Instant>>,
 }
 
-const CONNECTIONS: usize = 16;
+/// An agent for each batch of the million.
+const CONNECTIONS: usize = BATCHES;
 
 impl Beats {
     fn start(address: SocketAddr, instances: usize, services: usize) -> Self {
@@ -241,7 +242,7 @@ impl Beats {
             let (bodies, latencies) = (Rc::clone(&bodies), Rc::clone(&beats.latencies));
             let (silent, last) = (Rc::clone(&beats.silent), Rc::clone(&beats.last));
             let task = spawn_local(async move {
-                let mut open = Connection::open(address).await;
+                let mut open = None;
                 for n in (connection..).step_by(CONNECTIONS) {
                     sleep_until(begin + INTERVAL * n as u32 / BATCHES as u32).await;
                     let batch = n % bodies.len();
@@ -249,16 +250,8 @@ impl Beats {
                         continue;
                     }
                     let sent = Instant::now();
-                    loop {
-                        let asked = match &mut open {
-                            Ok(open) => open.ask(&bodies[batch]).await,
-                            Err(error) => Err(error.kind().into()),
-                        };
-                        if matches!(asked, Ok(200)) {
-                            break;
-                        }
+                    while !beat(address, &mut open, &bodies[batch]).await {
                         sleep(Duration::from_secs(1)).await;
-                        open = Connection::open(address).await;
                     }
                     latencies.borrow_mut().push(micros(sent.elapsed()));
                     if batch < 2 {
@@ -276,6 +269,19 @@ impl Beats {
         self.silent.set(batches);
         Rc::clone(&self.last)
     }
+}
+
+/// Sends a batch, on a connection that is made where there is none; whether it was taken.
+async fn beat(address: SocketAddr, open: &mut Option<Connection>, body: &[u8]) -> bool {
+    if open.is_none() {
+        *open = Connection::open(address).await.ok();
+    }
+    let Some(connection) = open else { return false };
+    let taken = matches!(connection.ask(body).await, Ok(200));
+    if !taken {
+        *open = None;
+    }
+    taken
 }
 
 impl Drop for Beats {

@@ -30,7 +30,8 @@ impl Server {
         if !all.iter().any(|argument| argument == "--listen") {
             all.extend(["--listen", "127.0.0.1:0"].map(str::to_owned));
         }
-        let server = Self::start(BINARY, folder, &all);
+        let log = fs::File::create(folder.join("log")).unwrap();
+        let server = Self::start(BINARY, folder, &all, log.into());
         eventually(Duration::from_secs(60), "it is ready", || async {
             let url = format!("http://{}/readyz", server.address);
             let answer = crate::support::daemon::client_builder()
@@ -48,25 +49,31 @@ impl Server {
     }
 
     /// One of the baselines.
-    pub(crate) fn baseline(folder: &Path, name: &str, argument: &str) -> Self {
+    pub(crate) fn baseline(name: &str, argument: &str) -> Self {
         let this = std::env::current_exe().unwrap();
         let arguments = ["--serve", name, argument].map(str::to_owned);
-        Self::start(this.to_str().unwrap(), folder, &arguments)
+        let folder = std::env::temp_dir();
+        Self::start(
+            this.to_str().unwrap(),
+            &folder,
+            &arguments,
+            Stdio::inherit(),
+        )
     }
 
-    fn start(program: &str, folder: &Path, arguments: &[String]) -> Self {
+    fn start(program: &str, folder: &Path, arguments: &[String], log: Stdio) -> Self {
         let mut child = spawn(program, None, |command| {
             command
                 .args(arguments)
                 .current_dir(folder)
                 .stdout(Stdio::piped())
-                .stderr(fs::File::create(folder.join("log")).unwrap());
+                .stderr(log);
         });
         let mut line = String::new();
         let out = child.stdout.take().unwrap();
         BufReader::new(out).read_line(&mut line).unwrap();
         let Some(address) = line.trim().strip_prefix("listening on http://") else {
-            let log = fs::read_to_string(folder.join("log")).unwrap();
+            let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
             panic!("{program} says {line:?}\n{log}");
         };
         Self {

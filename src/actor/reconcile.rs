@@ -1,8 +1,9 @@
-//! The reconcile chore: what the registry says is online, against the leases there are.
+//! The reconcile chore: who is listed as online, against the leases there are.
 //!
-//! The SchedulerActor begins it, on one daemon at a time. It looks, page by page, and
-//! changes nothing itself: what differs goes to the RegistryActor, whose conditional
-//! updates decide, and who is gone is judged before.
+//! The SchedulerActor begins it, on one daemon at a time. It goes through the leases, page by
+//! page, and looks more closely at what is not as the Directory says. It changes nothing itself:
+//! what differs goes to the RegistryActor, whose conditional updates decide, and who is gone is
+//! judged before.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,20 +11,21 @@ use std::time::Duration;
 use super::expiry::Gone;
 use super::{AskError, Expiry, RecordOnline};
 use crate::bus::{BusError, EventBus};
+use crate::directory::Listed;
 use crate::lease::LeaseError;
 use crate::model::{InstanceId, InstanceKey};
 use crate::store::{Life, RegistryReader, StoreError};
 
 /// How many instances are looked at in one step. Bounds the memory, and how long a step
 /// holds up others in the stores.
-const PAGE: u16 = 500;
+const PAGE: usize = 500;
 
 /// The name of the claim that keeps it to one daemon at a time.
 const CLAIM: &str = "reconcile";
 
 /// Compares the registry store with the lease store.
 pub struct Reconciler {
-    /// Says what is recorded as online.
+    /// Says who is registered of those who have a lease and are not listed as online.
     pub reader: Arc<dyn RegistryReader>,
     /// Looks at leases, and judges those that are gone.
     pub expiry: Expiry,
@@ -67,57 +69,63 @@ impl Reconciler {
         if !self.bus.claim(CLAIM, self.claim).await? {
             return Ok(None);
         }
-        let (looked, gone) = self.find_ended().await?;
+        // In this order: whoever comes meanwhile is not missed among the leases.
+        let online = self.expiry.directory.online();
+        let (mut leased, begun) = self.read_leases().await?;
+        leased.sort_unstable();
+        let id = |listed: &Arc<Listed>| listed.instance.id;
+        let looked = online.len();
+        let missing = online
+            .into_iter()
+            .filter(|listed| leased.binary_search(&id(listed)).is_err());
         Ok(Some(Repairs {
             looked,
-            gone,
-            online: self.find_begun().await?,
+            gone: self.find_ended(missing.collect()).await?,
+            online: begun,
         }))
     }
 
-    /// Goes through what is recorded as online. All who are gone are judged together. How
-    /// many it looked at, and how many are gone.
-    async fn find_ended(&self) -> Result<(usize, usize), ReconcileError> {
-        let (mut after, mut looked, mut gone) = (InstanceId(0), 0, Vec::new());
+    /// Goes through the leases. Those who are listed as online and have one, and how many
+    /// were not and are now.
+    async fn read_leases(&self) -> Result<(Vec<InstanceId>, usize), ReconcileError> {
+        let (mut leased, mut begun, mut cursor) = (Vec::new(), 0, 0);
         loop {
-            let (ids, lives): (Vec<_>, Vec<_>) = self
-                .reader
-                .list_online(after, PAGE)
-                .await?
-                .into_iter()
-                .unzip();
-            let Some(last) = ids.last() else { break };
-            after = *last;
-            looked += ids.len();
-            let keys: Vec<InstanceKey> = lives.into_iter().map(|life| life.key).collect();
-            let leases = self.expiry.look(&keys).await?;
-            let missing = keys.iter().zip(leases).filter(|(_, lease)| lease.is_none());
-            gone.extend(missing.filter_map(|(key, _)| {
-                let listed = self.expiry.directory.find(key)?;
-                Some(Gone {
-                    listed,
-                    since: None,
-                })
+            let page = self.expiry.leases.list(cursor).await?;
+            let mut others = Vec::new();
+            for key in page.keys {
+                match self.expiry.directory.find(&key) {
+                    Some(listed) if listed.instance.presence.online => {
+                        leased.push(listed.instance.id);
+                    }
+                    _ => others.push(key),
+                }
+            }
+            for keys in others.chunks(PAGE) {
+                begun += self.record_begun(keys).await?;
+            }
+            match page.next {
+                Some(next) => cursor = next,
+                None => return Ok((leased, begun)),
+            }
+        }
+    }
+
+    /// Looks at those of whom no lease was seen, and has all who have none judged together;
+    /// how many they are.
+    async fn find_ended(&self, missing: Vec<Arc<Listed>>) -> Result<usize, ReconcileError> {
+        let mut gone = Vec::new();
+        for part in missing.chunks(PAGE) {
+            let keys = part.iter().map(|listed| listed.instance.key.clone());
+            let leases = self.expiry.look(&keys.collect::<Vec<_>>()).await?;
+            let ended = part.iter().zip(leases).filter(|(_, lease)| lease.is_none());
+            gone.extend(ended.map(|(listed, _)| Gone {
+                listed: Arc::clone(listed),
+                since: None,
             }));
         }
         let found = gone.len();
         self.expiry.judge(gone).await;
-        Ok((looked, found))
-    }
-
-    /// Goes through the leases.
-    async fn find_begun(&self) -> Result<usize, ReconcileError> {
-        let (mut cursor, mut repaired) = (0, 0);
-        loop {
-            let page = self.expiry.leases.list(cursor).await?;
-            for keys in page.keys.chunks(PAGE.into()) {
-                repaired += self.record_begun(keys).await?;
-            }
-            match page.next {
-                Some(next) => cursor = next,
-                None => return Ok(repaired),
-            }
-        }
+        Ok(found)
     }
 
     async fn record_begun(&self, keys: &[InstanceKey]) -> Result<usize, ReconcileError> {

@@ -1,7 +1,8 @@
 //! How the Directory changes: one writer at a time, by ids and revisions.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
+use std::mem;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -123,7 +124,8 @@ pub(super) struct Change<'a> {
 struct Edits {
     /// `Some(None)` where it was removed.
     record: Option<Option<ScopeRecord>>,
-    instances: BTreeMap<Address, Option<Arc<Listed>>>,
+    /// In the order in which they were made: of two of one instance the later holds.
+    instances: Vec<(Address, Option<Arc<Listed>>)>,
 }
 
 impl<'a> Change<'a> {
@@ -150,7 +152,7 @@ impl<'a> Change<'a> {
         }
     }
 
-    fn put(&mut self, instance: Instance) {
+    fn put(&mut self, mut instance: Instance) {
         if let Some(reading) = &mut self.state.reading {
             reading.instances.push(instance.id);
         }
@@ -169,6 +171,11 @@ impl<'a> Change<'a> {
             }
         }
         let before = before.filter(|before| before.instance.id == instance.id);
+        // Texts that are here already are not held twice.
+        match &before {
+            Some(before) => instance.key = before.instance.key.clone(),
+            None => instance.key.scope = self.known_scope(instance.key.scope),
+        }
         let slot = match &before {
             Some(before) => before.slot,
             None => self.deadlines.take(&instance.key),
@@ -210,7 +217,17 @@ impl<'a> Change<'a> {
             .pin()
             .insert(key.clone(), Arc::clone(&listed));
         let edits = self.edits.entry(key.scope).or_default();
-        edits.instances.insert(key.address, Some(listed));
+        edits.instances.push((key.address, Some(listed)));
+    }
+
+    /// The scope as it is here already, where it is.
+    fn known_scope(&self, scope: Scope) -> Scope {
+        if let Some((known, _)) = self.edits.get_key_value(&scope) {
+            return known.clone();
+        }
+        let scopes = self.maps.scopes.pin();
+        let known = scopes.get_key_value(&scope).map(|(known, _)| known.clone());
+        known.unwrap_or(scope)
     }
 
     fn remove(&mut self, key: &InstanceKey, id: InstanceId) {
@@ -233,7 +250,7 @@ impl<'a> Change<'a> {
         digest.instance_sum = digest.instance_sum.wrapping_sub(sum);
         instances.remove(key);
         let edits = self.edits.entry(key.scope.clone()).or_default();
-        edits.instances.insert(key.address.clone(), None);
+        edits.instances.push((key.address.clone(), None));
     }
 
     pub(super) fn set_suspect(&mut self, key: &InstanceKey, suspect: bool) {
@@ -385,8 +402,17 @@ impl<'a> Change<'a> {
 /// The instances by address, with the edits.
 fn merge(
     known: &[Arc<Listed>],
-    edits: BTreeMap<Address, Option<Arc<Listed>>>,
+    mut edits: Vec<(Address, Option<Arc<Listed>>)>,
 ) -> Box<[Arc<Listed>]> {
+    // The last of each address, which a stable order leaves behind the earlier ones.
+    edits.sort_by(|(a, _), (b, _)| a.cmp(b));
+    edits.dedup_by(|later, earlier| {
+        let same = later.0 == earlier.0;
+        if same {
+            mem::swap(later, earlier);
+        }
+        same
+    });
     let mut merged = Vec::with_capacity(known.len() + edits.len());
     let mut known = known.iter().peekable();
     for (address, edit) in edits {

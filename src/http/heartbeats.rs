@@ -178,6 +178,8 @@ pub(super) async fn beat_many(
             ),
         ));
     }
+    let leases = api.admission.leases(batch.leases.len());
+    let _leases = leases.map_err(|full| api.shed(full))?;
     let mut seen = HashSet::with_capacity(batch.leases.len());
     let mut keys = Vec::with_capacity(batch.leases.len());
     for (index, Object(lease)) in batch.leases.into_iter().enumerate() {

@@ -22,6 +22,7 @@ pub(super) struct RedisLeaseStore {
     link: RedisLink,
     renew: Script,
     look: Script,
+    list: Script,
 }
 
 impl RedisLeaseStore {
@@ -30,6 +31,7 @@ impl RedisLeaseStore {
             link: RedisLink::new(client),
             renew: Script::new(include_str!("renew.lua")),
             look: Script::new(include_str!("look.lua")),
+            list: Script::new(include_str!("list.lua")),
         }
     }
 }
@@ -99,15 +101,11 @@ impl LeaseStore for RedisLeaseStore {
     }
 
     async fn list(&self, cursor: u64) -> Result<LeasePage, LeaseError> {
-        let mut scan = redis::cmd("SCAN");
-        scan.arg(cursor)
-            .arg("MATCH")
+        let mut call = self.list.prepare_invoke();
+        call.arg(cursor)
             .arg(format!("{}*", InstanceKey::LEASE_KEY_PREFIX))
-            .arg("COUNT")
-            .arg(SCAN_COUNT)
-            .arg("TYPE")
-            .arg("hash");
-        let (next, keys): (u64, Vec<String>) = self.link.ask(&scan).await?;
+            .arg(SCAN_COUNT);
+        let (next, keys): (u64, Vec<String>) = self.link.ask(&call).await?;
         Ok(LeasePage {
             keys: keys
                 .iter()

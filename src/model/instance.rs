@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::iter;
 use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Address, DisplayName, Epoch, Invalid, Note, Scope, shown};
 
@@ -152,12 +153,12 @@ impl From<Ttl> for i64 {
 
 /// What an instance says of itself: names and texts, at most 64 entries and 8 KiB
 /// as JSON. No name is empty and nothing holds NUL, which Postgres cannot store.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    try_from = "BTreeMap<String, String>",
-    into = "BTreeMap<String, String>"
-)]
-pub struct Metadata(BTreeMap<String, String>);
+///
+/// There is one for each instance, so it is one text: names and texts in turn, in the order of
+/// the names' bytes, with NUL between them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "BTreeMap<String, String>")]
+pub struct Metadata(Box<str>);
 
 impl Metadata {
     /// The most entries.
@@ -167,9 +168,15 @@ impl Metadata {
 
     /// The entries in the order of their keys' bytes.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0
-            .iter()
-            .map(|(key, value)| (key.as_str(), value.as_str()))
+        let mut texts = self.0.split('\0');
+        // No name is empty, so an empty one is that of no entry.
+        iter::from_fn(move || Some((texts.next()?, texts.next()?)))
+    }
+}
+
+impl Serialize for Metadata {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
     }
 }
 
@@ -202,13 +209,11 @@ impl TryFrom<BTreeMap<String, String>> for Metadata {
                 Self::MAX_BYTES
             )));
         }
-        Ok(Self(entries))
-    }
-}
-
-impl From<Metadata> for BTreeMap<String, String> {
-    fn from(metadata: Metadata) -> Self {
-        metadata.0
+        let texts: Vec<String> = entries
+            .into_iter()
+            .flat_map(|(name, text)| [name, text])
+            .collect();
+        Ok(Self(texts.join("\0").into()))
     }
 }
 
@@ -251,7 +256,7 @@ pub struct Instance {
     /// What was decided about it.
     pub status: Status,
     /// Present exactly while the status is [`Status::Held`].
-    pub hold: Option<Hold>,
+    pub hold: Option<Box<Hold>>,
     /// What its lease said when that was last recorded.
     pub presence: Presence,
     /// When it first registered.

@@ -7,7 +7,7 @@ use super::Invalid;
 /// A text of 1 to `MAX` characters of any script, not blank, without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Label<const MAX: usize>(String);
+pub struct Label<const MAX: usize>(Box<str>);
 
 /// A name for people.
 pub type DisplayName = Label<100>;
@@ -36,14 +36,14 @@ impl<const MAX: usize> TryFrom<String> for Label<MAX> {
         } else if text.chars().any(char::is_control) {
             Err(Invalid::new("must not hold control characters"))
         } else {
-            Ok(Self(text))
+            Ok(Self(text.into()))
         }
     }
 }
 
 impl<const MAX: usize> From<Label<MAX>> for String {
     fn from(label: Label<MAX>) -> Self {
-        label.0
+        label.0.into()
     }
 }
 

@@ -80,14 +80,6 @@ pub trait RegistryReader: Send + Sync {
         limit: u16,
     ) -> Result<Vec<Instance>, StoreError>;
 
-    /// The recorded lives of instances that are recorded as online, by id, beginning
-    /// after `after`, at most `limit`; each with its id.
-    async fn list_online(
-        &self,
-        after: InstanceId,
-        limit: u16,
-    ) -> Result<Vec<(InstanceId, Life)>, StoreError>;
-
     /// Those of the given instances that are registered, in no order, in one
     /// round trip.
     async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError>;

@@ -247,14 +247,6 @@ impl RegistryReader for FakeStore {
         Ok(Digest::default())
     }
 
-    async fn list_online(
-        &self,
-        _: InstanceId,
-        _: u16,
-    ) -> Result<Vec<(InstanceId, Life)>, StoreError> {
-        Ok(Vec::new())
-    }
-
     async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
         self.look_ups.fetch_add(1, Ordering::SeqCst);
         match &*self.registered.lock().unwrap() {

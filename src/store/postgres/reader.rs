@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use super::checkout::Checkout;
 use super::{KeyColumns, Params, one, rows};
 use crate::model::{Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeRecord};
-use crate::store::{Digest, Life, PoolFigures, RegistryReader, StoreError};
+use crate::store::{Digest, PoolFigures, RegistryReader, StoreError};
 
 pub(super) struct PostgresReader {
     pub(super) pool: Pool,
@@ -55,16 +55,6 @@ impl RegistryReader for PostgresReader {
         let params: Params<'_> = &[&after.0, &i64::from(limit)];
         let rows = self.query(sql!("list_instances"), params).await?;
         rows.iter().map(rows::instance).collect()
-    }
-
-    async fn list_online(
-        &self,
-        after: InstanceId,
-        limit: u16,
-    ) -> Result<Vec<(InstanceId, Life)>, StoreError> {
-        let params: Params<'_> = &[&after.0, &i64::from(limit)];
-        let rows = self.query(sql!("list_online"), params).await?;
-        rows.iter().map(rows::life).collect()
     }
 
     async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {

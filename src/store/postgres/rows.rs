@@ -10,7 +10,7 @@ use crate::model::{
     Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, Presence, ScopeId,
     ScopeKind, ScopeRecord,
 };
-use crate::store::{Digest, Life, StoreError};
+use crate::store::{Digest, StoreError};
 
 pub(super) fn scope(row: &Row) -> Result<ScopeRecord, StoreError> {
     Ok(ScopeRecord {
@@ -24,10 +24,10 @@ pub(super) fn scope(row: &Row) -> Result<ScopeRecord, StoreError> {
 
 pub(super) fn instance(row: &Row) -> Result<Instance, StoreError> {
     let hold = match get::<Option<String>>(row, "held_by")? {
-        Some(by) => Some(Hold {
+        Some(by) => Some(Box::new(Hold {
             by,
             reason: given::<String, _>(row, "held_reason")?,
-        }),
+        })),
         None => None,
     };
     let metadata: Option<Metadata> = get::<Option<serde_json::Value>>(row, "metadata")?
@@ -52,14 +52,6 @@ pub(super) fn instance(row: &Row) -> Result<Instance, StoreError> {
         updated_at: get(row, "updated_at")?,
         revision: get(row, "revision")?,
     })
-}
-
-pub(super) fn life(row: &Row) -> Result<(InstanceId, Life), StoreError> {
-    let life = Life {
-        key: key(row)?,
-        epoch: Epoch(get(row, "lease_epoch")?),
-    };
-    Ok((InstanceId(get(row, "id")?), life))
 }
 
 pub(super) fn digest(row: &Row) -> Result<Digest, StoreError> {

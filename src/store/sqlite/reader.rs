@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::thread::{SqliteThread, store_error};
 use super::{find_scope, rows};
 use crate::model::{Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeRecord};
-use crate::store::{Digest, Life, RegistryReader, StoreError};
+use crate::store::{Digest, RegistryReader, StoreError};
 
 pub(super) struct SqliteReader {
     pub(super) thread: SqliteThread,
@@ -61,20 +61,6 @@ impl RegistryReader for SqliteReader {
             connection
                 .prepare_cached(sql!("list_instances"))?
                 .query_map([after.0, i64::from(limit)], rows::instance)?
-                .collect()
-        })
-        .await
-    }
-
-    async fn list_online(
-        &self,
-        after: InstanceId,
-        limit: u16,
-    ) -> Result<Vec<(InstanceId, Life)>, StoreError> {
-        self.read(move |connection| {
-            connection
-                .prepare_cached(sql!("list_online"))?
-                .query_map([after.0, i64::from(limit)], rows::life)?
                 .collect()
         })
         .await

@@ -24,10 +24,10 @@ pub(super) fn scope(row: &Row<'_>) -> Result<ScopeRecord> {
 pub(super) fn instance(row: &Row<'_>) -> Result<Instance> {
     let held_by: Option<String> = row.get("held_by")?;
     let hold = match held_by {
-        Some(by) => Some(Hold {
+        Some(by) => Some(Box::new(Hold {
             by,
             reason: given::<String, _>(row, "held_reason")?,
-        }),
+        })),
         None => None,
     };
     let metadata: Option<String> = row.get("metadata")?;
@@ -56,14 +56,6 @@ pub(super) fn instance(row: &Row<'_>) -> Result<Instance> {
         updated_at: time(row, "updated_at")?,
         revision: row.get("revision")?,
     })
-}
-
-pub(super) fn life(row: &Row<'_>) -> Result<(InstanceId, Life)> {
-    let life = Life {
-        key: key(row)?,
-        epoch: Epoch(row.get("lease_epoch")?),
-    };
-    Ok((InstanceId(row.get("id")?), life))
 }
 
 pub(super) fn digest(row: &Row<'_>) -> Result<Digest> {

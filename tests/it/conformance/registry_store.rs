@@ -102,7 +102,6 @@ suite! {
         a_beat_that_comes_while_the_end_is_recorded_wins_in_any_order,
         presence_and_status_leave_each_other_alone,
         presence_of_the_unknown_is_not_recorded,
-        those_online_are_listed_page_by_page,
         a_change_is_a_new_revision,
     }
 }
@@ -914,35 +913,6 @@ async fn presence_of_the_unknown_is_not_recorded(mut fixture: Fixture) {
     assert_eq!(changed[0].instance.key, known);
     assert_eq!(fixture.find(&unknown).await, None);
     assert_eq!(fixture.offline(&unknown, 1000).await, []);
-}
-
-async fn those_online_are_listed_page_by_page(mut fixture: Fixture) {
-    fixture.declare(&group("edge"), None).await;
-    let mut expected = Vec::new();
-    for i in 0..7 {
-        let scope = if i % 2 == 0 {
-            group("edge")
-        } else {
-            service("s")
-        };
-        let key = instance(scope, &format!("h-{i}:1"));
-        fixture.register(Registration::of(key.clone())).await;
-        if i != 3 {
-            fixture.online(&key, 1000 + i).await;
-            expected.push(life(&key, 1000 + i));
-        }
-    }
-    fixture.offline(&expected[1].key, expected[1].epoch.0).await;
-    expected.remove(1);
-    let (mut listed, mut after) = (Vec::new(), InstanceId(0));
-    loop {
-        let page = fixture.store.reader.list_online(after, 2).await.unwrap();
-        assert!(page.len() <= 2);
-        let Some((last, _)) = page.last() else { break };
-        after = *last;
-        listed.extend(page.into_iter().map(|(_, life)| life));
-    }
-    assert_eq!(listed, expected);
 }
 
 async fn a_change_is_a_new_revision(mut fixture: Fixture) {

@@ -66,22 +66,6 @@ impl RegistryReader for MemoryStore {
         Ok(all)
     }
 
-    async fn list_online(
-        &self,
-        after: InstanceId,
-        limit: u16,
-    ) -> Result<Vec<(InstanceId, Life)>, StoreError> {
-        let mut online = self.list_instances(after, u16::MAX).await?;
-        online.retain(|instance| instance.presence.online);
-        online.truncate(limit.into());
-        let life = |instance: Instance| {
-            let epoch = instance.presence.epoch.unwrap();
-            let key = instance.key;
-            (instance.id, Life { key, epoch })
-        };
-        Ok(online.into_iter().map(life).collect())
-    }
-
     async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
         self.read(|rows| {
             let found = keys.iter().filter_map(|key| rows.instances.get(key));
@@ -271,7 +255,7 @@ impl RegistryTransaction for MemoryTransaction {
             let instance = rows.instances.get_mut(&key)?;
             if let Some(status) = &change.status {
                 instance.status = status.status();
-                instance.hold = status.hold().cloned();
+                instance.hold = status.hold().cloned().map(Box::new);
             }
             instance.given_weight = change.weight.or(instance.given_weight);
             if let Some(metadata) = &change.metadata {

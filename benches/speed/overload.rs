@@ -1,0 +1,125 @@
+//! Three times what it can take: what is accepted, how late it is answered, and what it costs.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::cases::{BATCH, INSTANCES, fill, made_once};
+use crate::load::{self, Connection, Round, micros};
+use crate::servers::{Server, memory};
+use crate::support::redis::Redis;
+
+/// Connections of the load that is just what it can take.
+const CONNECTIONS: usize = 64;
+
+/// How many times that is sent.
+const TIMES: usize = 3;
+
+/// Enough that none of them holds up the pace.
+const CROWD: usize = 1024;
+
+const DURATION: Duration = Duration::from_secs(10);
+
+pub(crate) async fn run() {
+    let (redis, own) = (Redis::start().await, TempDir::new().unwrap());
+    let leases = ["--leases".to_owned(), redis.url()];
+    let daemon = Server::daemon(own.path(), &leases).await;
+    fill(daemon.address, INSTANCES).await;
+    let request = made_once();
+    // The first one warms up.
+    load::run(
+        daemon.address,
+        CONNECTIONS,
+        DURATION / 2,
+        200,
+        request.clone(),
+    )
+    .await;
+    let normal = load::run(daemon.address, CONNECTIONS, DURATION, 200, request.clone()).await;
+    let before = memory(daemon.id());
+
+    let answers: Rc<RefCell<Answers>> = Rc::default();
+    let pace = Duration::from_secs(1).div_f64(normal.per_second * TIMES as f64);
+    let begin = Instant::now();
+    let mut crowd = JoinSet::new();
+    for connection in 0..CROWD {
+        let (answers, request, address) = (Rc::clone(&answers), request.clone(), daemon.address);
+        crowd.spawn_local(async move {
+            let mut open = Connection::open(address).await.unwrap();
+            for n in (connection..).step_by(CROWD) {
+                let due = begin + pace * n as u32;
+                sleep_until(due).await;
+                if begin.elapsed() >= DURATION {
+                    return;
+                }
+                let sent = Instant::now();
+                let asked = open.ask(&request(connection, n)).await;
+                let mut answers = answers.borrow_mut();
+                match asked {
+                    Ok(200) => answers.accepted.push(micros(sent.elapsed())),
+                    Ok(503) => {
+                        let text = open.text().to_ascii_lowercase();
+                        assert!(text.contains("\r\nretry-after: "), "{text}");
+                        answers.shed.push(micros(sent.elapsed()));
+                        drop(answers);
+                        if open.is_closing() {
+                            open = Connection::open(address).await.unwrap();
+                        }
+                    }
+                    Ok(_) => panic!("{}", open.text()),
+                    Err(_) => {
+                        answers.cut += 1;
+                        drop(answers);
+                        open = Connection::open(address).await.unwrap();
+                    }
+                }
+            }
+        });
+    }
+    let mut most = before;
+    while begin.elapsed() < DURATION {
+        sleep(Duration::from_millis(100)).await;
+        most = most.max(memory(daemon.id()));
+    }
+    while crowd.join_next().await.is_some() {}
+    let Answers {
+        accepted,
+        shed,
+        cut,
+    } = answers.take();
+    let took = begin.elapsed();
+    let (accepted, shed) = (Round::of(accepted, took), Round::of(shed, took));
+    println!(
+        "\noverload: {TIMES} times the batches of {BATCH} heartbeats that it can take, on {CROWD} connections"
+    );
+    let line = |name: &str, round: &Round| {
+        println!(
+            "  {name:<22} {:>9.0}/s  p50 {:>7.2} ms  p99 {:>7.2} ms",
+            round.per_second,
+            round.p50.as_secs_f64() * 1e3,
+            round.p99.as_secs_f64() * 1e3
+        );
+    };
+    line("what it can take", &normal);
+    line("accepted", &accepted);
+    line("shed, 503", &shed);
+    println!(
+        "  {cut} cut; memory {:.0} MiB, at most {:.0} MiB under overload; p99 of the accepted {:.1} of normal",
+        before as f64 / f64::from(1 << 20),
+        most as f64 / f64::from(1 << 20),
+        accepted.p99.as_secs_f64() / normal.p99.as_secs_f64()
+    );
+}
+
+/// What came of it, in microseconds.
+#[derive(Default)]
+struct Answers {
+    accepted: Vec<u32>,
+    shed: Vec<u32>,
+    /// Connections that were closed instead.
+    cut: usize,
+}

@@ -1,0 +1,147 @@
+//! How long it takes until everybody who watches has been told of a change.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::cases::{LIST, fill, host};
+use crate::load::{Connection, Round, micros};
+use crate::servers::{Server, processor_time, request};
+
+/// How many watch by a stream, and as many by a long poll.
+const WATCHERS: usize = 1_000;
+
+const CHANGES: usize = 20;
+
+pub(crate) async fn run() {
+    let own = TempDir::new().unwrap();
+    let more = ["--max-streams-per-client", "2000", "--lease-ttl", "1h"];
+    let daemon = Server::daemon(own.path(), &more.map(str::to_owned)).await;
+    fill(daemon.address, 100).await;
+    let (crowd, mut watchers) = (Crowd::default(), JoinSet::new());
+    for _ in 0..WATCHERS {
+        watchers.spawn_local(stream(daemon.address, crowd.clone()));
+        watchers.spawn_local(poll(daemon.address, crowd.clone()));
+    }
+    crowd.all_told().await;
+    let mut changing = Connection::open(daemon.address).await.unwrap();
+    let (mut streams, mut polls, mut spent) = (Vec::new(), Vec::new(), Duration::ZERO);
+    // The first one warms up.
+    for change in 0..=CHANGES {
+        // Those who poll have come again by then.
+        sleep(Duration::from_millis(300)).await;
+        let path = format!("/v1/services/orders/instances/{}", host(7));
+        let body = format!("{{\"weight\":{}}}", 1000 + change);
+        let before = processor_time(daemon.id());
+        crowd.change(1000 + change);
+        let answered = changing.ask(&request("PATCH", &path, "", &body)).await;
+        assert_eq!(answered.unwrap(), 200);
+        crowd.all_told().await;
+        let told = [crowd.streams.take(), crowd.polls.take()];
+        if change > 0 {
+            spent += processor_time(daemon.id()) - before;
+            streams.extend(&told[0]);
+            polls.extend(&told[1]);
+        }
+    }
+    drop(watchers);
+    println!("\n{WATCHERS} event streams and {WATCHERS} long polls, all of one service");
+    for (name, latencies) in [
+        ("told by a stream", streams),
+        ("told by a long poll", polls),
+    ] {
+        let last = latencies.iter().max().copied().unwrap_or_default();
+        let round = Round::of(latencies, Duration::from_secs(1));
+        println!(
+            "  {name:<22} p50 {:>6.1} ms  p99 {:>6.1} ms  last {:>6.1} ms",
+            round.p50.as_secs_f64() * 1e3,
+            round.p99.as_secs_f64() * 1e3,
+            f64::from(last) / 1e3
+        );
+    }
+    let each = spent.as_secs_f64() * 1e6 / (2 * WATCHERS * CHANGES) as f64;
+    println!("  daemon {each:.1} us of processor time for each that is told");
+}
+
+/// Those who watch.
+#[derive(Clone, Default)]
+struct Crowd {
+    /// By its weight, which of the changes is under way, and since when.
+    change: Rc<Cell<Option<(usize, Instant)>>>,
+    /// How many wait for it.
+    waiting: Rc<Cell<usize>>,
+    told: Rc<Notify>,
+    streams: Rc<RefCell<Vec<u32>>>,
+    polls: Rc<RefCell<Vec<u32>>>,
+}
+
+impl Crowd {
+    fn change(&self, weight: usize) {
+        self.waiting.set(0);
+        self.change.set(Some((weight, Instant::now())));
+    }
+
+    /// Waits until everybody has been told of the change, or watches for the first.
+    async fn all_told(&self) {
+        while self.waiting.get() < 2 * WATCHERS {
+            self.told.notified().await;
+        }
+    }
+
+    /// Somebody was told something.
+    fn tell(&self, text: &str, latencies: &RefCell<Vec<u32>>) {
+        if let Some((weight, since)) = self.change.get()
+            && text.contains(&format!("\"weight\":{weight}"))
+        {
+            latencies.borrow_mut().push(micros(since.elapsed()));
+            self.one_more();
+        }
+    }
+
+    fn one_more(&self) {
+        self.waiting.set(self.waiting.get() + 1);
+        if self.waiting.get() == 2 * WATCHERS {
+            self.told.notify_one();
+        }
+    }
+}
+
+async fn stream(address: SocketAddr, crowd: Crowd) {
+    let mut connection = Connection::open(address).await.unwrap();
+    let subscribe = request("GET", "/v1/events?service=orders", "", "");
+    connection.send(&subscribe).await.unwrap();
+    let head = connection.more().await.unwrap();
+    assert_eq!(&head[9..12], b"200");
+    crowd.one_more();
+    loop {
+        let text = String::from_utf8_lossy(connection.more().await.unwrap()).into_owned();
+        crowd.tell(&text, &crowd.streams);
+    }
+}
+
+async fn poll(address: SocketAddr, crowd: Crowd) {
+    let mut connection = Connection::open(address).await.unwrap();
+    let path = format!("{LIST}&wait=60s");
+    let mut known = String::new();
+    loop {
+        let ask = request("GET", &path, &known, "");
+        let answered = connection.ask(&ask).await.unwrap();
+        assert!(matches!(answered, 200 | 304), "{}", connection.text());
+        let text = connection.text();
+        let etag = text.lines().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            name.eq_ignore_ascii_case("etag").then_some(value)
+        });
+        if known.is_empty() {
+            crowd.one_more();
+        }
+        known = format!("If-None-Match: {}\r\n", etag.unwrap());
+        crowd.tell(&text, &crowd.polls);
+    }
+}
