@@ -212,3 +212,42 @@ impl Subscriber {
         id.log == self.last.log && id.place <= self.last.place
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::StreamExt;
+
+    use super::*;
+    use crate::bus::{self, BusUrl};
+    use crate::clock::{Clock, SystemClock};
+    use crate::model::EventKind;
+
+    #[tokio::test]
+    async fn an_event_is_serialised_once_for_all_who_are_told() {
+        let bus = bus::open(&BusUrl::Memory, Arc::new(SystemClock)).unwrap();
+        let feed = Feed::new(bus);
+        let subscribers: Vec<_> = (0..1000).map(|_| feed.subscribe(None)).collect();
+        feed.publish(Logged {
+            id: EventId { log: 1, place: 1 },
+            event: Event {
+                at: SystemClock.now(),
+                kind: EventKind::EventsLost,
+            },
+        });
+        let mut made = 0;
+        for subscriber in subscribers {
+            let mut subscriber = pin!(subscriber);
+            assert!(matches!(subscriber.next().await, Some(Told::From(_))));
+            let Some(Told::Event(notice)) = subscriber.next().await else {
+                panic!("it was not told");
+            };
+            notice.frame(|_| {
+                made += 1;
+                Bytes::from_static(b"frame")
+            });
+        }
+        assert_eq!(made, 1);
+    }
+}

@@ -29,6 +29,10 @@ mod watchers;
 
 use tokio::task::LocalSet;
 
+/// The daemon's, so that the baselines have no other.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == "--serve") {

@@ -221,3 +221,28 @@ impl ScopeView {
         self.bodies[2 * which as usize + usize::from(stale)].get_or_init(|| Body::new(make(self)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_body_is_serialised_once_for_all_who_ask() {
+        let (view, made) = (ScopeView::default(), Cell::new(0));
+        let ask = |which, stale| {
+            let make = |_: &ScopeView| {
+                made.set(made.get() + 1);
+                b"{}".to_vec()
+            };
+            view.body(which, stale, make).bytes.as_ptr()
+        };
+        let first = ask(Which::Available, false);
+        assert!((0..1000).all(|_| ask(Which::Available, false) == first));
+        assert_eq!(made.get(), 1);
+        assert_ne!(ask(Which::Available, true), first, "it says that it may be old");
+        assert_ne!(ask(Which::All, false), first);
+        assert_eq!(made.get(), 3);
+    }
+}
