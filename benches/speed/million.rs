@@ -215,8 +215,7 @@ struct Beats {
     last: Rc<Cell<Instant>>,
 }
 
-/// An agent for each batch of the million.
-const CONNECTIONS: usize = BATCHES;
+const CONNECTIONS: usize = 256;
 
 impl Beats {
     fn start(address: SocketAddr, instances: usize, services: usize) -> Self {

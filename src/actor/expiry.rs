@@ -56,8 +56,11 @@ pub(super) struct Gone {
 impl Expiry {
     /// Looks at leases whose deadlines have passed here. Who is alive was renewed by
     /// another daemon, which watches it now.
-    pub async fn settle(&self, passed: Vec<(InstanceKey, Instant)>) {
-        let (keys, deadlines): (Vec<_>, Vec<_>) = passed.into_iter().unzip();
+    pub async fn settle(&self, passed: Vec<(Arc<Listed>, Instant)>) {
+        let (keys, deadlines): (Vec<_>, Vec<_>) = passed
+            .into_iter()
+            .map(|(listed, deadline)| (listed.instance.key.clone(), deadline))
+            .unzip();
         let mut gone = Vec::new();
         let (mut rest, mut since) = (keys.as_slice(), deadlines.into_iter());
         while !rest.is_empty() {

@@ -1,11 +1,12 @@
 //! The reconcile chore: who is listed as online, against the leases there are.
 //!
-//! The SchedulerActor begins it, on one daemon at a time. It goes through the leases, page by
-//! page, and looks more closely at what is not as the Directory says. It changes nothing itself:
-//! what differs goes to the RegistryActor, whose conditional updates decide, and who is gone is
-//! judged before.
+//! The SchedulerActor begins it, on one daemon at a time. It looks at those whom no deadline
+//! here will find, and goes through the leases for lives that nobody reported. It changes
+//! nothing itself: what differs goes to the RegistryActor, whose conditional updates decide,
+//! and who is gone is judged before.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::expiry::Gone;
@@ -13,12 +14,16 @@ use super::{AskError, Expiry, RecordOnline};
 use crate::bus::{BusError, EventBus};
 use crate::directory::Listed;
 use crate::lease::LeaseError;
-use crate::model::{InstanceId, InstanceKey};
+use crate::model::InstanceKey;
 use crate::store::{Life, RegistryReader, StoreError};
 
 /// How many instances are looked at in one step. Bounds the memory, and how long a step
 /// holds up others in the stores.
 const PAGE: usize = 500;
+
+/// How many pages of leases it goes through, each of about a thousand: of more than that the
+/// others come next time. Most lives are reported by their own heartbeats long before.
+const PAGES: usize = 100;
 
 /// The name of the claim that keeps it to one daemon at a time.
 const CLAIM: &str = "reconcile";
@@ -31,6 +36,8 @@ pub struct Reconciler {
     pub expiry: Expiry,
     /// Knows which daemon does it.
     pub bus: Arc<dyn EventBus>,
+    /// Where the next page of leases begins.
+    pub cursor: AtomicU64,
     /// How long a claim keeps others from it: a little less than its interval.
     pub claim: Duration,
 }
@@ -38,9 +45,9 @@ pub struct Reconciler {
 /// What a reconcile found different.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Repairs {
-    /// How many it looked at, who are recorded as online.
+    /// How many it looked at, who are listed as online and not watched here.
     pub looked: usize,
-    /// Recorded as online, without a lease: to be judged.
+    /// Listed as online, without a lease: to be judged.
     pub gone: usize,
     /// Alive, and not recorded so: which they are now.
     pub online: usize,
@@ -69,52 +76,19 @@ impl Reconciler {
         if !self.bus.claim(CLAIM, self.claim).await? {
             return Ok(None);
         }
-        // In this order: whoever comes meanwhile is not missed among the leases.
-        let online = self.expiry.directory.online();
-        let (mut leased, begun) = self.read_leases().await?;
-        leased.sort_unstable();
-        let id = |listed: &Arc<Listed>| listed.instance.id;
-        let looked = online.len();
-        let missing = online
-            .into_iter()
-            .filter(|listed| leased.binary_search(&id(listed)).is_err());
+        let unwatched = self.expiry.directory.unwatched();
         Ok(Some(Repairs {
-            looked,
-            gone: self.find_ended(missing.collect()).await?,
-            online: begun,
+            looked: unwatched.len(),
+            gone: self.find_ended(&unwatched).await?,
+            online: self.find_begun().await?,
         }))
     }
 
-    /// Goes through the leases. Those who are listed as online and have one, and how many
-    /// were not and are now.
-    async fn read_leases(&self) -> Result<(Vec<InstanceId>, usize), ReconcileError> {
-        let (mut leased, mut begun, mut cursor) = (Vec::new(), 0, 0);
-        loop {
-            let page = self.expiry.leases.list(cursor).await?;
-            let mut others = Vec::new();
-            for key in page.keys {
-                match self.expiry.directory.find(&key) {
-                    Some(listed) if listed.instance.presence.online => {
-                        leased.push(listed.instance.id);
-                    }
-                    _ => others.push(key),
-                }
-            }
-            for keys in others.chunks(PAGE) {
-                begun += self.record_begun(keys).await?;
-            }
-            match page.next {
-                Some(next) => cursor = next,
-                None => return Ok((leased, begun)),
-            }
-        }
-    }
-
-    /// Looks at those of whom no lease was seen, and has all who have none judged together;
-    /// how many they are.
-    async fn find_ended(&self, missing: Vec<Arc<Listed>>) -> Result<usize, ReconcileError> {
+    /// Looks at those who are listed as online and whose end no deadline here will find. All
+    /// who are gone are judged together; how many they are.
+    async fn find_ended(&self, unwatched: &[Arc<Listed>]) -> Result<usize, ReconcileError> {
         let mut gone = Vec::new();
-        for part in missing.chunks(PAGE) {
+        for part in unwatched.chunks(PAGE) {
             let keys = part.iter().map(|listed| listed.instance.key.clone());
             let leases = self.expiry.look(&keys.collect::<Vec<_>>()).await?;
             let ended = part.iter().zip(leases).filter(|(_, lease)| lease.is_none());
@@ -126,6 +100,31 @@ impl Reconciler {
         let found = gone.len();
         self.expiry.judge(gone).await;
         Ok(found)
+    }
+
+    /// Goes through the leases, from where the last time ended, and has lives recorded of
+    /// instances that are not listed as online; how many.
+    async fn find_begun(&self) -> Result<usize, ReconcileError> {
+        let mut begun = 0;
+        for _ in 0..PAGES {
+            let cursor = self.cursor.load(Ordering::Relaxed);
+            let page = self.expiry.leases.list(cursor).await?;
+            self.cursor.store(page.next.unwrap_or(0), Ordering::Relaxed);
+            let is_online = |key: &String| {
+                let listed = self.expiry.directory.find_by_lease_key(key);
+                listed.is_some_and(|listed| listed.instance.presence.online)
+            };
+            let others = page.keys.iter().filter(|key| !is_online(key));
+            // What is no lease key is nobody's.
+            let others = others.filter_map(|key| InstanceKey::from_lease_key(key).ok());
+            for keys in others.collect::<Vec<_>>().chunks(PAGE) {
+                begun += self.record_begun(keys).await?;
+            }
+            if page.next.is_none() {
+                break;
+            }
+        }
+        Ok(begun)
     }
 
     async fn record_begun(&self, keys: &[InstanceKey]) -> Result<usize, ReconcileError> {

@@ -10,8 +10,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::model::InstanceKey;
-
 /// How many deadlines are allocated at once.
 const CHUNK: usize = 4096;
 
@@ -47,21 +45,29 @@ impl Packed {
     }
 }
 
-/// The deadlines of all instances of the Directory.
-pub struct Deadlines {
+/// The deadlines of all instances of the Directory, which are known here as `T`.
+pub struct Deadlines<T> {
     begin: Instant,
     chunks: Box<[OnceLock<Box<[AtomicU64]>>]>,
-    slots: Mutex<Slots>,
+    slots: Mutex<Slots<T>>,
 }
 
-#[derive(Default)]
-struct Slots {
+struct Slots<T> {
     /// Whose each place is.
-    owners: Vec<Option<InstanceKey>>,
+    owners: Vec<Option<T>>,
     free: Vec<u32>,
 }
 
-impl Default for Deadlines {
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self {
+            owners: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+}
+
+impl<T> Default for Deadlines<T> {
     fn default() -> Self {
         Self {
             begin: Instant::now(),
@@ -71,23 +77,29 @@ impl Default for Deadlines {
     }
 }
 
-impl Deadlines {
+impl<T: Clone> Deadlines<T> {
     /// A place for an instance; without one if there are more than 16 million.
-    pub(super) fn take(&self, key: &InstanceKey) -> Option<Slot> {
+    pub(super) fn take(&self) -> Option<Slot> {
         let mut slots = self.slots();
         if let Some(index) = slots.free.pop() {
-            slots.owners[index as usize] = Some(key.clone());
             let generation = Packed(self.at(index)?.load(Ordering::Acquire)).generation();
             return Some(Slot { index, generation });
         }
         let index = u32::try_from(slots.owners.len()).ok()?;
         let chunk = self.chunks.get(index as usize / CHUNK)?;
         chunk.get_or_init(|| (0..CHUNK).map(|_| AtomicU64::new(0)).collect());
-        slots.owners.push(Some(key.clone()));
+        slots.owners.push(None);
         Some(Slot {
             index,
             generation: 0,
         })
+    }
+
+    /// Says whose a place is from now on.
+    pub(super) fn own(&self, slot: Slot, owner: T) {
+        if let Some(place) = self.slots().owners.get_mut(slot.index as usize) {
+            *place = Some(owner);
+        }
     }
 
     /// Gives a place back. Its slot is worth nothing from now on.
@@ -120,9 +132,17 @@ impl Deadlines {
         });
     }
 
+    /// Whether there is a deadline that is not taken yet.
+    pub(super) fn is_armed(&self, slot: Slot) -> bool {
+        self.at(slot.index).is_some_and(|place| {
+            let packed = Packed(place.load(Ordering::Acquire));
+            packed.generation() == slot.generation && packed.millis() != 0
+        })
+    }
+
     /// Takes the deadlines that have passed from one of `of` shares of the places, and
     /// says whose they are, and when they were.
-    pub fn take_passed(&self, share: usize, of: usize) -> Vec<(InstanceKey, Instant)> {
+    pub fn take_passed(&self, share: usize, of: usize) -> Vec<(T, Instant)> {
         let now = self.millis(Instant::now());
         let count = self.slots().owners.len();
         let (begin, end) = (count * share / of.max(1), count * (share + 1) / of.max(1));
@@ -183,7 +203,7 @@ impl Deadlines {
     }
 
     /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
-    fn slots(&self) -> MutexGuard<'_, Slots> {
+    fn slots(&self) -> MutexGuard<'_, Slots<T>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -197,18 +217,18 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::model::ScopeKind;
 
-    fn taken(deadlines: &Deadlines, share: usize, of: usize) -> Vec<InstanceKey> {
+    const NOBODY: [usize; 0] = [];
+
+    fn taken(deadlines: &Deadlines<usize>, share: usize, of: usize) -> Vec<usize> {
         let passed = deadlines.take_passed(share, of);
-        passed.into_iter().map(|(key, _)| key).collect()
+        passed.into_iter().map(|(owner, _)| owner).collect()
     }
 
-    fn key(i: usize) -> InstanceKey {
-        InstanceKey {
-            scope: ScopeKind::Service.with("s".parse().unwrap()),
-            address: format!("h-{i}:1").parse().unwrap(),
-        }
+    fn take(deadlines: &Deadlines<usize>, owner: usize) -> Slot {
+        let slot = deadlines.take().unwrap();
+        deadlines.own(slot, owner);
+        slot
     }
 
     fn after(seconds: u64) -> Instant {
@@ -218,45 +238,42 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_deadline_that_passed_is_taken_once_and_a_renewal_puts_it_off() {
         let deadlines = Deadlines::default();
-        let (a, b) = (
-            deadlines.take(&key(0)).unwrap(),
-            deadlines.take(&key(1)).unwrap(),
-        );
+        let (a, b) = (take(&deadlines, 0), take(&deadlines, 1));
         deadlines.arm(a, after(30));
         deadlines.arm(b, after(30));
         advance(Duration::from_secs(20)).await;
-        assert_eq!(taken(&deadlines, 0, 1), []);
+        assert_eq!(taken(&deadlines, 0, 1), NOBODY);
         deadlines.arm(b, after(30));
         advance(Duration::from_secs(11)).await;
-        assert_eq!(taken(&deadlines, 0, 1), [key(0)]);
-        assert_eq!(taken(&deadlines, 0, 1), []);
+        assert_eq!(taken(&deadlines, 0, 1), [0]);
+        assert_eq!(taken(&deadlines, 0, 1), NOBODY);
         advance(Duration::from_secs(20)).await;
-        assert_eq!(taken(&deadlines, 0, 1), [key(1)]);
+        assert_eq!(taken(&deadlines, 0, 1), [1]);
         // The longest time to live, and one that would be earlier than what is there.
         deadlines.arm(a, after(3600));
         deadlines.arm(a, after(5));
         advance(Duration::from_secs(3599)).await;
-        assert_eq!(taken(&deadlines, 0, 1), []);
+        assert_eq!(taken(&deadlines, 0, 1), NOBODY);
         advance(Duration::from_secs(1)).await;
-        assert_eq!(taken(&deadlines, 0, 1), [key(0)]);
+        assert_eq!(taken(&deadlines, 0, 1), [0]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slot_of_an_instance_that_is_gone_touches_nobody_elses_deadline() {
         let deadlines = Deadlines::default();
-        let old = deadlines.take(&key(0)).unwrap();
+        let old = take(&deadlines, 0);
         deadlines.arm(old, after(5));
         deadlines.give_back(old);
-        let new = deadlines.take(&key(1)).unwrap();
+        let new = take(&deadlines, 1);
         assert_eq!(new.index, old.index, "the place is used again");
         advance(Duration::from_secs(6)).await;
-        assert_eq!(taken(&deadlines, 0, 1), [], "its deadline is gone");
+        assert_eq!(taken(&deadlines, 0, 1), NOBODY, "its deadline is gone");
         deadlines.arm(new, after(5));
         // A renewal that was under way when the old instance was deregistered.
         deadlines.arm(old, after(3600));
         deadlines.give_back(old);
         advance(Duration::from_secs(5)).await;
-        assert_eq!(taken(&deadlines, 0, 1), [key(1)]);
+        assert_eq!(taken(&deadlines, 0, 1), [1]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -264,10 +281,10 @@ mod tests {
         let deadlines = Deadlines::default();
         let count = 2 * CHUNK + 17;
         for i in 0..count {
-            deadlines.arm(deadlines.take(&key(i)).unwrap(), after(5));
+            deadlines.arm(take(&deadlines, i), after(5));
         }
         advance(Duration::from_secs(5)).await;
-        let mut all: Vec<InstanceKey> = Vec::new();
+        let mut all = Vec::new();
         for share in 0..7 {
             all.extend(taken(&deadlines, share, 7));
         }

@@ -7,11 +7,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use papaya::Equivalent;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Directory, Listed, ScopeView, Slot};
-use crate::model::{Epoch, EventKind, InstanceKey, Scope, ScopeId, ScopeRecord, Ttl, Weight};
+use crate::model::{
+    Epoch, EventKind, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord, Ttl, Weight,
+};
 use crate::store::StoreError;
 
 /// How many look-ups of what is unknown here may be under way at once, so that a flood of
@@ -36,6 +39,29 @@ impl Default for Places {
             any: Semaphore::new(LOOKUPS),
             keep_alive: Semaphore::new(KEEP_ALIVE_LOOKUPS),
         }
+    }
+}
+
+/// An [`InstanceKey`] that is not made: it has the hash of the key it stands for.
+#[derive(Hash)]
+pub(super) struct Parts<'a> {
+    kind: ScopeKind,
+    key: &'a str,
+    address: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    /// Of a lease key.
+    pub(super) fn of(text: &'a str) -> Option<Self> {
+        let (kind, key, address) = InstanceKey::lease_key_parts(text)?;
+        Some(Self { kind, key, address })
+    }
+}
+
+impl Equivalent<InstanceKey> for Parts<'_> {
+    fn equivalent(&self, other: &InstanceKey) -> bool {
+        let Scope { kind, key } = &other.scope;
+        (self.kind, self.key, self.address) == (*kind, key.as_str(), other.address.as_str())
     }
 }
 
@@ -231,6 +257,30 @@ impl Directory {
                 let late = format!("no look-up within {LOOKUP:?}");
                 Err(StoreError::Unavailable(late).into())
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher;
+
+    use foldhash::fast::RandomState;
+
+    use super::*;
+
+    #[test]
+    fn an_instance_is_found_by_the_parts_of_its_lease_key() {
+        let hash = RandomState::default();
+        for kind in [ScopeKind::Group, ScopeKind::Service] {
+            let key = InstanceKey {
+                scope: kind.with("orders".parse().unwrap()),
+                address: "[::1]:80".parse().unwrap(),
+            };
+            let text = key.lease_key();
+            let parts = Parts::of(&text).unwrap();
+            assert!(parts.equivalent(&key));
+            assert_eq!(hash.hash_one(&parts), hash.hash_one(&key));
         }
     }
 }

@@ -18,8 +18,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::deadlines::{Deadlines, Slot};
-use self::lookup::Places;
 pub use self::lookup::{DirectoryError, Profile};
+use self::lookup::{Parts, Places};
 pub use self::state::{Applied, Differences};
 use self::state::{Maps, State};
 pub use self::view::{Body, Counts, Listed, ScopeView, Totals, Which};
@@ -44,7 +44,7 @@ pub struct Directory {
     maps: Maps,
     /// Whoever changes the maps holds this; nobody who only reads.
     state: Mutex<State>,
-    deadlines: Deadlines,
+    deadlines: Deadlines<Arc<Listed>>,
     /// Why what is here may be old, a bit for each [`Stale`]; 0 if it is not.
     stale: AtomicU8,
     /// Tells those who wait for a scope that is not there.
@@ -90,6 +90,12 @@ impl Directory {
         self.maps.instances.pin().get(key).cloned()
     }
 
+    /// The instance that a lease key belongs to, as it is now.
+    pub fn find_by_lease_key(&self, text: &str) -> Option<Arc<Listed>> {
+        let parts = Parts::of(text)?;
+        self.maps.instances.pin().get(&parts).cloned()
+    }
+
     /// How much there is of a kind of scope. Takes as long however much it is.
     pub fn totals_of(&self, kind: ScopeKind) -> Totals {
         self.maps.tally(kind).totals()
@@ -112,6 +118,18 @@ impl Directory {
         let listed = views.flat_map(|view| view.instances.iter());
         let online = listed.filter(|listed| listed.instance.presence.online);
         online.cloned().collect()
+    }
+
+    /// Those who are listed as online, and whose lease was last renewed elsewhere: no deadline
+    /// here will find its end.
+    pub fn unwatched(&self) -> Vec<Arc<Listed>> {
+        let is_unwatched = |listed: &&Arc<Listed>| {
+            let watched = |slot| self.deadlines.is_armed(slot);
+            listed.instance.presence.online && !listed.slot.is_some_and(watched)
+        };
+        let scopes = self.maps.scopes.pin();
+        let listed = scopes.values().flat_map(|view| view.instances.iter());
+        listed.filter(is_unwatched).cloned().collect()
     }
 
     /// Some of those who are listed as online, evenly taken from all instances, of which it
@@ -189,7 +207,7 @@ impl Directory {
     }
 
     /// When the leases renewed here are over.
-    pub fn deadlines(&self) -> &Deadlines {
+    pub fn deadlines(&self) -> &Deadlines<Arc<Listed>> {
         &self.deadlines
     }
 
@@ -221,15 +239,17 @@ impl Directory {
         seen.extend(left.instances);
         seen.sort_unstable();
         self.change(|change| {
+            let changed = changed.into_iter().flatten();
             differences = change.take_over(scopes, &left.scopes, changed, &seen);
         });
         Ok(differences)
     }
 
-    /// All scopes, the instances that are different here, and the ids of all instances.
+    /// All scopes, the instances that are different here, page by page so that each can be
+    /// let go when it was taken over, and the ids of all instances.
     async fn read_store(
         &self,
-    ) -> Result<(Vec<ScopeRecord>, Vec<Instance>, Vec<InstanceId>), StoreError> {
+    ) -> Result<(Vec<ScopeRecord>, Vec<Vec<Instance>>, Vec<InstanceId>), StoreError> {
         let scopes = self.reader.list_scopes().await?;
         let (mut changed, mut seen) = (Vec::new(), Vec::new());
         let mut after = InstanceId(0);
@@ -241,11 +261,12 @@ impl Directory {
             after = last.id;
             seen.extend(page.iter().map(|instance| instance.id));
             let known = self.maps.instances.pin();
-            changed.extend(page.into_iter().filter(|instance| {
+            let is_other = |instance: &Instance| {
                 known.get(&instance.key).is_none_or(|known| {
                     (known.instance.id, known.instance.revision) != (instance.id, instance.revision)
                 })
-            }));
+            };
+            changed.push(page.into_iter().filter(is_other).collect());
         }
     }
 

@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::mem;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use tokio::sync::Notify;
 
 use super::deadlines::Deadlines;
@@ -17,11 +18,14 @@ use crate::store::Digest;
 /// How many removed ids are remembered, so that a late event of one brings nothing back.
 const REMOVED: usize = 100_000;
 
+/// Keyed by what clients choose, so the hash has a seed that they cannot know.
+type Map<K, V> = papaya::HashMap<K, V, RandomState>;
+
 /// What readers read.
 #[derive(Default)]
 pub(super) struct Maps {
-    pub(super) instances: papaya::HashMap<InstanceKey, Arc<Listed>>,
-    pub(super) scopes: papaya::HashMap<Scope, Arc<ScopeView>>,
+    pub(super) instances: Map<InstanceKey, Arc<Listed>>,
+    pub(super) scopes: Map<Scope, Arc<ScopeView>>,
     /// Of groups.
     pub(super) groups: Tally,
     /// Of services.
@@ -114,7 +118,7 @@ pub struct Differences {
 pub(super) struct Change<'a> {
     maps: &'a Maps,
     state: &'a mut State,
-    deadlines: &'a Deadlines,
+    deadlines: &'a Deadlines<Arc<Listed>>,
     edits: HashMap<Scope, Edits>,
     applied: Applied,
 }
@@ -129,7 +133,11 @@ struct Edits {
 }
 
 impl<'a> Change<'a> {
-    pub(super) fn begin(maps: &'a Maps, state: &'a mut State, deadlines: &'a Deadlines) -> Self {
+    pub(super) fn begin(
+        maps: &'a Maps,
+        state: &'a mut State,
+        deadlines: &'a Deadlines<Arc<Listed>>,
+    ) -> Self {
         Self {
             maps,
             state,
@@ -178,7 +186,7 @@ impl<'a> Change<'a> {
         }
         let slot = match &before {
             Some(before) => before.slot,
-            None => self.deadlines.take(&instance.key),
+            None => self.deadlines.take(),
         };
         // Of the life that is in doubt it stays so; a later one is none.
         let suspect = before
@@ -212,6 +220,9 @@ impl<'a> Change<'a> {
         self.applied.availability |=
             key.scope.kind == ScopeKind::Service && available != was_available;
         let listed = Arc::new(listed);
+        if let Some(slot) = listed.slot {
+            self.deadlines.own(slot, Arc::clone(&listed));
+        }
         self.maps
             .instances
             .pin()
@@ -317,7 +328,7 @@ impl<'a> Change<'a> {
         &mut self,
         scopes: Vec<ScopeRecord>,
         touched_scopes: &HashSet<ScopeId>,
-        changed: Vec<Instance>,
+        changed: impl IntoIterator<Item = Instance>,
         seen: &[InstanceId],
     ) -> Differences {
         let mut differences = Differences::default();

@@ -241,7 +241,11 @@ mod tests {
         let first = ask(Which::Available, false);
         assert!((0..1000).all(|_| ask(Which::Available, false) == first));
         assert_eq!(made.get(), 1);
-        assert_ne!(ask(Which::Available, true), first, "it says that it may be old");
+        assert_ne!(
+            ask(Which::Available, true),
+            first,
+            "it says that it may be old"
+        );
         assert_ne!(ask(Which::All, false), first);
         assert_eq!(made.get(), 3);
     }

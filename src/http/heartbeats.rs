@@ -1,12 +1,12 @@
 //! Heartbeats: one by its path, or many in one request.
 
-use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
+use foldhash::{HashSet, HashSetExt};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -180,14 +180,16 @@ pub(super) async fn beat_many(
     }
     let leases = api.admission.leases(batch.leases.len());
     let _leases = leases.map_err(|full| api.shed(full))?;
-    let mut seen = HashSet::with_capacity(batch.leases.len());
     let mut keys = Vec::with_capacity(batch.leases.len());
     for (index, Object(lease)) in batch.leases.into_iter().enumerate() {
         let key = lease.into_key(index)?;
         caller.check(&key.scope)?;
-        if seen.insert(key.clone()) {
-            keys.push(key);
-        }
+        keys.push(key);
+    }
+    let mut seen = HashSet::with_capacity(keys.len());
+    if !keys.iter().all(|key| seen.insert(key)) {
+        let mut seen = HashSet::new();
+        keys.retain(|key| seen.insert(key.clone()));
     }
     let outcomes = api.heartbeat.ask(Beat { keys: keys.clone() }).await??;
     let mut view = BatchView {

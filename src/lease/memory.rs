@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::{Incarnation, Lease, LeaseError, LeasePage, LeaseStore, Look, Renewal, Renewed};
@@ -17,7 +18,7 @@ pub(super) struct MemoryLeaseStore {
 
 #[derive(Default)]
 struct Leases {
-    by_key: HashMap<InstanceKey, Held>,
+    by_key: HashMap<InstanceKey, Held, RandomState>,
     /// The last epoch given out, so that a later life has a later one.
     last_epoch: i64,
     /// Expired leases are thrown out when the map has grown to this: each insertion
@@ -119,7 +120,7 @@ impl LeaseStore for MemoryLeaseStore {
             .iter()
             .filter(|(_, lease)| lease.expires_at > now);
         Ok(LeasePage {
-            keys: alive.map(|(key, _)| key.clone()).collect(),
+            keys: alive.map(|(key, _)| key.lease_key()).collect(),
             next: None,
         })
     }

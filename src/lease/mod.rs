@@ -86,8 +86,8 @@ pub struct Look {
 /// One page of [`LeaseStore::list`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeasePage {
-    /// Instances with a lease. Over all pages one may come twice.
-    pub keys: Vec<InstanceKey>,
+    /// The keys of leases that are alive. Over all pages one may come twice.
+    pub keys: Vec<String>,
     /// Where the next page begins; `None` after the last one.
     pub next: Option<u64>,
 }

@@ -107,10 +107,7 @@ impl LeaseStore for RedisLeaseStore {
             .arg(SCAN_COUNT);
         let (next, keys): (u64, Vec<String>) = self.link.ask(&call).await?;
         Ok(LeasePage {
-            keys: keys
-                .iter()
-                .filter_map(|key| InstanceKey::from_lease_key(key).ok())
-                .collect(),
+            keys,
             next: (next != 0).then_some(next),
         })
     }

@@ -246,7 +246,7 @@ pub struct Instance {
     /// Its scope and address.
     pub key: InstanceKey,
     /// The name for people; the address stands for it where there is none.
-    pub name: Option<DisplayName>,
+    pub name: Option<Box<DisplayName>>,
     /// See [`Instance::weight`].
     pub given_weight: Option<Weight>,
     /// What it says of itself.
@@ -273,7 +273,7 @@ impl Instance {
     pub fn display_name(&self) -> &str {
         self.name
             .as_ref()
-            .map_or(self.key.address.as_str(), DisplayName::as_str)
+            .map_or(self.key.address.as_str(), |name| name.as_str())
     }
 
     /// Its weight, or the default of 1.

@@ -36,17 +36,21 @@ impl InstanceKey {
         format!("{prefix}{}:{}", self.scope.key, self.address)
     }
 
+    /// The parts of a lease key, not checked: to look for its instance without copies.
+    pub fn lease_key_parts(text: &str) -> Option<(ScopeKind, &str, &str)> {
+        let (kind, rest) = if let Some(rest) = text.strip_prefix(SERVICE_PREFIX) {
+            (ScopeKind::Service, rest)
+        } else {
+            (ScopeKind::Group, text.strip_prefix(GROUP_PREFIX)?)
+        };
+        let (key, address) = rest.split_once(':')?;
+        Some((kind, key, address))
+    }
+
     /// The instance a lease key belongs to. A scope key holds no colon, so the
     /// first one after the prefix ends it, and no other instance has that lease key.
     pub fn from_lease_key(text: &str) -> Result<Self, LeaseKeyError> {
-        let (kind, rest) = if let Some(rest) = text.strip_prefix(SERVICE_PREFIX) {
-            (ScopeKind::Service, rest)
-        } else if let Some(rest) = text.strip_prefix(GROUP_PREFIX) {
-            (ScopeKind::Group, rest)
-        } else {
-            return Err(LeaseKeyError::Form);
-        };
-        let (key, address) = rest.split_once(':').ok_or(LeaseKeyError::Form)?;
+        let (kind, key, address) = Self::lease_key_parts(text).ok_or(LeaseKeyError::Form)?;
         Ok(Self {
             scope: kind.with(key.parse::<ScopeKey>()?),
             address: address.parse::<Address>()?,

@@ -851,6 +851,7 @@ impl Roll {
                 reader: store.clone(),
                 expiry: expiry.clone(),
                 bus: bus.clone(),
+                cursor: Default::default(),
                 claim: Duration::from_secs(14),
             },
             expiry,

@@ -149,6 +149,7 @@ impl Replica {
                 reader: reader.clone(),
                 expiry: expiry.clone(),
                 bus: bus.clone(),
+                cursor: Default::default(),
                 claim: RECONCILE - Duration::from_secs(1),
             },
             expiry: expiry.clone(),

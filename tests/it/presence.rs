@@ -141,6 +141,7 @@ impl Fixture {
             reader: reader.clone(),
             expiry,
             bus: bus.clone(),
+            cursor: Default::default(),
             claim: Duration::from_millis(1),
         };
         Self {

@@ -37,7 +37,7 @@ pub(super) fn instance(row: &Row) -> Result<Instance, StoreError> {
     Ok(Instance {
         id: InstanceId(get(row, "id")?),
         key: key(row)?,
-        name: given::<String, _>(row, "name")?,
+        name: given::<String, _>(row, "name")?.map(Box::new),
         given_weight: given_number(row, "weight")?,
         metadata: metadata.unwrap_or_default(),
         ttl: given_number(row, "ttl_seconds")?,

@@ -38,7 +38,7 @@ pub(super) fn instance(row: &Row<'_>) -> Result<Instance> {
     Ok(Instance {
         id: InstanceId(row.get("id")?),
         key: key(row)?,
-        name: given::<String, _>(row, "name")?,
+        name: given::<String, _>(row, "name")?.map(Box::new),
         given_weight: given::<i64, _>(row, "weight")?,
         metadata: metadata.unwrap_or_default(),
         ttl: given::<i64, _>(row, "ttl_seconds")?,

@@ -809,7 +809,7 @@ async fn every_script_and_sign_is_kept(mut fixture: Fixture) {
         ..Registration::of(key.clone())
     };
     let registered = fixture.register(registration.clone()).await.instance;
-    assert_eq!(registered.name, registration.name);
+    assert_eq!(registered.name, registration.name.clone().map(Box::new));
     assert_eq!(Some(&registered.metadata), registration.metadata.as_ref());
     assert_eq!(fixture.find(&key).await, Some(registered));
 }

@@ -175,7 +175,7 @@ impl Rows {
         if is_service && instance.status == Status::Disabled {
             instance.status = Status::Enabled;
         }
-        instance.name = given.name.clone().or(instance.name);
+        instance.name = given.name.clone().map(Box::new).or(instance.name);
         instance.given_weight = given.weight.or(instance.given_weight);
         instance.metadata = given.metadata.clone().unwrap_or(instance.metadata);
         instance.ttl = given.ttl.or(instance.ttl);
