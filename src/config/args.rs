@@ -307,7 +307,8 @@ pub(super) struct AccessArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Limits")]
 pub(super) struct LimitArgs {
-    /// How many heartbeats may be under way at once; and a quarter as many reads, and writes.
+    /// How many heartbeats may be under way at once, and four times as many leases in batches;
+    /// a quarter as many reads, and writes.
     /// More are answered 503. From 64 to 1000000
     #[arg(
         long,

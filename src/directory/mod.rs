@@ -29,6 +29,10 @@ use crate::store::{Digest, PoolFigures, RegistryReader, StoreError};
 /// How many instances are read from the store in one step.
 const PAGE: u16 = 1000;
 
+/// How many instances are held while the store is read for the first time, before they are
+/// taken over.
+const CHANGED: usize = 50_000;
+
 /// Why what the Directory holds may be old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stale {
@@ -233,32 +237,29 @@ impl Directory {
     pub async fn read_again(&self) -> Result<Differences, StoreError> {
         self.state().begin_reading();
         let read = self.read_store().await;
-        let mut differences = Differences::default();
         let left = self.state().end_reading();
-        let (scopes, changed, mut seen) = read?;
+        let (scopes, mut seen, mut differences) = read?;
         seen.extend(left.instances);
         seen.sort_unstable();
         self.change(|change| {
-            let changed = changed.into_iter().flatten();
-            differences = change.take_over(scopes, &left.scopes, changed, &seen);
+            change.take_over_all(scopes, &left.scopes, &seen, &mut differences);
         });
         Ok(differences)
     }
 
-    /// All scopes, the instances that are different here, page by page so that each can be
-    /// let go when it was taken over, and the ids of all instances.
+    /// Takes over the instances that are different; all scopes, and the ids of all instances.
     async fn read_store(
         &self,
-    ) -> Result<(Vec<ScopeRecord>, Vec<Vec<Instance>>, Vec<InstanceId>), StoreError> {
+    ) -> Result<(Vec<ScopeRecord>, Vec<InstanceId>, Differences), StoreError> {
         let scopes = self.reader.list_scopes().await?;
-        let (mut changed, mut seen) = (Vec::new(), Vec::new());
+        let (mut seen, mut changed) = (Vec::new(), Vec::new());
+        let mut differences = Differences::default();
+        // Later, what is different is taken over whole or not at all: it is to be told.
+        let is_first = self.maps.instances.is_empty();
         let mut after = InstanceId(0);
         loop {
             let page = self.reader.list_instances(after, PAGE).await?;
-            let Some(last) = page.last() else {
-                return Ok((scopes, changed, seen));
-            };
-            after = last.id;
+            let last = page.last().map(|last| last.id);
             seen.extend(page.iter().map(|instance| instance.id));
             let known = self.maps.instances.pin();
             let is_other = |instance: &Instance| {
@@ -266,7 +267,15 @@ impl Directory {
                     (known.instance.id, known.instance.revision) != (instance.id, instance.revision)
                 })
             };
-            changed.push(page.into_iter().filter(is_other).collect());
+            changed.extend(page.into_iter().filter(is_other));
+            // A change costs as much as the scopes that it touches are large.
+            if (is_first && changed.len() >= CHANGED) || last.is_none() {
+                self.change(|change| change.take_over(changed.drain(..), &mut differences));
+            }
+            match last {
+                Some(last) => after = last,
+                None => return Ok((scopes, seen, differences)),
+            }
         }
     }
 

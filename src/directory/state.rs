@@ -154,6 +154,9 @@ impl<'a> Change<'a> {
             EventKind::ScopeRemoved(record) => self.undeclare(&record.scope, record.id),
             event => {
                 if let Some(instance) = event.instance() {
+                    if let Some(reading) = &mut self.state.reading {
+                        reading.instances.push(instance.id);
+                    }
                     self.put(instance.clone());
                 }
             }
@@ -161,9 +164,6 @@ impl<'a> Change<'a> {
     }
 
     fn put(&mut self, mut instance: Instance) {
-        if let Some(reading) = &mut self.state.reading {
-            reading.instances.push(instance.id);
-        }
         if self.state.removed_instances.ids.contains(&instance.id) {
             return;
         }
@@ -322,16 +322,34 @@ impl<'a> Change<'a> {
         digest.scope_sum = digest.scope_sum.wrapping_add(sum.wrapping_mul(sign));
     }
 
-    /// Takes over what was read from the store: all `scopes`, the instances that are
-    /// different, and the removal of what was `seen` neither there nor in events meanwhile.
+    /// Takes over instances that were read from the store and are different.
     pub(super) fn take_over(
+        &mut self,
+        changed: impl IntoIterator<Item = Instance>,
+        differences: &mut Differences,
+    ) {
+        for instance in changed {
+            let known = self.maps.instances.pin().get(&instance.key).cloned();
+            let known = known.filter(|known| known.instance.id == instance.id);
+            match known.map(|known| known.instance.presence.online) {
+                Some(online) if online != instance.presence.online => {
+                    differences.transitions.push(instance.clone());
+                }
+                _ => differences.others += 1,
+            }
+            self.put(instance);
+        }
+    }
+
+    /// Takes over all `scopes` that were read from the store, and the removal of what was
+    /// `seen` neither there nor in events meanwhile.
+    pub(super) fn take_over_all(
         &mut self,
         scopes: Vec<ScopeRecord>,
         touched_scopes: &HashSet<ScopeId>,
-        changed: impl IntoIterator<Item = Instance>,
         seen: &[InstanceId],
-    ) -> Differences {
-        let mut differences = Differences::default();
+        differences: &mut Differences,
+    ) {
         let ids: HashSet<ScopeId> = scopes.iter().map(|record| record.id).collect();
         let gone: Vec<ScopeRecord> = {
             let known = self.maps.scopes.pin();
@@ -364,18 +382,6 @@ impl<'a> Change<'a> {
         for (key, id) in gone {
             self.remove(&key, id);
         }
-        for instance in changed {
-            let known = self.maps.instances.pin().get(&instance.key).cloned();
-            let known = known.filter(|known| known.instance.id == instance.id);
-            match known.map(|known| known.instance.presence.online) {
-                Some(online) if online != instance.presence.online => {
-                    differences.transitions.push(instance.clone());
-                }
-                _ => differences.others += 1,
-            }
-            self.put(instance);
-        }
-        differences
     }
 
     /// Replaces the pictures of what was changed. Those who wait for them are returned.
