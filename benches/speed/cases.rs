@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::load::{self, Round};
 use crate::servers::{Server, memory, processor_time, request};
-use crate::support::postgres::Postgres;
+use crate::support::postgres::{Postgres, connect};
 use crate::support::redis::Redis;
 use crate::{million, overload, watchers};
 
@@ -302,8 +302,14 @@ async fn registration_postgres() {
         let store = ["--store".to_owned(), url.clone()];
         Server::daemon(own.path(), &store).await
     };
-    // A daemon that then ends makes the tables.
+    // A daemon that then ends makes the tables; the statement wants services that are declared.
     drop(start(&urls[1]).await);
+    let declare = format!(
+        "INSERT INTO scope (kind, key, created_at)
+         SELECT 'service', 's-' || s, now() FROM generate_series(0, {SERVICES} - 1) AS s"
+    );
+    let client = connect(&urls[1]).await.unwrap();
+    client.batch_execute(&declare).await.unwrap();
     let daemon = start(&urls[0]).await;
     let one = Server::baseline("one-postgres", &urls[1]);
     for connections in [64, 256] {
@@ -333,6 +339,13 @@ async fn registration_sqlite() {
     let daemon = Server::daemon(own.path(), &[]).await;
     drop(Server::daemon(other.path(), &[]).await);
     let file = other.path().join("rollcall.db");
+    let declare = format!(
+        "WITH RECURSIVE n (s) AS (SELECT 0 UNION ALL SELECT s + 1 FROM n WHERE s + 1 < {SERVICES})
+         INSERT INTO scope (kind, key, created_at) SELECT 'service', 's-' || s, 0 FROM n"
+    );
+    let database = rusqlite::Connection::open(&file).unwrap();
+    database.execute_batch(&declare).unwrap();
+    drop(database);
     let one = Server::baseline("one-sqlite", file.to_str().unwrap());
     for connections in [64, 256] {
         let contestants = vec![

@@ -58,24 +58,23 @@ pub(crate) async fn run() {
                 }
                 let sent = Instant::now();
                 let asked = open.ask(&request(connection, n)).await;
-                let mut answers = answers.borrow_mut();
+                let mut is_over = false;
                 match asked {
-                    Ok(200) => answers.accepted.push(micros(sent.elapsed())),
+                    Ok(200) => answers.borrow_mut().accepted.push(micros(sent.elapsed())),
                     Ok(503) => {
                         let text = open.text().to_ascii_lowercase();
                         assert!(text.contains("\r\nretry-after: "), "{text}");
-                        answers.shed.push(micros(sent.elapsed()));
-                        drop(answers);
-                        if open.is_closing() {
-                            open = Connection::open(address).await.unwrap();
-                        }
+                        answers.borrow_mut().shed.push(micros(sent.elapsed()));
+                        is_over = open.is_closing();
                     }
                     Ok(_) => panic!("{}", open.text()),
                     Err(_) => {
-                        answers.cut += 1;
-                        drop(answers);
-                        open = Connection::open(address).await.unwrap();
+                        answers.borrow_mut().cut += 1;
+                        is_over = true;
                     }
+                }
+                if is_over {
+                    open = Connection::open(address).await.unwrap();
                 }
             }
         });

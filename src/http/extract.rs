@@ -2,7 +2,6 @@
 //! here, with a problem that names the field.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
 use std::future::{Ready, ready};
 use std::marker::PhantomData;
@@ -267,6 +266,8 @@ impl FromRequest for KindPath {
 }
 
 /// The variable parts of a path; empty where it has no such part.
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Segments<'a> {
     kind: Cow<'a, str>,
     key: Cow<'a, str>,
@@ -286,15 +287,10 @@ impl<'a> Segments<'a> {
                 address: part("address"),
             });
         }
-        let mut decoded = web::Path::<HashMap<String, String>>::extract(request)
+        web::Path::<Self>::extract(request)
             .into_inner()
-            .map_err(|_| Problem::invalid("path", "is not UTF-8 when percent-decoded"))?;
-        let mut part = |name| Cow::Owned(decoded.remove(name).unwrap_or_default());
-        Ok(Self {
-            kind: part("kind"),
-            key: part("key"),
-            address: part("address"),
-        })
+            .map(web::Path::into_inner)
+            .map_err(|_| Problem::invalid("path", "is not UTF-8 when percent-decoded"))
     }
 
     fn kind(&self) -> ScopeKind {

@@ -11,7 +11,7 @@ mod queue;
 
 use std::sync::Arc;
 
-use actix::fut::wrap_future;
+use actix::fut::{ready, wrap_future};
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture};
 use tokio::sync::oneshot;
 
@@ -78,16 +78,19 @@ impl RegistryActor {
         let Some(mut writer) = self.writer.take() else {
             return;
         };
-        let batch = self.queue.take_batch();
-        let now = self.clock.now();
-        let (directory, metrics) = (Arc::clone(&self.directory), Arc::clone(&self.metrics));
-        let transaction = async move {
-            let done = batch
-                .carry_out(&mut *writer, now, &directory, &metrics)
-                .await;
-            (writer, done)
-        };
-        context.spawn(wrap_future(transaction).map(
+        // A context polls what it has spawned after it has emptied its mailbox: so what came
+        // together is carried out together.
+        let transaction = ready(()).then(|(), actor: &mut Self, _: &mut Context<Self>| {
+            let (batch, now) = (actor.queue.take_batch(), actor.clock.now());
+            let (directory, metrics) = (Arc::clone(&actor.directory), Arc::clone(&actor.metrics));
+            wrap_future(async move {
+                let done = batch
+                    .carry_out(&mut *writer, now, &directory, &metrics)
+                    .await;
+                (writer, done)
+            })
+        });
+        context.spawn(transaction.map(
             |(writer, done), actor: &mut Self, context: &mut Context<Self>| {
                 actor.writer = Some(writer);
                 actor.outbox.push(done.events);
@@ -112,6 +115,11 @@ impl RegistryActor {
 
 impl Actor for RegistryActor {
     type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        // Its limit is that of whoever asks; beyond 16, each sender would get a handle of its own.
+        context.set_mailbox_capacity(0);
+    }
 }
 
 admit!(RegistryActor);

@@ -1,6 +1,7 @@
 //! Connections on loan from the pool, and what their errors mean.
 
 use deadpool_postgres::{Object, Pool};
+use futures_util::future::{try_join, try_join_all};
 use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
@@ -35,6 +36,34 @@ impl Checkout {
         self.answer(async |connection: &Object| {
             let statement = connection.prepare_cached(sql).await?;
             connection.query(&statement, params).await
+        })
+        .await
+    }
+
+    /// Statements that are sent together, so that they cost one round trip; where they begin
+    /// a transaction, that too. They are carried out in this order, and after a failure none is.
+    pub(super) async fn query_together(
+        &mut self,
+        begins: bool,
+        questions: &[(&'static str, Params<'_>)],
+    ) -> Result<Vec<Vec<Row>>, StoreError> {
+        self.answer(async |connection: &Object| {
+            let mut statements = Vec::with_capacity(questions.len());
+            for (sql, _) in questions {
+                statements.push(connection.prepare_cached(sql).await?);
+            }
+            let begin = async {
+                match begins {
+                    true => connection.batch_execute("BEGIN").await,
+                    false => Ok(()),
+                }
+            };
+            let questions = statements.iter().zip(questions);
+            let answers =
+                questions.map(|(statement, (_, params))| connection.query(statement, params));
+            // Each is sent when it is first polled.
+            let ((), answers) = try_join(begin, try_join_all(answers)).await?;
+            Ok(answers)
         })
         .await
     }

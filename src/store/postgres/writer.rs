@@ -66,66 +66,77 @@ impl RegistryWriter for PostgresWriter {
         &'a mut self,
         now: DateTime<Utc>,
     ) -> Result<Box<dyn RegistryTransaction + 'a>, StoreError> {
-        let mut connection = Checkout::from(&self.pool).await?;
-        if let Err(error) = connection.execute_simple("BEGIN").await {
-            // A pooled connection may have died unseen; nothing was sent on it yet.
-            if !connection.is_closed() {
-                return Err(error);
-            }
-            connection = Checkout::from(&self.pool).await?;
-            connection.execute_simple("BEGIN").await?;
-        }
         Ok(Box::new(PostgresTransaction {
-            connection,
+            pool: &self.pool,
+            connection: Checkout::from(&self.pool).await?,
             now,
-            committed: false,
+            state: State::Due,
         }))
     }
 }
 
-struct PostgresTransaction {
+struct PostgresTransaction<'a> {
+    pool: &'a Pool,
     connection: Checkout,
     now: DateTime<Utc>,
-    committed: bool,
+    state: State,
 }
 
-impl Drop for PostgresTransaction {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It begins with its first statement.
+    Due,
+    Begun,
+    Committed,
+}
+
+impl Drop for PostgresTransaction<'_> {
     fn drop(&mut self) {
-        if !self.committed {
+        if self.state == State::Begun {
             // Closing the connection is the rollback.
             self.connection.idle = false;
         }
     }
 }
 
-impl PostgresTransaction {
-    /// Declares the services of `registrations` that are not known yet.
-    async fn declare_services(
+impl PostgresTransaction<'_> {
+    async fn query(
+        &mut self,
+        sql: &'static str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let mut answers = self.query_together(&[(sql, params)]).await?;
+        Ok(answers.pop().unwrap_or_default())
+    }
+
+    async fn query_together(
+        &mut self,
+        questions: &[(&'static str, Params<'_>)],
+    ) -> Result<Vec<Vec<Row>>, StoreError> {
+        let begins = self.state == State::Due;
+        self.state = State::Begun;
+        match self.connection.query_together(begins, questions).await {
+            // A pooled connection may have died unseen; nothing was committed on it.
+            Err(StoreError::Unavailable(_)) if begins && self.connection.is_closed() => {
+                self.connection = Checkout::from(self.pool).await?;
+                self.connection.query_together(begins, questions).await
+            }
+            answers => answers,
+        }
+    }
+
+    /// Declares the services of `registrations` that are not known yet, then inserts and updates
+    /// instances; answers for those services and instances that this changed.
+    async fn upsert(
         &mut self,
         registrations: &[Registration],
-    ) -> Result<Vec<ScopeRecord>, StoreError> {
+    ) -> Result<(Vec<ScopeRecord>, HashMap<InstanceKey, Registered>), StoreError> {
         let services: Vec<&str> = registrations
             .iter()
             .map(|registration| &registration.key.scope)
             .filter(|scope| scope.kind == ScopeKind::Service)
             .map(|scope| scope.key.as_str())
             .collect();
-        if services.is_empty() {
-            return Ok(Vec::new());
-        }
-        let params: Params<'_> = &[&services, &self.now];
-        let rows = self
-            .connection
-            .query(sql!("declare_services"), params)
-            .await?;
-        rows.iter().map(rows::scope).collect()
-    }
-
-    /// Inserts and updates instances; answers for those that this changed.
-    async fn upsert(
-        &mut self,
-        registrations: &[Registration],
-    ) -> Result<HashMap<InstanceKey, Registered>, StoreError> {
         let columns = KeyColumns::of(registrations.iter().map(|registration| &registration.key));
         let mut names = Vec::with_capacity(registrations.len());
         let mut weights = Vec::with_capacity(registrations.len());
@@ -137,7 +148,9 @@ impl PostgresTransaction {
             metadata.push(registration.metadata.as_ref().map(json).transpose()?);
             ttls.push(registration.ttl.map(|ttl| i32::from(ttl.as_secs())));
         }
-        let params: Params<'_> = &[
+        let now = self.now;
+        let declare: Params<'_> = &[&services, &now];
+        let register: Params<'_> = &[
             &columns.kinds,
             &columns.keys,
             &columns.addresses,
@@ -145,14 +158,19 @@ impl PostgresTransaction {
             &weights,
             &metadata,
             &ttls,
-            &self.now,
+            &now,
         ];
-        let rows = self
-            .connection
-            .query(sql!("register_instances"), params)
-            .await?;
+        let questions = [
+            (sql!("declare_services"), declare),
+            (sql!("register_instances"), register),
+        ];
+        let answers = self.query_together(&questions).await?;
+        let [declared, rows] = answers.as_slice() else {
+            return Err(StoreError::Refused("a statement had no answer".into()));
+        };
+        let declared = declared.iter().map(rows::scope).collect::<Result<_, _>>()?;
         let mut registered = HashMap::with_capacity(rows.len());
-        for row in &rows {
+        for row in rows {
             let answer = Registered {
                 instance: rows::instance(row)?,
                 created: rows::get(row, "created")?,
@@ -160,7 +178,7 @@ impl PostgresTransaction {
             };
             registered.insert(answer.instance.key.clone(), answer);
         }
-        Ok(registered)
+        Ok((declared, registered))
     }
 
     /// Those of the given instances that are registered.
@@ -170,41 +188,40 @@ impl PostgresTransaction {
         }
         let columns = KeyColumns::of(keys.iter());
         let params: Params<'_> = &[&columns.kinds, &columns.keys, &columns.addresses];
-        let rows = self
-            .connection
-            .query(sql!("find_instances"), params)
-            .await?;
+        let rows = self.query(sql!("find_instances"), params).await?;
         rows.iter().map(rows::instance).collect()
     }
 
     async fn record(&mut self, sql: &'static str, lives: &[Life]) -> Result<Vec<Row>, StoreError> {
         let columns = KeyColumns::of(lives.iter().map(|life| &life.key));
         let epochs: Vec<i64> = lives.iter().map(|life| life.epoch.0).collect();
+        let now = self.now;
         let params: Params<'_> = &[
             &columns.kinds,
             &columns.keys,
             &columns.addresses,
             &epochs,
-            &self.now,
+            &now,
         ];
-        self.connection.query(sql, params).await
+        self.query(sql, params).await
     }
 }
 
 #[async_trait]
-impl RegistryTransaction for PostgresTransaction {
+impl RegistryTransaction for PostgresTransaction<'_> {
     async fn declare_scope(
         &mut self,
         scope: &Scope,
         name: Option<&DisplayName>,
     ) -> Result<Declared, StoreError> {
+        let now = self.now;
         let params: Params<'_> = &[
             &scope.kind.as_str(),
             &scope.key.as_str(),
             &name.map(DisplayName::as_str),
-            &self.now,
+            &now,
         ];
-        let rows = self.connection.query(sql!("declare_scope"), params).await?;
+        let rows = self.query(sql!("declare_scope"), params).await?;
         let declared = one(&rows, |row| {
             Ok(Declared {
                 record: rows::scope(row)?,
@@ -216,11 +233,11 @@ impl RegistryTransaction for PostgresTransaction {
 
     async fn delete_scope(&mut self, scope: &Scope) -> Result<ScopeDeletion, StoreError> {
         let params: Params<'_> = &[&scope.kind.as_str(), &scope.key.as_str()];
-        let deleted = self.connection.query(sql!("delete_scope"), params).await?;
+        let deleted = self.query(sql!("delete_scope"), params).await?;
         if let Some(record) = one(&deleted, rows::scope)? {
             return Ok(ScopeDeletion::Deleted(record));
         }
-        let known = self.connection.query(sql!("find_scope"), params).await?;
+        let known = self.query(sql!("find_scope"), params).await?;
         Ok(match known.is_empty() {
             true => ScopeDeletion::Unknown,
             false => ScopeDeletion::HasInstances,
@@ -231,8 +248,7 @@ impl RegistryTransaction for PostgresTransaction {
         &mut self,
         registrations: &[Registration],
     ) -> Result<RegisteredMany, StoreError> {
-        let services = self.declare_services(registrations).await?;
-        let mut registered = self.upsert(registrations).await?;
+        let (services, mut registered) = self.upsert(registrations).await?;
         let unchanged: Vec<InstanceKey> = registrations
             .iter()
             .filter(|registration| !registered.contains_key(&registration.key))
@@ -271,6 +287,7 @@ impl RegistryTransaction for PostgresTransaction {
     ) -> Result<Option<Instance>, StoreError> {
         let status = change.status.as_ref();
         let hold = status.and_then(|status| status.hold());
+        let now = self.now;
         let params: Params<'_> = &[
             &key.scope.kind.as_str(),
             &key.scope.key.as_str(),
@@ -280,12 +297,9 @@ impl RegistryTransaction for PostgresTransaction {
             &hold.and_then(|hold| hold.reason.as_ref()).map(Note::as_str),
             &change.weight.map(|weight| i32::from(weight.get())),
             &change.metadata.as_ref().map(json).transpose()?,
-            &self.now,
+            &now,
         ];
-        let rows = self
-            .connection
-            .query(sql!("change_instance"), params)
-            .await?;
+        let rows = self.query(sql!("change_instance"), params).await?;
         one(&rows, rows::instance)
     }
 
@@ -293,11 +307,9 @@ impl RegistryTransaction for PostgresTransaction {
         &mut self,
         id: InstanceId,
     ) -> Result<Option<Instance>, StoreError> {
-        let params: Params<'_> = &[&id.0, &self.now];
-        let rows = self
-            .connection
-            .query(sql!("disable_instance"), params)
-            .await?;
+        let now = self.now;
+        let params: Params<'_> = &[&id.0, &now];
+        let rows = self.query(sql!("disable_instance"), params).await?;
         one(&rows, rows::instance)
     }
 
@@ -310,10 +322,7 @@ impl RegistryTransaction for PostgresTransaction {
             &key.scope.key.as_str(),
             &key.address.as_str(),
         ];
-        let rows = self
-            .connection
-            .query(sql!("deregister_instance"), params)
-            .await?;
+        let rows = self.query(sql!("deregister_instance"), params).await?;
         one(&rows, rows::instance)
     }
 
@@ -323,10 +332,7 @@ impl RegistryTransaction for PostgresTransaction {
         limit: u16,
     ) -> Result<Vec<Instance>, StoreError> {
         let params: Params<'_> = &[&before, &i64::from(limit)];
-        let rows = self
-            .connection
-            .query(sql!("forget_instances"), params)
-            .await?;
+        let rows = self.query(sql!("forget_instances"), params).await?;
         rows.iter().map(rows::instance).collect()
     }
 
@@ -347,9 +353,12 @@ impl RegistryTransaction for PostgresTransaction {
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
+        if self.state == State::Due {
+            return Ok(());
+        }
         match self.connection.execute_simple("COMMIT").await {
             Ok(()) => {
-                self.committed = true;
+                self.state = State::Committed;
                 Ok(())
             }
             Err(StoreError::Unavailable(reason)) => Err(StoreError::OutcomeUnknown(reason)),
