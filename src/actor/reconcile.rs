@@ -76,7 +76,8 @@ impl Reconciler {
         if !self.bus.claim(CLAIM, self.claim).await? {
             return Ok(None);
         }
-        let unwatched = self.expiry.directory.unwatched();
+        let default_ttl = self.expiry.protection.limits().ttl;
+        let unwatched = self.expiry.directory.unwatched(default_ttl);
         Ok(Some(Repairs {
             looked: unwatched.len(),
             gone: self.find_ended(&unwatched).await?,

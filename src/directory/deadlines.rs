@@ -132,12 +132,11 @@ impl<T: Clone> Deadlines<T> {
         });
     }
 
-    /// Whether there is a deadline that is not taken yet.
-    pub(super) fn is_armed(&self, slot: Slot) -> bool {
-        self.at(slot.index).is_some_and(|place| {
-            let packed = Packed(place.load(Ordering::Acquire));
-            packed.generation() == slot.generation && packed.millis() != 0
-        })
+    /// The deadline, where there is one that is not taken yet.
+    pub(super) fn deadline(&self, slot: Slot) -> Option<Instant> {
+        let packed = Packed(self.at(slot.index)?.load(Ordering::Acquire));
+        let is_armed = packed.generation() == slot.generation && packed.millis() != 0;
+        is_armed.then(|| self.begin + Duration::from_millis(packed.millis()))
     }
 
     /// Takes the deadlines that have passed from one of `of` shares of the places, and

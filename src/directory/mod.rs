@@ -23,7 +23,9 @@ use self::lookup::{Parts, Places};
 pub use self::state::{Applied, Differences};
 use self::state::{Maps, State};
 pub use self::view::{Body, Counts, Listed, ScopeView, Totals, Which};
-use crate::model::{EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeKind, ScopeRecord};
+use crate::model::{
+    EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeKind, ScopeRecord, Ttl,
+};
 use crate::store::{Digest, PoolFigures, RegistryReader, StoreError};
 
 /// How many instances are read from the store in one step.
@@ -124,16 +126,23 @@ impl Directory {
         online.cloned().collect()
     }
 
-    /// Those who are listed as online, and whose lease was last renewed elsewhere: no deadline
-    /// here will find its end.
-    pub fn unwatched(&self) -> Vec<Arc<Listed>> {
-        let is_unwatched = |listed: &&Arc<Listed>| {
-            let watched = |slot| self.deadlines.is_armed(slot);
-            listed.instance.presence.online && !listed.slot.is_some_and(watched)
+    /// Those who are listed as online, and whose end no deadline here will find in time: their
+    /// leases were renewed elsewhere, or live shorter than they once did. `default_ttl` is that
+    /// of instances that gave none.
+    pub fn unwatched(&self, default_ttl: Ttl) -> Vec<Arc<Listed>> {
+        let now = Instant::now();
+        let is_watched = |listed: &Listed| {
+            let ttl = listed.instance.ttl.unwrap_or(default_ttl);
+            let deadline = listed.slot.and_then(|slot| self.deadlines.deadline(slot));
+            deadline.is_some_and(|deadline| deadline <= now + ttl.as_duration())
         };
         let scopes = self.maps.scopes.pin();
         let listed = scopes.values().flat_map(|view| view.instances.iter());
-        listed.filter(is_unwatched).cloned().collect()
+        let online = listed.filter(|listed| listed.instance.presence.online);
+        online
+            .filter(|listed| !is_watched(listed))
+            .cloned()
+            .collect()
     }
 
     /// Some of those who are listed as online, evenly taken from all instances, of which it

@@ -412,6 +412,7 @@ async fn one_transaction_holds_at_most_512_writes() {
         ..FakeStore::default()
     });
     let (actor, _ended) = registry(&store);
+    settle().await;
     // What came together is in the first one already.
     let writes: Vec<_> = (0..1200)
         .map(|i| actix::spawn(actor.send(register(&format!("h-{i}:1")))))

@@ -29,6 +29,7 @@ on_both_backends! {
     two_thousand_that_stop_are_found_within_a_second_and_told_once,
     a_beat_in_flight_while_its_lease_expires_wins,
     whoever_is_offline_for_long_is_forgotten,
+    whoever_lives_shorter_than_before_is_found_by_the_new_time,
 }
 
 const TTL: Duration = Duration::from_secs(5);
@@ -131,6 +132,23 @@ async fn nothing_is_found_by_searching_the_keys() {
     let reconciles = begin.elapsed().as_secs() / 15 + 1;
     assert!(scans.unwrap_or_default() <= 3 * reconciles, "{scans:?}");
     let _: () = connection.ping().await.unwrap();
+}
+
+/// The deadline of its longer life is still there, and it is not that which finds it.
+async fn whoever_lives_shorter_than_before_is_found_by_the_new_time<B: Backends>() {
+    let setup = Setup::<B>::start_with(&SHORT).await;
+    let path = "/v1/services/orders/instances/h-0:1";
+    for (seconds, status) in [(3600, 201), (5, 200)] {
+        let registered = setup.put(path, json!({ "ttl_seconds": seconds })).await;
+        assert_eq!(registered.0, status, "{registered:?}");
+        setup.beat("orders", &["h-0:1".to_owned()]).await;
+    }
+    assert_eq!(setup.counts("orders").await, [1, 1, 1]);
+    // Its time, and the interval of the reconcile.
+    eventually(Duration::from_secs(25), "it is offline", || async {
+        (setup.counts("orders").await == [1, 0, 0]).then_some(())
+    })
+    .await;
 }
 
 /// Each of 200 instances beats five times at about the end of its lease, now on one daemon
