@@ -312,24 +312,18 @@ async fn registration_postgres() {
     client.batch_execute(&declare).await.unwrap();
     let daemon = start(&urls[0]).await;
     let one = Server::baseline("one-postgres", &urls[1]);
+    compare_registrations("PostgreSQL, fsync on", &daemon, &one).await;
+}
+
+async fn compare_registrations(store: &str, daemon: &Server, one: &Server) {
     for connections in [64, 256] {
+        let contestant =
+            |name, server, tag| over_http(name, server, connections, 201, registration(tag));
         let contestants = vec![
-            over_http(
-                "rollcalld + PostgreSQL",
-                &daemon,
-                connections,
-                201,
-                registration("a"),
-            ),
-            over_http(
-                "one transaction each",
-                &one,
-                connections,
-                201,
-                registration("b"),
-            ),
+            contestant("rollcalld", daemon, "a"),
+            contestant("one transaction each", one, "b"),
         ];
-        let case = format!("registration, PostgreSQL, fsync on, {connections} connections");
+        let case = format!("registration, {store}, {connections} connections");
         compare(&case, 1, contestants).await;
     }
 }
@@ -347,20 +341,7 @@ async fn registration_sqlite() {
     database.execute_batch(&declare).unwrap();
     drop(database);
     let one = Server::baseline("one-sqlite", file.to_str().unwrap());
-    for connections in [64, 256] {
-        let contestants = vec![
-            over_http("rollcalld", &daemon, connections, 201, registration("a")),
-            over_http(
-                "one transaction each",
-                &one,
-                connections,
-                201,
-                registration("b"),
-            ),
-        ];
-        let case = format!("registration, SQLite, synchronous=FULL, {connections} connections");
-        compare(&case, 1, contestants).await;
-    }
+    compare_registrations("SQLite, synchronous=FULL", &daemon, &one).await;
 }
 
 pub(crate) const LIST: &str = "/v1/services/orders/instances?available=true";

@@ -28,7 +28,7 @@ const PAGES: usize = 100;
 /// The name of the claim that keeps it to one daemon at a time.
 const CLAIM: &str = "reconcile";
 
-/// Compares the registry store with the lease store.
+/// Compares who is listed as online with the lease store.
 pub struct Reconciler {
     /// Says who is registered of those who have a lease and are not listed as online.
     pub reader: Arc<dyn RegistryReader>,
@@ -110,7 +110,6 @@ impl Reconciler {
         for _ in 0..PAGES {
             let cursor = self.cursor.load(Ordering::Relaxed);
             let page = self.expiry.leases.list(cursor).await?;
-            self.cursor.store(page.next.unwrap_or(0), Ordering::Relaxed);
             let is_online = |key: &String| {
                 let listed = self.expiry.directory.find_by_lease_key(key);
                 listed.is_some_and(|listed| listed.instance.presence.online)
@@ -121,6 +120,8 @@ impl Reconciler {
             for keys in others.collect::<Vec<_>>().chunks(PAGE) {
                 begun += self.record_begun(keys).await?;
             }
+            // Not before: where something failed, the page is gone through again.
+            self.cursor.store(page.next.unwrap_or(0), Ordering::Relaxed);
             if page.next.is_none() {
                 break;
             }

@@ -271,6 +271,9 @@ struct FakeLeases {
     batches: Mutex<Vec<usize>>,
     leases: Mutex<HashSet<InstanceKey>>,
     broken: AtomicBool,
+    /// How many pages its list has, and which were asked for.
+    pages: u64,
+    asked: Mutex<Vec<u64>>,
 }
 
 #[async_trait]
@@ -306,8 +309,12 @@ impl LeaseStore for FakeLeases {
         Ok(())
     }
 
-    async fn list(&self, _: u64) -> Result<LeasePage, LeaseError> {
-        Ok(LeasePage::default())
+    async fn list(&self, cursor: u64) -> Result<LeasePage, LeaseError> {
+        self.asked.lock().unwrap().push(cursor);
+        Ok(LeasePage {
+            keys: Vec::new(),
+            next: Some(cursor + 1).filter(|next| *next < self.pages),
+        })
     }
 }
 
@@ -967,4 +974,30 @@ async fn a_roll_call_that_fails_is_counted_and_the_next_is_on_time() {
     let report = roll.report().await;
     assert_eq!((report.sent, report.skipped), (1, 2));
     assert_eq!(roll.published(), ["00:15", "00:30", "00:45"]);
+}
+
+#[actix::test]
+async fn a_reconcile_of_many_leases_goes_on_where_the_last_one_ended() {
+    let leases = Arc::new(FakeLeases {
+        pages: 250,
+        ..FakeLeases::default()
+    });
+    let (store, bus) = (Arc::new(FakeStore::default()), memory_bus());
+    let reconciler = Reconciler {
+        reader: store.clone(),
+        expiry: expiry(&store, &leases, bus.clone()),
+        bus,
+        cursor: Default::default(),
+        claim: Duration::from_millis(1),
+    };
+    for end in [100, 200, 250] {
+        while reconciler.run().await.unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*leases.asked.lock().unwrap(), Vec::from_iter(0..end));
+    }
+    while reconciler.run().await.unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(leases.asked.lock().unwrap()[250], 0);
 }

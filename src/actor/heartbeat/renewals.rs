@@ -47,25 +47,15 @@ impl Renewals {
         self.0.borrow().is_empty()
     }
 
-    /// Those who waited longest, as many as fit one round trip.
-    fn take_batch(&self) -> Batch {
+    /// Those who waited longest, with at most so many renewals; the first one in any case.
+    fn take(&self, most: usize) -> Batch {
         let mut waiting = self.0.borrow_mut();
         let mut batch = Batch::default();
         while let Some(next) = waiting.pop_front() {
-            if !batch.askers.is_empty() && batch.renewals.len() + next.renewals.len() > MAX_BATCH {
+            if !batch.askers.is_empty() && batch.renewals.len() + next.renewals.len() > most {
                 waiting.push_front(next);
                 break;
             }
-            batch.askers.push((next.renewals.len(), next.asker));
-            batch.renewals.extend(next.renewals);
-        }
-        batch
-    }
-
-    /// Everybody who waits.
-    fn take_all(&self) -> Batch {
-        let mut batch = Batch::default();
-        for next in self.0.take() {
             batch.askers.push((next.renewals.len(), next.asker));
             batch.renewals.extend(next.renewals);
         }
@@ -91,7 +81,7 @@ impl HeartbeatActor {
         self.under_way = true;
         // A context polls what it has spawned after it has emptied its mailbox.
         let round_trip = ready(()).then(|(), actor: &mut Self, _: &mut Context<Self>| {
-            let batch = actor.renewals.take_batch();
+            let batch = actor.renewals.take(MAX_BATCH);
             let leases = Arc::clone(&actor.leases);
             wrap_future(async move { (renew(&*leases, &batch.renewals).await, batch) })
         });
@@ -100,7 +90,8 @@ impl HeartbeatActor {
                 actor.under_way = false;
                 if let Err(error @ LeaseError::Unavailable(_)) = &outcome {
                     // Those who wait would only wait for the next failure.
-                    actor.answer(actor.renewals.take_all(), &Err(error.clone()), context);
+                    let everybody = actor.renewals.take(usize::MAX);
+                    actor.answer(everybody, &Err(error.clone()), context);
                 }
                 actor.answer(batch, &outcome, context);
                 if !actor.renewals.is_empty() {
