@@ -8,7 +8,7 @@
 local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3], 'TYPE', 'hash')
 local alive = {}
 for _, key in ipairs(page[2]) do
-  if redis.call('PTTL', key) > 0 then
+  if redis.call('PTTL', key) >= 0 then
     alive[#alive + 1] = key
   end
 end

@@ -4,8 +4,9 @@
 -- KEYS[2..] the lease of each instance
 --
 -- Returns which life of Redis this is, and for each lease its startTime and how many
--- milliseconds it still lives; an empty startTime and 0 where there is no lease. A key that
--- never expires proves nothing: the original's heartbeat could leave one behind.
+-- milliseconds it still lives; an empty startTime and 0 where there is no lease. In its last
+-- millisecond, with 0 left, it lives: a renewal then goes on with it. A key that never expires
+-- proves nothing: the original's heartbeat could leave one behind.
 
 local mark = redis.call('GET', KEYS[1])
 if not mark then
@@ -23,7 +24,7 @@ local answer = {}
 for i = 2, #KEYS do
   local start = redis.pcall('HGET', KEYS[i], 'startTime')
   local left = redis.call('PTTL', KEYS[i])
-  if type(start) == 'string' and left > 0 then
+  if type(start) == 'string' and left >= 0 then
     answer[i - 1] = { start, left }
   else
     answer[i - 1] = { '', 0 }

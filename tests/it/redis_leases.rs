@@ -43,8 +43,8 @@ async fn every_lease_is_whole(redis: &mut MultiplexedConnection) -> usize {
     for key in &keys {
         let fields: HashMap<String, String> = redis.hgetall(key).await.unwrap();
         let left: i64 = redis.pttl(key).await.unwrap();
-        // -2: it has expired since it was listed.
-        assert!(left > 0 || left == -2, "{key} has a time to live of {left}");
+        // 0: its last millisecond. -2: it has expired since it was listed.
+        assert!(left >= 0 || left == -2, "{key} has a time to live of {left}");
         assert!(fields.len() == 4 || left == -2, "{key} has only {fields:?}");
     }
     keys.len()
@@ -130,6 +130,23 @@ async fn a_renewal_is_one_script_for_the_whole_batch() {
         "one round trip for each batch:\n{stats}"
     );
     assert_eq!((calls("hset"), calls("expire")), (1000, 1000), "{stats}");
+}
+
+/// Redis keeps a key through the whole millisecond in which its time to live is 0.
+#[tokio::test]
+async fn no_renewal_goes_on_with_a_life_that_was_seen_to_be_over() {
+    let redis = Redis::start().await;
+    let (leases, mut connection) = (leases(&redis), redis.connect().await);
+    let batch = [renewal("a:1")];
+    let key = [renewal("a:1").key];
+    for _ in 0..50 {
+        let life = leases.renew(&batch).await.unwrap()[0].epoch;
+        let _: () = connection.pexpire(KEY, 10).await.unwrap();
+        while leases.look(&key).await.unwrap().leases[0].is_some() {}
+        let next = leases.renew(&batch).await.unwrap()[0];
+        assert!(next.created && next.epoch > life, "{next:?} after {life:?}");
+        leases.revoke(&key).await.unwrap();
+    }
 }
 
 #[tokio::test]
