@@ -7,6 +7,7 @@
 
 mod deadlines;
 mod lookup;
+mod roster;
 mod state;
 mod view;
 
@@ -20,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 pub use self::deadlines::{Deadlines, Slot};
 pub use self::lookup::{DirectoryError, Profile};
 use self::lookup::{Parts, Places};
+pub use self::roster::Roster;
 pub use self::state::{Applied, Differences};
 use self::state::{Maps, State};
 pub use self::view::{Body, Counts, Listed, ScopeView, Totals, Which};
@@ -149,15 +151,15 @@ impl Directory {
     /// looks at no more than `looked`. Everybody, where there are no more than that.
     pub fn sample_online(&self, looked: usize) -> Vec<Arc<Listed>> {
         let scopes = self.maps.scopes.pin();
-        let count: usize = scopes.values().map(|view| view.instances.len()).sum();
+        let count: usize = scopes.values().map(|view| view.counts.instances).sum();
         let step = count.div_ceil(looked.max(1)).max(1);
         let (mut sample, mut skip) = (Vec::new(), 0);
         for view in scopes.values() {
             let chosen = view.instances.iter().skip(skip).step_by(step);
             let online = chosen.filter(|listed| listed.instance.presence.online);
             sample.extend(online.cloned());
-            let taken = view.instances.len().saturating_sub(skip).div_ceil(step);
-            skip = skip + taken * step - view.instances.len();
+            let taken = view.counts.instances.saturating_sub(skip).div_ceil(step);
+            skip = skip + taken * step - view.counts.instances;
         }
         sample
     }

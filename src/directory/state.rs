@@ -2,16 +2,16 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
-use std::mem;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use tokio::sync::Notify;
 
 use super::deadlines::Deadlines;
+use super::roster::{Edit, Roster};
 use super::view::{Listed, ScopeView, Tally};
 use crate::model::{
-    Address, EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord,
+    EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord,
 };
 use crate::store::Digest;
 
@@ -129,7 +129,7 @@ struct Edits {
     /// `Some(None)` where it was removed.
     record: Option<Option<ScopeRecord>>,
     /// In the order in which they were made: of two of one instance the later holds.
-    instances: Vec<(Address, Option<Arc<Listed>>)>,
+    instances: Vec<Edit>,
 }
 
 impl<'a> Change<'a> {
@@ -386,7 +386,7 @@ impl<'a> Change<'a> {
 
     /// Replaces the pictures of what was changed. Those who wait for them are returned.
     pub(super) fn end(mut self) -> (Applied, Vec<Arc<Notify>>) {
-        let scopes = self.maps.scopes.pin();
+        let (scopes, nobody) = (self.maps.scopes.pin(), Roster::default());
         let mut replaced = Vec::with_capacity(self.edits.len());
         for (scope, edits) in self.edits {
             let before = scopes.get(&scope);
@@ -394,15 +394,15 @@ impl<'a> Change<'a> {
                 Some(record) => record,
                 None => before.and_then(|view| view.record.clone()),
             };
-            let known = before.map_or(&[] as &[_], |view| &*view.instances);
-            let instances = merge(known, edits.instances);
+            let known = before.map_or(&nobody, |view| &view.instances);
+            let instances = known.edited(edits.instances);
             let waiting = before.map(|view| Arc::clone(&view.replaced));
             let waiting = waiting.unwrap_or_default();
             let declared = |view: &Arc<ScopeView>| view.record.is_some();
             self.applied.scopes |=
                 before.is_none() || before.is_some_and(declared) != record.is_some();
             let tally = self.maps.tally(scope.kind);
-            if record.is_none() && instances.is_empty() {
+            if record.is_none() && instances.counts().instances == 0 {
                 tally.replace(before.map(|view| &**view), None);
                 scopes.remove(&scope);
             } else {
@@ -414,31 +414,4 @@ impl<'a> Change<'a> {
         }
         (self.applied, replaced)
     }
-}
-
-/// The instances by address, with the edits.
-fn merge(
-    known: &[Arc<Listed>],
-    mut edits: Vec<(Address, Option<Arc<Listed>>)>,
-) -> Box<[Arc<Listed>]> {
-    // The last of each address, which a stable order leaves behind the earlier ones.
-    edits.sort_by(|(a, _), (b, _)| a.cmp(b));
-    edits.dedup_by(|later, earlier| {
-        let same = later.0 == earlier.0;
-        if same {
-            mem::swap(later, earlier);
-        }
-        same
-    });
-    let mut merged = Vec::with_capacity(known.len() + edits.len());
-    let mut known = known.iter().peekable();
-    for (address, edit) in edits {
-        while let Some(before) = known.next_if(|before| before.instance.key.address < address) {
-            merged.push(Arc::clone(before));
-        }
-        known.next_if(|before| before.instance.key.address == address);
-        merged.extend(edit);
-    }
-    merged.extend(known.cloned());
-    merged.into()
 }

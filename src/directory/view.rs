@@ -1,6 +1,7 @@
 //! A scope as it is shown: a picture that never changes, replaced by the next.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::iter::Sum;
 use std::ops::Add;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,7 +10,8 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::deadlines::Slot;
-use crate::model::{Address, Instance, ScopeRecord};
+use super::roster::Roster;
+use crate::model::{Instance, ScopeRecord};
 
 /// An instance as the Directory has it.
 #[derive(Debug)]
@@ -54,15 +56,9 @@ impl Add for Totals {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        let (a, b) = (self.instances, other.instances);
         Self {
             scopes: self.scopes + other.scopes,
-            instances: Counts {
-                instances: a.instances + b.instances,
-                online: a.online + b.online,
-                available: a.available + b.available,
-                suspect: a.suspect + b.suspect,
-            },
+            instances: self.instances + other.instances,
         }
     }
 }
@@ -109,18 +105,32 @@ impl Tally {
 }
 
 impl Counts {
-    fn of(listed: &[Arc<Listed>]) -> Self {
-        let mut counts = Self::default();
-        for Listed {
-            instance, suspect, ..
-        } in listed.iter().map(|listed| &**listed)
-        {
-            counts.instances += 1;
-            counts.online += usize::from(instance.presence.online);
-            counts.available += usize::from(instance.available());
-            counts.suspect += usize::from(*suspect);
+    pub(super) fn of(listed: &Listed) -> Self {
+        Self {
+            instances: 1,
+            online: listed.instance.presence.online.into(),
+            available: listed.instance.available().into(),
+            suspect: listed.suspect.into(),
         }
-        counts
+    }
+}
+
+impl Add for Counts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            instances: self.instances + other.instances,
+            online: self.online + other.online,
+            available: self.available + other.available,
+            suspect: self.suspect + other.suspect,
+        }
+    }
+}
+
+impl Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), Add::add)
     }
 }
 
@@ -175,7 +185,7 @@ pub struct ScopeView {
     /// What was declared; `None` for a moment, where an instance was heard of first.
     pub record: Option<ScopeRecord>,
     /// Its instances, by address.
-    pub instances: Box<[Arc<Listed>]>,
+    pub instances: Roster,
     /// How many they are.
     pub counts: Counts,
     /// The bodies that were asked for, made once: for each of [`Which`], fresh and stale.
@@ -187,23 +197,16 @@ pub struct ScopeView {
 impl ScopeView {
     pub(super) fn new(
         record: Option<ScopeRecord>,
-        instances: Box<[Arc<Listed>]>,
+        instances: Roster,
         replaced: Arc<Notify>,
     ) -> Self {
         Self {
             record,
-            counts: Counts::of(&instances),
+            counts: instances.counts(),
             instances,
             bodies: Default::default(),
             replaced,
         }
-    }
-
-    /// One instance.
-    pub fn find(&self, address: &Address) -> Option<&Arc<Listed>> {
-        let by_address = |listed: &Arc<Listed>| listed.instance.key.address.cmp(address);
-        let index = self.instances.binary_search_by(by_address).ok()?;
-        self.instances.get(index)
     }
 
     /// Those that are asked for.

@@ -291,7 +291,9 @@ async fn ten_thousand_who_wait_for_a_scope_cost_one_serialisation() {
             let answer = directory.wait(scope, deadline, |view| {
                 let body = view?.body(Which::All, false, |view| {
                     made.fetch_add(1, Ordering::SeqCst);
-                    view.instances[0]
+                    view.list(Which::All)
+                        .next()
+                        .unwrap()
                         .instance
                         .weight()
                         .get()

@@ -15,7 +15,7 @@ use rollcalld::actor::{
 };
 use rollcalld::bus::{self, BusUrl, EventBus, Following};
 use rollcalld::clock::Clock;
-use rollcalld::directory::Directory;
+use rollcalld::directory::{Directory, Which};
 use rollcalld::feed::Feed;
 use rollcalld::lease::{self, LeaseBackend, LeaseUrl};
 use rollcalld::model::{
@@ -330,7 +330,11 @@ impl World {
                     Some(_) => {}
                 }
                 let view = replica.directory.scope(&key(i).scope).unwrap();
-                let shown = view.find(&key(i).address).unwrap();
+                let address = key(i).address;
+                let mut all = view.list(Which::All);
+                let shown = all
+                    .find(|shown| shown.instance.key.address == address)
+                    .unwrap();
                 assert_eq!(shown.instance, listed.instance, "{i}: the picture on {r}");
             }
         }

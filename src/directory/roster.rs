@@ -1,0 +1,218 @@
+//! The instances of a scope by address, in parts, so that a change costs the parts that it
+//! touches and not the whole scope.
+
+use std::mem;
+use std::sync::Arc;
+
+use super::view::{Counts, Listed};
+use crate::model::Address;
+
+/// How many instances a part has after it was split; it is split at twice as many.
+const PART: usize = 32;
+
+/// A change: the instance at an address, `None` where it was removed.
+pub(super) type Edit = (Address, Option<Arc<Listed>>);
+
+/// Instances by address. Never changes.
+#[derive(Default)]
+pub struct Roster {
+    parts: Vec<Arc<Part>>,
+}
+
+/// At least one instance.
+struct Part {
+    instances: Box<[Arc<Listed>]>,
+    counts: Counts,
+}
+
+impl Part {
+    fn new(instances: &[Arc<Listed>]) -> Arc<Self> {
+        Arc::new(Self {
+            instances: instances.into(),
+            counts: instances.iter().map(|listed| Counts::of(listed)).sum(),
+        })
+    }
+
+    /// Whether all of it is behind `address`.
+    fn is_behind(&self, address: &Address) -> bool {
+        let first = self.instances.first();
+        first.is_some_and(|first| first.instance.key.address > *address)
+    }
+}
+
+impl Roster {
+    /// All of them, by address.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Listed>> {
+        self.parts.iter().flat_map(|part| part.instances.iter())
+    }
+
+    /// How many there are.
+    pub fn counts(&self) -> Counts {
+        self.parts.iter().map(|part| part.counts).sum()
+    }
+
+    /// The roster after `edits`: of several at one address the last holds.
+    pub(super) fn edited(&self, mut edits: Vec<Edit>) -> Self {
+        // A stable order leaves the last behind the others.
+        edits.sort_by(|(a, _), (b, _)| a.cmp(b));
+        edits.dedup_by(|later, earlier| {
+            let same = later.0 == earlier.0;
+            if same {
+                mem::swap(later, earlier);
+            }
+            same
+        });
+        let mut edited = Self {
+            parts: Vec::with_capacity(self.parts.len() + 1),
+        };
+        let (mut rest, mut edits) = (self.parts.as_slice(), edits.into_iter().peekable());
+        while let Some((address, _)) = edits.peek() {
+            let (before, from) = rest.split_at(place(rest, address));
+            edited.parts.extend_from_slice(before);
+            let (part, after) = match from.split_first() {
+                Some((part, after)) => (&*part.instances, after),
+                None => (&[] as &[_], from),
+            };
+            let mut instances = Vec::with_capacity(part.len() + 1);
+            let mut known = part;
+            while let Some((address, edit)) = edits
+                .next_if(|(address, _)| after.first().is_none_or(|next| next.is_behind(address)))
+            {
+                let earlier = |listed: &Arc<Listed>| listed.instance.key.address < address;
+                let (before, from) = known.split_at(known.partition_point(earlier));
+                instances.extend_from_slice(before);
+                instances.extend(edit);
+                known = match from.split_first() {
+                    Some((same, after)) if same.instance.key.address == address => after,
+                    _ => from,
+                };
+            }
+            instances.extend_from_slice(known);
+            edited.push(instances);
+            rest = after;
+        }
+        edited.parts.extend_from_slice(rest);
+        edited
+    }
+
+    /// Adds instances at the end, together with the last part where both are small.
+    fn push(&mut self, mut instances: Vec<Arc<Listed>>) {
+        if let Some(last) = self
+            .parts
+            .pop_if(|last| last.instances.len() + instances.len() <= PART)
+        {
+            instances.splice(..0, last.instances.iter().cloned());
+        }
+        let size = if instances.len() <= 2 * PART {
+            2 * PART
+        } else {
+            PART
+        };
+        self.parts.extend(instances.chunks(size).map(Part::new));
+    }
+}
+
+/// Where the part is in which an address is, or would be.
+fn place(parts: &[Arc<Part>], address: &Address) -> usize {
+    parts
+        .partition_point(|part| !part.is_behind(address))
+        .saturating_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::model::{Instance, InstanceId, InstanceKey, Presence, ScopeKind, Status};
+
+    fn listed(address: &Address, online: bool) -> Arc<Listed> {
+        let instance = Instance {
+            id: InstanceId(1),
+            key: InstanceKey {
+                scope: ScopeKind::Service.with("orders".parse().unwrap()),
+                address: address.clone(),
+            },
+            name: None,
+            given_weight: None,
+            metadata: Default::default(),
+            ttl: None,
+            status: Status::Enabled,
+            hold: None,
+            presence: Presence {
+                online,
+                ..Presence::default()
+            },
+            registered_at: Default::default(),
+            updated_at: Default::default(),
+            revision: 1,
+        };
+        Arc::new(Listed {
+            instance,
+            suspect: false,
+            slot: None,
+        })
+    }
+
+    /// Edits all over, of which many meet the same part or the same address.
+    #[test]
+    fn a_roster_is_what_its_edits_made_of_it() {
+        let (mut roster, mut expected) = (Roster::default(), BTreeMap::new());
+        let mut random = 1_u32;
+        let mut next = |below: u32| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (random >> 8) % below
+        };
+        for round in 0..400 {
+            // It grows, then shrinks to nothing.
+            let removed = if round < 200 { 20 } else { 90 };
+            let edits: Vec<Edit> = (0..next(100))
+                .map(|_| {
+                    let address: Address = format!("host-{}:80", next(2000)).parse().unwrap();
+                    let edit = listed(&address, next(2) == 0);
+                    (address, (next(100) >= removed).then_some(edit))
+                })
+                .collect();
+            for (address, edit) in &edits {
+                match edit {
+                    Some(edit) => expected.insert(address.clone(), Arc::clone(edit)),
+                    None => expected.remove(address),
+                };
+            }
+            roster = roster.edited(edits);
+            let same = |(a, b): (&Arc<Listed>, &Arc<Listed>)| Arc::ptr_eq(a, b);
+            assert!(roster.iter().zip(expected.values()).all(same), "{round}");
+            assert_eq!(roster.iter().count(), expected.len());
+            let online = expected.values().filter(|one| one.instance.presence.online);
+            let counts = roster.counts();
+            assert_eq!(
+                (counts.instances, counts.online),
+                (expected.len(), online.count())
+            );
+            assert!(
+                roster
+                    .parts
+                    .iter()
+                    .all(|part| part.instances.len() <= 2 * PART)
+            );
+            assert!(roster.parts.len() <= 2 + 3 * expected.len() / PART);
+        }
+        let all: Vec<Edit> = expected
+            .keys()
+            .map(|address| (address.clone(), None))
+            .collect();
+        assert!(!all.is_empty());
+        assert!(roster.edited(all).parts.is_empty());
+    }
+
+    #[test]
+    fn an_edit_leaves_the_parts_that_it_does_not_touch() {
+        let address = |i: u32| -> Address { format!("host-{i:05}:80").parse().unwrap() };
+        let edit = |i: u32| (address(i), Some(listed(&address(i), true)));
+        let roster = Roster::default().edited((0..6400).map(edit).collect());
+        let edited = roster.edited(vec![edit(3000)]);
+        let both = roster.parts.iter().zip(&edited.parts);
+        let copied = both.filter(|(before, after)| !Arc::ptr_eq(before, after));
+        assert_eq!((roster.parts.len(), copied.count()), (200, 1));
+    }
+}
