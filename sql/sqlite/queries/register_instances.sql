@@ -1,7 +1,7 @@
 -- Registers an instance. A new gateway is disabled, a new service instance enabled;
 -- a known service instance that is disabled is enabled again. What is NULL leaves
--- what is there. No row for a registration that changes nothing, nor for an undeclared
--- scope.
+-- what is there. Changes no row for a registration that changes nothing, nor for an
+-- undeclared scope. Without RETURNING, for which SQLite makes a table each time.
 -- Called by RegistryTransaction::register_instances, once for each.
 -- ?1 kind, ?2 key, ?3 address, ?4 name, ?5 weight, ?6 metadata, ?7 ttl_seconds, ?8 now
 INSERT INTO instance AS known
@@ -23,7 +23,3 @@ WHERE (known.name, known.weight, known.metadata, known.ttl_seconds, known.status
     COALESCE(excluded.name, known.name), COALESCE(excluded.weight, known.weight),
     COALESCE(excluded.metadata, known.metadata), COALESCE(excluded.ttl_seconds, known.ttl_seconds),
     CASE known.status WHEN 'disabled' THEN excluded.status ELSE known.status END)
-RETURNING id, ?1 AS kind, ?2 AS key, address, name, weight, metadata,
-          ttl_seconds, status, held_by, held_reason,
-          online, lease_epoch, online_changed_at,
-          registered_at, updated_at, revision, revision = 1 AS created

@@ -1,60 +1,55 @@
 //! SQLite's rows as the model's types. A value that does not parse was written by
 //! another program and is an error, never a default.
 
+use std::str::FromStr;
+
 use chrono::{DateTime, Utc};
-use rusqlite::types::Type;
+use rusqlite::types::{FromSql, Type};
 use rusqlite::{Error, Params, Result, Row};
 
 use crate::model::{
-    Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, Presence, ScopeId,
+    Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, Presence, Scope, ScopeId,
     ScopeKind, ScopeRecord,
 };
 use crate::store::{Digest, Life};
 
+/// `id, kind, key, name, created_at, revision`, in this order in every query.
 pub(super) fn scope(row: &Row<'_>) -> Result<ScopeRecord> {
+    let mut columns = Columns::of(row);
     Ok(ScopeRecord {
-        id: ScopeId(row.get("id")?),
-        scope: parse::<ScopeKind, _>(row, "kind")?.with(parse(row, "key")?),
-        name: given::<String, _>(row, "name")?,
-        created_at: time(row, "created_at")?,
-        revision: row.get("revision")?,
+        id: ScopeId(columns.get()?),
+        scope: columns.scope()?,
+        name: columns.given::<String, _>()?,
+        created_at: columns.time()?,
+        revision: columns.get()?,
     })
 }
 
+/// `id, kind, key, address, name, weight, metadata, ttl_seconds, status, held_by, held_reason,
+/// online, lease_epoch, online_changed_at, registered_at, updated_at, revision`, in this order
+/// in every query.
 pub(super) fn instance(row: &Row<'_>) -> Result<Instance> {
-    let held_by: Option<String> = row.get("held_by")?;
-    let hold = match held_by {
-        Some(by) => Some(Box::new(Hold {
-            by,
-            reason: given::<String, _>(row, "held_reason")?,
-        })),
-        None => None,
-    };
-    let metadata: Option<String> = row.get("metadata")?;
-    let metadata: Option<Metadata> = metadata
-        .map(|text| serde_json::from_str(&text))
-        .transpose()
-        .map_err(|error| invalid("metadata", error))?;
+    let mut columns = Columns::of(row);
     Ok(Instance {
-        id: InstanceId(row.get("id")?),
-        key: key(row)?,
-        name: given::<String, _>(row, "name")?.map(Box::new),
-        given_weight: given::<i64, _>(row, "weight")?,
-        metadata: metadata.unwrap_or_default(),
-        ttl: given::<i64, _>(row, "ttl_seconds")?,
-        status: parse(row, "status")?,
-        hold,
-        presence: Presence {
-            online: row.get("online")?,
-            epoch: row.get::<_, Option<i64>>("lease_epoch")?.map(Epoch),
-            changed_at: row
-                .get::<_, Option<i64>>("online_changed_at")?
-                .map(from_millis)
-                .transpose()?,
+        id: InstanceId(columns.get()?),
+        key: InstanceKey {
+            scope: columns.scope()?,
+            address: columns.parse()?,
         },
-        registered_at: time(row, "registered_at")?,
-        updated_at: time(row, "updated_at")?,
-        revision: row.get("revision")?,
+        name: columns.given::<String, _>()?.map(Box::new),
+        given_weight: columns.given::<i64, _>()?,
+        metadata: columns.metadata()?,
+        ttl: columns.given::<i64, _>()?,
+        status: columns.parse()?,
+        hold: columns.hold()?,
+        presence: Presence {
+            online: columns.get()?,
+            epoch: columns.get::<Option<i64>>()?.map(Epoch),
+            changed_at: columns.get::<Option<i64>>()?.map(from_millis).transpose()?,
+        },
+        registered_at: columns.time()?,
+        updated_at: columns.time()?,
+        revision: columns.get()?,
     })
 }
 
@@ -86,41 +81,67 @@ pub(super) fn json(metadata: &Metadata) -> Result<String> {
     serde_json::to_string(metadata).map_err(|error| Error::ToSqlConversionFailure(error.into()))
 }
 
-fn key(row: &Row<'_>) -> Result<InstanceKey> {
-    Ok(InstanceKey {
-        scope: parse::<ScopeKind, _>(row, "kind")?.with(parse(row, "key")?),
-        address: parse(row, "address")?,
-    })
+/// The columns of a row one after another: to look for them by name takes as long as the query.
+struct Columns<'r, 's> {
+    row: &'r Row<'s>,
+    next: usize,
 }
 
-fn invalid(column: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    log::error!("column {column} holds what rollcalld never wrote: {error}");
-    Error::FromSqlConversionFailure(0, Type::Text, Box::new(error))
-}
+impl<'r, 's> Columns<'r, 's> {
+    fn of(row: &'r Row<'s>) -> Self {
+        Self { row, next: 0 }
+    }
 
-fn parse<T, E>(row: &Row<'_>, column: &str) -> Result<T>
-where
-    T: std::str::FromStr<Err = E>,
-    E: std::error::Error + Send + Sync + 'static,
-{
-    row.get::<_, String>(column)?
-        .parse()
-        .map_err(|error| invalid(column, error))
-}
+    fn get<T: FromSql>(&mut self) -> Result<T> {
+        self.next += 1;
+        self.row.get(self.next - 1)
+    }
 
-fn given<S, T>(row: &Row<'_>, column: &str) -> Result<Option<T>>
-where
-    S: rusqlite::types::FromSql,
-    T: TryFrom<S, Error = Invalid>,
-{
-    row.get::<_, Option<S>>(column)?
-        .map(T::try_from)
-        .transpose()
-        .map_err(|error| invalid(column, error))
-}
+    fn text(&mut self) -> Result<Option<&'r str>> {
+        self.next += 1;
+        Ok(self.row.get_ref(self.next - 1)?.as_str_or_null()?)
+    }
 
-fn time(row: &Row<'_>, column: &str) -> Result<DateTime<Utc>> {
-    from_millis(row.get(column)?)
+    /// What could not be made of the last column.
+    fn invalid(&self, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+        let (column, row) = (self.next - 1, self.row.as_ref());
+        let name = row.column_name(column).unwrap_or_default();
+        log::error!("column {name} holds what rollcalld never wrote: {error}");
+        Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
+    }
+
+    fn parse<T>(&mut self) -> Result<T>
+    where
+        T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+    {
+        let text = self.text()?.unwrap_or_default();
+        text.parse().map_err(|error| self.invalid(error))
+    }
+
+    fn given<S: FromSql, T: TryFrom<S, Error = Invalid>>(&mut self) -> Result<Option<T>> {
+        let given = self.get::<Option<S>>()?.map(T::try_from).transpose();
+        given.map_err(|error| self.invalid(error))
+    }
+
+    fn scope(&mut self) -> Result<Scope> {
+        let kind: ScopeKind = self.parse()?;
+        Ok(kind.with(self.parse()?))
+    }
+
+    fn metadata(&mut self) -> Result<Metadata> {
+        let metadata = self.text()?.map(serde_json::from_str).transpose();
+        let metadata = metadata.map_err(|error| self.invalid(error))?;
+        Ok(metadata.unwrap_or_default())
+    }
+
+    fn hold(&mut self) -> Result<Option<Box<Hold>>> {
+        let (by, reason) = (self.get::<Option<String>>()?, self.given::<String, _>()?);
+        Ok(by.map(|by| Box::new(Hold { by, reason })))
+    }
+
+    fn time(&mut self) -> Result<DateTime<Utc>> {
+        from_millis(self.get()?)
+    }
 }
 
 fn from_millis(millis: i64) -> Result<DateTime<Utc>> {

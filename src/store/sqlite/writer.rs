@@ -54,34 +54,25 @@ impl RegistryWriter for SqliteWriter {
         now: DateTime<Utc>,
     ) -> Result<Box<dyn RegistryTransaction + 'a>, StoreError> {
         let (steps, mut queue) = mpsc::channel::<Step>(1);
-        let (answer, begun) = oneshot::channel();
         // The thread serves this transaction and nothing else until it is committed
         // or dropped, so that nobody reads what is not committed.
         self.thread
             .send(move |connection| {
                 let begin = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-                let transaction = match begin {
-                    Ok(transaction) => transaction,
-                    Err(error) => {
-                        let _ = answer.send(Err(store_error(error)));
-                        return;
-                    }
-                };
-                if answer.send(Ok(())).is_err() {
-                    return;
-                }
+                let begun = begin.map_err(store_error);
                 while let Some(step) = queue.blocking_recv() {
                     match step {
-                        Step::Run(work) => work(&transaction),
+                        Step::Run(work) => work(begun.as_deref()),
                         Step::Commit(done) => {
-                            let _ = done.send(transaction.commit().map_err(store_error));
+                            let outcome =
+                                begun.and_then(|begun| begun.commit().map_err(store_error));
+                            let _ = done.send(outcome);
                             return;
                         }
                     }
                 }
             })
             .await?;
-        begun.await.map_err(|_| gone())??;
         Ok(Box::new(SqliteTransaction { steps, now }))
     }
 }
@@ -104,8 +95,11 @@ fn migrate(connection: &mut Connection) -> Result<Vec<String>, MigrateError> {
         .collect())
 }
 
+/// What is done within a transaction, or with the error by which it did not begin.
+type Work = Box<dyn FnOnce(Result<&Connection, &StoreError>) + Send>;
+
 enum Step {
-    Run(Box<dyn FnOnce(&Connection) + Send>),
+    Run(Work),
     Commit(oneshot::Sender<Result<(), StoreError>>),
 }
 
@@ -120,11 +114,12 @@ impl SqliteTransaction {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
-        let step = Step::Run(Box::new(move |connection| {
-            let _ = answer.send(work(connection));
+        let step = Step::Run(Box::new(move |begun| {
+            let begun = begun.map_err(StoreError::clone);
+            let _ = answer.send(begun.and_then(|connection| work(connection).map_err(store_error)));
         }));
         self.steps.send(step).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?.map_err(store_error)
+        answered.await.map_err(|_| gone())?
     }
 }
 
@@ -184,42 +179,37 @@ impl RegistryTransaction for SqliteTransaction {
             let mut find = connection.prepare_cached(sql!("find_instances"))?;
             let mut done = RegisteredMany::default();
             for registration in &registrations {
-                let scope = &registration.key.scope;
-                if scope.kind == ScopeKind::Service {
-                    let declared = declare.query_row(params![scope.key.as_str(), now], rows::scope);
-                    done.services.extend(declared.optional()?);
-                }
-                let changed = register.query_row(
-                    params![
-                        scope.kind.as_str(),
-                        scope.key.as_str(),
-                        registration.key.address.as_str(),
+                let key = &registration.key;
+                let [kind, scope, address] = rows::key_params(key);
+                let metadata = registration.metadata.as_ref();
+                let metadata = metadata.map(rows::json).transpose()?;
+                let mut register = || {
+                    register.execute(params![
+                        kind,
+                        scope,
+                        address,
                         registration.name.as_ref().map(DisplayName::as_str),
                         registration.weight.map(i64::from),
-                        registration.metadata.as_ref().map(rows::json).transpose()?,
+                        metadata,
                         registration.ttl.map(i64::from),
                         now
-                    ],
-                    |row| {
-                        Ok(Registered {
-                            instance: rows::instance(row)?,
-                            created: row.get("created")?,
-                            changed: true,
-                        })
-                    },
-                );
-                let answer = match changed.optional()? {
-                    Some(registered) => Some(registered),
-                    None => find
-                        .query_row(rows::key_params(&registration.key), rows::instance)
-                        .optional()?
-                        .map(|instance| Registered {
-                            instance,
-                            created: false,
-                            changed: false,
-                        }),
+                    ])
                 };
-                done.instances.push(answer);
+                let mut find = || {
+                    find.query_row([kind, scope, address], rows::instance)
+                        .optional()
+                };
+                let (mut changes, mut found) = (register()?, find()?);
+                if found.is_none() && key.scope.kind == ScopeKind::Service {
+                    done.services
+                        .push(declare.query_row(params![scope, now], rows::scope)?);
+                    (changes, found) = (register()?, find()?);
+                }
+                done.instances.push(found.map(|instance| Registered {
+                    created: changes == 1 && instance.revision == 1,
+                    changed: changes == 1,
+                    instance,
+                }));
             }
             Ok(done)
         })
