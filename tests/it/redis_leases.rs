@@ -44,7 +44,10 @@ async fn every_lease_is_whole(redis: &mut MultiplexedConnection) -> usize {
         let fields: HashMap<String, String> = redis.hgetall(key).await.unwrap();
         let left: i64 = redis.pttl(key).await.unwrap();
         // 0: its last millisecond. -2: it has expired since it was listed.
-        assert!(left >= 0 || left == -2, "{key} has a time to live of {left}");
+        assert!(
+            left >= 0 || left == -2,
+            "{key} has a time to live of {left}"
+        );
         assert!(fields.len() == 4 || left == -2, "{key} has only {fields:?}");
     }
     keys.len()

@@ -2,18 +2,20 @@
 //!
 //! It gathers the writes that arrive while a transaction is under way and carries
 //! them out in the next one. After the commit the Directory is changed, then every caller
-//! is answered, then the others are told. It never reads for anyone, and no write waits
-//! for leases or the bus.
+//! is answered, then the others are told; meanwhile the store has the next transaction
+//! already. It never reads for anyone, and no write waits for leases or the bus.
 
 mod messages;
 mod outbox;
 mod queue;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use actix::fut::{ready, wrap_future};
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture};
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 
 pub use self::messages::{
     ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance, DisableServiceInstance,
@@ -21,8 +23,8 @@ pub use self::messages::{
 };
 pub use self::outbox::Announcement;
 use self::outbox::Outbox;
-use self::queue::Queue;
 pub use self::queue::Write;
+use self::queue::{Done, Queue};
 use super::{Lifeline, Ping, admit};
 use crate::bus::EventBus;
 use crate::clock::Clock;
@@ -36,9 +38,11 @@ pub struct RegistryActor {
     /// Away while a transaction has it.
     writer: Option<Box<dyn RegistryWriter>>,
     queue: Queue,
+    /// What was committed and is not known to anybody yet, in the order of the commits.
+    unsettled: VecDeque<Done>,
     outbox: Outbox,
-    /// Answered when the queue is empty, the writer is back, and nothing is on its way to
-    /// the bus.
+    /// Answered when the queue is empty, the writer is back, all is settled, and nothing is
+    /// on its way to the bus.
     drains: Vec<oneshot::Sender<()>>,
     clock: Arc<dyn Clock>,
     directory: Arc<Directory>,
@@ -61,6 +65,7 @@ impl RegistryActor {
         Self {
             writer: Some(writer),
             queue: Queue::default(),
+            unsettled: VecDeque::new(),
             outbox: Outbox::new(bus, announcement),
             drains: Vec::new(),
             clock,
@@ -93,19 +98,39 @@ impl RegistryActor {
         context.spawn(transaction.map(
             |(writer, done), actor: &mut Self, context: &mut Context<Self>| {
                 actor.writer = Some(writer);
-                actor.outbox.push(done.events);
-                actor.tell(context);
-                if done.availability {
-                    actor.announce(context);
-                }
+                actor.unsettled.push_back(done);
                 actor.work(context);
+                // The next transaction is sent to the store before this one is settled.
+                let sent = wrap_future(yield_now());
+                context.spawn(
+                    sent.map(|(), actor: &mut Self, context: &mut Context<Self>| {
+                        actor.settle(context);
+                    }),
+                );
             },
         ));
     }
 
+    /// Makes known what was committed.
+    fn settle(&mut self, context: &mut Context<Self>) {
+        while let Some(mut done) = self.unsettled.pop_front() {
+            done.settle(&self.directory, &self.metrics);
+            self.outbox.push(done.events);
+            self.tell(context);
+            if done.availability {
+                self.announce(context);
+            }
+        }
+        self.drained();
+    }
+
     /// Answers those who wait until nothing is left to do, if that is so.
     fn drained(&mut self) {
-        if self.queue.is_empty() && self.writer.is_some() && !self.outbox.is_sending() {
+        if self.queue.is_empty()
+            && self.writer.is_some()
+            && self.unsettled.is_empty()
+            && !self.outbox.is_sending()
+        {
             self.drains.drain(..).for_each(|done| {
                 let _ = done.send(());
             });

@@ -148,9 +148,11 @@ pub(super) fn ended() -> StoreError {
 /// What one transaction carries out.
 pub(super) struct Batch(Vec<Box<dyn Entry>>);
 
-/// What came of a batch, for those who are told.
-#[derive(Default)]
+/// What came of a batch.
 pub(super) struct Done {
+    now: DateTime<Utc>,
+    /// Committed, and not known to anybody yet.
+    committed: Vec<Box<dyn Entry>>,
     /// What happened, in order.
     pub(super) events: Vec<Event>,
     /// Whether a service has other available instances than before.
@@ -158,14 +160,18 @@ pub(super) struct Done {
 }
 
 impl Done {
-    /// After a commit: changes the Directory, then answers the callers.
-    fn commit(
-        &mut self,
-        entries: Vec<Box<dyn Entry>>,
-        now: DateTime<Utc>,
-        directory: &Directory,
-        metrics: &Metrics,
-    ) {
+    fn nothing(now: DateTime<Utc>) -> Self {
+        Self {
+            now,
+            committed: Vec::new(),
+            events: Vec::new(),
+            availability: false,
+        }
+    }
+
+    /// Changes the Directory by what is committed, then answers the callers.
+    pub(super) fn settle(&mut self, directory: &Directory, metrics: &Metrics) {
+        let (now, entries) = (self.now, mem::take(&mut self.committed));
         let kinds: Vec<EventKind> = entries.iter().flat_map(|entry| entry.events()).collect();
         for (_, online) in kinds.iter().filter_map(EventKind::transition) {
             metrics.transition(online);
@@ -184,9 +190,10 @@ impl Batch {
         self.0.iter().map(|entry| entry.len()).sum()
     }
 
-    /// Carries out all writes in one transaction and answers their callers. Where one of
-    /// them may be to blame for a failure each is tried alone, so that no other fails with
-    /// it; and a conflict with another daemon is hardly met twice.
+    /// Carries out all writes in one transaction; their callers are answered when that is
+    /// settled. Where one of them may be to blame for a failure each is tried alone, and
+    /// settled, so that no other fails with it; and a conflict with another daemon is hardly
+    /// met twice.
     pub(super) async fn carry_out(
         mut self,
         writer: &mut dyn RegistryWriter,
@@ -194,11 +201,11 @@ impl Batch {
         directory: &Directory,
         metrics: &Metrics,
     ) -> Done {
-        let mut done = Done::default();
+        let mut done = Done::nothing(now);
         let outcome = measured(metrics, self.len(), commit(writer, now, &mut self.0)).await;
         let error = match outcome {
             Ok(()) => {
-                done.commit(self.0, now, directory, metrics);
+                done.committed = self.0;
                 return done;
             }
             Err(error) => error,
@@ -230,7 +237,10 @@ impl Batch {
                 away.get_or_insert_with(|| StoreError::Unavailable("it is too slow".into()));
             }
             match outcome {
-                Ok(()) => done.commit(vec![entry], now, directory, metrics),
+                Ok(()) => {
+                    done.committed.push(entry);
+                    done.settle(directory, metrics);
+                }
                 Err(error) => entry.answer(Err(error)),
             }
         }
