@@ -1,10 +1,10 @@
 -- Declares the services that are not known yet, and returns those.
--- Called by RegistryTransaction::register_instances, before the instances.
+-- Called by RegistryTransaction::register_instances, before the first instances of services.
 -- $1 keys, $2 now
 INSERT INTO scope (kind, key, created_at)
-SELECT DISTINCT 'service', given.key, $2::timestamptz
+SELECT DISTINCT 'service', given.key COLLATE "C" AS key, $2::timestamptz
 FROM unnest($1::text[]) AS given (key)
 WHERE NOT EXISTS (SELECT FROM scope WHERE scope.kind = 'service' AND scope.key = given.key)
-ORDER BY given.key
+ORDER BY key
 ON CONFLICT (kind, key) DO NOTHING
 RETURNING id, kind, key, name, created_at, revision

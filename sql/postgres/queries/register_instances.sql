@@ -5,12 +5,20 @@
 -- Called by RegistryTransaction::register_instances.
 -- $1 kinds, $2 keys, $3 addresses, $4 names, $5 weights, $6 metadata, $7 ttl_seconds, $8 now
 WITH target AS (
-    -- Held, so that nobody deletes a scope while it gets instances.
-    SELECT scope.id, scope.kind, scope.key
-    FROM scope
-    WHERE (scope.kind, scope.key) IN (SELECT * FROM unnest($1::text[], $2::text[]))
-    ORDER BY scope.id
-    FOR KEY SHARE
+    SELECT scope.id, wanted.kind, wanted.key
+    FROM (
+        -- One order for all replicas, so that two such statements cannot wait for each other.
+        SELECT DISTINCT given.kind COLLATE "C" AS kind, given.key COLLATE "C" AS key
+        FROM unnest($1::text[], $2::text[]) AS given (kind, key)
+        ORDER BY kind, key
+    ) AS wanted
+    CROSS JOIN LATERAL (
+        -- Held, so that nobody deletes a scope while it gets instances.
+        SELECT scope.id
+        FROM scope
+        WHERE scope.kind = wanted.kind AND scope.key = wanted.key
+        FOR KEY SHARE
+    ) AS scope
 ),
 registered AS (
     INSERT INTO instance AS known
@@ -21,8 +29,7 @@ registered AS (
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::jsonb[], $7::integer[])
         AS given (kind, key, address, name, weight, metadata, ttl_seconds)
     JOIN target ON target.kind = given.kind AND target.key = given.key
-    -- One order for all replicas, so that two such statements cannot wait for each other.
-    ORDER BY target.id, given.address
+    ORDER BY target.id, given.address COLLATE "C"
     ON CONFLICT (scope_id, address) DO UPDATE
     SET name        = COALESCE(excluded.name, known.name),
         weight      = COALESCE(excluded.weight, known.weight),

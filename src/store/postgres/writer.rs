@@ -125,18 +125,13 @@ impl PostgresTransaction<'_> {
         }
     }
 
-    /// Declares the services of `registrations` that are not known yet, then inserts and updates
-    /// instances; answers for those services and instances that this changed.
+    /// Declares those of `services` that are not known yet, then inserts and updates instances;
+    /// answers for those services and instances that this changed.
     async fn upsert(
         &mut self,
-        registrations: &[Registration],
-    ) -> Result<(Vec<ScopeRecord>, HashMap<InstanceKey, Registered>), StoreError> {
-        let services: Vec<&str> = registrations
-            .iter()
-            .map(|registration| &registration.key.scope)
-            .filter(|scope| scope.kind == ScopeKind::Service)
-            .map(|scope| scope.key.as_str())
-            .collect();
+        services: &[&str],
+        registrations: &[&Registration],
+    ) -> Result<(Vec<ScopeRecord>, Vec<Registered>), StoreError> {
         let columns = KeyColumns::of(registrations.iter().map(|registration| &registration.key));
         let mut names = Vec::with_capacity(registrations.len());
         let mut weights = Vec::with_capacity(registrations.len());
@@ -160,24 +155,22 @@ impl PostgresTransaction<'_> {
             &ttls,
             &now,
         ];
-        let questions = [
-            (sql!("declare_services"), declare),
-            (sql!("register_instances"), register),
-        ];
-        let answers = self.query_together(&questions).await?;
-        let [declared, rows] = answers.as_slice() else {
-            return Err(StoreError::Refused("a statement had no answer".into()));
-        };
-        let declared = declared.iter().map(rows::scope).collect::<Result<_, _>>()?;
-        let mut registered = HashMap::with_capacity(rows.len());
-        for row in rows {
-            let answer = Registered {
+        let mut questions = vec![(sql!("register_instances"), register)];
+        if !services.is_empty() {
+            questions.insert(0, (sql!("declare_services"), declare));
+        }
+        let mut answers = self.query_together(&questions).await?;
+        let registered = answers.pop().unwrap_or_default();
+        let declared = answers.pop().unwrap_or_default();
+        let registered = registered.iter().map(|row| {
+            Ok(Registered {
                 instance: rows::instance(row)?,
                 created: rows::get(row, "created")?,
                 changed: true,
-            };
-            registered.insert(answer.instance.key.clone(), answer);
-        }
+            })
+        });
+        let registered = registered.collect::<Result<_, _>>()?;
+        let declared = declared.iter().map(rows::scope).collect::<Result<_, _>>()?;
         Ok((declared, registered))
     }
 
@@ -205,6 +198,11 @@ impl PostgresTransaction<'_> {
         ];
         self.query(sql, params).await
     }
+}
+
+fn by_key(registered: impl IntoIterator<Item = Registered>) -> HashMap<InstanceKey, Registered> {
+    let with_key = |one: Registered| (one.instance.key.clone(), one);
+    registered.into_iter().map(with_key).collect()
 }
 
 #[async_trait]
@@ -248,19 +246,31 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         &mut self,
         registrations: &[Registration],
     ) -> Result<RegisteredMany, StoreError> {
-        let (services, mut registered) = self.upsert(registrations).await?;
-        let unchanged: Vec<InstanceKey> = registrations
-            .iter()
-            .filter(|registration| !registered.contains_key(&registration.key))
-            .map(|registration| registration.key.clone())
-            .collect();
-        for instance in self.find(&unchanged).await? {
-            let answer = Registered {
-                created: false,
-                changed: false,
-                instance,
-            };
-            registered.insert(answer.instance.key.clone(), answer);
+        // Most services are known; those that are not are found out by what has no answer.
+        let all: Vec<&Registration> = registrations.iter().collect();
+        let (_, changed) = self.upsert(&[], &all).await?;
+        let mut registered = by_key(changed);
+        let rest = all.iter().map(|registration| &registration.key);
+        let rest = rest.filter(|key| !registered.contains_key(key));
+        let rest: Vec<InstanceKey> = rest.cloned().collect();
+        let unchanged = self.find(&rest).await?.into_iter();
+        registered.extend(by_key(unchanged.map(|instance| Registered {
+            created: false,
+            changed: false,
+            instance,
+        })));
+        let of_unknown = |registration: &&Registration| {
+            let key = &registration.key;
+            key.scope.kind == ScopeKind::Service && !registered.contains_key(key)
+        };
+        let of_unknown: Vec<&Registration> = all.into_iter().filter(of_unknown).collect();
+        let mut services = Vec::new();
+        if !of_unknown.is_empty() {
+            let keys = of_unknown.iter().map(|one| one.key.scope.key.as_str());
+            let keys: Vec<&str> = keys.collect();
+            let (declared, created) = self.upsert(&keys, &of_unknown).await?;
+            services = declared;
+            registered.extend(by_key(created));
         }
         let answers = registrations.iter().map(|registration| {
             let answer = registered.remove(&registration.key);

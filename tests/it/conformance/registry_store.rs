@@ -109,7 +109,7 @@ suite! {
 impl Fixture {
     async fn new(url: String, dir: Option<TempDir>) -> Self {
         let mut store = store::open(&url.parse::<StoreUrl>().unwrap()).unwrap();
-        assert_eq!(store.writer.migrate().await.unwrap(), ["V1__registry"]);
+        assert_eq!(store.writer.migrate().await.unwrap(), ["V1__registry", "V2__keys_by_bytes"]);
         Self {
             store,
             url,
@@ -269,7 +269,7 @@ async fn a_schema_newer_than_this_binary_is_refused(mut fixture: Fixture) {
             error,
             MigrateError::SchemaNewer {
                 found: 99,
-                known: 1
+                known: 2
             }
         ),
         "{error}"

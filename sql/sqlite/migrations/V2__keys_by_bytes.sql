@@ -1,0 +1,2 @@
+-- SQLite compares texts byte by byte already: there is nothing to change. The versions of
+-- both stores' schemas stay the same.
