@@ -201,6 +201,7 @@ fn fixed(app: &mut web::ServiceConfig, path: &str) {
 }
 
 const POSTGRES: &str = include_str!("../../sql/postgres/queries/register_instances.sql");
+const SCOPE: &str = include_str!("../../sql/sqlite/queries/find_scope.sql");
 const SQLITE: &str = include_str!("../../sql/sqlite/queries/register_instances.sql");
 
 /// The daemon's statement in a transaction for each request.
@@ -265,10 +266,13 @@ fn one_sqlite(app: &mut web::ServiceConfig, path: &str) {
                 let kind = rusqlite::TransactionBehavior::Immediate;
                 let transaction = connection.transaction_with_behavior(kind).unwrap();
                 {
+                    let mut find = transaction.prepare_cached(SCOPE).unwrap();
+                    let id = |row: &rusqlite::Row<'_>| row.get::<_, i64>("id");
+                    let scope_id = find.query_row(("service", &service), id).unwrap();
                     let mut statement = transaction.prepare_cached(SQLITE).unwrap();
                     let row = (
+                        scope_id,
                         "service",
-                        &service,
                         &address,
                         None::<String>,
                         body.weight,
@@ -276,8 +280,7 @@ fn one_sqlite(app: &mut web::ServiceConfig, path: &str) {
                         None::<i32>,
                         0_i64,
                     );
-                    let mut rows = statement.query(row).unwrap();
-                    while rows.next().unwrap().is_some() {}
+                    assert_eq!(statement.execute(row).unwrap(), 1);
                 }
                 transaction.commit().unwrap();
             };

@@ -1,5 +1,6 @@
 -- One scope by its key.
--- Called by RegistryReader::find_scope and RegistryTransaction::delete_scope.
+-- Called by RegistryReader::find_scope and RegistryTransaction::delete_scope and
+-- register_instances.
 -- ?1 kind, ?2 key
 SELECT id, kind, key, name, created_at, revision
 FROM scope

@@ -4,7 +4,7 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -12,7 +12,7 @@ use super::thread::{self, SqliteThread, gone, store_error};
 use super::{find_scope, rows};
 use crate::model::{
     DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Note, Registration, Scope,
-    ScopeKind,
+    ScopeId, ScopeKind,
 };
 use crate::store::{
     Declared, Life, MigrateError, Registered, RegisteredMany, RegistryTransaction, RegistryWriter,
@@ -174,38 +174,37 @@ impl RegistryTransaction for SqliteTransaction {
         let registrations = registrations.to_vec();
         let now = self.now.timestamp_millis();
         self.run(move |connection| {
+            let mut find_scope = connection.prepare_cached(sql!("find_scope"))?;
             let mut declare = connection.prepare_cached(sql!("declare_services"))?;
             let mut register = connection.prepare_cached(sql!("register_instances"))?;
             let mut find = connection.prepare_cached(sql!("find_instances"))?;
             let mut done = RegisteredMany::default();
             for registration in &registrations {
-                let key = &registration.key;
-                let [kind, scope, address] = rows::key_params(key);
-                let metadata = registration.metadata.as_ref();
-                let metadata = metadata.map(rows::json).transpose()?;
-                let mut register = || {
-                    register.execute(params![
-                        kind,
-                        scope,
-                        address,
-                        registration.name.as_ref().map(DisplayName::as_str),
-                        registration.weight.map(i64::from),
-                        metadata,
-                        registration.ttl.map(i64::from),
-                        now
-                    ])
-                };
-                let mut find = || {
-                    find.query_row([kind, scope, address], rows::instance)
-                        .optional()
-                };
-                let (mut changes, mut found) = (register()?, find()?);
-                if found.is_none() && key.scope.kind == ScopeKind::Service {
-                    done.services
-                        .push(declare.query_row(params![scope, now], rows::scope)?);
-                    (changes, found) = (register()?, find()?);
+                let [kind, scope, address] = rows::key_params(&registration.key);
+                let id = |row: &Row<'_>| row.get("id").map(ScopeId);
+                let mut scope_id = find_scope.query_row([kind, scope], id).optional()?;
+                if scope_id.is_none() && registration.key.scope.kind == ScopeKind::Service {
+                    let declared = declare.query_row(params![scope, now], rows::scope)?;
+                    scope_id = Some(declared.id);
+                    done.services.push(declared);
                 }
-                done.instances.push(found.map(|instance| Registered {
+                let Some(ScopeId(scope_id)) = scope_id else {
+                    done.instances.push(None);
+                    continue;
+                };
+                let metadata = registration.metadata.as_ref();
+                let changes = register.execute(params![
+                    scope_id,
+                    kind,
+                    address,
+                    registration.name.as_ref().map(DisplayName::as_str),
+                    registration.weight.map(i64::from),
+                    metadata.map(rows::json).transpose()?,
+                    registration.ttl.map(i64::from),
+                    now
+                ])?;
+                let instance = find.query_row([kind, scope, address], rows::instance)?;
+                done.instances.push(Some(Registered {
                     created: changes == 1 && instance.revision == 1,
                     changed: changes == 1,
                     instance,
