@@ -23,7 +23,7 @@ const PAGE: usize = 500;
 
 /// How many pages of leases it goes through, each of about a thousand: of more than that the
 /// others come next time. Most lives are reported by their own heartbeats long before.
-const PAGES: usize = 100;
+const PAGES: usize = 50;
 
 /// The name of the claim that keeps it to one daemon at a time.
 const CLAIM: &str = "reconcile";

@@ -990,7 +990,7 @@ async fn a_reconcile_of_many_leases_goes_on_where_the_last_one_ended() {
         cursor: Default::default(),
         claim: Duration::from_millis(1),
     };
-    for end in [100, 200, 250] {
+    for end in [50, 100, 150, 200, 250] {
         while reconciler.run().await.unwrap().is_none() {
             tokio::task::yield_now().await;
         }

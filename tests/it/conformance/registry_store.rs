@@ -109,7 +109,10 @@ suite! {
 impl Fixture {
     async fn new(url: String, dir: Option<TempDir>) -> Self {
         let mut store = store::open(&url.parse::<StoreUrl>().unwrap()).unwrap();
-        assert_eq!(store.writer.migrate().await.unwrap(), ["V1__registry", "V2__keys_by_bytes"]);
+        assert_eq!(
+            store.writer.migrate().await.unwrap(),
+            ["V1__registry", "V2__keys_by_bytes"]
+        );
         Self {
             store,
             url,
