@@ -310,3 +310,19 @@ async fn a_migration_that_another_daemon_does_not_end_ends_the_start() {
     let says = "was not there within 2s (--start-timeout): it did not answer, or another daemon is migrating it";
     assert!(text.contains(says), "{text}");
 }
+
+/// PostgreSQL refuses a statement that was prepared before a column got another type.
+#[tokio::test]
+async fn a_migration_by_another_daemon_fails_no_registration() {
+    let database = postgres::shared().await.create_database().await;
+    let daemon = Daemon::start(&["--store".into(), database.clone()]).await;
+    let register = async |address: &str| {
+        let path = format!("/v1/services/orders/instances/{address}");
+        daemon.put(&path, json!({})).await.0
+    };
+    assert_eq!(register("a:1").await, 201);
+    let client = postgres::connect(&database).await.unwrap();
+    let migration = "ALTER TABLE instance ALTER COLUMN address TYPE varchar";
+    client.batch_execute(migration).await.unwrap();
+    assert_eq!(register("b:1").await, 201);
+}

@@ -118,13 +118,15 @@ pub(super) fn gone() -> StoreError {
 
 /// What Postgres says of a statement's content is final. That it is stopping, out of
 /// resources or read-only (classes 08, 25, 53, 57, 58) is not; and a lock, a deadlock, a
-/// statement's time, or a scope that another transaction deletes or fills (23503) is a
-/// matter of the moment.
+/// statement's time, a scope that another transaction deletes or fills (23503), or a statement
+/// that was prepared before another daemon migrated (0A000) is a matter of the moment.
 pub(super) fn store_error(error: &tokio_postgres::Error) -> StoreError {
     let message = with_sources(error);
     let code = error.code().map(SqlState::code);
     match (code, code.map(|code| &code[..2])) {
-        (Some("23503" | "57014"), _) | (_, Some("40" | "55")) => StoreError::Conflict(message),
+        (Some("0A000" | "23503" | "57014"), _) | (_, Some("40" | "55")) => {
+            StoreError::Conflict(message)
+        }
         (_, None | Some("08" | "25" | "53" | "57" | "58")) => StoreError::Unavailable(message),
         (_, Some(_)) => StoreError::Refused(message),
     }
