@@ -4,7 +4,7 @@ use deadpool_postgres::{Object, Pool};
 use futures_util::future::{try_join, try_join_all};
 use tokio::time::timeout;
 use tokio_postgres::Row;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 
 use super::{Params, connect};
 use crate::store::{StoreError, with_sources};
@@ -119,14 +119,17 @@ pub(super) fn gone() -> StoreError {
 /// What Postgres says of a statement's content is final. That it is stopping, out of
 /// resources or read-only (classes 08, 25, 53, 57, 58) is not; and a lock, a deadlock, a
 /// statement's time, a scope that another transaction deletes or fills (23503), or a statement
-/// that was prepared before another daemon migrated (0A000) is a matter of the moment.
+/// that was prepared before another daemon migrated is a matter of the moment.
 pub(super) fn store_error(error: &tokio_postgres::Error) -> StoreError {
     let message = with_sources(error);
+    // Its code, 0A000, is also that of what the server never does.
+    let routine = error.as_db_error().and_then(DbError::routine);
+    if routine == Some("RevalidateCachedQuery") {
+        return StoreError::Conflict(message);
+    }
     let code = error.code().map(SqlState::code);
     match (code, code.map(|code| &code[..2])) {
-        (Some("0A000" | "23503" | "57014"), _) | (_, Some("40" | "55")) => {
-            StoreError::Conflict(message)
-        }
+        (Some("23503" | "57014"), _) | (_, Some("40" | "55")) => StoreError::Conflict(message),
         (_, None | Some("08" | "25" | "53" | "57" | "58")) => StoreError::Unavailable(message),
         (_, Some(_)) => StoreError::Refused(message),
     }

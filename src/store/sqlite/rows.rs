@@ -81,7 +81,7 @@ pub(super) fn json(metadata: &Metadata) -> Result<String> {
     serde_json::to_string(metadata).map_err(|error| Error::ToSqlConversionFailure(error.into()))
 }
 
-/// The columns of a row one after another: to look for them by name takes as long as the query.
+/// The columns of a row one after another, so that none is looked for by its name.
 struct Columns<'r, 's> {
     row: &'r Row<'s>,
     next: usize,
