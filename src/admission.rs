@@ -5,10 +5,9 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How many bodies may be on their way at once. Those that arrive with their head are not.
 const BODIES: usize = 1024;
@@ -106,45 +105,74 @@ pub enum Full {
     Memory,
 }
 
+/// How many of something are taken.
+#[derive(Debug, Clone, Default)]
+struct Taken(Arc<AtomicUsize>);
+
+impl Taken {
+    /// Takes so many more, if what is taken already leaves `room` for them.
+    fn take(&self, count: usize, room: impl Fn(usize) -> bool) -> Option<Share> {
+        let more = |before| room(before).then_some(before + count);
+        let taken = self
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+        taken.is_ok().then(|| Share {
+            count,
+            of: self.clone(),
+        })
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// So many of them, given back when this is dropped.
+#[derive(Debug)]
+struct Share {
+    count: usize,
+    of: Taken,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.of.0.fetch_sub(self.count, Ordering::AcqRel);
+    }
+}
+
 /// A place, given back when this is dropped.
 #[derive(Debug)]
 pub struct Place {
     /// For what.
     pub work: Work,
-    _permit: OwnedSemaphorePermit,
+    _share: Share,
 }
 
 /// Memory for a body, given back when this is dropped.
 #[derive(Debug)]
-pub struct Memory(OwnedSemaphorePermit);
+pub struct Memory(Share);
 
 impl Memory {
     /// One for both.
-    pub fn merge(&mut self, other: Self) {
-        self.0.merge(other.0);
+    pub fn merge(&mut self, mut other: Self) {
+        self.0.count += mem::take(&mut other.0.count);
     }
 }
 
 /// The leases of a batch, given back when this is dropped.
 #[derive(Debug)]
 pub struct Leases {
-    count: usize,
-    taken: Arc<AtomicUsize>,
-}
-
-impl Drop for Leases {
-    fn drop(&mut self) {
-        self.taken.fetch_sub(self.count, Ordering::AcqRel);
-    }
+    _share: Share,
 }
 
 /// Gives places out; shared by all workers.
 pub struct Admission<C> {
     limits: Limits,
-    places: [Arc<Semaphore>; Work::ALL.len()],
-    /// How many leases are being renewed by batches.
-    leases: Arc<AtomicUsize>,
-    memory: Arc<Semaphore>,
+    places: [Taken; Work::ALL.len()],
+    /// Leases that are being renewed by batches.
+    leases: Taken,
+    /// In KiB.
+    memory: Taken,
     streams: Arc<Mutex<HashMap<C, usize>>>,
 }
 
@@ -153,9 +181,9 @@ impl<C: Eq + Hash + Clone> Admission<C> {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            places: Work::ALL.map(|work| Arc::new(Semaphore::new(limits.of(work)))),
-            leases: Arc::default(),
-            memory: Arc::new(Semaphore::new(BODY_MEMORY)),
+            places: Default::default(),
+            leases: Taken::default(),
+            memory: Taken::default(),
             streams: Arc::default(),
         }
     }
@@ -163,29 +191,23 @@ impl<C: Eq + Hash + Clone> Admission<C> {
     /// A place for a kind of work, if one is free.
     pub fn enter(&self, work: Work) -> Result<Place, Full> {
         // So that no batch is read that is refused then.
-        if work == Work::Heartbeat && self.leases.load(Ordering::Acquire) >= self.most_leases() {
+        if work == Work::Heartbeat && self.leases.count() >= self.most_leases() {
             return Err(Full::Work(work));
         }
-        let permit = Arc::clone(&self.places[work as usize]).try_acquire_owned();
-        let permit = permit.map_err(|_| Full::Work(work))?;
-        Ok(Place {
-            work,
-            _permit: permit,
-        })
+        let limit = self.limits.of(work);
+        let share = self.places[work as usize].take(1, |taken| taken < limit);
+        share
+            .map(|_share| Place { work, _share })
+            .ok_or(Full::Work(work))
     }
 
     /// Places for the leases of a batch. The last one may take more than there are, so that
     /// the largest fits whatever the limit.
     pub fn leases(&self, count: usize) -> Result<Leases, Full> {
-        let before = self.leases.fetch_add(count, Ordering::AcqRel);
-        let leases = Leases {
-            count,
-            taken: Arc::clone(&self.leases),
-        };
-        match before < self.most_leases() {
-            true => Ok(leases),
-            false => Err(Full::Work(Work::Heartbeat)),
-        }
+        let share = self.leases.take(count, |taken| taken < self.most_leases());
+        share
+            .map(|_share| Leases { _share })
+            .ok_or(Full::Work(Work::Heartbeat))
     }
 
     fn most_leases(&self) -> usize {
@@ -210,16 +232,14 @@ impl<C: Eq + Hash + Clone> Admission<C> {
 
     /// Memory for that many more bytes of a large body.
     pub fn memory(&self, bytes: usize) -> Result<Memory, Full> {
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.memory).try_acquire_many_owned(kib);
-        permit.map(Memory).map_err(|_| Full::Memory)
+        let kib = bytes.div_ceil(1024);
+        let share = self.memory.take(kib, |taken| taken + kib <= BODY_MEMORY);
+        share.map(Memory).ok_or(Full::Memory)
     }
 
     /// How many places are taken, and how many there are.
     pub fn taken(&self, work: Work) -> (usize, usize) {
-        let limit = self.limits.of(work);
-        let free = self.places[work as usize].available_permits();
-        (limit.saturating_sub(free), limit)
+        (self.places[work as usize].count(), self.limits.of(work))
     }
 }
 
@@ -303,7 +323,7 @@ mod tests {
         drop(most);
         assert!(admission.enter(Work::Heartbeat).is_ok());
         drop(few);
-        assert_eq!(admission.leases.load(Ordering::Acquire), 0);
+        assert_eq!(admission.leases.count(), 0);
     }
 
     #[test]
