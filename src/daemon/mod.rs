@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, Arbiter};
 use actix_web::dev::Server;
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, HttpServer};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -245,10 +245,7 @@ impl Daemon {
                 metrics: Arc::clone(&metrics),
                 last_probe: LastProbe::default(),
             };
-            App::new()
-                .app_data(web::Data::new(api))
-                .wrap(http::headers())
-                .configure(|app| http::configure(app, &metrics))
+            App::new().configure(|app| http::configure(app, api))
         };
         let listen_error = |source| DaemonError::Listen {
             address: config.listen,

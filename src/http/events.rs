@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::{StreamExt, future, stream};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use tokio::time::{Instant, interval_at};
 use utoipa::IntoParams;
 
 use super::extract::Query;
-use super::gate::{self, Caller, Waited};
+use super::gate::{self, Caller};
 use super::openapi::{BadRequest, Refused};
 use super::{Api, Problem};
 use crate::feed::{Notice, Told};
@@ -182,7 +182,7 @@ pub(super) async fn stream(
     caller.check_filter(filter.service.as_ref(), filter.group.as_ref())?;
     let place = api.admission.stream(gate::client(&caller, &request));
     let place = place.map_err(|full| api.shed(full))?;
-    request.extensions_mut().insert(Waited);
+    gate::note_wait(&request);
     let last = request.headers().get("Last-Event-ID").map(|id| {
         let id = id.to_str().unwrap_or_default().parse();
         id.unwrap_or(NONE_OF_OURS)

@@ -11,7 +11,7 @@ use std::time::Duration;
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, IF_NONE_MATCH};
-use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
+use actix_web::{FromRequest, HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt, StreamExt};
@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use super::error::{InField, Problem};
 use super::{Api, gate};
-use crate::admission::{Memory, Place, Work};
+use crate::admission::{Memory, Work};
 use crate::model::{InstanceKey, Scope, ScopeKind};
 
 /// How long a client may take to send a body.
@@ -77,15 +77,14 @@ async fn read(
     payload: web::Payload,
     limit: usize,
 ) -> Result<Bytes, Problem> {
-    let api = gate::api(request)?;
+    let Some(api) = request.app_data::<web::Data<Api>>() else {
+        return Err(Problem::unavailable("starting", "the daemon is starting"));
+    };
     let mut body = pin!(gather(api, payload, limit));
     if let Some(body) = body.as_mut().now_or_never() {
         return body;
     }
-    let work = request
-        .extensions_mut()
-        .remove()
-        .map(|Place { work, .. }| work);
+    let work = gate::leave_place(request);
     let enter = |work| api.admission.enter(work).map_err(|full| api.shed(full));
     let waiting = enter(Work::Body)?;
     let body = timeout(BODY, body).await.map_err(|_| {
@@ -97,7 +96,7 @@ async fn read(
     })??;
     drop(waiting);
     if let Some(work) = work {
-        request.extensions_mut().insert(enter(work)?);
+        gate::keep_place(request, enter(work)?);
     }
     Ok(body)
 }

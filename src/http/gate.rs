@@ -4,6 +4,7 @@
 //! that is written oddly meets the same rule or none at all. What has no rule is refused.
 
 use std::any::Any;
+use std::cell::RefMut;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,8 +12,10 @@ use std::sync::Arc;
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::body::BoxBody;
 use actix_web::dev::{Extensions, Payload, ServiceRequest, ServiceResponse};
-use actix_web::http::header::AUTHORIZATION;
-use actix_web::http::{ConnectionType, StatusCode};
+use actix_web::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
+use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::rt::net::TcpStream;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, ResponseError, web};
@@ -21,9 +24,9 @@ use tokio::time::Instant;
 
 use super::extract::ScopePath;
 use super::{Api, Problem};
-use crate::admission::Work;
+use crate::admission::{Place, Work};
 use crate::auth::{Identity, Role};
-use crate::metrics::{Metrics, RouteMetrics};
+use crate::metrics::RouteMetrics;
 use crate::model::{Scope, ScopeKey, ScopeKind};
 
 /// What a route asks of whoever takes it.
@@ -50,6 +53,7 @@ pub(super) enum ScopeIn {
 
 /// The gate of one path.
 pub(super) struct Gate {
+    api: web::Data<Api>,
     rules: Vec<(&'static str, Rule, RouteMetrics)>,
     /// For methods that the path does not take.
     other: RouteMetrics,
@@ -61,15 +65,16 @@ impl Gate {
     pub(super) fn new(
         pattern: &'static str,
         rules: impl Iterator<Item = (&'static str, Rule)>,
-        metrics: &Metrics,
+        api: &web::Data<Api>,
     ) -> Self {
         let rules: Vec<_> = rules
-            .map(|(method, rule)| (method, rule, metrics.route(pattern, method)))
+            .map(|(method, rule)| (method, rule, api.metrics.route(pattern, method)))
             .collect();
         Self {
             public: rules.iter().all(|(_, rule, _)| rule.role.is_none()),
             rules,
-            other: metrics.refusals(pattern),
+            other: api.metrics.refusals(pattern),
+            api: api.clone(),
         }
     }
 
@@ -80,8 +85,11 @@ impl Gate {
         next: Next<BoxBody>,
     ) -> Result<ServiceResponse, actix_web::Error> {
         let begin = Instant::now();
-        let method = request.method().as_str();
-        let known = self.rules.iter().find(|(name, ..)| *name == method);
+        let method = request.method().clone();
+        let known = self
+            .rules
+            .iter()
+            .find(|(name, ..)| *name == method.as_str());
         let (rule, metrics) = match known {
             Some((_, rule, metrics)) => (Some(rule), metrics),
             None => (None, &self.other),
@@ -93,21 +101,25 @@ impl Gate {
                 request.into_response(answer)
             }
         };
-        if api(answer.request()).is_ok_and(|api| api.progress.is_leaving()) {
+        let head = answer.response_mut().head_mut();
+        if self.api.progress.is_leaving() {
             // So that the client's next request goes elsewhere.
-            let head = answer.response_mut().head_mut();
             head.set_connection_type(ConnectionType::Close);
         }
+        add_headers(&method, head.headers_mut());
         metrics.answered(answer.status().as_u16());
         // How long a client waited because it wanted to says nothing of the daemon.
-        if !answer.request().extensions().contains::<Waited>() {
+        let passed = answer.request().extensions();
+        if !passed.get::<Passed>().is_some_and(|passed| passed.waited) {
             metrics.took(begin.elapsed());
         }
+        drop(passed);
         Ok(answer)
     }
 
     fn admit(&self, rule: Option<&Rule>, request: &ServiceRequest) -> Result<(), Problem> {
-        let api = api(request.request())?;
+        let api = &**self.api;
+        let mut passed = Passed::default();
         let role = match rule {
             Some(rule) => rule.role,
             // It will be told which methods there are.
@@ -119,7 +131,7 @@ impl Gate {
             if let Some(rule) = rule {
                 check_limit(&caller, rule.scope, request)?;
             }
-            request.extensions_mut().insert(Caller(caller));
+            passed.caller = Some(caller);
         }
         if let Some(work) = rule.and_then(|rule| rule.work) {
             if !api.progress.has_started() {
@@ -129,20 +141,53 @@ impl Gate {
                 ));
             }
             let place = api.admission.enter(work);
-            let place = place.map_err(|full| api.shed(full))?;
-            request.extensions_mut().insert(place);
+            passed.place = Some(place.map_err(|full| api.shed(full))?);
         }
+        request.extensions_mut().insert(passed);
         Ok(())
     }
 }
 
-/// Marks a request that was held because its client asked for that.
-pub(super) struct Waited;
+/// What the gate keeps with a request.
+#[derive(Default)]
+struct Passed {
+    caller: Option<Arc<Identity>>,
+    place: Option<Place>,
+    /// Whether it was held because its client asked for that.
+    waited: bool,
+}
 
-pub(super) fn api(request: &HttpRequest) -> Result<&Api, Problem> {
-    let api = request.app_data::<web::Data<Api>>();
-    api.map(|api| &***api)
-        .ok_or_else(|| Problem::unavailable("starting", "the daemon is starting"))
+fn passed(request: &HttpRequest) -> Option<RefMut<'_, Passed>> {
+    RefMut::filter_map(request.extensions_mut(), Extensions::get_mut).ok()
+}
+
+/// Gives the place of a request's work back; of which work it is.
+pub(super) fn leave_place(request: &HttpRequest) -> Option<Work> {
+    let place = passed(request)?.place.take();
+    place.map(|place| place.work)
+}
+
+/// Keeps another place with a request, until it is answered.
+pub(super) fn keep_place(request: &HttpRequest, place: Place) {
+    if let Some(mut passed) = passed(request) {
+        passed.place = Some(place);
+    }
+}
+
+/// Notes that a request is held because its client asks for that.
+pub(super) fn note_wait(request: &HttpRequest) {
+    if let Some(mut passed) = passed(request) {
+        passed.waited = true;
+    }
+}
+
+/// The headers of every answer. That of a method that is not safe is kept by no cache, unless
+/// it is told to: RFC 9111, section 3.
+pub(super) fn add_headers(method: &Method, headers: &mut HeaderMap) {
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if method.is_safe() && !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
 }
 
 fn identify(api: &Api, request: &HttpRequest) -> Result<Arc<Identity>, Problem> {
@@ -253,13 +298,8 @@ impl FromRequest for Caller {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let extensions = request.extensions();
-        let caller = extensions.get::<Self>();
-        ready(
-            caller
-                .map(|Self(identity)| Self(Arc::clone(identity)))
-                .ok_or_else(Problem::unauthorized),
-        )
+        let caller = passed(request).and_then(|passed| passed.caller.clone());
+        ready(caller.map(Self).ok_or_else(Problem::unauthorized))
     }
 }
 

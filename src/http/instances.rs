@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, ETAG};
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{IfNoneMatch, InstancePath, Json, Query, ScopePath};
-use super::gate::{Caller, Waited};
+use super::gate::{self, Caller};
 use super::openapi::{BadBody, BadRequest, NotFound, OfInstance, OfScope, Refused, Unknown};
 use super::{Api, Problem};
 use crate::actor::{ChangeInstance, DeregisterInstance, RegisterInstance, Revoke};
@@ -303,9 +303,8 @@ pub(super) async fn list(
 fn wait_in_its_own_place(request: &HttpRequest, api: &Api) -> Result<Place, Problem> {
     let place = api.admission.enter(Work::Wait);
     let place = place.map_err(|full| api.shed(full))?;
-    let mut extensions = request.extensions_mut();
-    drop(extensions.remove::<Place>());
-    extensions.insert(Waited);
+    gate::leave_place(request);
+    gate::note_wait(request);
     Ok(place)
 }
 

@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::middleware::{DefaultHeaders, from_fn};
-use actix_web::{FromRequest, Handler, HttpRequest, Responder, Route, web};
+use actix_web::middleware::from_fn;
+use actix_web::{FromRequest, Handler, HttpRequest, Responder, ResponseError, Route, web};
 
 pub use self::error::Problem;
 pub use self::gate::{Client, note_client_certificate};
@@ -188,14 +188,15 @@ fn table() -> Vec<Path> {
 }
 
 /// Adds every path to an application.
-pub fn configure(app: &mut web::ServiceConfig, metrics: &Metrics) {
+pub fn configure(app: &mut web::ServiceConfig, api: Api) {
+    let api = web::Data::new(api);
     for Path { pattern, endpoints } in table() {
         let methods: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.method).collect();
         let allow = methods.join(", ");
         let rules = endpoints
             .iter()
             .map(|endpoint| (endpoint.method, endpoint.rule));
-        let gate = Rc::new(Gate::new(pattern, rules, metrics));
+        let gate = Rc::new(Gate::new(pattern, rules, &api));
         let mut resource = web::resource(matcher(pattern));
         for endpoint in endpoints {
             resource = resource.route(endpoint.route);
@@ -209,13 +210,16 @@ pub fn configure(app: &mut web::ServiceConfig, metrics: &Metrics) {
     }
     // So that each is told from the start, as 0.
     for work in Work::ALL {
-        metrics.shed(work.as_str());
+        api.metrics.shed(work.as_str());
     }
-    let unknown = Rc::new(metrics.refusals("none"));
+    let unknown = Rc::new(api.metrics.refusals("none"));
     app.default_service(web::to(move |request: HttpRequest| {
         unknown.answered(StatusCode::NOT_FOUND.as_u16());
-        async move { Err::<&str, _>(no_such_route(&request)) }
+        let mut answer = no_such_route(&request).error_response();
+        gate::add_headers(request.method(), answer.headers_mut());
+        async { answer }
     }));
+    app.app_data(api);
 }
 
 /// The paths with their methods, for the tests and for whoever describes them: each as its
@@ -234,13 +238,6 @@ fn matcher(pattern: &str) -> String {
     pattern
         .replace("{kind}", "{kind:groups|services}")
         .replace("{file}", "{file:.*}")
-}
-
-/// The headers of every answer.
-pub fn headers() -> DefaultHeaders {
-    DefaultHeaders::new()
-        .add(("X-Content-Type-Options", "nosniff"))
-        .add(("Cache-Control", "no-store"))
 }
 
 fn no_such_route(request: &HttpRequest) -> Problem {
