@@ -17,7 +17,7 @@ use std::time::Duration;
 use actix::dev::{MessageResponse, OneshotSender, ToEnvelope};
 use actix::{Actor, Addr, Handler, Message};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 pub use self::expiry::Expiry;
 pub use self::follow::{Follower, LoadError};
@@ -97,7 +97,8 @@ impl<A: Actor> Mailbox<A> {
             message,
             place: Arc::clone(&place),
         };
-        match timeout(self.deadline, self.address.send(message)).await {
+        let deadline = place.sent + self.deadline;
+        match timeout_at(deadline, self.address.send(message)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(AskError::Gone),
             Err(_) => Err(AskError::TimedOut),

@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
-use tokio::time::Instant;
 
 use super::HeartbeatActor;
 use super::lives::{Lives, recorded};
-use super::renewals::{Asker, Renew, Renewals, Waiting, ended};
+use super::renewals::{Asker, Renew, Renewals, ended};
 use crate::directory::{Directory, DirectoryError, Profile};
 use crate::lease::{LeaseError, LeaseStore, Renewal, Renewed};
-use crate::metrics::{HeartbeatMetrics, Metrics};
+use crate::metrics::Metrics;
 use crate::model::{InstanceKey, Ttl, Weight};
 
 /// Why a heartbeat was not taken.
@@ -38,7 +37,7 @@ pub enum BeatOutcome {
 }
 
 /// What became of each heartbeat of a message.
-type Outcomes = Result<Vec<BeatOutcome>, BeatError>;
+pub(super) type Outcomes = Result<Vec<BeatOutcome>, BeatError>;
 
 /// Heartbeats of registered instances, in order; each creates or renews a lease.
 /// Idempotent but for the time.
@@ -62,11 +61,10 @@ impl Handler<Beat> for HeartbeatActor {
         BeatAnswer(match self.directory.known(&keys) {
             Some(profiles) => {
                 self.send(context);
-                let pairs = keys.into_iter().zip(&profiles);
-                let renewals = pairs.map(|(key, known)| known.renewal(key, self.default_ttl));
                 Answer::RoundTrip {
-                    renewals: renewals.collect(),
+                    keys,
                     profiles,
+                    default_ttl: self.default_ttl,
                     queue: self.renewals.clone(),
                 }
             }
@@ -91,8 +89,9 @@ pub struct BeatAnswer(Answer);
 enum Answer {
     /// Given with the next round trip, without a task of its own.
     RoundTrip {
-        renewals: Vec<Renewal>,
+        keys: Vec<InstanceKey>,
         profiles: Vec<Profile>,
+        default_ttl: Ttl,
         queue: Renewals,
     },
     /// Given when this has found it.
@@ -107,13 +106,15 @@ impl MessageResponse<HeartbeatActor, Beat> for BeatAnswer {
     ) {
         match self.0 {
             Answer::RoundTrip {
-                renewals,
+                keys,
                 profiles,
+                default_ttl,
                 queue,
-            } => queue.push(Waiting {
-                renewals,
-                asker: Asker::Beat(Known { profiles, answer }),
-            }),
+            } => {
+                let keys = keys.into_iter().zip(&profiles);
+                let renewals = keys.map(|(key, known)| known.renewal(key, default_ttl));
+                queue.push(renewals, &profiles, Asker::Beat(answer));
+            }
             Answer::Later(outcomes) => {
                 MessageResponse::<HeartbeatActor, Beat>::handle(outcomes, context, answer);
             }
@@ -121,44 +122,32 @@ impl MessageResponse<HeartbeatActor, Beat> for BeatAnswer {
     }
 }
 
-/// A heartbeat of instances that are all known here, which waits for its round trip.
-pub(super) struct Known {
-    profiles: Vec<Profile>,
-    answer: Option<OneshotSender<Outcomes>>,
-}
-
 impl HeartbeatActor {
-    /// Answers a heartbeat whose round trip is over: at once, where all its leases live on.
+    /// Answers a heartbeat whose round trip is over and was answered: at once, where all its
+    /// leases live on. Whether it was.
     pub(super) fn told(
         &self,
-        Known { profiles, answer }: Known,
         renewals: &[Renewal],
-        renewed: Result<&[Renewed], LeaseError>,
+        renewed: &[Renewed],
+        profiles: &[Profile],
+        answer: Option<OneshotSender<Outcomes>>,
         context: &Context<Self>,
-    ) {
-        // Also where no answer came: the lease may live all the same, until then.
-        watch(&self.directory, renewals, &profiles);
-        let outcomes = match renewed {
-            Err(error) => Err(error.into()),
-            Ok(renewed) => {
-                let lives = Lives::of(renewals, renewed, &profiles);
-                if !lives.is_empty() {
-                    let (renewals, renewed) = (renewals.to_vec(), renewed.to_vec());
-                    let beats = self.beats(context);
-                    actix::spawn(async move {
-                        let outcomes = beats.settle(&renewals, &renewed, lives).await;
-                        beats.tally(renewals.len(), &outcomes);
-                        // Whoever asked may have given up meanwhile, here and below.
-                        answer.map(|answer| answer.send(outcomes))
-                    });
-                    return;
-                }
-                let renewed = renewals.iter().map(|own| BeatOutcome::Renewed(own.ttl));
-                Ok(renewed.collect())
-            }
-        };
-        tally(&self.metrics.heartbeats, renewals.len(), &outcomes);
-        let _ = answer.map(|answer| answer.send(outcomes));
+    ) -> bool {
+        let lives = Lives::of(renewals, renewed, profiles);
+        if lives.is_empty() {
+            let outcomes = renewals.iter().map(|own| BeatOutcome::Renewed(own.ttl));
+            // Whoever asked may have given up meanwhile, here and below.
+            let _ = answer.map(|answer| answer.send(Ok(outcomes.collect())));
+            return true;
+        }
+        let (renewals, renewed) = (renewals.to_vec(), renewed.to_vec());
+        let beats = self.beats(context);
+        actix::spawn(async move {
+            let outcomes = beats.settle(&renewals, &renewed, lives).await;
+            beats.tally(renewals.len(), &outcomes);
+            answer.map(|answer| answer.send(outcomes))
+        });
+        false
     }
 
     fn beats(&self, context: &Context<Self>) -> Beats {
@@ -218,8 +207,8 @@ impl Beats {
         renewals: &[Renewal],
         profiles: &[Profile],
     ) -> Result<(Vec<Renewed>, Lives), LeaseError> {
-        let renewed = self.actor.send(Renew(renewals.to_vec())).await;
-        watch(&self.directory, renewals, profiles);
+        let renew = Renew(renewals.to_vec(), profiles.to_vec());
+        let renewed = self.actor.send(renew).await;
         let renewed = renewed.unwrap_or_else(|_| Err(ended()))?;
         let lives = Lives::of(renewals, &renewed, profiles);
         Ok((renewed, lives))
@@ -246,24 +235,21 @@ impl Beats {
         Ok(renewals.iter().zip(renewed).map(outcome).collect())
     }
 
+    /// Counts what became of that many heartbeats.
     fn tally(&self, count: usize, outcomes: &Outcomes) {
-        tally(&self.metrics.heartbeats, count, outcomes);
-    }
-}
-
-/// Counts what became of that many heartbeats.
-fn tally(metrics: &HeartbeatMetrics, count: usize, outcomes: &Outcomes) {
-    let Ok(outcomes) = outcomes else {
-        metrics.rejected.inc_by(count as u64);
-        return;
-    };
-    for outcome in outcomes {
-        let counter = match outcome {
-            BeatOutcome::Renewed(_) => &metrics.renewed,
-            BeatOutcome::Created(_) => &metrics.created,
-            BeatOutcome::Unknown => &metrics.unknown,
+        let metrics = &self.metrics.heartbeats;
+        let Ok(outcomes) = outcomes else {
+            metrics.rejected.inc_by(count as u64);
+            return;
         };
-        counter.inc();
+        for outcome in outcomes {
+            let counter = match outcome {
+                BeatOutcome::Renewed(_) => &metrics.renewed,
+                BeatOutcome::Created(_) => &metrics.created,
+                BeatOutcome::Unknown => &metrics.unknown,
+            };
+            counter.inc();
+        }
     }
 }
 
@@ -311,16 +297,5 @@ impl Beats {
             recorded(&self.actor, lives.begun).await;
         }
         Ok(renewed.first().copied().ok_or_else(ended)?)
-    }
-}
-
-/// From now on these leases are watched here: they live no longer than their time to live.
-fn watch(directory: &Directory, renewals: &[Renewal], profiles: &[Profile]) {
-    let now = Instant::now();
-    for (renewal, profile) in renewals.iter().zip(profiles) {
-        if let Some(slot) = profile.slot {
-            let deadline = now + renewal.ttl.as_duration();
-            directory.deadlines().arm(slot, deadline);
-        }
     }
 }

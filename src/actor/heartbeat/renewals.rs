@@ -1,18 +1,20 @@
 //! Renewals that share a round trip to the lease store.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix::dev::OneshotSender;
 use actix::fut::{ready, wrap_future};
 use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::HeartbeatActor;
-use super::beat::Known;
+use super::beat::Outcomes;
+use crate::directory::{Directory, Profile};
 use crate::lease::{LeaseError, LeaseStore, Renewal, Renewed};
 
 /// The most leases in one round trip: a script holds up everybody else on Redis.
@@ -23,52 +25,61 @@ const ROUND_TRIP: Duration = Duration::from_millis(900);
 
 /// What waits for the next round trip. An actor shares it with the answers it has not given.
 #[derive(Clone, Default)]
-pub(super) struct Renewals(Rc<RefCell<VecDeque<Waiting>>>);
-
-pub(super) struct Waiting {
-    pub(super) renewals: Vec<Renewal>,
-    pub(super) asker: Asker,
-}
-
-/// Who is told what a round trip did.
-pub(super) enum Asker {
-    /// A heartbeat of instances that are all known here.
-    Beat(Known),
-    /// Whoever sent [`Renew`].
-    Renew(oneshot::Sender<Result<Vec<Renewed>, LeaseError>>),
-}
-
-impl Renewals {
-    pub(super) fn push(&self, waiting: Waiting) {
-        self.0.borrow_mut().push_back(waiting);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
-    }
-
-    /// Those who waited longest, with at most so many renewals; the first one in any case.
-    fn take(&self, most: usize) -> Batch {
-        let mut waiting = self.0.borrow_mut();
-        let mut batch = Batch::default();
-        while let Some(next) = waiting.pop_front() {
-            if !batch.askers.is_empty() && batch.renewals.len() + next.renewals.len() > most {
-                waiting.push_front(next);
-                break;
-            }
-            batch.askers.push((next.renewals.len(), next.asker));
-            batch.renewals.extend(next.renewals);
-        }
-        batch
-    }
-}
+pub(super) struct Renewals(Rc<RefCell<Batch>>);
 
 /// Renewals that are sent together.
 #[derive(Default)]
 struct Batch {
     renewals: Vec<Renewal>,
+    /// What is known of their instances.
+    profiles: Vec<Profile>,
     /// How many of these are whose.
     askers: Vec<(usize, Asker)>,
+}
+
+/// Who is told what a round trip did.
+pub(super) enum Asker {
+    /// A heartbeat of instances that are all known here.
+    Beat(Option<OneshotSender<Outcomes>>),
+    /// Whoever sent [`Renew`].
+    Renew(oneshot::Sender<Result<Vec<Renewed>, LeaseError>>),
+}
+
+impl Renewals {
+    pub(super) fn push(
+        &self,
+        renewals: impl IntoIterator<Item = Renewal>,
+        profiles: &[Profile],
+        asker: Asker,
+    ) {
+        let mut waiting = self.0.borrow_mut();
+        waiting.renewals.extend(renewals);
+        waiting.profiles.extend_from_slice(profiles);
+        waiting.askers.push((profiles.len(), asker));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.borrow().askers.is_empty()
+    }
+
+    /// Those who waited longest, with at most so many renewals; the first one in any case.
+    fn take(&self, most: usize) -> Batch {
+        let mut waiting = self.0.borrow_mut();
+        let (mut askers, mut renewals) = (0, 0);
+        for (count, _) in &waiting.askers {
+            if askers > 0 && renewals + count > most {
+                break;
+            }
+            askers += 1;
+            renewals += count;
+        }
+        let rest = Batch {
+            renewals: waiting.renewals.split_off(renewals),
+            profiles: waiting.profiles.split_off(renewals),
+            askers: waiting.askers.split_off(askers),
+        };
+        mem::replace(&mut *waiting, rest)
+    }
 }
 
 impl HeartbeatActor {
@@ -107,7 +118,10 @@ impl HeartbeatActor {
         outcome: &Result<Vec<Renewed>, LeaseError>,
         context: &Context<Self>,
     ) {
-        let mut begin = 0;
+        // Also where no answer came: the lease may live all the same, until then.
+        watch(&self.directory, &batch.renewals, &batch.profiles);
+        let heartbeats = &self.metrics.heartbeats;
+        let (mut begin, mut lived_on) = (0, 0);
         for (count, asker) in batch.askers {
             let own = begin..begin + count;
             begin = own.end;
@@ -116,13 +130,34 @@ impl HeartbeatActor {
                 Ok(renewed) => renewed.get(own.clone()).ok_or_else(ended),
                 Err(error) => Err(error.clone()),
             };
-            match asker {
-                Asker::Beat(known) => self.told(known, &batch.renewals[own], renewed, context),
-                Asker::Renew(answer) => {
-                    // Whoever asked may have given up meanwhile.
+            match (asker, renewed) {
+                (Asker::Beat(answer), Ok(renewed)) => {
+                    let (renewals, profiles) = (&batch.renewals[own.clone()], &batch.profiles[own]);
+                    if self.told(renewals, renewed, profiles, answer, context) {
+                        lived_on += count;
+                    }
+                }
+                (Asker::Beat(answer), Err(error)) => {
+                    heartbeats.rejected.inc_by(count as u64);
+                    // Whoever asked may have given up meanwhile, here and below.
+                    let _ = answer.map(|answer| answer.send(Err(error.into())));
+                }
+                (Asker::Renew(answer), renewed) => {
                     let _ = answer.send(renewed.map(<[_]>::to_vec));
                 }
             }
+        }
+        heartbeats.renewed.inc_by(lived_on as u64);
+    }
+}
+
+/// From now on these leases are watched here: they live no longer than their time to live.
+fn watch(directory: &Directory, renewals: &[Renewal], profiles: &[Profile]) {
+    let now = Instant::now();
+    for (renewal, profile) in renewals.iter().zip(profiles) {
+        if let Some(slot) = profile.slot {
+            let deadline = now + renewal.ttl.as_duration();
+            directory.deadlines().arm(slot, deadline);
         }
     }
 }
@@ -142,18 +177,22 @@ async fn renew(leases: &dyn LeaseStore, renewals: &[Renewal]) -> Result<Vec<Rene
     Ok(renewed)
 }
 
-/// Renewals that join the next round trip.
+/// Renewals that join the next round trip, and what is known of their instances.
 #[derive(Message)]
 #[rtype(result = "Result<Vec<Renewed>, LeaseError>")]
-pub(super) struct Renew(pub(super) Vec<Renewal>);
+pub(super) struct Renew(pub(super) Vec<Renewal>, pub(super) Vec<Profile>);
 
 impl Handler<Renew> for HeartbeatActor {
     type Result = ResponseFuture<Result<Vec<Renewed>, LeaseError>>;
 
-    fn handle(&mut self, Renew(renewals): Renew, context: &mut Context<Self>) -> Self::Result {
+    fn handle(
+        &mut self,
+        Renew(renewals, profiles): Renew,
+        context: &mut Context<Self>,
+    ) -> Self::Result {
         let (answer, answered) = oneshot::channel();
-        let asker = Asker::Renew(answer);
-        self.renewals.push(Waiting { renewals, asker });
+        self.renewals
+            .push(renewals, &profiles, Asker::Renew(answer));
         self.send(context);
         Box::pin(async { answered.await.unwrap_or_else(|_| Err(ended())) })
     }
