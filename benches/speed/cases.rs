@@ -93,39 +93,34 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Runs those whose name has one of the words; all, where there is none.
-pub(crate) async fn run(wanted: &[String]) {
-    let is_wanted =
-        |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
-    if is_wanted("heartbeat-redis") {
-        heartbeat_redis().await;
-    }
-    if is_wanted("heartbeat-memory") {
-        heartbeat_memory().await;
-    }
-    if is_wanted("batch") {
-        batch().await;
-    }
-    if is_wanted("registration-postgres") {
-        registration_postgres().await;
-    }
-    if is_wanted("registration-sqlite") {
-        registration_sqlite().await;
-    }
-    if is_wanted("discovery") {
-        discovery().await;
-    }
-    if is_wanted("idle") {
-        idle().await;
-    }
-    if is_wanted("watchers") {
-        watchers::run().await;
-    }
-    if is_wanted("overload") {
-        overload::run().await;
-    }
-    if is_wanted("million") {
-        million::run().await;
+type Case = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
+
+const CASES: [Case; 10] = [
+    ("heartbeat-redis", || heartbeat_redis().boxed_local()),
+    ("heartbeat-memory", || heartbeat_memory().boxed_local()),
+    ("batch", || batch().boxed_local()),
+    ("registration-postgres", || {
+        registration_postgres().boxed_local()
+    }),
+    ("registration-sqlite", || {
+        registration_sqlite().boxed_local()
+    }),
+    ("discovery", || discovery().boxed_local()),
+    ("idle", || idle().boxed_local()),
+    ("watchers", || watchers::run().boxed_local()),
+    ("overload", || overload::run().boxed_local()),
+    ("million", || million::run().boxed_local()),
+];
+
+/// Runs those whose name has one of the words; all, where there is no word.
+pub(crate) async fn run(words: &[String]) {
+    let has_one = |name: &str| words.iter().any(|word| name.contains(word.as_str()));
+    let is_wanted = |(name, _): &&Case| words.is_empty() || has_one(name);
+    let wanted: Vec<&Case> = CASES.iter().filter(is_wanted).collect();
+    let names = CASES.map(|(name, _)| name).join(", ");
+    assert!(!wanted.is_empty(), "no case has such a name, of: {names}");
+    for (_, case) in wanted {
+        case().await;
     }
 }
 
@@ -133,7 +128,7 @@ pub(crate) fn host(i: usize) -> String {
     format!("10.{}.{}.{}:8080", i >> 16 & 255, i >> 8 & 255, i & 255)
 }
 
-fn beat(connection: usize, n: usize) -> Vec<u8> {
+pub(crate) fn beat(connection: usize, n: usize) -> Vec<u8> {
     let address = host((connection * 31 + n) % INSTANCES);
     let path = format!("/v1/services/orders/instances/{address}/heartbeat");
     request("PUT", &path, "", "")
@@ -202,7 +197,7 @@ async fn heartbeat_memory() {
     }
 }
 
-pub(crate) const BATCH: usize = 500;
+const BATCH: usize = 500;
 
 fn batch_of(batch: usize) -> Vec<u8> {
     let lease = |i: usize| json!({"service": "orders", "address": host(batch * BATCH + i)});
@@ -275,7 +270,7 @@ pub(crate) fn made_once() -> impl Fn(usize, usize) -> Vec<u8> + Clone {
 }
 
 /// A registration of an instance that is new, in one of many services.
-fn registration(tag: &'static str) -> impl Fn(usize, usize) -> Vec<u8> + Clone {
+pub(crate) fn registration(tag: &'static str) -> impl Fn(usize, usize) -> Vec<u8> + Clone {
     let begin = Instant::now();
     move |connection, n| {
         let moment = begin.elapsed().as_nanos();

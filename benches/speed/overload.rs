@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::cases::{BATCH, INSTANCES, fill, made_once};
+use crate::cases::{INSTANCES, beat, fill, made_once, registration};
 use crate::load::{self, Connection, Round, micros};
 use crate::servers::{Server, memory};
 use crate::support::redis::Redis;
@@ -29,17 +29,24 @@ pub(crate) async fn run() {
     let leases = ["--leases".to_owned(), redis.url()];
     let daemon = Server::daemon(own.path(), &leases).await;
     fill(daemon.address, INSTANCES).await;
-    let request = made_once();
+    overload("batches of 500 heartbeats", &daemon, 200, made_once()).await;
+    overload("heartbeats", &daemon, 200, beat).await;
+    overload("registrations on SQLite", &daemon, 201, registration("a")).await;
+}
+
+async fn overload(
+    what: &str,
+    daemon: &Server,
+    status: u16,
+    request: impl Fn(usize, usize) -> Vec<u8> + Clone + 'static,
+) {
+    let normal = async |duration| {
+        let request = request.clone();
+        load::run(daemon.address, CONNECTIONS, duration, status, request).await
+    };
     // The first one warms up.
-    load::run(
-        daemon.address,
-        CONNECTIONS,
-        DURATION / 2,
-        200,
-        request.clone(),
-    )
-    .await;
-    let normal = load::run(daemon.address, CONNECTIONS, DURATION, 200, request.clone()).await;
+    normal(DURATION / 2).await;
+    let normal = normal(DURATION).await;
     let before = memory(daemon.id());
 
     let answers: Rc<RefCell<Answers>> = Rc::default();
@@ -60,14 +67,16 @@ pub(crate) async fn run() {
                 let asked = open.ask(&request(connection, n)).await;
                 let mut is_over = false;
                 match asked {
-                    Ok(200) => answers.borrow_mut().accepted.push(micros(sent.elapsed())),
                     Ok(503) => {
                         let text = open.text().to_ascii_lowercase();
                         assert!(text.contains("\r\nretry-after: "), "{text}");
                         answers.borrow_mut().shed.push(micros(sent.elapsed()));
                         is_over = open.is_closing();
                     }
-                    Ok(_) => panic!("{}", open.text()),
+                    Ok(answered) => {
+                        assert_eq!(answered, status, "{}", open.text());
+                        answers.borrow_mut().accepted.push(micros(sent.elapsed()));
+                    }
                     Err(_) => {
                         answers.borrow_mut().cut += 1;
                         is_over = true;
@@ -92,9 +101,7 @@ pub(crate) async fn run() {
     } = answers.take();
     let took = begin.elapsed();
     let (accepted, shed) = (Round::of(accepted, took), Round::of(shed, took));
-    println!(
-        "\noverload: {TIMES} times the batches of {BATCH} heartbeats that it can take, on {CROWD} connections"
-    );
+    println!("\noverload: {TIMES} times the {what} that it can take, on {CROWD} connections");
     let line = |name: &str, round: &Round| {
         println!(
             "  {name:<22} {:>9.0}/s  p50 {:>7.2} ms  p99 {:>7.2} ms",
