@@ -13,9 +13,6 @@ use crate::load::{self, Connection, Round, micros};
 use crate::servers::{Server, memory};
 use crate::support::redis::Redis;
 
-/// Connections of the load that is just what it can take.
-const CONNECTIONS: usize = 64;
-
 /// How many times that is sent.
 const TIMES: usize = 3;
 
@@ -29,20 +26,30 @@ pub(crate) async fn run() {
     let leases = ["--leases".to_owned(), redis.url()];
     let daemon = Server::daemon(own.path(), &leases).await;
     fill(daemon.address, INSTANCES).await;
-    overload("batches of 500 heartbeats", &daemon, 200, made_once()).await;
-    overload("heartbeats", &daemon, 200, beat).await;
-    overload("registrations on SQLite", &daemon, 201, registration("a")).await;
+    // More batches than that at once are refused as it is.
+    overload("batches of 500 heartbeats", &daemon, 64, 200, made_once()).await;
+    overload("heartbeats", &daemon, 256, 200, beat).await;
+    overload(
+        "registrations on SQLite",
+        &daemon,
+        256,
+        201,
+        registration("a"),
+    )
+    .await;
 }
 
+/// `connections` are those of the load that is just what it can take.
 async fn overload(
     what: &str,
     daemon: &Server,
+    connections: usize,
     status: u16,
     request: impl Fn(usize, usize) -> Vec<u8> + Clone + 'static,
 ) {
     let normal = async |duration| {
         let request = request.clone();
-        load::run(daemon.address, CONNECTIONS, duration, status, request).await
+        load::run(daemon.address, connections, duration, status, request).await
     };
     // The first one warms up.
     normal(DURATION / 2).await;
@@ -110,7 +117,7 @@ async fn overload(
             round.p99.as_secs_f64() * 1e3
         );
     };
-    line("what it can take", &normal);
+    line(&format!("on {connections} connections"), &normal);
     line("accepted", &accepted);
     line("shed, 503", &shed);
     println!(
