@@ -12,8 +12,8 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, RedisError,
-    RedisResult, ScriptInvocation, TlsCertificates,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError,
+    RedisResult, Script, ScriptInvocation, ServerErrorKind, TlsCertificates, ToRedisArgs,
 };
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
@@ -140,6 +140,42 @@ impl Question for ScriptInvocation<'_> {
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<T> {
         self.invoke_async(connection).await
+    }
+}
+
+/// A call of a script that has thousands of arguments: all of them in one buffer.
+pub(crate) struct PackedCall<'a> {
+    script: &'a Script,
+    command: Cmd,
+}
+
+impl<'a> PackedCall<'a> {
+    /// With so many keys, which are the first of its arguments.
+    pub(crate) fn new(script: &'a Script, keys: usize) -> Self {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(script.get_hash()).arg(keys);
+        Self { script, command }
+    }
+
+    pub(crate) fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
+        self.command.arg(argument);
+        self
+    }
+}
+
+impl Question for PackedCall<'_> {
+    async fn put<T: FromRedisValue + Send>(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<T> {
+        let unknown = ErrorKind::Server(ServerErrorKind::NoScript);
+        match self.command.query_async(connection).await {
+            Err(error) if error.kind() == unknown => {
+                self.script.load_async(connection).await?;
+                self.command.query_async(connection).await
+            }
+            answer => answer,
+        }
     }
 }
 

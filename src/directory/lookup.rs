@@ -45,9 +45,9 @@ impl Default for Places {
 /// An [`InstanceKey`] that is not made: it has the hash of the key it stands for.
 #[derive(Hash)]
 pub(super) struct Parts<'a> {
-    kind: ScopeKind,
-    key: &'a str,
-    address: &'a str,
+    pub(super) kind: ScopeKind,
+    pub(super) key: &'a str,
+    pub(super) address: &'a str,
 }
 
 impl<'a> Parts<'a> {

@@ -98,6 +98,13 @@ impl Directory {
         self.maps.instances.pin().get(key).cloned()
     }
 
+    /// The key of an instance that is known here, from its parts.
+    pub fn known_key(&self, kind: ScopeKind, key: &str, address: &str) -> Option<InstanceKey> {
+        let parts = Parts { kind, key, address };
+        let known = self.maps.instances.pin();
+        known.get_key_value(&parts).map(|(key, _)| key.clone())
+    }
+
     /// The instance that a lease key belongs to, as it is now.
     pub fn find_by_lease_key(&self, text: &str) -> Option<Arc<Listed>> {
         let parts = Parts::of(text)?;

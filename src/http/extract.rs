@@ -42,31 +42,59 @@ impl<T: DeserializeOwned + 'static, const LIMIT: usize> FromRequest for Json<T, 
     type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let content_type = request.headers().get(CONTENT_TYPE).cloned();
-        let payload = web::Payload::from_request(request, payload);
-        let request = request.clone();
-        Box::pin(async move {
-            let payload = payload.await.map_err(broken)?;
-            let body = read(&request, payload, LIMIT).await;
-            let body = body.map_err(Problem::closing)?;
-            if body.is_empty() {
-                return parse(b"{}").map(Self);
-            }
-            // A browser cannot be made to send this type to another site unasked.
-            let is_json = content_type
-                .as_ref()
-                .and_then(|value| value.to_str().ok())
-                .and_then(|value| value.split(';').next())
-                .is_some_and(|value| value.trim().eq_ignore_ascii_case("application/json"));
-            if !is_json {
-                return Err(Problem::new(
-                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                    "unsupported_media_type",
-                    "a body must have the header Content-Type: application/json",
-                ));
-            }
-            parse(&body).map(Self)
-        })
+        let text = json_text(request, payload, LIMIT);
+        Box::pin(async { parse(&text.await?).map(Self) })
+    }
+}
+
+/// The same, to be parsed into what borrows from it.
+pub(super) struct JsonText<const LIMIT: usize>(Bytes);
+
+impl<const LIMIT: usize> JsonText<LIMIT> {
+    pub(super) fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Problem> {
+        parse(&self.0)
+    }
+}
+
+impl<const LIMIT: usize> FromRequest for JsonText<LIMIT> {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let text = json_text(request, payload, LIMIT);
+        Box::pin(async { text.await.map(Self) })
+    }
+}
+
+fn json_text(
+    request: &HttpRequest,
+    payload: &mut Payload,
+    limit: usize,
+) -> impl Future<Output = Result<Bytes, Problem>> + use<> {
+    let content_type = request.headers().get(CONTENT_TYPE).cloned();
+    let payload = web::Payload::from_request(request, payload);
+    let request = request.clone();
+    async move {
+        let payload = payload.await.map_err(broken)?;
+        let body = read(&request, payload, limit).await;
+        let body = body.map_err(Problem::closing)?;
+        if body.is_empty() {
+            return Ok(Bytes::from_static(b"{}"));
+        }
+        // A browser cannot be made to send this type to another site unasked.
+        let is_json = content_type
+            .as_ref()
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split(';').next())
+            .is_some_and(|value| value.trim().eq_ignore_ascii_case("application/json"));
+        if !is_json {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "a body must have the header Content-Type: application/json",
+            ));
+        }
+        Ok(body)
     }
 }
 
@@ -134,7 +162,7 @@ fn broken(_: impl fmt::Display) -> Problem {
     )
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let object = serde_path_to_error::deserialize(&mut json);
     let Object(value) = object.map_err(|error| {

@@ -1,5 +1,6 @@
 //! Heartbeats: one by its path, or many in one request.
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
@@ -10,12 +11,13 @@ use foldhash::{HashSet, HashSetExt};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::extract::{InstancePath, Json, Object};
+use super::extract::{InstancePath, JsonText, Object};
 use super::gate::Caller;
 use super::openapi::{BadBody, BadRequest, NotFound, OfInstance, Refused, Unknown};
 use super::{Api, Problem};
 use crate::actor::{Beat, BeatOutcome};
-use crate::model::{Address, InstanceKey, ScopeKey, ScopeKind, Ttl};
+use crate::directory::Directory;
+use crate::model::{Address, InstanceKey, Invalid, ScopeKind, Ttl};
 
 /// The most leases in one request.
 const MAX_LEASES: usize = 10_000;
@@ -87,32 +89,39 @@ fn next_beat(address: &Address, ttl: Ttl, roll_interval: Duration, now: DateTime
 /// The body of a batch.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Batch {
+pub(super) struct Batch<'a> {
     /// At most 10,000.
-    #[schema(value_type = Vec<LeaseRef>, max_items = 10_000)]
-    leases: Vec<Object<LeaseRef>>,
+    #[serde(borrow)]
+    #[schema(value_type = Vec<LeaseRef<'_>>, max_items = 10_000)]
+    leases: Vec<Object<LeaseRef<'a>>>,
 }
 
 /// A lease by its instance: exactly one of `service` and `group`.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[schema(as = Lease)]
 #[serde(deny_unknown_fields)]
-pub(super) struct LeaseRef {
-    #[serde(skip_serializing_if = "Option::is_none")]
+pub(super) struct LeaseRef<'a> {
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    service: Option<ScopeKey>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    group: Option<ScopeKey>,
+    group: Option<Text<'a>>,
+    #[serde(borrow)]
     #[schema(value_type = String, example = "10.0.0.5:8080", max_length = 100)]
-    address: Address,
+    address: Text<'a>,
 }
 
-impl LeaseRef {
-    fn into_key(self, index: usize) -> Result<InstanceKey, Problem> {
-        let scope = match (self.service, self.group) {
-            (Some(key), None) => ScopeKind::Service.with(key),
-            (None, Some(key)) => ScopeKind::Group.with(key),
+/// A text where it stands in the body, if it stands there without escapes.
+#[derive(Deserialize, Serialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> LeaseRef<'a> {
+    /// Whose it is. What is known here has been parsed already.
+    fn key(&self, index: usize, directory: &Directory) -> Result<InstanceKey, Problem> {
+        let (kind, Text(key)) = match (&self.service, &self.group) {
+            (Some(key), None) => (ScopeKind::Service, key),
+            (None, Some(key)) => (ScopeKind::Group, key),
             _ => {
                 return Err(Problem::invalid(
                     format!("leases[{index}]"),
@@ -120,21 +129,35 @@ impl LeaseRef {
                 ));
             }
         };
+        let Text(address) = &self.address;
+        if let Some(known) = directory.known_key(kind, key, address) {
+            return Ok(known);
+        }
+        let in_field =
+            |field, invalid: Invalid| Problem::invalid(format!("leases[{index}].{field}"), invalid);
+        let key = key
+            .parse()
+            .map_err(|error| in_field(kind.as_str(), error))?;
+        let address = address
+            .parse()
+            .map_err(|error| in_field("address", error))?;
         Ok(InstanceKey {
-            scope,
-            address: self.address,
+            scope: kind.with(key),
+            address,
         })
     }
 
-    fn of(key: InstanceKey) -> Self {
+    fn of(key: &'a InstanceKey) -> Self {
+        let text = |text| Text(Cow::Borrowed(text));
+        let scope = text(key.scope.key.as_str());
         let (service, group) = match key.scope.kind {
-            ScopeKind::Service => (Some(key.scope.key), None),
-            ScopeKind::Group => (None, Some(key.scope.key)),
+            ScopeKind::Service => (Some(scope), None),
+            ScopeKind::Group => (None, Some(scope)),
         };
         Self {
             service,
             group,
-            address: key.address,
+            address: text(key.address.as_str()),
         }
     }
 }
@@ -142,11 +165,11 @@ impl LeaseRef {
 /// What became of a batch; each lease is counted once.
 #[derive(Serialize, ToSchema)]
 #[schema(as = BatchOutcome)]
-pub(super) struct BatchView {
+pub(super) struct BatchView<'a> {
     renewed: usize,
     created: usize,
     /// Those of whom no instance is registered: they should register again.
-    unknown: Vec<LeaseRef>,
+    unknown: Vec<LeaseRef<'a>>,
     /// When the next batch should come, in milliseconds from now: at the moment of the first
     /// of these leases that lives.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -157,17 +180,18 @@ pub(super) struct BatchView {
 /// POST: renews many leases; one that is named twice is renewed and counted once.
 #[utoipa::path(
     post, path = "/v1/heartbeats", operation_id = "beat_many", tag = "instances",
-    request_body = Batch,
+    request_body = Batch<'_>,
     responses(
-        (status = 200, description = "the leases live, but for the unknown", body = BatchView),
+        (status = 200, description = "the leases live, but for the unknown", body = BatchView<'_>),
         BadBody, Refused, Unknown,
     )
 )]
 pub(super) async fn beat_many(
     api: web::Data<Api>,
     caller: Caller,
-    Json(batch): Json<Batch, BATCH_LIMIT>,
+    body: JsonText<BATCH_LIMIT>,
 ) -> Result<HttpResponse, Problem> {
+    let batch: Batch<'_> = body.parse()?;
     if batch.leases.len() > MAX_LEASES {
         return Err(Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -181,8 +205,8 @@ pub(super) async fn beat_many(
     let leases = api.admission.leases(batch.leases.len());
     let _leases = leases.map_err(|full| api.shed(full))?;
     let mut keys = Vec::with_capacity(batch.leases.len());
-    for (index, Object(lease)) in batch.leases.into_iter().enumerate() {
-        let key = lease.into_key(index)?;
+    for (index, Object(lease)) in batch.leases.iter().enumerate() {
+        let key = lease.key(index, &api.directory)?;
         caller.check(&key.scope)?;
         keys.push(key);
     }
@@ -198,8 +222,8 @@ pub(super) async fn beat_many(
         unknown: Vec::new(),
         next_in_ms: None,
     };
-    let mut living: Option<(Address, Ttl)> = None;
-    for (key, outcome) in keys.into_iter().zip(outcomes) {
+    let mut living: Option<(&Address, Ttl)> = None;
+    for (key, outcome) in keys.iter().zip(outcomes) {
         let ttl = match outcome {
             BeatOutcome::Renewed(ttl) => {
                 view.renewed += 1;
@@ -216,11 +240,11 @@ pub(super) async fn beat_many(
         };
         match &mut living {
             Some((_, shortest)) => *shortest = ttl.min(*shortest),
-            None => living = Some((key.address, ttl)),
+            None => living = Some((&key.address, ttl)),
         }
     }
     view.next_in_ms = living
-        .map(|(first, shortest)| next_beat(&first, shortest, api.roll_interval, api.clock.now()));
+        .map(|(first, shortest)| next_beat(first, shortest, api.roll_interval, api.clock.now()));
     Ok(HttpResponse::Ok().json(view))
 }
 

@@ -7,7 +7,7 @@ use redis::{Client, Script};
 
 use super::{Incarnation, Lease, LeaseError, LeasePage, LeaseStore, Look, Renewal, Renewed};
 use crate::model::{Epoch, InstanceKey};
-use crate::redis_link::RedisLink;
+use crate::redis_link::{PackedCall, RedisLink};
 
 /// Holds the last epoch that was given out. Not below [`InstanceKey::LEASE_KEY_PREFIX`].
 const EPOCH_KEY: &str = "rollcall:epoch";
@@ -42,23 +42,29 @@ impl LeaseStore for RedisLeaseStore {
         if renewals.is_empty() {
             return Ok(Vec::new());
         }
-        let mut call = self.renew.prepare_invoke();
-        call.key(EPOCH_KEY);
+        let mut call = PackedCall::new(&self.renew, 1 + renewals.len());
+        call.arg(EPOCH_KEY);
+        let mut lease_key = String::new();
         for renewal in renewals {
-            call.key(renewal.key.lease_key())
-                .arg(renewal.key.address.as_str())
+            lease_key.clear();
+            renewal.key.write_lease_key(&mut lease_key);
+            call.arg(&lease_key);
+        }
+        for renewal in renewals {
+            call.arg(renewal.key.address.as_str())
                 .arg(renewal.weight.get())
                 .arg(renewal.ttl.as_secs());
         }
-        let answers: Vec<String> = self.link.ask(&call).await?;
-        if answers.len() != renewals.len() {
+        let answer: String = self.link.ask(&call).await?;
+        let renewed: Vec<Renewed> = answer.split(' ').map(renewed).collect::<Result<_, _>>()?;
+        if renewed.len() != renewals.len() {
             return Err(LeaseError::Refused(format!(
                 "renew.lua answered {} leases of {}",
-                answers.len(),
+                renewed.len(),
                 renewals.len()
             )));
         }
-        answers.iter().map(|answer| renewed(answer)).collect()
+        Ok(renewed)
     }
 
     async fn look(&self, keys: &[InstanceKey]) -> Result<Look, LeaseError> {

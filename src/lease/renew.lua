@@ -6,7 +6,8 @@
 -- KEYS[2..] the lease of each instance
 -- ARGV      for each lease: address, weight, time to live in seconds
 --
--- Returns for each lease its startTime, behind a '+' where a new life began.
+-- Returns for each lease its startTime, behind a '+' where a new life began; in one text,
+-- with spaces between them.
 
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -53,4 +54,4 @@ for i = 2, #KEYS do
   redis.call('EXPIRE', key, ARGV[a + 3])
 end
 
-return answer
+return table.concat(answer, ' ')

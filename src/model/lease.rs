@@ -29,11 +29,18 @@ impl InstanceKey {
 
     /// The name of this instance's lease, which is its key in Redis.
     pub fn lease_key(&self) -> String {
+        let mut text = String::new();
+        self.write_lease_key(&mut text);
+        text
+    }
+
+    /// The same, behind what is in `text`.
+    pub fn write_lease_key(&self, text: &mut String) {
         let prefix = match self.scope.kind {
             ScopeKind::Service => SERVICE_PREFIX,
             ScopeKind::Group => GROUP_PREFIX,
         };
-        format!("{prefix}{}:{}", self.scope.key, self.address)
+        text.extend([prefix, self.scope.key.as_str(), ":", self.address.as_str()]);
     }
 
     /// The parts of a lease key, not checked: to look for its instance without copies.
