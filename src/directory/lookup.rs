@@ -43,14 +43,17 @@ impl Default for Places {
 }
 
 /// An [`InstanceKey`] that is not made: it has the hash of the key it stands for.
-#[derive(Hash)]
-pub(super) struct Parts<'a> {
-    pub(super) kind: ScopeKind,
-    pub(super) key: &'a str,
-    pub(super) address: &'a str,
+#[derive(Clone, Copy, Hash)]
+pub struct KeyParts<'a> {
+    /// Of the scope.
+    pub kind: ScopeKind,
+    /// Of the scope.
+    pub key: &'a str,
+    /// Within the scope.
+    pub address: &'a str,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> KeyParts<'a> {
     /// Of a lease key.
     pub(super) fn of(text: &'a str) -> Option<Self> {
         let (kind, key, address) = InstanceKey::lease_key_parts(text)?;
@@ -58,7 +61,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-impl Equivalent<InstanceKey> for Parts<'_> {
+impl Equivalent<InstanceKey> for KeyParts<'_> {
     fn equivalent(&self, other: &InstanceKey) -> bool {
         let Scope { kind, key } = &other.scope;
         (self.kind, self.key, self.address) == (*kind, key.as_str(), other.address.as_str())
@@ -133,6 +136,23 @@ impl Directory {
     /// Whether the registry store answers.
     pub async fn ping_store(&self) -> Result<(), StoreError> {
         self.reader.ping().await
+    }
+
+    /// The key of an instance that is known here.
+    pub fn known_key(&self, parts: KeyParts<'_>) -> Option<InstanceKey> {
+        let known = self.maps.instances.pin();
+        known.get_key_value(&parts).map(|(key, _)| key.clone())
+    }
+
+    /// The same of many.
+    pub fn known_keys(&self, parts: &[KeyParts<'_>]) -> Vec<Option<InstanceKey>> {
+        let known = self.maps.instances.pin();
+        let key = |parts| known.get_key_value(parts).map(|(key, _)| key);
+        // All are looked up before one is cloned: a counter of references that goes up lets the
+        // processor begin no other look-up meanwhile, and with many instances each of them
+        // waits for memory.
+        let found: Vec<Option<&InstanceKey>> = parts.iter().map(key).collect();
+        found.into_iter().map(Option::<&_>::cloned).collect()
     }
 
     /// For each instance what a heartbeat needs; `None` where one of them is not known here.
@@ -278,9 +298,9 @@ mod tests {
                 address: "[::1]:80".parse().unwrap(),
             };
             let text = key.lease_key();
-            let parts = Parts::of(&text).unwrap();
+            let parts = KeyParts::of(&text).unwrap();
             assert!(parts.equivalent(&key));
-            assert_eq!(hash.hash_one(&parts), hash.hash_one(&key));
+            assert_eq!(hash.hash_one(parts), hash.hash_one(&key));
         }
     }
 }

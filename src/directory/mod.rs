@@ -19,8 +19,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::deadlines::{Deadlines, Slot};
-pub use self::lookup::{DirectoryError, Profile};
-use self::lookup::{Parts, Places};
+use self::lookup::Places;
+pub use self::lookup::{DirectoryError, KeyParts, Profile};
 pub use self::roster::Roster;
 pub use self::state::{Applied, Differences};
 use self::state::{Maps, State};
@@ -98,16 +98,9 @@ impl Directory {
         self.maps.instances.pin().get(key).cloned()
     }
 
-    /// The key of an instance that is known here, from its parts.
-    pub fn known_key(&self, kind: ScopeKind, key: &str, address: &str) -> Option<InstanceKey> {
-        let parts = Parts { kind, key, address };
-        let known = self.maps.instances.pin();
-        known.get_key_value(&parts).map(|(key, _)| key.clone())
-    }
-
     /// The instance that a lease key belongs to, as it is now.
     pub fn find_by_lease_key(&self, text: &str) -> Option<Arc<Listed>> {
-        let parts = Parts::of(text)?;
+        let parts = KeyParts::of(text)?;
         self.maps.instances.pin().get(&parts).cloned()
     }
 

@@ -90,6 +90,15 @@ impl Problem {
         }
     }
 
+    /// The same of a field within `place`.
+    pub(super) fn within(self, place: &str) -> Self {
+        Self {
+            detail: format!("{place}.{}", self.detail),
+            field: self.field.map(|field| format!("{place}.{field}")),
+            ..self
+        }
+    }
+
     pub(super) fn with_code(self, code: &'static str) -> Self {
         Self { code, ..self }
     }

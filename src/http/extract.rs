@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use super::error::{InField, Problem};
 use super::{Api, gate};
 use crate::admission::{Memory, Work};
+use crate::directory::{Directory, KeyParts};
 use crate::model::{InstanceKey, Scope, ScopeKind};
 
 /// How long a client may take to send a body.
@@ -98,6 +99,12 @@ fn json_text(
     }
 }
 
+fn api(request: &HttpRequest) -> Result<&Api, Problem> {
+    let api = request.app_data::<web::Data<Api>>();
+    api.map(|api| &***api)
+        .ok_or_else(|| Problem::unavailable("starting", "the daemon is starting"))
+}
+
 /// Reads a body. Whoever is slow with it keeps nobody from the places of the route's own
 /// work: it waits in a place for that.
 async fn read(
@@ -105,9 +112,7 @@ async fn read(
     payload: web::Payload,
     limit: usize,
 ) -> Result<Bytes, Problem> {
-    let Some(api) = request.app_data::<web::Data<Api>>() else {
-        return Err(Problem::unavailable("starting", "the daemon is starting"));
-    };
+    let api = api(request)?;
     let mut body = pin!(gather(api, payload, limit));
     if let Some(body) = body.as_mut().now_or_never() {
         return body;
@@ -272,11 +277,8 @@ impl FromRequest for InstancePath {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(
-            Segments::of(request)
-                .and_then(|path| path.instance())
-                .map(Self),
-        )
+        let key = api(request).and_then(|api| Segments::of(request)?.instance(&api.directory));
+        ready(key.map(Self))
     }
 }
 
@@ -332,12 +334,27 @@ impl<'a> Segments<'a> {
         Ok(kind.with(self.key.parse().in_field(kind.as_str())?))
     }
 
-    fn instance(&self) -> Result<InstanceKey, Problem> {
-        Ok(InstanceKey {
-            scope: self.scope()?,
-            address: self.address.parse().in_field("address")?,
-        })
+    fn instance(&self, directory: &Directory) -> Result<InstanceKey, Problem> {
+        let parts = KeyParts {
+            kind: self.kind(),
+            key: &self.key,
+            address: &self.address,
+        };
+        match directory.known_key(parts) {
+            Some(known) => Ok(known),
+            None => parse_key(parts),
+        }
     }
+}
+
+/// The key of an instance that may not be known.
+pub(super) fn parse_key(
+    KeyParts { kind, key, address }: KeyParts<'_>,
+) -> Result<InstanceKey, Problem> {
+    Ok(InstanceKey {
+        scope: kind.with(key.parse().in_field(kind.as_str())?),
+        address: address.parse().in_field("address")?,
+    })
 }
 
 /// A query string with known members only.

@@ -11,13 +11,13 @@ use foldhash::{HashSet, HashSetExt};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::extract::{InstancePath, JsonText, Object};
+use super::extract::{InstancePath, JsonText, Object, parse_key};
 use super::gate::Caller;
 use super::openapi::{BadBody, BadRequest, NotFound, OfInstance, Refused, Unknown};
 use super::{Api, Problem};
 use crate::actor::{Beat, BeatOutcome};
-use crate::directory::Directory;
-use crate::model::{Address, InstanceKey, Invalid, ScopeKind, Ttl};
+use crate::directory::KeyParts;
+use crate::model::{Address, InstanceKey, ScopeKind, Ttl};
 
 /// The most leases in one request.
 const MAX_LEASES: usize = 10_000;
@@ -117,9 +117,9 @@ pub(super) struct LeaseRef<'a> {
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl<'a> LeaseRef<'a> {
-    /// Whose it is. What is known here has been parsed already.
-    fn key(&self, index: usize, directory: &Directory) -> Result<InstanceKey, Problem> {
-        let (kind, Text(key)) = match (&self.service, &self.group) {
+    /// Whose it is.
+    fn parts(&self, index: usize) -> Result<KeyParts<'_>, Problem> {
+        let (kind, key) = match (&self.service, &self.group) {
             (Some(key), None) => (ScopeKind::Service, key),
             (None, Some(key)) => (ScopeKind::Group, key),
             _ => {
@@ -129,21 +129,10 @@ impl<'a> LeaseRef<'a> {
                 ));
             }
         };
-        let Text(address) = &self.address;
-        if let Some(known) = directory.known_key(kind, key, address) {
-            return Ok(known);
-        }
-        let in_field =
-            |field, invalid: Invalid| Problem::invalid(format!("leases[{index}].{field}"), invalid);
-        let key = key
-            .parse()
-            .map_err(|error| in_field(kind.as_str(), error))?;
-        let address = address
-            .parse()
-            .map_err(|error| in_field("address", error))?;
-        Ok(InstanceKey {
-            scope: kind.with(key),
-            address,
+        Ok(KeyParts {
+            kind,
+            key: &key.0,
+            address: &self.address.0,
         })
     }
 
@@ -204,9 +193,18 @@ pub(super) async fn beat_many(
     }
     let leases = api.admission.leases(batch.leases.len());
     let _leases = leases.map_err(|full| api.shed(full))?;
-    let mut keys = Vec::with_capacity(batch.leases.len());
-    for (index, Object(lease)) in batch.leases.iter().enumerate() {
-        let key = lease.key(index, &api.directory)?;
+    let leases = batch.leases.iter().enumerate();
+    let parts = leases.map(|(index, Object(lease))| lease.parts(index));
+    let parts = parts.collect::<Result<Vec<_>, _>>()?;
+    let known = api.directory.known_keys(&parts);
+    let mut keys = Vec::with_capacity(parts.len());
+    for (index, (parts, known)) in parts.into_iter().zip(known).enumerate() {
+        let key = match known {
+            Some(known) => known,
+            None => {
+                parse_key(parts).map_err(|problem| problem.within(&format!("leases[{index}]")))?
+            }
+        };
         caller.check(&key.scope)?;
         keys.push(key);
     }
