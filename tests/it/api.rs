@@ -21,6 +21,7 @@ on_both_backends! {
     an_instance_may_have_a_time_to_live_of_its_own,
     a_batch_counts_each_lease_once,
     a_batch_of_ten_thousand_is_taken,
+    a_batch_may_have_escapes,
     a_deregistered_instance_is_not_resurrected_by_a_beat,
     a_beat_in_flight_never_resurrects,
     a_held_instance_stays_held_and_online,
@@ -315,6 +316,24 @@ async fn a_batch_of_ten_thousand_is_taken<B: Backends>() {
     assert_eq!(status, 200, "{body}");
     assert_eq!(body["created"], json!(20));
     assert_eq!(body["unknown"].as_array().unwrap().len(), 9_980);
+}
+
+/// A text with escapes does not stand in the body as it is.
+async fn a_batch_may_have_escapes<B: Backends>() {
+    let daemon = Setup::<B>::start().await;
+    daemon.put(ORDERS, json!({})).await;
+    let batch = r#"{"leases": [
+        {"service": "\u006frders", "address": "10.0.0.5\u003a8080"},
+        {"gr\u006fup": "\u0065dge", "address": "a:1"}
+    ]}"#;
+    let url = format!("{}/v1/heartbeats", daemon.url());
+    let post = daemon.client().post(url).body(batch);
+    let post = post.header("Content-Type", "application/json");
+    let answer: Value = post.send().await.unwrap().json().await.unwrap();
+    assert_eq!(
+        (&answer["created"], &answer["unknown"]),
+        (&json!(1), &json!([{"group": "edge", "address": "a:1"}]))
+    );
 }
 
 async fn a_deregistered_instance_is_not_resurrected_by_a_beat<B: Backends>() {
