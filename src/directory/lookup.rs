@@ -43,7 +43,7 @@ impl Default for Places {
 }
 
 /// An [`InstanceKey`] that is not made: it has the hash of the key it stands for.
-#[derive(Clone, Copy, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyParts<'a> {
     /// Of the scope.
     pub kind: ScopeKind,
@@ -138,28 +138,29 @@ impl Directory {
         self.reader.ping().await
     }
 
-    /// The key of an instance that is known here.
-    pub fn known_key(&self, parts: KeyParts<'_>) -> Option<InstanceKey> {
+    /// The key of an instance that is known here, and what a heartbeat needs of it.
+    pub fn known(&self, parts: KeyParts<'_>) -> Option<(InstanceKey, Profile)> {
         let known = self.maps.instances.pin();
-        known.get_key_value(&parts).map(|(key, _)| key.clone())
+        let (key, listed) = known.get_key_value(&parts)?;
+        Some((key.clone(), Profile::from(&**listed)))
     }
 
     /// The same of many.
-    pub fn known_keys(&self, parts: &[KeyParts<'_>]) -> Vec<Option<InstanceKey>> {
+    pub fn all_known<'a>(
+        &self,
+        parts: impl Iterator<Item = KeyParts<'a>>,
+    ) -> Vec<Option<(InstanceKey, Profile)>> {
         let known = self.maps.instances.pin();
-        let key = |parts| known.get_key_value(parts).map(|(key, _)| key);
-        // All are looked up before one is cloned: a counter of references that goes up lets the
-        // processor begin no other look-up meanwhile, and with many instances each of them
+        let look = |parts| {
+            let (key, listed) = known.get_key_value(&parts)?;
+            Some((key, Profile::from(&**listed)))
+        };
+        // All are looked up before one key is cloned: a counter of references that goes up lets
+        // the processor begin no other look-up meanwhile, and with many instances each of them
         // waits for memory.
-        let found: Vec<Option<&InstanceKey>> = parts.iter().map(key).collect();
-        found.into_iter().map(Option::<&_>::cloned).collect()
-    }
-
-    /// For each instance what a heartbeat needs; `None` where one of them is not known here.
-    pub fn known(&self, keys: &[InstanceKey]) -> Option<Vec<Profile>> {
-        let known = self.maps.instances.pin();
-        let profile = |key| known.get(key).map(|listed| Profile::from(&**listed));
-        keys.iter().map(profile).collect()
+        let found: Vec<_> = parts.map(look).collect();
+        let cloned = |(key, profile): (&InstanceKey, _)| (key.clone(), profile);
+        found.into_iter().map(|found| found.map(cloned)).collect()
     }
 
     /// For each instance what a heartbeat needs, or `None` where it is not registered.

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use super::error::{InField, Problem};
 use super::{Api, gate};
 use crate::admission::{Memory, Work};
-use crate::directory::{Directory, KeyParts};
+use crate::directory::{Directory, KeyParts, Profile};
 use crate::model::{InstanceKey, Scope, ScopeKind};
 
 /// How long a client may take to send a body.
@@ -277,8 +277,27 @@ impl FromRequest for InstancePath {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let key = api(request).and_then(|api| Segments::of(request)?.instance(&api.directory));
-        ready(key.map(Self))
+        let known = KnownPath::of(request);
+        ready(known.map(|KnownPath(key, _)| Self(key)))
+    }
+}
+
+/// The same, and what is known of that instance.
+pub(super) struct KnownPath(pub(super) InstanceKey, pub(super) Option<Profile>);
+
+impl KnownPath {
+    fn of(request: &HttpRequest) -> Result<Self, Problem> {
+        let (key, profile) = Segments::of(request)?.instance(&api(request)?.directory)?;
+        Ok(Self(key, profile))
+    }
+}
+
+impl FromRequest for KnownPath {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Self::of(request))
     }
 }
 
@@ -334,27 +353,29 @@ impl<'a> Segments<'a> {
         Ok(kind.with(self.key.parse().in_field(kind.as_str())?))
     }
 
-    fn instance(&self, directory: &Directory) -> Result<InstanceKey, Problem> {
+    fn instance(&self, directory: &Directory) -> Result<(InstanceKey, Option<Profile>), Problem> {
         let parts = KeyParts {
             kind: self.kind(),
             key: &self.key,
             address: &self.address,
         };
-        match directory.known_key(parts) {
-            Some(known) => Ok(known),
-            None => parse_key(parts),
-        }
+        parsed(parts, directory.known(parts))
     }
 }
 
-/// The key of an instance that may not be known.
-pub(super) fn parse_key(
+/// The key of an instance, and what is known of it; a key that is not known is parsed.
+pub(super) fn parsed(
     KeyParts { kind, key, address }: KeyParts<'_>,
-) -> Result<InstanceKey, Problem> {
-    Ok(InstanceKey {
+    known: Option<(InstanceKey, Profile)>,
+) -> Result<(InstanceKey, Option<Profile>), Problem> {
+    if let Some((key, profile)) = known {
+        return Ok((key, Some(profile)));
+    }
+    let key = InstanceKey {
         scope: kind.with(key.parse().in_field(kind.as_str())?),
         address: address.parse().in_field("address")?,
-    })
+    };
+    Ok((key, None))
 }
 
 /// A query string with known members only.

@@ -11,13 +11,13 @@ use foldhash::{HashSet, HashSetExt};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::extract::{InstancePath, JsonText, Object, parse_key};
+use super::extract::{JsonText, KnownPath, Object, parsed};
 use super::gate::Caller;
 use super::openapi::{BadBody, BadRequest, NotFound, OfInstance, Refused, Unknown};
 use super::{Api, Problem};
 use crate::actor::{Beat, BeatOutcome};
 use crate::directory::KeyParts;
-use crate::model::{Address, InstanceKey, ScopeKind, Ttl};
+use crate::model::{ScopeKind, Ttl};
 
 /// The most leases in one request.
 const MAX_LEASES: usize = 10_000;
@@ -49,10 +49,10 @@ pub(super) struct BeatView {
 )]
 pub(super) async fn beat(
     api: web::Data<Api>,
-    InstancePath(key): InstancePath,
+    KnownPath(key, profile): KnownPath,
 ) -> Result<HttpResponse, Problem> {
-    let keys = vec![key.clone()];
-    let outcomes = api.heartbeat.ask(Beat { keys }).await??;
+    let instances = vec![(key.clone(), profile)];
+    let outcomes = api.heartbeat.ask(Beat { instances }).await??;
     let (created, ttl) = match outcomes.first() {
         Some(BeatOutcome::Created(ttl)) => (true, *ttl),
         Some(BeatOutcome::Renewed(ttl)) => (false, *ttl),
@@ -61,14 +61,19 @@ pub(super) async fn beat(
     Ok(HttpResponse::Ok().json(BeatView {
         created,
         ttl_seconds: ttl,
-        next_in_ms: next_beat(&key.address, ttl, api.roll_interval, api.clock.now()),
+        next_in_ms: next_beat(
+            key.address.as_str(),
+            ttl,
+            api.roll_interval,
+            api.clock.now(),
+        ),
     }))
 }
 
 /// How many milliseconds an instance should wait for its next heartbeat: until its own moment of
 /// the beat interval, which is the hash of its address, so that a fleet does not beat
 /// in step. The interval is the roll call's, or half the time to live if that is less.
-fn next_beat(address: &Address, ttl: Ttl, roll_interval: Duration, now: DateTime<Utc>) -> u64 {
+fn next_beat(address: &str, ttl: Ttl, roll_interval: Duration, now: DateTime<Utc>) -> u64 {
     let interval = roll_interval.min(ttl.as_duration() / 2);
     let millis = i64::try_from(interval.as_millis())
         .unwrap_or(i64::MAX)
@@ -116,6 +121,21 @@ pub(super) struct LeaseRef<'a> {
 #[derive(Deserialize, Serialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
+impl Batch<'_> {
+    /// Each lease once, with its place in the batch.
+    fn distinct(&self) -> Result<Vec<(usize, KeyParts<'_>)>, Problem> {
+        let mut seen = HashSet::with_capacity(self.leases.len());
+        let mut leases = Vec::with_capacity(self.leases.len());
+        for (index, Object(lease)) in self.leases.iter().enumerate() {
+            let lease = lease.parts(index)?;
+            if seen.insert(lease) {
+                leases.push((index, lease));
+            }
+        }
+        Ok(leases)
+    }
+}
+
 impl<'a> LeaseRef<'a> {
     /// Whose it is.
     fn parts(&self, index: usize) -> Result<KeyParts<'_>, Problem> {
@@ -136,17 +156,16 @@ impl<'a> LeaseRef<'a> {
         })
     }
 
-    fn of(key: &'a InstanceKey) -> Self {
+    fn of(parts: KeyParts<'a>) -> Self {
         let text = |text| Text(Cow::Borrowed(text));
-        let scope = text(key.scope.key.as_str());
-        let (service, group) = match key.scope.kind {
-            ScopeKind::Service => (Some(scope), None),
-            ScopeKind::Group => (None, Some(scope)),
+        let (service, group) = match parts.kind {
+            ScopeKind::Service => (Some(text(parts.key)), None),
+            ScopeKind::Group => (None, Some(text(parts.key))),
         };
         Self {
             service,
             group,
-            address: text(key.address.as_str()),
+            address: text(parts.address),
         }
     }
 }
@@ -191,37 +210,27 @@ pub(super) async fn beat_many(
             ),
         ));
     }
-    let leases = api.admission.leases(batch.leases.len());
-    let _leases = leases.map_err(|full| api.shed(full))?;
-    let leases = batch.leases.iter().enumerate();
-    let parts = leases.map(|(index, Object(lease))| lease.parts(index));
-    let parts = parts.collect::<Result<Vec<_>, _>>()?;
-    let known = api.directory.known_keys(&parts);
-    let mut keys = Vec::with_capacity(parts.len());
-    for (index, (parts, known)) in parts.into_iter().zip(known).enumerate() {
-        let key = match known {
-            Some(known) => known,
-            None => {
-                parse_key(parts).map_err(|problem| problem.within(&format!("leases[{index}]")))?
-            }
-        };
-        caller.check(&key.scope)?;
-        keys.push(key);
+    let places = api.admission.leases(batch.leases.len());
+    let _places = places.map_err(|full| api.shed(full))?;
+    let leases = batch.distinct()?;
+    let known = leases.iter().map(|(_, lease)| *lease);
+    let known = api.directory.all_known(known);
+    let mut instances = Vec::with_capacity(leases.len());
+    for ((index, lease), known) in leases.iter().zip(known) {
+        let instance = parsed(*lease, known);
+        let instance = instance.map_err(|problem| problem.within(&format!("leases[{index}]")))?;
+        caller.check(&instance.0.scope)?;
+        instances.push(instance);
     }
-    let mut seen = HashSet::with_capacity(keys.len());
-    if !keys.iter().all(|key| seen.insert(key)) {
-        let mut seen = HashSet::new();
-        keys.retain(|key| seen.insert(key.clone()));
-    }
-    let outcomes = api.heartbeat.ask(Beat { keys: keys.clone() }).await??;
+    let outcomes = api.heartbeat.ask(Beat { instances }).await??;
     let mut view = BatchView {
         renewed: 0,
         created: 0,
         unknown: Vec::new(),
         next_in_ms: None,
     };
-    let mut living: Option<(&Address, Ttl)> = None;
-    for (key, outcome) in keys.iter().zip(outcomes) {
+    let mut living: Option<(&str, Ttl)> = None;
+    for ((_, lease), outcome) in leases.into_iter().zip(outcomes) {
         let ttl = match outcome {
             BeatOutcome::Renewed(ttl) => {
                 view.renewed += 1;
@@ -232,13 +241,13 @@ pub(super) async fn beat_many(
                 ttl
             }
             BeatOutcome::Unknown => {
-                view.unknown.push(LeaseRef::of(key));
+                view.unknown.push(LeaseRef::of(lease));
                 continue;
             }
         };
         match &mut living {
             Some((_, shortest)) => *shortest = ttl.min(*shortest),
-            None => living = Some((&key.address, ttl)),
+            None => living = Some((lease.address, ttl)),
         }
     }
     view.next_in_ms = living
@@ -256,8 +265,8 @@ mod tests {
         DateTime::from_timestamp_millis(millis).unwrap()
     }
 
-    fn host(i: u32) -> Address {
-        format!("10.0.{}.{}:80", i / 256, i % 256).parse().unwrap()
+    fn host(i: u32) -> String {
+        format!("10.0.{}.{}:80", i / 256, i % 256)
     }
 
     #[test]

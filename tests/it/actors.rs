@@ -590,8 +590,10 @@ fn heartbeats(
 }
 
 fn beat(addresses: &[&str]) -> Beat {
+    // Nothing is known of them yet.
+    let instances = addresses.iter().map(|address| (key(address), None));
     Beat {
-        keys: addresses.iter().map(|address| key(address)).collect(),
+        instances: instances.collect(),
     }
 }
 

@@ -15,7 +15,7 @@ use rollcalld::actor::{
 };
 use rollcalld::bus::{self, BusUrl, EventBus, Following};
 use rollcalld::clock::Clock;
-use rollcalld::directory::{Directory, Which};
+use rollcalld::directory::{Directory, Profile, Which};
 use rollcalld::feed::Feed;
 use rollcalld::lease::{self, LeaseBackend, LeaseUrl};
 use rollcalld::model::{
@@ -236,8 +236,10 @@ impl World {
                 }
             }
             Step::Beat(i, r) => {
-                let beat = Beat { keys: vec![key(i)] };
-                let outcome = self.replicas[r].heartbeat.send(beat).await;
+                let listed = self.replicas[r].directory.find(&key(i));
+                let known = listed.map(|listed| Profile::from(&*listed));
+                let instances = vec![(key(i), known)];
+                let outcome = self.replicas[r].heartbeat.send(Beat { instances }).await;
                 let outcome = outcome.unwrap().unwrap()[0];
                 match &mut self.expected[i] {
                     Some(expected) => {

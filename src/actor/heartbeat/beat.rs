@@ -49,27 +49,25 @@ pub(super) type Outcomes = Result<Vec<BeatOutcome>, BeatError>;
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Vec<BeatOutcome>, BeatError>")]
 pub struct Beat {
-    /// Whose heartbeats, none of them twice.
-    pub keys: Vec<InstanceKey>,
+    /// Whose heartbeats, none of them twice, and what the Directory knows of each.
+    pub instances: Vec<(InstanceKey, Option<Profile>)>,
 }
 
 impl Handler<Beat> for HeartbeatActor {
     type Result = BeatAnswer;
 
-    fn handle(&mut self, Beat { keys }: Beat, context: &mut Context<Self>) -> BeatAnswer {
+    fn handle(&mut self, Beat { instances }: Beat, context: &mut Context<Self>) -> BeatAnswer {
         // Most are of instances that are known here, and wait for a round trip alone.
-        BeatAnswer(match self.directory.known(&keys) {
-            Some(profiles) => {
-                self.send(context);
-                Answer::RoundTrip {
-                    keys,
-                    profiles,
-                    default_ttl: self.default_ttl,
-                    queue: self.renewals.clone(),
-                }
-            }
-            None => Answer::Later(Box::pin(self.beats(context).beat(keys))),
-        })
+        if instances.iter().all(|(_, known)| known.is_some()) {
+            self.send(context);
+            return BeatAnswer(Answer::RoundTrip {
+                instances,
+                default_ttl: self.default_ttl,
+                queue: self.renewals.clone(),
+            });
+        }
+        let keys = instances.into_iter().map(|(key, _)| key).collect();
+        BeatAnswer(Answer::Later(Box::pin(self.beats(context).beat(keys))))
     }
 }
 
@@ -89,8 +87,7 @@ pub struct BeatAnswer(Answer);
 enum Answer {
     /// Given with the next round trip, without a task of its own.
     RoundTrip {
-        keys: Vec<InstanceKey>,
-        profiles: Vec<Profile>,
+        instances: Vec<(InstanceKey, Option<Profile>)>,
         default_ttl: Ttl,
         queue: Renewals,
     },
@@ -106,14 +103,15 @@ impl MessageResponse<HeartbeatActor, Beat> for BeatAnswer {
     ) {
         match self.0 {
             Answer::RoundTrip {
-                keys,
-                profiles,
+                instances,
                 default_ttl,
                 queue,
             } => {
-                let keys = keys.into_iter().zip(&profiles);
-                let renewals = keys.map(|(key, known)| known.renewal(key, default_ttl));
-                queue.push(renewals, &profiles, Asker::Beat(answer));
+                let renewal = |(key, known): (_, Option<Profile>)| {
+                    known.map(|known| (known.renewal(key, default_ttl), known))
+                };
+                let renewals = instances.into_iter().filter_map(renewal);
+                queue.push(renewals, Asker::Beat(answer));
             }
             Answer::Later(outcomes) => {
                 MessageResponse::<HeartbeatActor, Beat>::handle(outcomes, context, answer);

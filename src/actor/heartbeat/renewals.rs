@@ -46,16 +46,15 @@ pub(super) enum Asker {
 }
 
 impl Renewals {
-    pub(super) fn push(
-        &self,
-        renewals: impl IntoIterator<Item = Renewal>,
-        profiles: &[Profile],
-        asker: Asker,
-    ) {
-        let mut waiting = self.0.borrow_mut();
-        waiting.renewals.extend(renewals);
-        waiting.profiles.extend_from_slice(profiles);
-        waiting.askers.push((profiles.len(), asker));
+    pub(super) fn push(&self, renewals: impl Iterator<Item = (Renewal, Profile)>, asker: Asker) {
+        let waiting = &mut *self.0.borrow_mut();
+        let before = waiting.renewals.len();
+        for (renewal, profile) in renewals {
+            waiting.renewals.push(renewal);
+            waiting.profiles.push(profile);
+        }
+        let count = waiting.renewals.len() - before;
+        waiting.askers.push((count, asker));
     }
 
     fn is_empty(&self) -> bool {
@@ -192,7 +191,7 @@ impl Handler<Renew> for HeartbeatActor {
     ) -> Self::Result {
         let (answer, answered) = oneshot::channel();
         self.renewals
-            .push(renewals, &profiles, Asker::Renew(answer));
+            .push(renewals.into_iter().zip(profiles), Asker::Renew(answer));
         self.send(context);
         Box::pin(async { answered.await.unwrap_or_else(|_| Err(ended())) })
     }
