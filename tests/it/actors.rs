@@ -14,7 +14,7 @@ use rollcalld::actor::{
 };
 use rollcalld::bus::{self, BusError, BusUrl, EventBus, Following, Subscription};
 use rollcalld::clock::{Clock, SystemClock};
-use rollcalld::directory::Directory;
+use rollcalld::directory::{Directory, Profile};
 use rollcalld::lease::{Incarnation, LeaseError, LeasePage, LeaseStore, Look, Renewal, Renewed};
 use rollcalld::model::{
     DisplayName, Epoch, Event, EventId, EventKind, Instance, InstanceChange, InstanceId,
@@ -589,9 +589,18 @@ fn heartbeats(
     HeartbeatActor::new(expiry(store, leases, memory_bus()), lifeline().0).start()
 }
 
+/// Of instances of which whoever sends it knows nothing.
 fn beat(addresses: &[&str]) -> Beat {
-    // Nothing is known of them yet.
-    let instances = addresses.iter().map(|address| (key(address), None));
+    beat_of(addresses, None)
+}
+
+/// Of instances that whoever sends it knows.
+fn known_beat(addresses: &[&str]) -> Beat {
+    beat_of(addresses, Some(Profile::default()))
+}
+
+fn beat_of(addresses: &[&str], known: Option<Profile>) -> Beat {
+    let instances = addresses.iter().map(|address| (key(address), known));
     Beat {
         instances: instances.collect(),
     }
@@ -609,8 +618,14 @@ async fn beats_that_arrive_during_a_round_trip_share_the_next_one() {
     let actor = heartbeats(&store, &leases, &known);
     let mut beats = vec![actix::spawn(actor.send(beat(&known[..1])))];
     settle().await;
-    let others = known[1..].iter();
-    beats.extend(others.map(|address| actix::spawn(actor.send(beat(&[address])))));
+    for (i, address) in known[1..].iter().enumerate() {
+        let beat = if i % 2 == 0 {
+            beat(&[address])
+        } else {
+            known_beat(&[address])
+        };
+        beats.push(actix::spawn(actor.send(beat)));
+    }
     settle().await;
     leases.gate.as_ref().unwrap().add_permits(10);
     for beat in beats {
@@ -647,7 +662,7 @@ async fn a_large_batch_is_several_round_trips_and_one_answer() {
     let addresses: Vec<String> = (0..2500).map(|i| format!("h-{i}:1")).collect();
     let known: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let actor = heartbeats(&store, &leases, &known);
-    let outcomes = actor.send(beat(&known)).await.unwrap().unwrap();
+    let outcomes = actor.send(known_beat(&known)).await.unwrap().unwrap();
     assert_eq!(outcomes.len(), 2500);
     assert_eq!(*leases.batches.lock().unwrap(), [1000, 1000, 500]);
 }
@@ -661,13 +676,15 @@ async fn a_lease_store_that_hangs_is_an_error_within_a_second() {
         ..FakeLeases::default()
     });
     let actor = heartbeats(&store, &leases, &["a:1"]);
-    let begin = Instant::now();
-    assert!(actor.send(beat(&["a:1"])).await.unwrap().is_err());
-    assert!(
-        begin.elapsed() <= Duration::from_secs(1),
-        "{:?}",
-        begin.elapsed()
-    );
+    for beat in [beat, known_beat] {
+        let begin = Instant::now();
+        assert!(actor.send(beat(&["a:1"])).await.unwrap().is_err());
+        assert!(
+            begin.elapsed() <= Duration::from_secs(1),
+            "{:?}",
+            begin.elapsed()
+        );
+    }
 }
 
 #[actix::test]
