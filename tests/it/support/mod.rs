@@ -5,6 +5,7 @@ pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod command;
 pub(crate) mod daemon;
+pub(crate) mod disk;
 pub(crate) mod fake_registry;
 pub(crate) mod memory_store;
 pub(crate) mod postgres;
