@@ -40,13 +40,10 @@ pub(crate) async fn run() {
     println!(
         "\n{INSTANCES} instances in {SERVICES} services, each beats every {INTERVAL:?} in batches of {BATCH}"
     );
-    // The same rate of batches with a hundredth of the instances, to compare the cost.
+    // The same rate of batches with a hundredth of the instances, to compare the cost; before
+    // and after, since the machine may be another by then.
     let few = Registry::with(INSTANCES / 100, SERVICES / 100).await;
-    let daemon = few.start().await;
-    let beats = Beats::start(daemon.address, INSTANCES / 100, SERVICES / 100);
-    few.all_online(&daemon).await;
-    let few_cost = few.measure(&daemon, &beats, MEASURED / 3).await;
-    drop((beats, daemon, few));
+    let before = few.cost().await;
 
     let many = Registry::with(INSTANCES, SERVICES).await;
     let begin = Instant::now();
@@ -67,12 +64,6 @@ pub(crate) async fn run() {
         begin.elapsed().as_secs_f64()
     );
     let cost = many.measure(&daemon, &beats, MEASURED).await;
-    println!(
-        "  cost of a beat {:.2} of that at {} instances",
-        cost / few_cost,
-        INSTANCES / 100
-    );
-
     // It is killed, and another takes its place on the same port.
     let port = daemon.address.to_string();
     drop(daemon);
@@ -101,6 +92,15 @@ pub(crate) async fn run() {
         late.as_secs_f64()
     );
     println!("  {} went offline", daemon.figure(OFFLINE).await);
+    drop((beats, daemon, many));
+
+    let after = few.cost().await;
+    println!(
+        "  cost of a beat {:.2} of that at {} instances before, {:.2} of that after",
+        cost / before,
+        few.instances,
+        cost / after
+    );
 }
 
 /// What the daemon works with.
@@ -110,6 +110,7 @@ struct Registry {
     redis: Redis,
     folder: TempDir,
     instances: usize,
+    services: usize,
     /// Memory of a daemon with nothing registered, in bytes.
     idle: u64,
 }
@@ -125,6 +126,7 @@ impl Registry {
             redis: Redis::start().await,
             folder: TempDir::new().unwrap(),
             instances,
+            services,
             idle: 0,
         };
         let daemon = registry.start().await;
@@ -145,6 +147,14 @@ impl Registry {
         let client = connect(&registry.url).await.unwrap();
         client.batch_execute(&fill).await.unwrap();
         registry
+    }
+
+    /// What a beat costs a daemon in microseconds, in the steady state.
+    async fn cost(&self) -> f64 {
+        let daemon = self.start().await;
+        let beats = Beats::start(daemon.address, self.instances, self.services);
+        self.all_online(&daemon).await;
+        self.measure(&daemon, &beats, MEASURED / 3).await
     }
 
     async fn start(&self) -> Server {

@@ -13,11 +13,8 @@ use crate::load::{self, Connection, Round, micros};
 use crate::servers::{Server, memory};
 use crate::support::redis::Redis;
 
-/// How many times that is sent.
+/// How many times that is sent, on so many times the connections.
 const TIMES: usize = 3;
-
-/// Enough that none of them holds up the pace.
-const CROWD: usize = 1024;
 
 const DURATION: Duration = Duration::from_secs(10);
 
@@ -57,14 +54,15 @@ async fn overload(
     let before = memory(daemon.id());
 
     let answers: Rc<RefCell<Answers>> = Rc::default();
-    let pace = Duration::from_secs(1).div_f64(normal.per_second * TIMES as f64);
+    let (size, rate) = (connections * TIMES, normal.per_second * TIMES as f64);
+    let pace = Duration::from_secs(1).div_f64(rate);
     let begin = Instant::now();
     let mut crowd = JoinSet::new();
-    for connection in 0..CROWD {
+    for connection in 0..size {
         let (answers, request, address) = (Rc::clone(&answers), request.clone(), daemon.address);
         crowd.spawn_local(async move {
             let mut open = Connection::open(address).await.unwrap();
-            for n in (connection..).step_by(CROWD) {
+            for n in (connection..).step_by(size) {
                 let due = begin + pace * n as u32;
                 sleep_until(due).await;
                 if begin.elapsed() >= DURATION {
@@ -108,7 +106,7 @@ async fn overload(
     } = answers.take();
     let took = begin.elapsed();
     let (accepted, shed) = (Round::of(accepted, took), Round::of(shed, took));
-    println!("\noverload: {TIMES} times the {what} that it can take, on {CROWD} connections");
+    println!("\noverload: {TIMES} times the {what} that it can take, on {size} connections");
     let line = |name: &str, round: &Round| {
         println!(
             "  {name:<22} {:>9.0}/s  p50 {:>7.2} ms  p99 {:>7.2} ms",
