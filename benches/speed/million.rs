@@ -30,6 +30,12 @@ const TTL: Duration = Duration::from_secs(30);
 /// How long the steady state is measured.
 const MEASURED: Duration = Duration::from_secs(60);
 
+/// How often the cost of a beat is compared.
+const ROUNDS: usize = 5;
+
+/// Within it each connection has been used once.
+const OPENING: Duration = Duration::from_secs(2);
+
 const ONLINE: &str = "rollcall_instances{kind=\"service\",state=\"online\"}";
 const OFFLINE: &str = "rollcall_transitions_total{to=\"offline\"}";
 
@@ -40,10 +46,10 @@ pub(crate) async fn run() {
     println!(
         "\n{INSTANCES} instances in {SERVICES} services, each beats every {INTERVAL:?} in batches of {BATCH}"
     );
-    // The same rate of batches with a hundredth of the instances, to compare the cost; before
-    // and after, since the machine may be another by then.
+    // With a hundredth of the instances, to compare the cost.
     let few = Registry::with(INSTANCES / 100, SERVICES / 100).await;
-    let before = few.cost().await;
+    let few_daemon = few.start().await;
+    let few_batches = batches(few.instances, SERVICES / 100);
 
     let many = Registry::with(INSTANCES, SERVICES).await;
     let begin = Instant::now();
@@ -56,14 +62,42 @@ pub(crate) async fn run() {
         "  {:.0} bytes an instance above idle, at first",
         many.above_idle(&daemon)
     );
-    let beats = Beats::start(daemon.address, INSTANCES, SERVICES);
+    let many_batches = batches(INSTANCES, SERVICES);
+    let beats = Beats::start(daemon.address, &many_batches);
     let begin = Instant::now();
     many.all_online(&daemon).await;
     println!(
         "  all of them online {:.0} s after the first beat",
         begin.elapsed().as_secs_f64()
     );
-    let cost = many.measure(&daemon, &beats, MEASURED).await;
+    many.measure(&daemon, &beats, MEASURED).await;
+    // From now on they beat at the moments of their turns; nobody is left out in between.
+    let turn = Beats::start(daemon.address, &many_batches);
+    sleep(INTERVAL).await;
+    drop((beats, turn));
+
+    let mut ratios = Vec::new();
+    for round in 0..=ROUNDS {
+        // Each of the many beats once, and again before its lease is over.
+        let cost = cost_of_a_beat(&daemon, &many_batches, INTERVAL).await;
+        let few_cost = cost_of_a_beat(&few_daemon, &few_batches, INTERVAL / 2).await;
+        // The first round warms up.
+        if round > 0 {
+            ratios.push(cost / few_cost);
+        }
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!(
+        "  in turn at the same rate, a beat costs {:.2} ({:.2} to {:.2}) of one of {} instances",
+        ratios[ROUNDS / 2],
+        ratios[0],
+        ratios[ROUNDS - 1],
+        few.instances
+    );
+    drop((few_daemon, few));
+
+    let beats = Beats::start(daemon.address, &many_batches);
+    sleep(INTERVAL).await;
     // It is killed, and another takes its place on the same port.
     let port = daemon.address.to_string();
     drop(daemon);
@@ -92,15 +126,6 @@ pub(crate) async fn run() {
         late.as_secs_f64()
     );
     println!("  {} went offline", daemon.figure(OFFLINE).await);
-    drop((beats, daemon, many));
-
-    let after = few.cost().await;
-    println!(
-        "  cost of a beat {:.2} of that at {} instances before, {:.2} of that after",
-        cost / before,
-        few.instances,
-        cost / after
-    );
 }
 
 /// What the daemon works with.
@@ -110,7 +135,6 @@ struct Registry {
     redis: Redis,
     folder: TempDir,
     instances: usize,
-    services: usize,
     /// Memory of a daemon with nothing registered, in bytes.
     idle: u64,
 }
@@ -126,7 +150,6 @@ impl Registry {
             redis: Redis::start().await,
             folder: TempDir::new().unwrap(),
             instances,
-            services,
             idle: 0,
         };
         let daemon = registry.start().await;
@@ -147,14 +170,6 @@ impl Registry {
         let client = connect(&registry.url).await.unwrap();
         client.batch_execute(&fill).await.unwrap();
         registry
-    }
-
-    /// What a beat costs a daemon in microseconds, in the steady state.
-    async fn cost(&self) -> f64 {
-        let daemon = self.start().await;
-        let beats = Beats::start(daemon.address, self.instances, self.services);
-        self.all_online(&daemon).await;
-        self.measure(&daemon, &beats, MEASURED / 3).await
     }
 
     async fn start(&self) -> Server {
@@ -185,8 +200,8 @@ impl Registry {
         (memory(daemon.id()) as f64 - self.idle as f64) / self.instances as f64
     }
 
-    /// Measures for so long; the daemon's cost of a beat in microseconds.
-    async fn measure(&self, daemon: &Server, beats: &Beats, duration: Duration) -> f64 {
+    /// Measures for so long.
+    async fn measure(&self, daemon: &Server, beats: &Beats, duration: Duration) {
         let redis = id_of(&self.redis).await;
         let spent = || [daemon.id(), redis].map(processor_time);
         let (before, gone) = (spent(), daemon.figure(OFFLINE).await);
@@ -210,8 +225,19 @@ impl Registry {
             daemon.figure(ONLINE).await,
             daemon.figure(OFFLINE).await - gone,
         );
-        cost * 1e6 / count
     }
+}
+
+/// What a beat costs a daemon in microseconds, of those that are sent for so long.
+async fn cost_of_a_beat(daemon: &Server, batches: &Rc<[Vec<u8>]>, duration: Duration) -> f64 {
+    let beats = Beats::start(daemon.address, batches);
+    // By then all connections are open.
+    sleep(OPENING).await;
+    let before = processor_time(daemon.id());
+    beats.latencies.take();
+    sleep(duration - OPENING).await;
+    let cost = processor_time(daemon.id()) - before;
+    cost.as_secs_f64() * 1e6 / (beats.latencies.take().len() * BATCH) as f64
 }
 
 /// Connections that beat for everybody, each batch at its own moment of the interval. Whoever
@@ -227,19 +253,23 @@ struct Beats {
 
 const CONNECTIONS: usize = 256;
 
+/// The requests in which so many beat.
+fn batches(instances: usize, services: usize) -> Rc<[Vec<u8>]> {
+    let each = instances / services;
+    let batch = |batch: usize| {
+        let lease = |i: usize| {
+            let address = format!("10.{}.{}.{}:8080", i / 65536, i / 256 % 256, i % 256);
+            json!({"service": format!("service-{}", i / each), "address": address})
+        };
+        let leases: Vec<_> = (batch * BATCH..(batch + 1) * BATCH).map(lease).collect();
+        let body = json!({ "leases": leases }).to_string();
+        request("POST", "/v1/heartbeats", "", &body)
+    };
+    (0..instances / BATCH).map(batch).collect()
+}
+
 impl Beats {
-    fn start(address: SocketAddr, instances: usize, services: usize) -> Self {
-        let each = instances / services;
-        let bodies = (0..instances / BATCH).map(|batch| {
-            let lease = |i: usize| {
-                let address = format!("10.{}.{}.{}:8080", i / 65536, i / 256 % 256, i % 256);
-                json!({"service": format!("service-{}", i / each), "address": address})
-            };
-            let leases: Vec<_> = (batch * BATCH..(batch + 1) * BATCH).map(lease).collect();
-            let body = json!({ "leases": leases }).to_string();
-            request("POST", "/v1/heartbeats", "", &body)
-        });
-        let bodies: Rc<[Vec<u8>]> = bodies.collect();
+    fn start(address: SocketAddr, batches: &Rc<[Vec<u8>]>) -> Self {
         let mut beats = Self {
             tasks: Vec::new(),
             latencies: Rc::default(),
@@ -248,18 +278,18 @@ impl Beats {
         };
         let begin = Instant::now();
         for connection in 0..CONNECTIONS {
-            let (bodies, latencies) = (Rc::clone(&bodies), Rc::clone(&beats.latencies));
+            let (batches, latencies) = (Rc::clone(batches), Rc::clone(&beats.latencies));
             let (silent, last) = (Rc::clone(&beats.silent), Rc::clone(&beats.last));
             let task = spawn_local(async move {
                 let mut open = None;
                 for n in (connection..).step_by(CONNECTIONS) {
                     sleep_until(begin + INTERVAL * n as u32 / BATCHES as u32).await;
-                    let batch = n % bodies.len();
+                    let batch = n % batches.len();
                     if batch < silent.get() {
                         continue;
                     }
                     let sent = Instant::now();
-                    while !beat(address, &mut open, &bodies[batch]).await {
+                    while !beat(address, &mut open, &batches[batch]).await {
                         sleep(Duration::from_secs(1)).await;
                     }
                     latencies.borrow_mut().push(micros(sent.elapsed()));
