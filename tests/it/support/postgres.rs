@@ -28,6 +28,15 @@ pub(crate) struct Postgres {
     process: Option<Process>,
 }
 
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            // It takes its own children with it, of which one could go on for ever without it.
+            process.end_by(Signal::QUIT);
+        }
+    }
+}
+
 impl Postgres {
     /// A cluster that a test has for itself.
     pub(crate) async fn start() -> Self {

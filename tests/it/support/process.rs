@@ -91,6 +91,17 @@ impl Process {
         }
     }
 
+    /// Asks it to end, and waits a little until it has.
+    pub(crate) fn end_by(&mut self, signal: Signal) {
+        self.signal(signal);
+        for _ in 0..200 {
+            if self.status().is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Whether it has ended, and how.
     pub(crate) fn status(&mut self) -> Option<ExitStatus> {
         self.0.try_wait().unwrap()
