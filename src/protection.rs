@@ -13,7 +13,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
-use crate::lease::Incarnation;
+use crate::lease::Identity;
 use crate::model::Ttl;
 
 /// How often [`Protection::tick`] is called.
@@ -52,7 +52,7 @@ struct State {
     trusted: (Instant, &'static str),
     last_tick: Instant,
     leases_away: bool,
-    incarnation: Option<Incarnation>,
+    identity: Option<Identity>,
     /// How many went offline when, within the last time to live.
     recent: VecDeque<(Instant, usize)>,
     held: Option<Held>,
@@ -109,7 +109,7 @@ impl Protection {
                 trusted: (now, "the daemon has just started"),
                 last_tick: now,
                 leases_away: false,
-                incarnation: None,
+                identity: None,
                 recent: VecDeque::new(),
                 held: None,
             }),
@@ -133,12 +133,12 @@ impl Protection {
 
     /// The lease store answered in this life of it. Whether an answer that came with that
     /// proves anything: not the first after it was away, or lost its leases.
-    pub fn answered(&self, incarnation: &Incarnation) -> bool {
+    pub fn answered(&self, identity: &Identity) -> bool {
         let mut state = self.state();
         let now = Instant::now();
         let away = std::mem::take(&mut state.leases_away);
-        let known = state.incarnation.replace(incarnation.clone());
-        let lost = known.is_some_and(|known| known != *incarnation);
+        let known = state.identity.replace(identity.clone());
+        let lost = known.is_some_and(|known| known != *identity);
         if lost {
             state.distrust(now, "the lease store was restarted or flushed");
         } else if away {
@@ -362,7 +362,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_the_lease_store_was_away_or_lost_its_leases_nobody_is_judged() {
         let protection = protection();
-        let (first, second) = (Incarnation("1".into()), Incarnation("2".into()));
+        let (first, second) = (Identity::of(["1".into()]), Identity::of(["2".into()]));
         run(&protection, TTL).await;
         assert!(protection.answered(&first) && protection.answered(&first));
         protection.unanswered();

@@ -188,9 +188,9 @@ impl Expiry {
 
     /// Asks the lease store whether it is there.
     pub(super) async fn probe(&self) {
-        let away = match self.leases.look(&[]).await {
-            Ok(look) => {
-                self.protection.answered(&look.incarnation);
+        let away = match self.leases.probe().await {
+            Ok(identity) => {
+                self.protection.answered(&identity);
                 false
             }
             Err(error) => {
@@ -213,7 +213,7 @@ impl Expiry {
         keys: &[InstanceKey],
     ) -> Result<Vec<Option<Lease>>, LeaseError> {
         match self.leases.look(keys).await {
-            Ok(look) if self.protection.answered(&look.incarnation) => Ok(look.leases),
+            Ok(look) if self.protection.answered(&look.identity) => Ok(look.leases),
             Ok(_) => Err(LeaseError::Unavailable("it was away".to_owned())),
             Err(error) => {
                 self.failed(&error);

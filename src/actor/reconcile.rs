@@ -5,15 +5,14 @@
 //! nothing itself: what differs goes to the RegistryActor, whose conditional updates decide,
 //! and who is gone is judged before.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::expiry::Gone;
 use super::{AskError, Expiry, RecordOnline};
 use crate::bus::{BusError, EventBus};
 use crate::directory::Listed;
-use crate::lease::LeaseError;
+use crate::lease::{LeaseError, ListCursor};
 use crate::model::InstanceKey;
 use crate::store::{Life, RegistryReader, StoreError};
 
@@ -37,7 +36,7 @@ pub struct Reconciler {
     /// Knows which daemon does it.
     pub bus: Arc<dyn EventBus>,
     /// Where the next page of leases begins.
-    pub cursor: AtomicU64,
+    pub cursor: Mutex<ListCursor>,
     /// How long a claim keeps others from it: a little less than its interval.
     pub claim: Duration,
 }
@@ -108,7 +107,7 @@ impl Reconciler {
     async fn find_begun(&self) -> Result<usize, ReconcileError> {
         let mut begun = 0;
         for _ in 0..PAGES {
-            let cursor = self.cursor.load(Ordering::Relaxed);
+            let cursor = *self.cursor();
             let page = self.expiry.leases.list(cursor).await?;
             let is_online = |key: &String| {
                 let listed = self.expiry.directory.find_by_lease_key(key);
@@ -121,12 +120,17 @@ impl Reconciler {
                 begun += self.record_begun(keys).await?;
             }
             // Not before: where something failed, the page is gone through again.
-            self.cursor.store(page.next.unwrap_or(0), Ordering::Relaxed);
+            *self.cursor() = page.next.unwrap_or_default();
             if page.next.is_none() {
                 break;
             }
         }
         Ok(begun)
+    }
+
+    /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
+    fn cursor(&self) -> MutexGuard<'_, ListCursor> {
+        self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn record_begun(&self, keys: &[InstanceKey]) -> Result<usize, ReconcileError> {

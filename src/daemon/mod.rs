@@ -7,8 +7,7 @@ mod reload;
 use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Arbiter};
@@ -180,7 +179,7 @@ impl Daemon {
                 reader: Arc::clone(&reader),
                 expiry: expiry.clone(),
                 bus: Arc::clone(&bus),
-                cursor: AtomicU64::default(),
+                cursor: Mutex::default(),
                 claim: RECONCILE - Duration::from_secs(1),
             },
             expiry: expiry.clone(),

@@ -38,7 +38,7 @@ pub(super) async fn reach_stores(
         Err(_) => Err(Attempt::Never(DaemonError::ActorEnded("registry"))),
     };
     let ping = async || {
-        let answer = leases.look(&[]).await;
+        let answer = leases.probe().await;
         answer
             .map(drop)
             .map_err(|error| Attempt::Again(error.to_string()))

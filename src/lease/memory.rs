@@ -1,18 +1,23 @@
 //! Leases in this process, for a daemon that runs alone.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
-use super::{Incarnation, Lease, LeaseError, LeasePage, LeaseStore, Look, Renewal, Renewed};
+use super::{
+    Identity, Lease, LeaseError, LeasePage, LeaseStore, ListCursor, Look, Renewal, Renewed,
+};
 use crate::clock::Clock;
 use crate::model::{Epoch, InstanceKey};
 
 pub(super) struct MemoryLeaseStore {
     clock: Arc<dyn Clock>,
+    /// Random, so that two processes never take their leases for the same.
+    identity: Identity,
     leases: Mutex<Leases>,
 }
 
@@ -38,6 +43,10 @@ impl MemoryLeaseStore {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
+            identity: Identity::of([format!(
+                "memory.{:016x}",
+                RandomState::default().hash_one(0)
+            )]),
             leases: Mutex::new(Leases {
                 sweep_at: MIN_SWEEP,
                 ..Leases::default()
@@ -99,8 +108,7 @@ impl LeaseStore for MemoryLeaseStore {
         };
         Ok(Look {
             leases: keys.iter().map(look).collect(),
-            // It is lost only with the process that asks.
-            incarnation: Incarnation(String::new()),
+            identity: self.identity.clone(),
         })
     }
 
@@ -112,7 +120,11 @@ impl LeaseStore for MemoryLeaseStore {
         Ok(())
     }
 
-    async fn list(&self, _cursor: u64) -> Result<LeasePage, LeaseError> {
+    async fn probe(&self) -> Result<Identity, LeaseError> {
+        Ok(self.identity.clone())
+    }
+
+    async fn list(&self, _cursor: ListCursor) -> Result<LeasePage, LeaseError> {
         let now = Instant::now();
         let leases = self.leases();
         let alive = leases
@@ -150,7 +162,10 @@ mod tests {
             tokio::time::advance(Duration::from_millis(10)).await;
         }
         // 5 s at 10 ms each are 500 alive; the map holds at most a sweep's worth.
-        assert_eq!(store.list(0).await.unwrap().keys.len(), 499);
+        assert_eq!(
+            store.list(ListCursor::default()).await.unwrap().keys.len(),
+            499
+        );
         assert!(store.leases().by_key.len() <= MIN_SWEEP);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{LeaseError, LeasePage, LeaseStore, Look, Renewal, Renewed};
+use super::{Identity, LeaseError, LeasePage, LeaseStore, ListCursor, Look, Renewal, Renewed};
 use crate::metrics::{Gauge, Histogram, Metrics, RoundTripMetrics};
 use crate::model::InstanceKey;
 
@@ -16,6 +16,7 @@ pub struct MeteredLeaseStore {
     renew: RoundTripMetrics,
     look: RoundTripMetrics,
     revoke: RoundTripMetrics,
+    probe: RoundTripMetrics,
     list: RoundTripMetrics,
     batch: Histogram,
     up: Gauge,
@@ -29,6 +30,7 @@ impl MeteredLeaseStore {
             renew: metrics.round_trip("renew"),
             look: metrics.round_trip("look"),
             revoke: metrics.round_trip("revoke"),
+            probe: metrics.round_trip("probe"),
             list: metrics.round_trip("list"),
             batch: metrics.lease_batch.clone(),
             up: metrics.backends.leases.clone(),
@@ -86,7 +88,11 @@ impl LeaseStore for MeteredLeaseStore {
         self.measured(&self.revoke, self.inner.revoke(keys)).await
     }
 
-    async fn list(&self, cursor: u64) -> Result<LeasePage, LeaseError> {
+    async fn probe(&self) -> Result<Identity, LeaseError> {
+        self.measured(&self.probe, self.inner.probe()).await
+    }
+
+    async fn list(&self, cursor: ListCursor) -> Result<LeasePage, LeaseError> {
         self.measured(&self.list, self.inner.list(cursor)).await
     }
 }

@@ -7,6 +7,7 @@ mod memory;
 mod metered;
 mod redis;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -69,18 +70,51 @@ pub struct Lease {
     pub epoch: Epoch,
 }
 
-/// Which life of the lease store this is. It is another one after the store was
-/// restarted, flushed or replaced: then what is not there proves nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Incarnation(pub String);
+/// Which data the lease store holds: one text for each server that holds a part of it. A
+/// server has another text after it was restarted, flushed or replaced by another server:
+/// then a lease that is missing there proves nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity(BTreeSet<String>);
 
-/// What [`LeaseStore::look`] found, all of it in one moment.
+impl Identity {
+    /// Of servers with these texts.
+    pub fn of(servers: impl IntoIterator<Item = String>) -> Self {
+        Self(servers.into_iter().collect())
+    }
+
+    /// Whether all servers of `part` belong to this.
+    pub fn contains(&self, part: &Self) -> bool {
+        part.0.is_subset(&self.0)
+    }
+}
+
+/// As one text, which is equal for equal identities.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, server) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{server}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What [`LeaseStore::look`] found. What one server holds was read at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
     /// Each lease in the order of the keys, `None` where there is none.
     pub leases: Vec<Option<Lease>>,
-    /// The store's life in which that was so.
-    pub incarnation: Incarnation,
+    /// The servers that were asked, each as it was at the moment of its answer.
+    pub identity: Identity,
+}
+
+/// Where a page of [`LeaseStore::list`] begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ListCursor {
+    /// Which of the servers that hold leases, in an order that only the store knows.
+    pub server: usize,
+    /// The position on that server.
+    pub position: u64,
 }
 
 /// One page of [`LeaseStore::list`].
@@ -89,7 +123,7 @@ pub struct LeasePage {
     /// The keys of leases that are alive. Over all pages one may come twice.
     pub keys: Vec<String>,
     /// Where the next page begins; `None` after the last one.
-    pub next: Option<u64>,
+    pub next: Option<ListCursor>,
 }
 
 /// Leases with a time to live. Expiry is by the store's own clock.
@@ -100,16 +134,19 @@ pub trait LeaseStore: Send + Sync {
     /// where a lease is named twice the second one renews the first.
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError>;
 
-    /// Each lease as it is now. Of no keys it is asked all the same, and so says
-    /// whether the store answers.
+    /// Returns each lease as it is now.
     async fn look(&self, keys: &[InstanceKey]) -> Result<Look, LeaseError>;
 
     /// Ends leases at once; harmless where there is none.
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError>;
 
-    /// Pages through all leases, beginning with `cursor` 0. A lease that lives
+    /// Writes to and reads from every server that holds leases, and returns the whole
+    /// identity of the store. Fails where one of them does not answer, or refuses to write.
+    async fn probe(&self) -> Result<Identity, LeaseError>;
+
+    /// Pages through all leases, beginning with the default cursor. A lease that lives
     /// throughout is listed at least once.
-    async fn list(&self, cursor: u64) -> Result<LeasePage, LeaseError>;
+    async fn list(&self, cursor: ListCursor) -> Result<LeasePage, LeaseError>;
 }
 
 /// Which lease store, from `--leases`. The bus is on the same one.

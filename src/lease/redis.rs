@@ -5,7 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::{Client, Script};
 
-use super::{Incarnation, Lease, LeaseError, LeasePage, LeaseStore, Look, Renewal, Renewed};
+use super::{
+    Identity, Lease, LeaseError, LeasePage, LeaseStore, ListCursor, Look, Renewal, Renewed,
+};
 use crate::model::{Epoch, InstanceKey};
 use crate::redis_link::{PackedCall, RedisLink};
 
@@ -15,6 +17,9 @@ const EPOCH_KEY: &str = "rollcall:epoch";
 /// Is there for as long as nobody has flushed the database.
 const INCARNATION_KEY: &str = "rollcall:incarnation";
 
+/// Written by every probe.
+const PROBE_KEY: &str = "rollcall:probe";
+
 /// How many keys Redis looks at for a page of the list.
 const SCAN_COUNT: usize = 1000;
 
@@ -22,6 +27,7 @@ pub(super) struct RedisLeaseStore {
     link: RedisLink,
     renew: Script,
     look: Script,
+    probe: Script,
     list: Script,
 }
 
@@ -31,6 +37,7 @@ impl RedisLeaseStore {
             link: RedisLink::new(client),
             renew: Script::new(include_str!("renew.lua")),
             look: Script::new(include_str!("look.lua")),
+            probe: Script::new(include_str!("probe.lua")),
             list: Script::new(include_str!("list.lua")),
         }
     }
@@ -73,7 +80,7 @@ impl LeaseStore for RedisLeaseStore {
         for key in keys {
             call.key(key.lease_key());
         }
-        let (incarnation, answers): (String, Vec<(String, u64)>) = self.link.ask(&call).await?;
+        let (identity, answers): (String, Vec<(String, u64)>) = self.link.ask(&call).await?;
         let lease = |(start_time, left): &(String, u64)| {
             Some(Lease {
                 // What is not a time was not written by renew.lua, and is no lease.
@@ -90,7 +97,7 @@ impl LeaseStore for RedisLeaseStore {
         }
         Ok(Look {
             leases: answers.iter().map(lease).collect(),
-            incarnation: Incarnation(incarnation),
+            identity: Identity::of([identity]),
         })
     }
 
@@ -106,15 +113,25 @@ impl LeaseStore for RedisLeaseStore {
         Ok(())
     }
 
-    async fn list(&self, cursor: u64) -> Result<LeasePage, LeaseError> {
+    async fn probe(&self) -> Result<Identity, LeaseError> {
+        let mut call = self.probe.prepare_invoke();
+        call.key(INCARNATION_KEY).key(PROBE_KEY);
+        let identity: String = self.link.ask(&call).await?;
+        Ok(Identity::of([identity]))
+    }
+
+    async fn list(&self, cursor: ListCursor) -> Result<LeasePage, LeaseError> {
         let mut call = self.list.prepare_invoke();
-        call.arg(cursor)
+        call.arg(cursor.position)
             .arg(format!("{}*", InstanceKey::LEASE_KEY_PREFIX))
             .arg(SCAN_COUNT);
         let (next, keys): (u64, Vec<String>) = self.link.ask(&call).await?;
         Ok(LeasePage {
             keys,
-            next: (next != 0).then_some(next),
+            next: (next != 0).then_some(ListCursor {
+                server: 0,
+                position: next,
+            }),
         })
     }
 }

@@ -15,7 +15,9 @@ use rollcalld::actor::{
 use rollcalld::bus::{self, BusError, BusUrl, EventBus, Following, Subscription};
 use rollcalld::clock::{Clock, SystemClock};
 use rollcalld::directory::{Directory, Profile};
-use rollcalld::lease::{Incarnation, LeaseError, LeasePage, LeaseStore, Look, Renewal, Renewed};
+use rollcalld::lease::{
+    Identity, LeaseError, LeasePage, LeaseStore, ListCursor, Look, Renewal, Renewed,
+};
 use rollcalld::model::{
     DisplayName, Epoch, Event, EventId, EventKind, Instance, InstanceChange, InstanceId,
     InstanceKey, Metadata, Presence, Registration, Scope, ScopeId, ScopeKind, ScopeRecord, Status,
@@ -297,7 +299,7 @@ impl LeaseStore for FakeLeases {
     async fn look(&self, keys: &[InstanceKey]) -> Result<Look, LeaseError> {
         Ok(Look {
             leases: vec![None; keys.len()],
-            incarnation: Incarnation(String::new()),
+            identity: Identity::default(),
         })
     }
 
@@ -309,11 +311,21 @@ impl LeaseStore for FakeLeases {
         Ok(())
     }
 
-    async fn list(&self, cursor: u64) -> Result<LeasePage, LeaseError> {
+    async fn probe(&self) -> Result<Identity, LeaseError> {
+        Ok(Identity::default())
+    }
+
+    async fn list(&self, cursor: ListCursor) -> Result<LeasePage, LeaseError> {
+        let cursor = cursor.position;
         self.asked.lock().unwrap().push(cursor);
         Ok(LeasePage {
             keys: Vec::new(),
-            next: Some(cursor + 1).filter(|next| *next < self.pages),
+            next: Some(cursor + 1)
+                .filter(|next| *next < self.pages)
+                .map(|position| ListCursor {
+                    server: 0,
+                    position,
+                }),
         })
     }
 }

@@ -151,7 +151,7 @@ impl Handler<ProbeLeases> for HeartbeatActor {
 
     fn handle(&mut self, _: ProbeLeases, _: &mut Context<Self>) -> Self::Result {
         let leases = Arc::clone(&self.leases);
-        Box::pin(async move { leases.look(&[]).await.map(drop) })
+        Box::pin(async move { leases.probe().await.map(drop) })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rollcalld::clock::SystemClock;
-use rollcalld::lease::{self, LeaseStore, LeaseUrl, Renewal};
+use rollcalld::lease::{self, LeaseStore, LeaseUrl, ListCursor, Renewal};
 use rollcalld::model::{InstanceKey, ScopeKind, Ttl, Weight};
 
 use super::suite;
@@ -237,7 +237,7 @@ async fn the_list_has_every_live_lease_and_only_those(fixture: Fixture) {
     fixture.expired(&orders(9002)).await;
     let expected: HashSet<String> = expected.iter().map(InstanceKey::lease_key).collect();
     let mut listed = HashSet::new();
-    let mut cursor = 0;
+    let mut cursor = ListCursor::default();
     loop {
         let page = fixture.leases.list(cursor).await.unwrap();
         listed.extend(page.keys);
@@ -258,12 +258,12 @@ async fn ten_thousand_leases_are_renewed_in_one_call(fixture: Fixture) {
 }
 
 async fn it_is_the_same_for_as_long_as_it_has_its_leases(fixture: Fixture) {
-    let incarnation = async || fixture.leases.look(&[]).await.unwrap().incarnation;
+    let incarnation = async || fixture.leases.probe().await.unwrap();
     let first = incarnation().await;
     fixture.renew_one(&orders(1), 30).await;
     assert_eq!(incarnation().await, first);
     fixture.leases.revoke(&[orders(1)]).await.unwrap();
     assert_eq!(incarnation().await, first);
     let look = fixture.leases.look(&[orders(1)]).await.unwrap();
-    assert_eq!((look.incarnation, look.leases), (first, vec![None]));
+    assert_eq!((look.identity, look.leases), (first, vec![None]));
 }

@@ -1,0 +1,19 @@
+-- Writes to this server and reads from it.
+--
+-- KEYS[1]   is there for as long as nobody has flushed the database
+-- KEYS[2]   what is written
+--
+-- Returns which data this server holds, in the words of look.lua.
+
+local clock = redis.call('TIME')
+redis.call('SET', KEYS[2], clock[1] .. '.' .. clock[2], 'EX', 60)
+
+local mark = redis.call('GET', KEYS[1])
+if not mark then
+  mark = clock[1] .. '.' .. clock[2]
+  redis.call('SET', KEYS[1], mark)
+end
+
+local server = redis.pcall('INFO', 'server')
+local run = type(server) == 'string' and string.match(server, 'run_id:(%w+)') or ''
+return run .. '.' .. mark
