@@ -31,7 +31,7 @@ use crate::directory::Directory;
 use crate::error::OpenError;
 use crate::feed::Feed;
 use crate::http::{self, Api, LastProbe, Progress};
-use crate::lease::{self, LeaseStore, LeaseUrl, MeteredLeaseStore};
+use crate::lease::{self, Health, LeaseStore, LeaseUrl, ObservedLeaseStore};
 use crate::metrics::Metrics;
 use crate::open_files;
 use crate::protection::Protection;
@@ -133,9 +133,13 @@ impl Daemon {
         let admission = Arc::new(Admission::new(config.limits));
         let Store { reader, writer } = store::open(&config.store)?;
         let leases = lease::open(&config.leases, Arc::clone(&clock))?;
+        let health = Arc::new(Health::default());
         let connect = {
-            let metrics = Arc::clone(&metrics);
-            move || Arc::new(MeteredLeaseStore::new(leases.connect(), &metrics))
+            let (health, metrics) = (Arc::clone(&health), Arc::clone(&metrics));
+            move || {
+                let health = Arc::clone(&health);
+                Arc::new(ObservedLeaseStore::new(leases.connect(), health, &metrics))
+            }
         };
         let bus_url = match &config.leases {
             LeaseUrl::Memory => BusUrl::Memory,
@@ -143,7 +147,7 @@ impl Daemon {
         };
         let bus = bus::open(&bus_url, Arc::clone(&clock))?;
         let directory = Arc::new(Directory::new(Arc::clone(&reader)));
-        let protection = Arc::new(Protection::new(config.protection));
+        let protection = Arc::new(Protection::new(config.protection, Arc::clone(&health)));
         let feed = Arc::new(Feed::new(Arc::clone(&bus)));
         let (ends, ended) = mpsc::unbounded_channel();
         let arbiters = Arbiters {
@@ -167,6 +171,7 @@ impl Daemon {
         let asked = metrics.mailbox("recorder");
         let expiry = Expiry {
             leases: connect(),
+            health,
             directory: Arc::clone(&directory),
             protection: Arc::clone(&protection),
             registry: Mailbox::new(registry.clone(), RECORDER.0, RECORDER.1, asked),

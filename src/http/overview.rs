@@ -135,7 +135,7 @@ struct ProtectionView {
 impl ProtectionView {
     fn of(api: &Api) -> Self {
         let report = api.protection.report();
-        let lease_store_away = report.leases_away;
+        let lease_store_away = report.lease_store_failure.is_some();
         if let Some((held, left)) = report.held {
             return Self {
                 active: true,
@@ -145,14 +145,14 @@ impl ProtectionView {
                 lease_store_away,
             };
         }
-        let grace = |reason| format!("{reason}: nobody is judged for one time to live");
-        let (reason, left) = match report.grace {
-            _ if lease_store_away => (
-                Some("the lease store does not answer: nobody goes offline".to_owned()),
+        let grace = |reason| format!("{reason}: no instance is marked offline for one TTL");
+        let (reason, left) = match (report.lease_store_failure, report.grace) {
+            (Some(failure), _) => (
+                Some(format!("{failure}: no instance is marked offline")),
                 None,
             ),
-            Some((reason, left)) => (Some(grace(reason)), Some(left.as_secs())),
-            None => (None, None),
+            (None, Some((reason, left))) => (Some(grace(reason)), Some(left.as_secs())),
+            (None, None) => (None, None),
         };
         Self {
             active: false,

@@ -3,8 +3,9 @@
 //! Called by the HeartbeatActor, which owns the leases, and by the chores, which only
 //! look. It knows nothing of what is registered.
 
+mod health;
 mod memory;
-mod metered;
+mod observed;
 mod redis;
 
 use std::collections::BTreeSet;
@@ -15,7 +16,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use self::metered::MeteredLeaseStore;
+pub use self::health::Health;
+pub use self::observed::ObservedLeaseStore;
 use crate::clock::Clock;
 use crate::error::{OpenError, UrlError};
 use crate::model::{Epoch, InstanceKey, Ttl, Weight};

@@ -203,7 +203,7 @@ async fn a_backend_that_is_away_is_seen() {
         let down = |backend| samples.get(backend) == 0.0;
         (down("rollcall_backend_up{backend=\"leases\"}")
             && down("rollcall_backend_up{backend=\"bus\"}")
-            && samples.get("rollcall_lease_errors_total{operation=\"look\"}") >= 1.0
+            && samples.get("rollcall_lease_errors_total{operation=\"probe\"}") >= 1.0
             && samples.get("rollcall_directory_stale") == 1.0)
             .then_some(())
     })

@@ -17,7 +17,7 @@ use rollcalld::bus::{self, BusUrl, EventBus, Following};
 use rollcalld::clock::Clock;
 use rollcalld::directory::{Directory, Profile, Which};
 use rollcalld::feed::Feed;
-use rollcalld::lease::{self, LeaseBackend, LeaseUrl};
+use rollcalld::lease::{self, Health, LeaseBackend, LeaseUrl};
 use rollcalld::model::{
     EventId, Hold, InstanceChange, InstanceKey, Registration, ScopeKind, Status, StatusChange, Ttl,
 };
@@ -27,8 +27,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use crate::support::mailbox;
 use crate::support::memory_store::MemoryStore;
+use crate::support::{mailbox, observed};
 
 const TTL: Duration = Duration::from_secs(10);
 
@@ -130,15 +130,18 @@ impl Replica {
             lifeline(),
         );
         let registry = registry.start();
+        let limits = Limits {
+            ratio: 1.0,
+            min: 0,
+            max: Duration::from_secs(600),
+            ttl: Ttl::try_from(TTL.as_secs() as i64).unwrap(),
+        };
+        let health = Arc::<Health>::default();
         let expiry = Expiry {
-            leases: leases.connect(),
+            leases: observed(leases.connect(), &health),
+            health: health.clone(),
             directory: directory.clone(),
-            protection: Arc::new(Protection::new(Limits {
-                ratio: 1.0,
-                min: 0,
-                max: Duration::from_secs(600),
-                ttl: Ttl::try_from(TTL.as_secs() as i64).unwrap(),
-            })),
+            protection: Arc::new(Protection::new(limits, health)),
             registry: mailbox(registry.clone(), 100, Duration::from_secs(8)),
             bus: bus.clone(),
             clock: clock.clone(),

@@ -17,10 +17,12 @@ pub(crate) mod redis;
 pub(crate) mod sse;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Addr};
 use rollcalld::actor::Mailbox;
+use rollcalld::lease::{Health, LeaseStore, ObservedLeaseStore};
 use rollcalld::metrics::Metrics;
 use tokio::time::{Instant, sleep};
 
@@ -43,6 +45,15 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
 /// A mailbox whose figures nobody looks at.
 pub(crate) fn mailbox<A: Actor>(address: Addr<A>, places: usize, deadline: Duration) -> Mailbox<A> {
     Mailbox::new(address, places, deadline, Metrics::new().mailbox("tested"))
+}
+
+/// A lease store that reports to `health`, as the daemon's does.
+pub(crate) fn observed(leases: Arc<dyn LeaseStore>, health: &Arc<Health>) -> Arc<dyn LeaseStore> {
+    Arc::new(ObservedLeaseStore::new(
+        leases,
+        Arc::clone(health),
+        &Metrics::new(),
+    ))
 }
 
 /// `h-0:1`, `h-1:1` and so on.
