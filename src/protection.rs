@@ -22,6 +22,10 @@ pub const TICK: Duration = Duration::from_millis(500);
 /// A tick later than this, two intervals and its own, means that the process stood still.
 const STALL: Duration = Duration::from_millis(1500);
 
+/// The replicas agree on the lease store for as long as the last comparison with the others
+/// is not older than this. A replica that is not seen for this long has ended.
+const AGREED: Duration = Duration::from_secs(5);
+
 /// The share of its time to live, in percent, below which a lease is overdue. Heartbeats
 /// are asked for at half of it, and a tenth later at most.
 pub const OVERDUE: u128 = 45;
@@ -53,9 +57,21 @@ struct State {
     /// time to live has passed.
     trusted: (Instant, &'static str),
     last_tick: Instant,
+    agreement: Agreement,
     /// How many went offline when, within the last time to live.
     recent: VecDeque<(Instant, usize)>,
     held: Option<Held>,
+}
+
+/// Whether all replicas use the same lease store.
+#[derive(Default)]
+struct Agreement {
+    /// Why they do not; `None` while they do, or nothing is known.
+    disagreement: Option<String>,
+    /// When the others were asked last.
+    asked_at: Option<Instant>,
+    /// Since when they were asked without a longer pause than [`AGREED`].
+    asked_since: Option<Instant>,
 }
 
 /// Protection while it lasts.
@@ -95,6 +111,8 @@ pub struct Report {
     pub held: Option<(Held, Duration)>,
     /// Why nobody with the default time to live is judged, and for how long still.
     pub grace: Option<(&'static str, Duration)>,
+    /// Why the replicas do not agree on the lease store; `None` while they do.
+    pub disagreement: Option<String>,
     /// Why the lease store is unavailable; `None` while it works.
     pub lease_store_failure: Option<String>,
 }
@@ -109,6 +127,7 @@ impl Protection {
             state: Mutex::new(State {
                 trusted: (now, "the daemon has just started"),
                 last_tick: now,
+                agreement: Agreement::default(),
                 recent: VecDeque::new(),
                 held: None,
             }),
@@ -130,6 +149,24 @@ impl Protection {
         self.state().tick(Instant::now());
     }
 
+    /// This replica compared its lease store with those of the others. `disagreement` says
+    /// why they are not the same working store.
+    pub fn attested(&self, disagreement: Option<String>) {
+        let mut state = self.state();
+        let now = Instant::now();
+        let agreement = &mut state.agreement;
+        if agreement.pause(now) > AGREED {
+            agreement.asked_since = Some(now);
+        }
+        agreement.asked_at = Some(now);
+        let before = std::mem::replace(&mut agreement.disagreement, disagreement.clone());
+        match (before, disagreement) {
+            (None, Some(reason)) => log::warn!("{reason}; no instance is marked offline"),
+            (Some(_), None) => state.distrust(now, "the replicas used different lease stores"),
+            _ => {}
+        }
+    }
+
     /// Until when an instance with that time to live is not judged; `None` if it may be.
     pub fn patience(&self, ttl: Ttl) -> Option<Instant> {
         let mut state = self.state();
@@ -137,8 +174,9 @@ impl Protection {
         if now.duration_since(state.last_tick) > STALL {
             state.tick(now);
         }
-        let until = if self.health.is_working() {
-            self.trusted(&state).0 + ttl.as_duration()
+        let agreed = state.agreement.until(now);
+        let until = if self.health.is_working() && state.agreement.disagreement.is_none() {
+            agreed.max(self.trusted(&state).0 + ttl.as_duration())
         } else {
             now + ttl.as_duration()
         };
@@ -233,6 +271,7 @@ impl Protection {
         Report {
             held,
             grace: (!left.is_zero()).then_some((reason, left)),
+            disagreement: state.agreement.disagreement.clone(),
             lease_store_failure: self.health.failure(),
         }
     }
@@ -250,6 +289,23 @@ impl Protection {
     }
 }
 
+impl Agreement {
+    /// How long the others have not been asked.
+    fn pause(&self, now: Instant) -> Duration {
+        let asked_at = self.asked_at.map(|at| now.duration_since(at));
+        asked_at.unwrap_or(Duration::MAX)
+    }
+
+    /// Until when it is not known whether the replicas agree. After a pause the rows of the
+    /// others may be missing that come with their next attestations.
+    fn until(&self, now: Instant) -> Instant {
+        match self.asked_since {
+            Some(since) if self.pause(now) <= AGREED => since + AGREED,
+            _ => now + AGREED,
+        }
+    }
+}
+
 impl State {
     fn tick(&mut self, now: Instant) {
         let gap = now.duration_since(self.last_tick);
@@ -260,7 +316,7 @@ impl State {
     }
 
     fn distrust(&mut self, now: Instant, reason: &'static str) {
-        log::warn!("{reason}: nobody is judged for one time to live");
+        log::warn!("{reason}; no instance is marked offline for one TTL");
         self.trusted = (now, reason);
     }
 
@@ -310,6 +366,7 @@ mod tests {
         for _ in 0..2 * seconds {
             advance(TICK).await;
             protection.tick();
+            protection.attested(None);
         }
     }
 
@@ -359,6 +416,36 @@ mod tests {
         run(&protection, TTL - 1).await;
         assert!(protection.patience(ttl()).is_some());
         run(&protection, 1).await;
+        assert_eq!(protection.patience(ttl()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_instance_is_judged_while_replicas_disagree_and_for_one_ttl_after_it() {
+        let protection = protection();
+        run(&protection, TTL).await;
+        assert_eq!(protection.patience(ttl()), None);
+        protection.attested(Some("replica b uses another lease store".into()));
+        assert!(protection.patience(ttl()).is_some());
+        protection.attested(None);
+        run(&protection, TTL - 1).await;
+        assert!(protection.patience(ttl()).is_some());
+        run(&protection, 1).await;
+        assert_eq!(protection.patience(ttl()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_instance_is_judged_while_the_other_replicas_cannot_be_asked() {
+        let protection = protection();
+        run(&protection, TTL).await;
+        for _ in 0..12 {
+            advance(TICK).await;
+            protection.tick();
+        }
+        assert!(protection.patience(ttl()).is_some());
+        // The others may have had no chance yet to attest.
+        protection.attested(None);
+        assert!(protection.patience(ttl()).is_some());
+        run(&protection, 5).await;
         assert_eq!(protection.patience(ttl()), None);
     }
 

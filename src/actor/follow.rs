@@ -177,6 +177,17 @@ impl Follower {
             differences.others
         );
         let at = self.clock.now();
+        if differences.restored {
+            log::warn!(
+                "the registry store went back to an earlier state: it was restored from a backup, or failed over to a standby that lacked the last commits"
+            );
+        }
+        // After an earlier state the revisions of transitions begin anew, and all replicas
+        // must read the store again.
+        let lost = differences.restored.then_some(Event {
+            at,
+            kind: EventKind::EventsLost,
+        });
         let transition = |instance: Instance| Event {
             at: instance.presence.changed_at.unwrap_or(at),
             kind: match instance.presence.online {
@@ -184,11 +195,8 @@ impl Follower {
                 false => EventKind::InstanceWentOffline(instance),
             },
         };
-        let missed: Vec<Event> = differences
-            .transitions
-            .into_iter()
-            .map(transition)
-            .collect();
+        let transitions = differences.transitions.into_iter().map(transition);
+        let missed: Vec<Event> = lost.into_iter().chain(transitions).collect();
         let told = self.bus.append(&missed).await;
         if told.is_err() || differences.others > 0 {
             self.feed.lose(head);

@@ -15,7 +15,7 @@ use actix::{
 };
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Expiry, ForgetInstances, Lifeline, Reconciler, Repairs, Sweep, admit};
+use super::{Agreement, Expiry, ForgetInstances, Lifeline, Reconciler, Repairs, Sweep, admit};
 use crate::bus::{BusError, EventBus};
 use crate::clock::Clock;
 use crate::model::{Event, EventKind, rfc3339_millis};
@@ -58,6 +58,8 @@ pub struct Chores {
     pub reconciler: Reconciler,
     /// Looks at leases and at suspects.
     pub expiry: Expiry,
+    /// Compares the lease stores of the replicas.
+    pub agreement: Agreement,
     /// After how long offline an instance is removed; `None` is never.
     pub forget_after: Option<Duration>,
 }
@@ -69,6 +71,7 @@ pub struct SchedulerActor {
     reconciling: bool,
     probing: bool,
     reviewing: bool,
+    attesting: bool,
     sweepers: Vec<Recipient<Sweep>>,
     /// Which sweeper begins, so that one that hangs does not keep a share to itself.
     first_share: usize,
@@ -96,6 +99,7 @@ impl SchedulerActor {
             reconciling: false,
             probing: false,
             reviewing: false,
+            attesting: false,
             sweepers: Vec::new(),
             first_share: 0,
             bus,
@@ -174,6 +178,19 @@ impl SchedulerActor {
                     .map(|(), actor: &mut Self, _: &mut Context<Self>| actor.probing = false),
             );
         }
+    }
+
+    fn attest(&mut self, context: &mut Context<Self>) {
+        if self.attesting {
+            return;
+        }
+        self.attesting = true;
+        let chores = Arc::clone(&self.chores);
+        let attest = async move { chores.agreement.attest().await };
+        context.spawn(
+            wrap_future(attest)
+                .map(|(), actor: &mut Self, _: &mut Context<Self>| actor.attesting = false),
+        );
     }
 
     fn reconcile(&mut self, context: &mut Context<Self>) {
@@ -327,6 +344,7 @@ impl Actor for SchedulerActor {
     fn started(&mut self, context: &mut Self::Context) {
         self.align(context);
         context.run_interval(TICK, Self::sweep);
+        context.run_interval(Agreement::INTERVAL, Self::attest);
         context.run_interval(RECONCILE, Self::reconcile);
         context.run_interval(REVIEW, Self::review);
         if let Some(after) = self.chores.forget_after {

@@ -14,7 +14,7 @@ use super::{
     BusError, EventBus, Following, LOG_CAPACITY, Logged, READ, Subscription, TRANSITION_MEMORY,
 };
 use crate::clock::Clock;
-use crate::model::{Event, EventId, InstanceId};
+use crate::model::{Event, EventId, EventKind, InstanceId};
 
 /// How many messages a subscriber may lag behind before its subscription ends.
 const CAPACITY: usize = 1024;
@@ -68,6 +68,10 @@ impl State {
     }
 
     fn append(&mut self, event: &Event, log: u64) {
+        if event.kind == EventKind::EventsLost {
+            // The revisions of a registry store that was restored begin anew.
+            self.transitions.clear();
+        }
         if let Some((instance, online)) = event.kind.transition() {
             let now = Instant::now();
             let told = self.transitions.get(&instance.id);

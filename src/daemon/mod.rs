@@ -5,6 +5,7 @@ mod reach;
 mod reload;
 
 use std::future::{Future, pending};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -19,8 +20,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use self::reach::reach_stores;
 pub use self::reload::Reloader;
 use crate::actor::{
-    Chores, Drain, Enlist, Expiry, Follower, HeartbeatActor, Lifeline, Mailbox, RECONCILE,
-    Reconciler, RegistryActor, SchedulerActor,
+    Agreement, Chores, Drain, Enlist, Expiry, Follower, HeartbeatActor, Lifeline, Mailbox,
+    RECONCILE, Reconciler, RegistryActor, SchedulerActor,
 };
 use crate::admission::Admission;
 use crate::auth::{TokenError, Tokens};
@@ -33,6 +34,7 @@ use crate::feed::Feed;
 use crate::http::{self, Api, LastProbe, Progress};
 use crate::lease::{self, Health, LeaseStore, LeaseUrl, ObservedLeaseStore};
 use crate::metrics::Metrics;
+use crate::model::ReplicaId;
 use crate::open_files;
 use crate::protection::Protection;
 use crate::store::{self, MigrateError, Store};
@@ -44,6 +46,9 @@ const REGISTRY: (usize, Duration) = (1024, Duration::from_secs(8));
 /// The same for what is recorded of leases, which has places of its own: when everybody
 /// comes at once, registrations still find theirs.
 const RECORDER: (usize, Duration) = (256, Duration::from_secs(8));
+/// The same for the comparison of the replicas' lease stores, which must not wait behind
+/// either of them.
+const AGREEMENT: (usize, Duration) = (1, Duration::from_secs(8));
 /// The same for the HeartbeatActor of each worker.
 const HEARTBEAT: (usize, Duration) = (4096, Duration::from_secs(5));
 /// The same for the SchedulerActor, which probes ask, and operators.
@@ -188,6 +193,17 @@ impl Daemon {
                 claim: RECONCILE - Duration::from_secs(1),
             },
             expiry: expiry.clone(),
+            agreement: Agreement {
+                replica: replica_id(),
+                health: Arc::clone(&expiry.health),
+                registry: Mailbox::new(
+                    registry.clone(),
+                    AGREEMENT.0,
+                    AGREEMENT.1,
+                    metrics.mailbox("agreement"),
+                ),
+                protection: Arc::clone(&protection),
+            },
             forget_after: config.forget_after,
         };
         let scheduler = SchedulerActor::new(
@@ -360,6 +376,14 @@ impl Daemon {
         log::info!("stopped");
         outcome.map(drop)
     }
+}
+
+/// The host's name, by which operators know where a replica runs, and a random number.
+fn replica_id() -> ReplicaId {
+    let system = rustix::system::uname();
+    let host = system.nodename().to_string_lossy();
+    let random = RandomState::new().hash_one(Instant::now());
+    ReplicaId(format!("{host}-{random:016x}"))
 }
 
 /// Ends an arbiter's thread and waits for it.

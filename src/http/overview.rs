@@ -146,7 +146,8 @@ impl ProtectionView {
             };
         }
         let grace = |reason| format!("{reason}: no instance is marked offline for one TTL");
-        let (reason, left) = match (report.lease_store_failure, report.grace) {
+        let failure = report.lease_store_failure.or(report.disagreement);
+        let (reason, left) = match (failure, report.grace) {
             (Some(failure), _) => (
                 Some(format!("{failure}: no instance is marked offline")),
                 None,

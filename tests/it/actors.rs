@@ -25,13 +25,13 @@ use rollcalld::model::{
 };
 use rollcalld::protection::{Limits, Protection};
 use rollcalld::store::{
-    Declared, Digest, Life, MigrateError, Registered, RegisteredMany, RegistryReader,
+    Attestation, Declared, Digest, Life, MigrateError, Registered, RegisteredMany, RegistryReader,
     RegistryTransaction, RegistryWriter, ScopeDeletion, StoreError, WentOnline,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::support::{eventually, mailbox, observed};
+use crate::support::{agreement, eventually, mailbox, observed};
 
 fn key(address: &str) -> InstanceKey {
     InstanceKey {
@@ -125,6 +125,10 @@ impl RegistryTransaction for FakeTransaction<'_> {
 
     async fn delete_scope(&mut self, _: &Scope) -> Result<ScopeDeletion, StoreError> {
         Ok(ScopeDeletion::Unknown)
+    }
+
+    async fn attest(&mut self, _: &Attestation) -> Result<Vec<Attestation>, StoreError> {
+        Ok(Vec::new())
     }
 
     async fn register_instances(
@@ -899,6 +903,7 @@ impl Roll {
                 cursor: Default::default(),
                 claim: Duration::from_secs(14),
             },
+            agreement: agreement(&expiry),
             expiry,
             forget_after: None,
         };

@@ -190,6 +190,7 @@ impl Fixture {
     /// Once the last claim is forgotten.
     async fn reconcile(&self) -> Repairs {
         self.reconciler.expiry.protection.tick();
+        self.reconciler.expiry.protection.attested(None);
         eventually(Duration::from_secs(10), "it is our turn", || async {
             self.reconciler.run().await.unwrap()
         })
@@ -202,6 +203,7 @@ impl Fixture {
         let ttl = protection.limits().ttl;
         eventually(Duration::from_secs(20), "it may judge", || async {
             protection.tick();
+            protection.attested(None);
             protection.patience(ttl).is_none().then_some(())
         })
         .await;

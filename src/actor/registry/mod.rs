@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
 pub use self::messages::{
-    ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance, DisableServiceInstance,
+    Attest, ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance, DisableServiceInstance,
     ForgetInstances, RecordOffline, RecordOnline,
 };
 pub use self::outbox::Announcement;

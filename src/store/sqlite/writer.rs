@@ -15,8 +15,8 @@ use crate::model::{
     ScopeId, ScopeKind,
 };
 use crate::store::{
-    Declared, Life, MigrateError, Registered, RegisteredMany, RegistryTransaction, RegistryWriter,
-    ScopeDeletion, StoreError, WentOnline, migrate_error, with_sources,
+    Attestation, Declared, Life, MigrateError, Registered, RegisteredMany, RegistryTransaction,
+    RegistryWriter, ScopeDeletion, StoreError, WentOnline, migrate_error, with_sources,
 };
 
 refinery::embed_migrations!("sql/sqlite/migrations");
@@ -326,6 +326,11 @@ impl RegistryTransaction for SqliteTransaction {
             Ok(changed)
         })
         .await
+    }
+
+    async fn attest(&mut self, _own: &Attestation) -> Result<Vec<Attestation>, StoreError> {
+        // The lock keeps every other daemon from the file.
+        Ok(Vec::new())
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
