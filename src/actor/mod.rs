@@ -4,6 +4,7 @@
 //! say when its actor died. [`Mailbox`] adds what is missing: admission, a deadline,
 //! and an error for each way in which an answer can fail to come.
 
+mod clock_watch;
 mod expiry;
 mod follow;
 mod heartbeat;
