@@ -74,7 +74,7 @@ impl Follower {
         self.feed.lose(head);
         let backends = &self.expiry.metrics.backends;
         backends.store.set(1);
-        backends.bus.set(1);
+        backends.bus.reads(true);
         Ok(head)
     }
 
@@ -88,7 +88,7 @@ impl Follower {
             match self.bus.read(last, WAIT).await {
                 Ok(Following::Events(events)) => {
                     self.directory.set_stale(Stale::Events, false);
-                    backends.bus.set(1);
+                    backends.bus.reads(true);
                     if let Some(event) = events.last() {
                         last = event.id;
                     }
@@ -100,7 +100,7 @@ impl Follower {
                 Err(error) => {
                     log::debug!("cannot follow the events: {error}");
                     self.directory.set_stale(Stale::Events, true);
-                    backends.bus.set(0);
+                    backends.bus.reads(false);
                     sleep(AGAIN).await;
                 }
             }
@@ -247,8 +247,10 @@ impl Comparison {
     ) -> Option<Differences> {
         let before = directory.digest();
         let stored = reader.digest().await;
-        up.set(stored.is_ok().into());
         let quiet = directory.digest() == before;
+        // A store that can be read may not take a write.
+        let answers = stored.is_ok() && reader.ping().await.is_ok();
+        up.set(answers.into());
         let now = Instant::now();
         self.due = now + COMPARE;
         let Ok(stored) = stored else { return None };

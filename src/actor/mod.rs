@@ -5,6 +5,7 @@
 //! and an error for each way in which an answer can fail to come.
 
 mod agreement;
+mod clock_watch;
 mod expiry;
 mod follow;
 mod heartbeat;

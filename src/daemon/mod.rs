@@ -31,11 +31,11 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::error::OpenError;
 use crate::feed::Feed;
-use crate::http::{self, Api, LastProbe, Progress};
+use crate::http::{self, Api, Connections, LastProbe, Progress};
 use crate::lease::{self, Health, LeaseStore, LeaseUrl, ObservedLeaseStore};
 use crate::metrics::Metrics;
 use crate::model::ReplicaId;
-use crate::open_files;
+use crate::open_files::{self, TooFewFiles};
 use crate::protection::Protection;
 use crate::store::{self, MigrateError, Store};
 use crate::tls::{Tls, TlsError};
@@ -72,6 +72,9 @@ pub enum DaemonError {
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Too few files may be open.
+    #[error(transparent)]
+    OpenFiles(#[from] TooFewFiles),
     /// The address is taken or not ours.
     #[error("cannot listen on {address} (--listen): {source}")]
     Listen {
@@ -132,6 +135,7 @@ impl Daemon {
     /// not be there yet: until [`Daemon::run_until_stopped`] has reached them,
     /// requests are answered 503.
     pub fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, DaemonError> {
+        let connections = Arc::new(Connections::new(connection_limit(&config)?));
         let tokens = Arc::new(Tokens::load(config.tokens.clone())?);
         let tls = config.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
         let metrics = Arc::new(Metrics::new());
@@ -233,6 +237,7 @@ impl Daemon {
         let shared = (directory, protection, feed, progress.clone(), tokens);
         let client_certificates = tls.as_ref().is_some_and(|tls| tls.asks_clients());
         let (default_ttl, roll_interval) = (config.protection.ttl, config.roll_call.interval);
+        let (limit, on_connect) = (connections.limit(), Arc::clone(&connections));
         // Runs once on each worker's own thread, where its HeartbeatActor then lives.
         let application = move || {
             let (directory, protection, feed, progress, tokens) = shared.clone();
@@ -262,6 +267,7 @@ impl Daemon {
                 tokens,
                 client_certificates,
                 admission: Arc::clone(&admission),
+                connections: Arc::clone(&connections),
                 metrics: Arc::clone(&metrics),
                 last_probe: LastProbe::default(),
             };
@@ -271,14 +277,13 @@ impl Daemon {
             address: config.listen,
             source,
         };
-        let connections = open_files::raise_limit().min(config.max_connections);
         let server = HttpServer::new(application)
             .workers(config.workers)
-            .max_connections(connections.div_ceil(config.workers))
+            .max_connections(limit.div_ceil(config.workers))
             .keep_alive(KEEP_ALIVE)
             .client_request_timeout(HANDSHAKE)
             .tls_handshake_timeout(HANDSHAKE)
-            .on_connect(http::note_client_certificate)
+            .on_connect(move |connection, data| on_connect.opened(connection, data))
             .shutdown_timeout(config.drain_http().as_secs().max(1))
             .disable_signals();
         let server = match &tls {
@@ -384,6 +389,17 @@ fn replica_id() -> ReplicaId {
     let host = system.nodename().to_string_lossy();
     let random = RandomState::new().hash_one(Instant::now());
     ReplicaId(format!("{host}-{random:016x}"))
+}
+
+/// How many connections there may be: the setting, or what the system allows if that is less.
+fn connection_limit(config: &Config) -> Result<usize, TooFewFiles> {
+    let (allowed, wanted) = (open_files::raise_limit()?, config.max_connections);
+    if allowed < wanted {
+        log::warn!(
+            "at most {allowed} connections are accepted instead of {wanted} (--max-connections): the limit on open files (ulimit -Hn) allows no more"
+        );
+    }
+    Ok(allowed.min(wanted))
 }
 
 /// Ends an arbiter's thread and waits for it.

@@ -190,7 +190,7 @@ pub(super) async fn show(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
         backends: BackendsView {
             store: backends.store.get() == 1,
             leases: backends.leases.get() == 1,
-            bus: backends.bus.get() == 1,
+            bus: backends.bus.is_up(),
         },
         stale: api.directory.is_stale(),
         roll_call: RollCallView::of(&report.roll_call, &api),

@@ -87,7 +87,7 @@ pub trait RegistryReader: Send + Sync {
     /// What changes with every change.
     async fn digest(&self) -> Result<Digest, StoreError>;
 
-    /// Whether the store answers.
+    /// Whether the store answers, and SQLite's file can be written.
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// The connections for reading, where there is a pool of them.

@@ -66,7 +66,7 @@ impl RegistryActor {
             writer: Some(writer),
             queue: Queue::default(),
             unsettled: VecDeque::new(),
-            outbox: Outbox::new(bus, announcement),
+            outbox: Outbox::new(bus, announcement, Arc::clone(&metrics)),
             drains: Vec::new(),
             clock,
             directory,
