@@ -297,8 +297,8 @@ impl From<LeaseError> for Problem {
                 &error,
             ),
             LeaseError::Refused(_) => Self::fault(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal_error",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "leases_unavailable",
                 "the lease store refused; the daemon's log says why",
                 &error,
             ),
@@ -368,7 +368,11 @@ mod tests {
                 503,
                 "leases_unavailable",
             ),
-            (LeaseError::Refused(secret()).into(), 500, "internal_error"),
+            (
+                LeaseError::Refused(secret()).into(),
+                503,
+                "leases_unavailable",
+            ),
             (DirectoryError::Overloaded.into(), 503, "overloaded"),
             (
                 BeatError::Leases(LeaseError::Unavailable(secret())).into(),

@@ -28,6 +28,7 @@ mod expiry;
 mod faults;
 mod gateway_center;
 mod layering;
+mod lease_faults;
 mod limits;
 mod metrics;
 mod model;

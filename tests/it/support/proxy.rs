@@ -28,6 +28,7 @@ pub(crate) enum Fault {
 /// Stands between a daemon and a server.
 pub(crate) struct Proxy {
     address: SocketAddr,
+    target: Arc<watch::Sender<u16>>,
     fault: Arc<watch::Sender<Fault>>,
 }
 
@@ -35,25 +36,42 @@ impl Proxy {
     pub(crate) async fn before(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let target = Arc::new(watch::Sender::new(port));
         let fault = Arc::new(watch::Sender::new(Fault::None));
-        let faults = Arc::clone(&fault);
+        let (targets, faults) = (Arc::clone(&target), Arc::clone(&fault));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let faults = faults.subscribe();
+                let (mut targets, faults) = (targets.subscribe(), faults.subscribe());
                 tokio::spawn(async move {
+                    let port = *targets.borrow_and_update();
                     let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else {
                         return;
                     };
                     let (from_client, to_client) = client.into_split();
                     let (from_server, to_server) = server.into_split();
-                    tokio::join!(
-                        pass(from_client, to_server, faults.clone(), false),
-                        pass(from_server, to_client, faults, true),
-                    );
+                    let both = async {
+                        tokio::join!(
+                            pass(from_client, to_server, faults.clone(), false),
+                            pass(from_server, to_client, faults, true),
+                        )
+                    };
+                    tokio::select! {
+                        _ = both => {}
+                        _ = targets.changed() => {}
+                    }
                 });
             }
         });
-        Self { address, fault }
+        Self {
+            address,
+            target,
+            fault,
+        }
+    }
+
+    /// From now on connections lead to another server; those that are open are cut.
+    pub(crate) fn lead_to(&self, port: u16) {
+        self.target.send_replace(port);
     }
 
     pub(crate) fn port(&self) -> u16 {

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use redis::{Cmd, FromRedisValue};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -79,6 +80,25 @@ impl Redis {
 
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Another one that replicates from this one, and has what this one has.
+    pub(crate) async fn replica(&self) -> Self {
+        let arguments = ["--replicaof", "127.0.0.1", &self.port.to_string()];
+        let replica = Self::start_with(|_| arguments.map(str::to_owned).into()).await;
+        let connected = "it replicates";
+        eventually(Duration::from_secs(20), connected, || async {
+            let info: String = replica.run(redis::cmd("INFO").arg("replication")).await;
+            info.contains("master_link_status:up").then_some(())
+        })
+        .await;
+        replica
+    }
+
+    /// Runs a command.
+    pub(crate) async fn run<T: FromRedisValue>(&self, command: &Cmd) -> T {
+        let mut connection = self.connect().await;
+        command.query_async(&mut connection).await.unwrap()
     }
 
     pub(crate) async fn connect(&self) -> MultiplexedConnection {
