@@ -32,7 +32,7 @@ use crate::directory::Directory;
 use crate::error::OpenError;
 use crate::feed::Feed;
 use crate::http::{self, Api, Connections, LastProbe, Progress};
-use crate::lease::{self, Health, LeaseStore, LeaseUrl, ObservedLeaseStore};
+use crate::lease::{self, Health, LeaseStore, ObservedLeaseStore};
 use crate::metrics::Metrics;
 use crate::model::ReplicaId;
 use crate::open_files::{self, TooFewFiles};
@@ -143,16 +143,19 @@ impl Daemon {
         let Store { reader, writer } = store::open(&config.store)?;
         let leases = lease::open(&config.leases, Arc::clone(&clock))?;
         let health = Arc::new(Health::default());
+        let bus_url = match leases.redis() {
+            None => BusUrl::Memory,
+            Some(redis) => {
+                redis.report_evictions(metrics.backends.leases_evicted.clone());
+                BusUrl::Redis(Arc::clone(redis))
+            }
+        };
         let connect = {
             let (health, metrics) = (Arc::clone(&health), Arc::clone(&metrics));
             move || {
                 let health = Arc::clone(&health);
                 Arc::new(ObservedLeaseStore::new(leases.connect(), health, &metrics))
             }
-        };
-        let bus_url = match &config.leases {
-            LeaseUrl::Memory => BusUrl::Memory,
-            LeaseUrl::Redis(url) => BusUrl::Redis(url.clone()),
         };
         let bus = bus::open(&bus_url, Arc::clone(&clock))?;
         let directory = Arc::new(Directory::new(Arc::clone(&reader)));

@@ -24,8 +24,6 @@ pub(super) struct MemoryLeaseStore {
 #[derive(Default)]
 struct Leases {
     by_key: HashMap<InstanceKey, Held, RandomState>,
-    /// The last epoch given out, so that a later life has a later one.
-    last_epoch: i64,
     /// Expired leases are thrown out when the map has grown to this: each insertion
     /// pays for a bounded share of that.
     sweep_at: usize,
@@ -72,8 +70,7 @@ impl Leases {
                 epoch: lease.epoch,
             };
         }
-        self.last_epoch = clock_millis.max(self.last_epoch + 1);
-        let epoch = Epoch(self.last_epoch);
+        let epoch = Epoch(clock_millis);
         self.by_key
             .insert(renewal.key.clone(), Held { epoch, expires_at });
         if self.by_key.len() >= self.sweep_at {

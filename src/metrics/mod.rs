@@ -126,6 +126,8 @@ pub struct BackendMetrics {
     pub leases: Gauge,
     /// The log of events.
     pub bus: BothWays,
+    /// Whether the lease store may evict leases, for want of memory.
+    pub leases_evicted: Gauge,
 }
 
 /// A backend that is up while it can be read and takes what it is given.
@@ -260,6 +262,11 @@ impl Metrics {
             store: backend("store"),
             leases: backend("leases"),
             bus: BothWays::new(backend("bus")),
+            leases_evicted: all.add(
+                "lease_store_evicts",
+                "Whether Redis may evict leases: it has a maxmemory, and a maxmemory-policy other than noeviction",
+                Gauge::default(),
+            ),
         };
         let metrics = Self {
             requests: all.add(

@@ -11,6 +11,7 @@ use rollcalld::model::{
     Event, EventId, EventKind, Instance, InstanceId, InstanceKey, Metadata, Presence, ScopeKind,
     Status,
 };
+use rollcalld::redis::RedisBackend;
 use tokio::time::timeout;
 
 use super::suite;
@@ -38,7 +39,8 @@ async fn redis() -> Fixture {
 }
 
 fn open(redis: &Redis) -> Arc<dyn EventBus> {
-    let url = BusUrl::Redis(redis.url().parse().unwrap());
+    let backend = RedisBackend::open(&redis.url().parse().unwrap()).unwrap();
+    let url = BusUrl::Redis(backend);
     bus::open(&url, Arc::new(SystemClock)).unwrap()
 }
 
@@ -59,6 +61,7 @@ suite! {
         an_id_that_the_log_does_not_know_has_lost_what_followed,
         the_log_forgets_its_oldest_events_and_says_so,
         transitions_alternate_in_whatever_order_they_come,
+        after_a_resync_a_smaller_revision_is_a_transition,
         what_is_no_transition_is_told_as_it_comes,
     }
 }
@@ -344,6 +347,30 @@ async fn transitions_alternate_in_whatever_order_they_come(fixture: Fixture) {
         .map(|instance| instance.revision)
         .collect();
     assert_eq!(of_first, [2, 4, 4, 5]);
+}
+
+async fn after_a_resync_a_smaller_revision_is_a_transition(fixture: Fixture) {
+    // A backup of the registry store was restored.
+    let events = [
+        online(1, 9),
+        event(EventKind::EventsLost),
+        offline(1, 5),
+        online(1, 6),
+    ];
+    fixture.bus.append(&events[..1]).await.unwrap();
+    fixture.bus.append(&events[1..3]).await.unwrap();
+    fixture.bus.append(&events[3..]).await.unwrap();
+    // Told twice.
+    fixture.bus.append(&events[3..]).await.unwrap();
+    assert_eq!(
+        fixture.names().await,
+        [
+            "instance.online",
+            "resync",
+            "instance.offline",
+            "instance.online"
+        ]
+    );
 }
 
 async fn what_is_no_transition_is_told_as_it_comes(fixture: Fixture) {
