@@ -6,6 +6,7 @@ pub(crate) mod certificates;
 pub(crate) mod command;
 pub(crate) mod daemon;
 pub(crate) mod disk;
+pub(crate) mod failover;
 pub(crate) mod fake_registry;
 pub(crate) mod lease_servers;
 pub(crate) mod memory_store;
@@ -15,6 +16,8 @@ pub(crate) mod prometheus;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;
+pub(crate) mod redis_cluster;
+pub(crate) mod sentinels;
 pub(crate) mod sse;
 
 use std::future::Future;

@@ -14,6 +14,7 @@ use super::process::{Process, free_port, spawn};
 
 /// A Redis server on a port of its own, with nothing in it.
 pub(crate) struct Redis {
+    program: String,
     port: u16,
     /// What else it is told.
     arguments: Vec<String>,
@@ -28,8 +29,17 @@ impl Redis {
 
     /// With more arguments, made for its folder.
     pub(crate) async fn start_with(arguments: impl FnOnce(&Path) -> Vec<String>) -> Self {
+        Self::start_program("redis-server", arguments).await
+    }
+
+    /// Another server that speaks the protocol of Redis and takes the same arguments.
+    pub(crate) async fn start_program(
+        program: &str,
+        arguments: impl FnOnce(&Path) -> Vec<String>,
+    ) -> Self {
         let dir = TempDir::new().unwrap();
         let mut redis = Self {
+            program: program.to_owned(),
             port: free_port(),
             arguments: arguments(dir.path()),
             dir,
@@ -43,7 +53,7 @@ impl Redis {
     pub(crate) async fn restart(&mut self) {
         self.process = None;
         let (port, dir) = (self.port.to_string(), self.dir.path());
-        let child = spawn("redis-server", None, |command| {
+        let child = spawn(&self.program, None, |command| {
             command
                 .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
                 .args(["--appendonly", "no", "--dir"])
@@ -85,7 +95,8 @@ impl Redis {
     /// Another one that replicates from this one, and has what this one has.
     pub(crate) async fn replica(&self) -> Self {
         let arguments = ["--replicaof", "127.0.0.1", &self.port.to_string()];
-        let replica = Self::start_with(|_| arguments.map(str::to_owned).into()).await;
+        let replica =
+            Self::start_program(&self.program, |_| arguments.map(str::to_owned).into()).await;
         let connected = "it replicates";
         eventually(Duration::from_secs(20), connected, || async {
             let info: String = replica.run(redis::cmd("INFO").arg("replication")).await;

@@ -1,0 +1,113 @@
+//! A Redis Cluster.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::eventually;
+use super::process::free_port;
+use super::redis::Redis;
+
+/// Three masters, each with a replica.
+pub(crate) struct RedisCluster {
+    nodes: Vec<Redis>,
+}
+
+impl RedisCluster {
+    /// Returns when all nodes say that all slots are served.
+    pub(crate) async fn start() -> Self {
+        let mut nodes = Vec::new();
+        for _ in 0..6 {
+            let settings = format!(
+                "--cluster-enabled yes --cluster-node-timeout 2000 --cluster-port {}",
+                free_port()
+            );
+            let arguments = settings.split(' ').map(str::to_owned).collect();
+            nodes.push(Redis::start_with(|_| arguments).await);
+        }
+        let cluster = Self { nodes };
+        let mut create = vec!["create".to_owned()];
+        create.extend(cluster.hosts());
+        create.extend(["--cluster-replicas".to_owned(), "1".to_owned()]);
+        cluster.manage(create).await;
+        for node in &cluster.nodes {
+            eventually(Duration::from_secs(30), "the cluster serves", || async {
+                let info: String = node.run(redis::cmd("CLUSTER").arg("INFO")).await;
+                info.contains("cluster_state:ok").then_some(())
+            })
+            .await;
+            eventually(Duration::from_secs(30), "the replicas follow", || async {
+                let info: String = node.run(redis::cmd("INFO").arg("replication")).await;
+                let follows = info.contains("master_link_status:up");
+                (follows || info.contains("connected_slaves:1")).then_some(())
+            })
+            .await;
+        }
+        cluster
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = String> {
+        let ports = self.nodes.iter().map(Redis::port);
+        ports.map(|port| format!("127.0.0.1:{port}"))
+    }
+
+    pub(crate) fn url(&self) -> String {
+        let hosts: Vec<String> = self.hosts().take(3).collect();
+        format!("redis+cluster://{}", hosts.join(","))
+    }
+
+    pub(crate) fn nodes(&self) -> &[Redis] {
+        &self.nodes
+    }
+
+    /// A master by its index: the first three nodes are masters at the start.
+    pub(crate) async fn id(&self, index: usize) -> String {
+        let mut id = redis::cmd("CLUSTER");
+        self.nodes[index].run(id.arg("MYID")).await
+    }
+
+    /// Ends a node as a crash would, and returns when its replica serves its slots.
+    pub(crate) async fn kill(&mut self, index: usize) {
+        self.nodes.remove(index).kill();
+        // Until then the others believe that it is there.
+        for state in ["cluster_state:fail", "cluster_state:ok"] {
+            eventually(Duration::from_secs(30), state, || async {
+                let info: String = self.nodes[0].run(redis::cmd("CLUSTER").arg("INFO")).await;
+                info.contains(state).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// Moves slots from one master to another one.
+    pub(crate) async fn move_slots(&self, count: u16, from: usize, to: usize) {
+        let host = self.hosts().nth(from).unwrap();
+        let (from, to, count) = (self.id(from).await, self.id(to).await, count.to_string());
+        let arguments = [
+            "reshard",
+            &host,
+            "--cluster-from",
+            &from,
+            "--cluster-to",
+            &to,
+            "--cluster-slots",
+            &count,
+        ];
+        self.manage(arguments.map(str::to_owned).into()).await;
+    }
+
+    /// What `redis-cli --cluster` does.
+    async fn manage(&self, arguments: Vec<String>) {
+        let managed = tokio::task::spawn_blocking(|| {
+            let mut command = Command::new("redis-cli");
+            command
+                .arg("--cluster")
+                .args(arguments)
+                .arg("--cluster-yes")
+                .stdin(Stdio::null())
+                .output()
+                .unwrap()
+        });
+        let output = managed.await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
