@@ -132,7 +132,6 @@ impl Failover {
                 })
                 .await;
             }
-            println!("detected {:?} after the failover", back.elapsed());
             // Whoever was marked offline by mistake would be by now.
             sleep(TTL).await;
         };
@@ -156,7 +155,6 @@ impl Failover {
         );
         let registered = self.registered.take();
         let (count, tried) = (registered.len(), self.tried.get());
-        println!("{count} of {tried} registrations were acknowledged");
         assert!(count > 100, "{count} registrations");
         for replica in &self.replicas {
             let (_, list) = replica.get("/v1/services/late/instances").await;
