@@ -7,6 +7,7 @@
 //!
 //! - [`model`] is the vocabulary: scopes, instances, addresses, lease keys.
 //! - [`store`], [`lease`] and [`bus`] are the ports, each a trait with two backends.
+//! - [`redis`] is every connection to Redis.
 //! - [`actor`] has the three actors that own writes, leases and time.
 //! - [`directory`] answers questions about who is registered and present, and [`feed`]
 //!   tells when that changes.
@@ -42,6 +43,6 @@ pub mod metrics;
 pub mod model;
 mod open_files;
 pub mod protection;
-mod redis_link;
+pub mod redis;
 pub mod store;
 pub mod tls;

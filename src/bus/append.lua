@@ -5,8 +5,12 @@
 -- dropped, and one that repeats the last shows that its opposite is still to come, which is
 -- appended before it. So each transition is told once, and they alternate.
 --
+-- An event named 'resync' says that what is recorded is not what was told: the registry store
+-- may have smaller revisions again, so what is remembered from before it is void.
+--
 -- KEYS[1]   the log, a stream whose ids are the number of the log and a place without gaps
--- KEYS[2..] for each event what is remembered of its instance's last transition; the log
+-- KEYS[2]   where the last 'resync' stands, for as long as transitions before it are remembered
+-- KEYS[3..] for each event what is remembered of its instance's last transition; the log
 --           itself for an event that is none
 -- ARGV[1]   about how many events are kept
 -- ARGV[2]   how long a transition is remembered, in milliseconds
@@ -20,7 +24,11 @@ if #last == 0 then
   log, place = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)), 0
 else
   log, place = string.match(last[1][1], '^(%d+)-(%d+)$')
+  place = tonumber(place)
 end
+
+local resync_log, resync_place = string.match(redis.call('GET', KEYS[2]) or '', '^(%d+) (%d+)$')
+resync_log, resync_place = tonumber(resync_log or 0), tonumber(resync_place or 0)
 
 local function append(name, event)
   place = place + 1
@@ -28,20 +36,32 @@ local function append(name, event)
     'name', name, 'event', event)
 end
 
-for i = 2, #KEYS do
-  local a = 4 * (i - 2) + 2
+for i = 3, #KEYS do
+  local a = 4 * (i - 3) + 2
   local name, event, revision, opposite = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
   if revision == '' then
     append(name, event)
+    if name == 'resync' then
+      resync_log, resync_place = tonumber(log), place
+      redis.call('SET', KEYS[2], log .. ' ' .. string.format('%.0f', place), 'PX', ARGV[2])
+    end
   else
     local told = redis.call('GET', KEYS[i])
-    local told_revision, told_name = string.match(told or '', '^(%d+) (.+)$')
+    local told_revision, told_log, told_place, told_name =
+      string.match(told or '', '^(%d+) (%d+) (%d+) (.+)$')
+    if told_revision then
+      told_log, told_place = tonumber(told_log), tonumber(told_place)
+      if told_log < resync_log or (told_log == resync_log and told_place < resync_place) then
+        told_revision, told_name = nil, nil
+      end
+    end
     if not told_revision or tonumber(told_revision) < tonumber(revision) then
       if told_name == name then
         append(opposite, event)
       end
       append(name, event)
-      redis.call('SET', KEYS[i], revision .. ' ' .. name, 'PX', ARGV[2])
+      redis.call('SET', KEYS[i],
+        string.format('%s %s %.0f %s', revision, log, place, name), 'PX', ARGV[2])
     end
   end
 end

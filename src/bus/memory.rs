@@ -14,7 +14,7 @@ use super::{
     BusError, EventBus, Following, LOG_CAPACITY, Logged, READ, Subscription, TRANSITION_MEMORY,
 };
 use crate::clock::Clock;
-use crate::model::{Event, EventId, InstanceId};
+use crate::model::{Event, EventId, EventKind, InstanceId};
 
 /// How many messages a subscriber may lag behind before its subscription ends.
 const CAPACITY: usize = 1024;
@@ -91,6 +91,10 @@ impl State {
                     .retain(|_, told| now.duration_since(told.told_at) < TRANSITION_MEMORY);
                 self.sweep_at = 2 * self.transitions.len();
             }
+        }
+        // The registry store may have smaller revisions again.
+        if event.kind == EventKind::EventsLost {
+            self.transitions.clear();
         }
         self.push(event.clone(), log);
     }

@@ -17,7 +17,7 @@ use futures_util::Stream;
 use crate::clock::Clock;
 use crate::error::OpenError;
 use crate::model::{Event, EventId};
-use crate::redis_link::{LinkError, RedisUrl};
+use crate::redis::{LinkError, RedisBackend};
 
 /// Why a call of the bus failed. A message may still have been published.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -108,13 +108,13 @@ pub trait EventBus: Send + Sync {
     async fn read(&self, after: EventId, wait: Duration) -> Result<Following, BusError>;
 }
 
-/// Which bus. It follows `--leases`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Which bus. It is where the leases are.
+#[derive(Clone)]
 pub enum BusUrl {
     /// Within this process.
     Memory,
-    /// Through Redis pub/sub.
-    Redis(RedisUrl),
+    /// Through Redis, by the connections of the process.
+    Redis(Arc<RedisBackend>),
 }
 
 /// Opens a bus whose connections, if it needs any, will live on the current runtime.
@@ -122,6 +122,6 @@ pub enum BusUrl {
 pub fn open(url: &BusUrl, clock: Arc<dyn Clock>) -> Result<Arc<dyn EventBus>, OpenError> {
     match url {
         BusUrl::Memory => Ok(Arc::new(memory::MemoryBus::new(clock))),
-        BusUrl::Redis(url) => Ok(Arc::new(redis::RedisBus::new(url.client()?))),
+        BusUrl::Redis(backend) => Ok(Arc::new(redis::RedisBus::new(backend))),
     }
 }

@@ -1,49 +1,49 @@
 //! The bus on Redis: messages by pub/sub, the log of events as a capped stream.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
-use redis::{Client, Script};
-use tokio::time::timeout;
+use redis::Script;
 
 use super::{
     BusError, EventBus, Following, LOG_CAPACITY, Logged, READ, Subscription, TRANSITION_MEMORY,
 };
 use crate::model::{Event, EventId, EventKind};
-use crate::redis_link::{RedisLink, link_error};
+use crate::redis::{Call, RedisBackend, RedisLink};
+
+// All keys have one hash tag, so that on a cluster they are in one slot.
 
 /// Before every claim's key.
-const CLAIM_PREFIX: &str = "rollcall:claim:";
-
-/// Connecting and subscribing, together.
-const SUBSCRIBE: Duration = Duration::from_secs(2);
+const CLAIM_PREFIX: &str = "{rollcall}:claim:";
 
 /// How much later than the wait an answer may come.
 const WAITED: Duration = Duration::from_millis(800);
 
 /// The log of events.
-const LOG_KEY: &str = "rollcall:events";
+const LOG_KEY: &str = "{rollcall}:events";
+
+/// Where the last event of the log stands that made what was remembered void.
+const RESYNC_KEY: &str = "{rollcall}:resync";
 
 /// Before what is remembered of each instance's last transition.
-const TRANSITION_PREFIX: &str = "rollcall:transition:";
+const TRANSITION_PREFIX: &str = "{rollcall}:transition:";
 
 pub(super) struct RedisBus {
     link: RedisLink,
     /// For reads that wait, which hold up whatever else is asked on their connection.
     waiting: RedisLink,
-    client: Client,
     publish_once: Script,
     append: Script,
 }
 
 impl RedisBus {
-    pub(super) fn new(client: Client) -> Self {
+    pub(super) fn new(backend: &Arc<RedisBackend>) -> Self {
         Self {
-            link: RedisLink::new(client.clone()),
-            waiting: RedisLink::new(client.clone()),
-            client,
+            link: backend.link(),
+            waiting: backend.link(),
             publish_once: Script::new(include_str!("publish_once.lua")),
             append: Script::new(include_str!("append.lua")),
         }
@@ -51,7 +51,7 @@ impl RedisBus {
 
     /// What follows in the log, as far as it is there now; after at most `wait`.
     async fn events_after(&self, after: EventId, wait: Duration) -> Result<Vec<Logged>, BusError> {
-        let mut read = redis::cmd("XREAD");
+        let mut read = Call::command("XREAD");
         read.arg("COUNT").arg(READ);
         if !wait.is_zero() {
             read.arg("BLOCK").arg(millis(wait));
@@ -60,11 +60,11 @@ impl RedisBus {
         let answer: Option<Vec<(String, Vec<Entry>)>> = match wait.is_zero() {
             true => {
                 let link = &self.link;
-                link.ask(&read).await?
+                link.ask(LOG_KEY, &read).await?
             }
             false => {
                 let (link, limit) = (&self.waiting, wait + WAITED);
-                link.ask_within(limit, &read).await?
+                link.ask_within(limit, LOG_KEY, &read).await?
             }
         };
         let entries = answer.unwrap_or_default();
@@ -79,9 +79,9 @@ impl RedisBus {
 #[async_trait]
 impl EventBus for RedisBus {
     async fn publish(&self, channel: &str, message: &str) -> Result<(), BusError> {
-        let mut publish = redis::cmd("PUBLISH");
+        let mut publish = Call::command("PUBLISH");
         publish.arg(channel).arg(message);
-        self.link.ask::<()>(&publish).await?;
+        self.link.ask::<()>(LOG_KEY, &publish).await?;
         Ok(())
     }
 
@@ -92,38 +92,28 @@ impl EventBus for RedisBus {
         claim: &str,
         remember: Duration,
     ) -> Result<bool, BusError> {
-        let mut call = self.publish_once.prepare_invoke();
-        call.key(format!("{CLAIM_PREFIX}{claim}"))
+        let mut call = Call::script(&self.publish_once, 1);
+        call.arg(format!("{CLAIM_PREFIX}{claim}"))
             .arg(channel)
             .arg(message)
             .arg(millis(remember));
-        let published: i64 = self.link.ask(&call).await?;
+        let published: i64 = self.link.ask(LOG_KEY, &call).await?;
         Ok(published == 1)
     }
 
     async fn claim(&self, claim: &str, remember: Duration) -> Result<bool, BusError> {
-        let mut set = redis::cmd("SET");
+        let mut set = Call::command("SET");
         set.arg(format!("{CLAIM_PREFIX}{claim}"))
             .arg("1")
             .arg("NX")
             .arg("PX")
             .arg(millis(remember));
-        let set: Option<String> = self.link.ask(&set).await?;
+        let set: Option<String> = self.link.ask(LOG_KEY, &set).await?;
         Ok(set.is_some())
     }
 
     async fn subscribe(&self, channel: &str) -> Result<Subscription, BusError> {
-        let subscribing = async {
-            let mut pubsub = self.client.get_async_pubsub().await?;
-            pubsub.subscribe(channel).await?;
-            Ok(pubsub)
-        };
-        let pubsub = timeout(SUBSCRIBE, subscribing)
-            .await
-            .map_err(|_| {
-                BusError::Unavailable(format!("no answer from Redis within {SUBSCRIBE:?}"))
-            })?
-            .map_err(link_error)?;
+        let (pubsub, mut generations) = self.link.subscribe(LOG_KEY, channel).await?;
         // The sink must live as long as the stream: it keeps the subscription.
         let (sink, messages) = pubsub.split();
         let messages = stream::unfold((sink, messages), |(sink, mut messages)| async {
@@ -134,37 +124,43 @@ impl EventBus for RedisBus {
                 }
             }
         });
-        Ok(Box::pin(messages))
+        // Where another server takes the place of this one, its subscriptions end.
+        let replaced = async move { generations.changed().await };
+        Ok(Box::pin(messages.take_until(Box::pin(replaced))))
     }
 
     async fn append(&self, events: &[Event]) -> Result<(), BusError> {
         if events.is_empty() {
             return Ok(());
         }
-        let mut call = self.append.prepare_invoke();
-        call.key(LOG_KEY)
-            .arg(LOG_CAPACITY)
-            .arg(millis(TRANSITION_MEMORY));
+        let mut call = Call::script(&self.append, 2 + events.len());
+        call.arg(LOG_KEY).arg(RESYNC_KEY);
+        for event in events {
+            match event.kind.transition() {
+                Some((instance, _)) => call.arg(format!("{TRANSITION_PREFIX}{}", instance.id)),
+                None => call.arg(LOG_KEY),
+            };
+        }
+        call.arg(LOG_CAPACITY).arg(millis(TRANSITION_MEMORY));
         for event in events {
             let json = serde_json::to_string(event)
                 .map_err(|error| BusError::Refused(error.to_string()))?;
             call.arg(event.kind.name()).arg(json);
             match event.kind.transition() {
                 Some((instance, online)) => call
-                    .key(format!("{TRANSITION_PREFIX}{}", instance.id))
                     .arg(instance.revision)
                     .arg(EventKind::transition_name(!online)),
-                None => call.key(LOG_KEY).arg("").arg(""),
+                None => call.arg("").arg(""),
             };
         }
-        self.link.ask::<()>(&call).await?;
+        self.link.ask::<()>(LOG_KEY, &call).await?;
         Ok(())
     }
 
     async fn head(&self) -> Result<EventId, BusError> {
-        let mut last = redis::cmd("XREVRANGE");
+        let mut last = Call::command("XREVRANGE");
         last.arg(LOG_KEY).arg("+").arg("-").arg("COUNT").arg(1);
-        let last: Vec<Entry> = self.link.ask(&last).await?;
+        let last: Vec<Entry> = self.link.ask(LOG_KEY, &last).await?;
         match last.into_iter().next() {
             Some(entry) => Ok(logged(entry)?.id),
             None => Ok(EventId::default()),

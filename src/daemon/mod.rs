@@ -31,7 +31,7 @@ use crate::directory::Directory;
 use crate::error::OpenError;
 use crate::feed::Feed;
 use crate::http::{self, Api, LastProbe, Progress};
-use crate::lease::{self, LeaseStore, LeaseUrl, MeteredLeaseStore};
+use crate::lease::{self, LeaseStore, MeteredLeaseStore};
 use crate::metrics::Metrics;
 use crate::open_files;
 use crate::protection::Protection;
@@ -133,13 +133,16 @@ impl Daemon {
         let admission = Arc::new(Admission::new(config.limits));
         let Store { reader, writer } = store::open(&config.store)?;
         let leases = lease::open(&config.leases, Arc::clone(&clock))?;
+        let bus_url = match leases.redis() {
+            None => BusUrl::Memory,
+            Some(redis) => {
+                redis.report_evictions(metrics.backends.leases_evicted.clone());
+                BusUrl::Redis(Arc::clone(redis))
+            }
+        };
         let connect = {
             let metrics = Arc::clone(&metrics);
             move || Arc::new(MeteredLeaseStore::new(leases.connect(), &metrics))
-        };
-        let bus_url = match &config.leases {
-            LeaseUrl::Memory => BusUrl::Memory,
-            LeaseUrl::Redis(url) => BusUrl::Redis(url.clone()),
         };
         let bus = bus::open(&bus_url, Arc::clone(&clock))?;
         let directory = Arc::new(Directory::new(Arc::clone(&reader)));

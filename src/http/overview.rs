@@ -48,6 +48,8 @@ struct BackendsView {
     store: bool,
     leases: bool,
     bus: bool,
+    /// Whether the lease store may evict leases: see its `maxmemory-policy`.
+    leases_evicted: bool,
 }
 
 impl From<Totals> for TotalsView {
@@ -190,6 +192,7 @@ pub(super) async fn show(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
             store: backends.store.get() == 1,
             leases: backends.leases.get() == 1,
             bus: backends.bus.get() == 1,
+            leases_evicted: backends.leases_evicted.get() == 1,
         },
         stale: api.directory.is_stale(),
         roll_call: RollCallView::of(&report.roll_call, &api),

@@ -1,5 +1,6 @@
--- A page of all leases.
+-- A page of all leases of this server.
 --
+-- KEYS  a key of this server, so that it is this one that is asked
 -- ARGV  where the page begins, what every lease key looks like, how many keys to look at
 --
 -- Returns where the next page begins and the keys. One that never expires proves nothing, and

@@ -19,7 +19,7 @@ pub use self::metered::MeteredLeaseStore;
 use crate::clock::Clock;
 use crate::error::{OpenError, UrlError};
 use crate::model::{Epoch, InstanceKey, Ttl, Weight};
-use crate::redis_link::{LinkError, RedisUrl};
+use crate::redis::{FORMS, LinkError, RedisBackend, RedisUrl};
 
 /// Why a call of the lease store gave no answer. A renewal may still have happened.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -154,7 +154,7 @@ pub trait LeaseStore: Send + Sync {
 pub enum LeaseUrl {
     /// `memory:`: this process alone; gone with it.
     Memory,
-    /// `redis://…` or `rediss://…`: shared by any number of daemons.
+    /// A Redis, shared by any number of daemons: one server, one behind Sentinel, or a cluster.
     Redis(RedisUrl),
 }
 
@@ -164,10 +164,8 @@ impl FromStr for LeaseUrl {
     fn from_str(text: &str) -> Result<Self, UrlError> {
         match text.split_once(':') {
             Some(("memory", "")) => Ok(Self::Memory),
-            Some(("redis" | "rediss", _)) => Ok(Self::Redis(text.parse()?)),
-            _ => Err(UrlError::new(
-                "must be memory:, redis://HOST or rediss://HOST",
-            )),
+            Some((scheme, _)) if RedisUrl::has_scheme(scheme) => Ok(Self::Redis(text.parse()?)),
+            _ => Err(UrlError::new(format!("must be memory:, {FORMS}"))),
         }
     }
 }
@@ -195,14 +193,14 @@ pub struct LeaseBackend(Backend);
 #[derive(Clone)]
 enum Backend {
     Memory(Arc<memory::MemoryLeaseStore>),
-    Redis(Box<::redis::Client>),
+    Redis(Arc<RedisBackend>),
 }
 
 /// Names a lease store; connects to nothing yet. `clock` is for a store in memory.
 pub fn open(url: &LeaseUrl, clock: Arc<dyn Clock>) -> Result<LeaseBackend, OpenError> {
     Ok(LeaseBackend(match url {
         LeaseUrl::Memory => Backend::Memory(Arc::new(memory::MemoryLeaseStore::new(clock))),
-        LeaseUrl::Redis(url) => Backend::Redis(Box::new(url.client()?)),
+        LeaseUrl::Redis(url) => Backend::Redis(RedisBackend::open(url)?),
     }))
 }
 
@@ -211,7 +209,15 @@ impl LeaseBackend {
     pub fn connect(&self) -> Arc<dyn LeaseStore> {
         match &self.0 {
             Backend::Memory(store) => Arc::clone(store) as Arc<dyn LeaseStore>,
-            Backend::Redis(client) => Arc::new(redis::RedisLeaseStore::new((**client).clone())),
+            Backend::Redis(backend) => Arc::new(redis::RedisLeaseStore::new(backend)),
+        }
+    }
+
+    /// The Redis that the leases are on, if they are on one.
+    pub fn redis(&self) -> Option<&Arc<RedisBackend>> {
+        match &self.0 {
+            Backend::Memory(_) => None,
+            Backend::Redis(backend) => Some(backend),
         }
     }
 }
@@ -235,14 +241,12 @@ mod tests {
 
     #[test]
     fn a_wrong_lease_url_says_what_is_wrong() {
+        let forms = format!("must be memory:, {FORMS}");
         for (text, why) in [
-            ("", "must be memory:, redis://HOST or rediss://HOST"),
-            ("memory", "must be memory:, redis://HOST or rediss://HOST"),
-            ("memory:x", "must be memory:, redis://HOST or rediss://HOST"),
-            (
-                "http://localhost",
-                "must be memory:, redis://HOST or rediss://HOST",
-            ),
+            ("", &*forms),
+            ("memory", &forms),
+            ("memory:x", &forms),
+            ("http://localhost", &forms),
             ("redis://", "a host is missing"),
             ("redis://h:99999", "invalid port number"),
         ] {

@@ -1,24 +1,22 @@
 //! Leases on Redis, in the keys and fields of the original gateway center.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::{Client, Script};
+use futures_util::future::try_join_all;
+use redis::Script;
 
 use super::{
     Identity, Lease, LeaseError, LeasePage, LeaseStore, ListCursor, Look, Renewal, Renewed,
 };
 use crate::model::{Epoch, InstanceKey};
-use crate::redis_link::{PackedCall, RedisLink};
+use crate::redis::{ANSWER, Call, LinkError, Master, RedisBackend, RedisLink, SlotMap, within};
 
-/// Holds the last epoch that was given out. Not below [`InstanceKey::LEASE_KEY_PREFIX`].
-const EPOCH_KEY: &str = "rollcall:epoch";
-
-/// Is there for as long as nobody has flushed the database.
-const INCARNATION_KEY: &str = "rollcall:incarnation";
-
-/// Written by every probe.
-const PROBE_KEY: &str = "rollcall:probe";
+/// The hash tag of all keys but the leases, where one master has all keys. Each master of a
+/// cluster has another tag. Not below [`InstanceKey::LEASE_KEY_PREFIX`].
+const TAG: &str = "{rollcall}";
 
 /// How many keys Redis looks at for a page of the list.
 const SCAN_COUNT: usize = 1000;
@@ -31,15 +29,184 @@ pub(super) struct RedisLeaseStore {
     list: Script,
 }
 
+/// A lease as look.lua tells it: its startTime, and its milliseconds.
+type Told = (String, u64);
+
 impl RedisLeaseStore {
-    pub(super) fn new(client: Client) -> Self {
+    pub(super) fn new(backend: &Arc<RedisBackend>) -> Self {
         Self {
-            link: RedisLink::new(client),
+            link: backend.link(),
             renew: Script::new(include_str!("renew.lua")),
             look: Script::new(include_str!("look.lua")),
             probe: Script::new(include_str!("probe.lua")),
             list: Script::new(include_str!("list.lua")),
         }
+    }
+
+    /// The call that renews some leases. On a node of a cluster all of them are named by
+    /// arguments; else they are all keys.
+    fn renew_call<'a>(
+        &self,
+        renewals: impl ExactSizeIterator<Item = &'a Renewal> + Clone,
+        on_node: bool,
+    ) -> Call<'_> {
+        let count = renewals.len();
+        let (keys, named) = if on_node { (1, count) } else { (count, 0) };
+        let mut call = Call::script(&self.renew, keys);
+        let mut lease_key = String::new();
+        let mut name = |call: &mut Call<'_>, renewal: &Renewal| {
+            lease_key.clear();
+            renewal.key.write_lease_key(&mut lease_key);
+            call.arg(&lease_key);
+        };
+        renewals
+            .clone()
+            .take(keys)
+            .for_each(|renewal| name(&mut call, renewal));
+        call.arg(named);
+        renewals
+            .clone()
+            .take(named)
+            .for_each(|renewal| name(&mut call, renewal));
+        for renewal in renewals {
+            call.arg(renewal.key.address.as_str())
+                .arg(renewal.weight.get())
+                .arg(renewal.ttl.as_secs());
+        }
+        call
+    }
+
+    /// One call for each master, all at once; where leases are on their way to another master,
+    /// one for each lease.
+    async fn renew_on(
+        &self,
+        map: &SlotMap,
+        renewals: &[Renewal],
+    ) -> Result<Vec<Renewed>, LinkError> {
+        let keys: Vec<String> = renewals
+            .iter()
+            .map(|renewal| renewal.key.lease_key())
+            .collect();
+        let parts = parts(map, &keys)?
+            .into_iter()
+            .map(|(master, indices)| async move {
+                let of_part = || indices.iter().map(|index| &renewals[*index]);
+                let call = self.renew_call(of_part(), true);
+                let part = match self.link.ask_master::<String>(master, &call).await? {
+                    Some(answer) => all_renewed(&answer, indices.len())?,
+                    None => self.renew_each(of_part()).await?,
+                };
+                Ok::<_, LinkError>(indices.into_iter().zip(part).collect::<Vec<_>>())
+            });
+        in_order(try_join_all(parts).await?, renewals.len())
+    }
+
+    async fn renew_each<'a>(
+        &self,
+        renewals: impl Iterator<Item = &'a Renewal> + Clone,
+    ) -> Result<Vec<Renewed>, LinkError> {
+        // Those of one lease stay in one call, which keeps their order.
+        let mut by_key: HashMap<&InstanceKey, Vec<(usize, &Renewal)>> = HashMap::new();
+        for (index, renewal) in renewals.clone().enumerate() {
+            by_key
+                .entry(&renewal.key)
+                .or_default()
+                .push((index, renewal));
+        }
+        let calls = by_key.into_iter().map(|(key, same)| async move {
+            let call = self.renew_call(same.iter().map(|(_, renewal)| *renewal), false);
+            let answer: String = self.link.ask(&key.lease_key(), &call).await?;
+            let renewed = all_renewed(&answer, same.len())?;
+            let indices = same.iter().map(|(index, _)| *index);
+            Ok::<_, LinkError>(indices.zip(renewed).collect::<Vec<_>>())
+        });
+        in_order(try_join_all(calls).await?, renewals.count())
+    }
+
+    /// Looks at leases of one server together with its mark, which is a key.
+    async fn look_at_once(&self, mark: &str, keys: &[String]) -> Result<Look, LinkError> {
+        let mut call = Call::script(&self.look, 1 + keys.len());
+        call.arg(mark);
+        for key in keys {
+            call.arg(key);
+        }
+        call.arg("mark");
+        let (identity, told): (String, Vec<Told>) = self.link.ask(mark, &call).await?;
+        Ok(Look {
+            leases: leases(told, keys.len())?,
+            identity: Identity::of([identity]),
+        })
+    }
+
+    async fn look_on(&self, map: &SlotMap, keys: &[String]) -> Result<Look, LinkError> {
+        let parts = parts(map, keys)?
+            .into_iter()
+            .map(|(master, indices)| async move {
+                let mut call = Call::script(&self.look, 1);
+                call.arg(mark(&master.tag)).arg("mark");
+                for index in &indices {
+                    call.arg(&keys[*index]);
+                }
+                let told = self
+                    .link
+                    .ask_master::<(String, Vec<Told>)>(master, &call)
+                    .await?;
+                Ok::<_, LinkError>(match told {
+                    Some((identity, told)) => {
+                        let leases = leases(told, indices.len())?;
+                        Some((
+                            identity,
+                            indices.into_iter().zip(leases).collect::<Vec<_>>(),
+                        ))
+                    }
+                    None => None,
+                })
+            });
+        let parts: Option<Vec<_>> = try_join_all(parts).await?.into_iter().collect();
+        match parts {
+            Some(parts) => {
+                let (identities, leases): (Vec<String>, Vec<_>) = parts.into_iter().unzip();
+                Ok(Look {
+                    leases: in_order(leases, keys.len())?,
+                    identity: Identity::of(identities),
+                })
+            }
+            None => self.look_at_each(keys).await,
+        }
+    }
+
+    /// Looks at each lease wherever it is now, and only then at all masters: one that lost
+    /// its leases before shows that.
+    async fn look_at_each(&self, keys: &[String]) -> Result<Look, LinkError> {
+        let calls = keys.iter().map(|key| async move {
+            let mut call = Call::script(&self.look, 1);
+            call.arg(key).arg("");
+            let (_, told): (String, Vec<Told>) = self.link.ask(key, &call).await?;
+            Ok::<_, LinkError>(leases(told, 1)?.into_iter().next().flatten())
+        });
+        let leases = try_join_all(calls).await?;
+        let identity = self.probe_all().await?;
+        Ok(Look { leases, identity })
+    }
+
+    async fn probe_all(&self) -> Result<Identity, LinkError> {
+        let Some(map) = self.link.masters().await? else {
+            let call = self.probe_call(TAG);
+            let identity: String = self.link.ask(TAG, &call).await?;
+            return Ok(Identity::of([identity]));
+        };
+        let calls = map.masters.iter().map(|master| async move {
+            let call = self.probe_call(&master.tag);
+            let identity: Option<String> = self.link.ask_master(master, &call).await?;
+            identity.ok_or_else(moving)
+        });
+        Ok(Identity::of(try_join_all(calls).await?))
+    }
+
+    fn probe_call(&self, tag: &str) -> Call<'_> {
+        let mut call = Call::script(&self.probe, 2);
+        call.arg(mark(tag)).arg(format!("{tag}:probe"));
+        call
     }
 }
 
@@ -49,99 +216,161 @@ impl LeaseStore for RedisLeaseStore {
         if renewals.is_empty() {
             return Ok(Vec::new());
         }
-        let mut call = PackedCall::new(&self.renew, 1 + renewals.len());
-        call.arg(EPOCH_KEY);
-        let mut lease_key = String::new();
-        for renewal in renewals {
-            lease_key.clear();
-            renewal.key.write_lease_key(&mut lease_key);
-            call.arg(&lease_key);
-        }
-        for renewal in renewals {
-            call.arg(renewal.key.address.as_str())
-                .arg(renewal.weight.get())
-                .arg(renewal.ttl.as_secs());
-        }
-        let answer: String = self.link.ask(&call).await?;
-        let renewed: Vec<Renewed> = answer.split(' ').map(renewed).collect::<Result<_, _>>()?;
-        if renewed.len() != renewals.len() {
-            return Err(LeaseError::Refused(format!(
-                "renew.lua answered {} leases of {}",
-                renewed.len(),
-                renewals.len()
-            )));
-        }
-        Ok(renewed)
+        let renewed = async {
+            match self.link.masters().await? {
+                Some(map) => self.renew_on(&map, renewals).await,
+                None => {
+                    let call = self.renew_call(renewals.iter(), false);
+                    let answer: String = self.link.ask(TAG, &call).await?;
+                    all_renewed(&answer, renewals.len())
+                }
+            }
+        };
+        Ok(within(ANSWER, renewed).await?)
     }
 
     async fn look(&self, keys: &[InstanceKey]) -> Result<Look, LeaseError> {
-        let mut call = self.look.prepare_invoke();
-        call.key(INCARNATION_KEY);
-        for key in keys {
-            call.key(key.lease_key());
-        }
-        let (identity, answers): (String, Vec<(String, u64)>) = self.link.ask(&call).await?;
-        let lease = |(start_time, left): &(String, u64)| {
-            Some(Lease {
-                // What is not a time was not written by renew.lua, and is no lease.
-                epoch: Epoch::parse(start_time)?,
-                left: Duration::from_millis(*left),
-            })
+        let keys: Vec<String> = keys.iter().map(InstanceKey::lease_key).collect();
+        let looked = async {
+            match self.link.masters().await? {
+                Some(map) => self.look_on(&map, &keys).await,
+                None => self.look_at_once(&mark(TAG), &keys).await,
+            }
         };
-        if answers.len() != keys.len() {
-            return Err(LeaseError::Refused(format!(
-                "look.lua answered {} leases of {}",
-                answers.len(),
-                keys.len()
-            )));
-        }
-        Ok(Look {
-            leases: answers.iter().map(lease).collect(),
-            identity: Identity::of([identity]),
-        })
+        Ok(within(ANSWER, looked).await?)
     }
 
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {
         if keys.is_empty() {
             return Ok(());
         }
-        let mut delete = redis::cmd("DEL");
-        for key in keys {
-            delete.arg(key.lease_key());
-        }
-        self.link.ask::<()>(&delete).await?;
-        Ok(())
+        let revoked = async {
+            if self.link.masters().await?.is_none() {
+                let mut call = Call::command("DEL");
+                for key in keys {
+                    call.arg(key.lease_key());
+                }
+                return self.link.ask(TAG, &call).await;
+            }
+            let calls = keys.iter().map(|key| async move {
+                let mut call = Call::command("DEL");
+                let key = key.lease_key();
+                call.arg(&key);
+                self.link.ask::<()>(&key, &call).await
+            });
+            try_join_all(calls).await.map(drop)
+        };
+        Ok(within(ANSWER, revoked).await?)
     }
 
     async fn probe(&self) -> Result<Identity, LeaseError> {
-        let mut call = self.probe.prepare_invoke();
-        call.key(INCARNATION_KEY).key(PROBE_KEY);
-        let identity: String = self.link.ask(&call).await?;
-        Ok(Identity::of([identity]))
+        Ok(within(ANSWER, self.probe_all()).await?)
     }
 
     async fn list(&self, cursor: ListCursor) -> Result<LeasePage, LeaseError> {
-        let mut call = self.list.prepare_invoke();
-        call.arg(cursor.position)
-            .arg(format!("{}*", InstanceKey::LEASE_KEY_PREFIX))
-            .arg(SCAN_COUNT);
-        let (next, keys): (u64, Vec<String>) = self.link.ask(&call).await?;
-        Ok(LeasePage {
-            keys,
-            next: (next != 0).then_some(ListCursor {
-                server: 0,
-                position: next,
-            }),
-        })
+        let listed = async {
+            let map = self.link.masters().await?;
+            let masters = map.iter().flat_map(|map| &map.masters);
+            let (master, servers) = match map {
+                None => (None, 1),
+                Some(_) => (masters.clone().nth(cursor.server), masters.count()),
+            };
+            let mut call = Call::script(&self.list, 1);
+            call.arg(mark(master.map_or(TAG, |master| &master.tag)))
+                .arg(cursor.position)
+                .arg(format!("{}*", InstanceKey::LEASE_KEY_PREFIX))
+                .arg(SCAN_COUNT);
+            let (position, keys): (u64, Vec<String>) = match master {
+                Some(master) => self
+                    .link
+                    .ask_master(master, &call)
+                    .await?
+                    .ok_or_else(moving)?,
+                // There are fewer masters than there were.
+                None if map.is_some() => (0, Vec::new()),
+                None => self.link.ask(TAG, &call).await?,
+            };
+            let next = match position {
+                0 => (cursor.server + 1, 0),
+                position => (cursor.server, position),
+            };
+            let next = Some(next).filter(|(server, _)| *server < servers);
+            let next = next.map(|(server, position)| ListCursor { server, position });
+            Ok(LeasePage { keys, next })
+        };
+        Ok(within(ANSWER, listed).await?)
     }
 }
 
-fn renewed(answer: &str) -> Result<Renewed, LeaseError> {
+/// What is there for as long as nobody has flushed the database of a server.
+fn mark(tag: &str) -> String {
+    format!("{tag}:mark")
+}
+
+fn moving() -> LinkError {
+    LinkError::Unavailable("the slots of the cluster are moving".to_owned())
+}
+
+/// Each master that holds some of the keys, and which ones.
+fn parts<'a>(
+    map: &'a SlotMap,
+    keys: &[String],
+) -> Result<Vec<(&'a Master, Vec<usize>)>, LinkError> {
+    let mut parts: Vec<(&Master, Vec<usize>)> = map
+        .masters
+        .iter()
+        .map(|master| (master, Vec::new()))
+        .collect();
+    for (index, key) in keys.iter().enumerate() {
+        if let Some((_, indices)) = parts.get_mut(map.owner(key)?) {
+            indices.push(index);
+        }
+    }
+    parts.retain(|(_, indices)| !indices.is_empty());
+    Ok(parts)
+}
+
+/// Puts answers into the order of the questions.
+fn in_order<T>(parts: Vec<Vec<(usize, T)>>, count: usize) -> Result<Vec<T>, LinkError> {
+    let mut all: Vec<(usize, T)> = parts.into_iter().flatten().collect();
+    all.sort_by_key(|(index, _)| *index);
+    check_count(all.len(), count)?;
+    Ok(all.into_iter().map(|(_, answer)| answer).collect())
+}
+
+fn check_count(answered: usize, asked: usize) -> Result<(), LinkError> {
+    match answered == asked {
+        true => Ok(()),
+        false => Err(LinkError::Refused(format!(
+            "Redis answered {answered} leases of {asked}"
+        ))),
+    }
+}
+
+fn leases(told: Vec<Told>, count: usize) -> Result<Vec<Option<Lease>>, LinkError> {
+    check_count(told.len(), count)?;
+    let lease = |(start_time, left): &Told| {
+        Some(Lease {
+            // What is not a time was not written by renew.lua, and is no lease.
+            epoch: Epoch::parse(start_time)?,
+            left: Duration::from_millis(*left),
+        })
+    };
+    Ok(told.iter().map(lease).collect())
+}
+
+fn all_renewed(answer: &str, count: usize) -> Result<Vec<Renewed>, LinkError> {
+    let renewed: Vec<Renewed> = answer.split(' ').map(renewed).collect::<Result<_, _>>()?;
+    check_count(renewed.len(), count)?;
+    Ok(renewed)
+}
+
+fn renewed(answer: &str) -> Result<Renewed, LinkError> {
     let (created, start_time) = match answer.strip_prefix('+') {
         Some(start_time) => (true, start_time),
         None => (false, answer),
     };
     let epoch = Epoch::parse(start_time)
-        .ok_or_else(|| LeaseError::Refused(format!("startTime is {start_time:?}")))?;
+        .ok_or_else(|| LinkError::Refused(format!("startTime is {start_time:?}")))?;
     Ok(Renewed { created, epoch })
 }

@@ -1,10 +1,10 @@
 -- Creates or renews many leases at once. Redis runs a script whole or not at all, so
 -- no lease is left without its time to live or without one of its fields.
 --
--- KEYS[1]   the last epoch given out, so that a later life has a later epoch even if
---           the clock was set back
--- KEYS[2..] the lease of each instance
--- ARGV      for each lease: address, weight, time to live in seconds
+-- KEYS    the lease of each instance; on a node of a cluster that of the first one alone,
+--         since a script may only be given keys of one slot
+-- ARGV    how many leases are named here and not in KEYS, these leases, and for each lease:
+--         address, weight, time to live in seconds
 --
 -- Returns for each lease its startTime, behind a '+' where a new life began; in one text,
 -- with spaces between them.
@@ -30,26 +30,34 @@ local function rfc3339(millis)
     math.floor(second / 3600), math.floor(second / 60) % 60, second % 60, millis - seconds * 1000)
 end
 
-local last_time = rfc3339(now)
-local epoch = nil
+local keys, named = {}, tonumber(ARGV[1])
+if named == 0 then
+  keys = KEYS
+else
+  -- Where a lease is on another node, or on its way there, this fails before anything is written.
+  for i = 1, named do
+    keys[i] = ARGV[1 + i]
+    redis.call('EXISTS', keys[i])
+  end
+end
+
+local time = rfc3339(now)
 local answer = {}
 
-for i = 2, #KEYS do
-  local key, a = KEYS[i], 3 * (i - 2)
+for i = 1, #keys do
+  local key, a = keys[i], 3 * (i - 1) + named + 1
   local start = redis.pcall('HGET', key, 'startTime')
+  if type(start) == 'table' and not string.find(start.err, 'WRONGTYPE', 1, true) then
+    return start
+  end
   if type(start) == 'string' and string.match(start, '^%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%d%.%d%d%dZ$') then
-    redis.call('HSET', key, 'lastTime', last_time, 'url', ARGV[a + 1], 'weight', ARGV[a + 2])
-    answer[i - 1] = start
+    redis.call('HSET', key, 'lastTime', time, 'url', ARGV[a + 1], 'weight', ARGV[a + 2])
+    answer[i] = start
   else
-    if epoch == nil then
-      local last = tonumber(redis.call('GET', KEYS[1]) or 0)
-      epoch = rfc3339(math.max(now, last + 1))
-      redis.call('SET', KEYS[1], string.format('%.0f', math.max(now, last + 1)))
-    end
     -- What else may be there was not made by this script: another type, or a part of a lease.
     redis.call('DEL', key)
-    redis.call('HSET', key, 'lastTime', last_time, 'startTime', epoch, 'url', ARGV[a + 1], 'weight', ARGV[a + 2])
-    answer[i - 1] = '+' .. epoch
+    redis.call('HSET', key, 'lastTime', time, 'startTime', time, 'url', ARGV[a + 1], 'weight', ARGV[a + 2])
+    answer[i] = '+' .. time
   end
   redis.call('EXPIRE', key, ARGV[a + 3])
 end

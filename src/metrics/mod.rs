@@ -126,6 +126,8 @@ pub struct BackendMetrics {
     pub leases: Gauge,
     /// The log of events.
     pub bus: Gauge,
+    /// Whether the lease store may evict leases, for want of memory.
+    pub leases_evicted: Gauge,
 }
 
 /// Everything that is told.
@@ -216,6 +218,11 @@ impl Metrics {
             store: backend("store"),
             leases: backend("leases"),
             bus: backend("bus"),
+            leases_evicted: all.add(
+                "lease_store_evicts",
+                "Whether Redis may evict leases: it has a maxmemory, and a maxmemory-policy other than noeviction",
+                Gauge::default(),
+            ),
         };
         let metrics = Self {
             requests: all.add(

@@ -121,6 +121,7 @@ async fn what_happens_is_counted<B: Backends>() {
         ("rollcall_backend_up{backend=\"store\"}", 1.0),
         ("rollcall_backend_up{backend=\"leases\"}", 1.0),
         ("rollcall_backend_up{backend=\"bus\"}", 1.0),
+        ("rollcall_lease_store_evicts", 0.0),
         ("rollcall_directory_stale", 0.0),
         ("rollcall_protection_active", 0.0),
         ("rollcall_anonymous", 1.0),
@@ -213,7 +214,7 @@ async fn a_backend_that_is_away_is_seen() {
     let (_, overview) = setup.daemon.get("/v1/overview").await;
     assert_eq!(
         overview["backends"],
-        json!({"store": true, "leases": false, "bus": false})
+        json!({"store": true, "leases": false, "bus": false, "leases_evicted": false})
     );
 }
 

@@ -106,9 +106,10 @@ impl Fixture {
         writer.migrate().await.unwrap();
         let clock = Arc::new(SystemClock);
         let url: LeaseUrl = redis.url().parse().unwrap();
-        let leases = lease::open(&url, clock.clone()).unwrap().connect();
+        let backend = lease::open(&url, clock.clone()).unwrap();
+        let leases = backend.connect();
         let directory = Arc::new(Directory::new(reader.clone()));
-        let bus_url = BusUrl::Redis(redis.url().parse().unwrap());
+        let bus_url = BusUrl::Redis(backend.redis().unwrap().clone());
         let bus = bus::open(&bus_url, clock.clone()).unwrap();
         let lifeline = Lifeline::new("tested", mpsc::unbounded_channel().0);
         let actor = RegistryActor::new(

@@ -1,0 +1,305 @@
+//! Which master of a cluster holds which slots.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use futures_util::future::join_all;
+use redis::aio::ConnectionLike;
+use redis::{FromRedisValue, Value};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::connection::Connector;
+use super::error::{LinkError, reason};
+use super::url::Address;
+
+/// How long a node may take to tell its view.
+const ASK: Duration = Duration::from_millis(300);
+/// How many nodes are asked.
+const ASKED: usize = 5;
+/// How many hash tags are tried: of that many even a single slot has some.
+const TAGS: u32 = 400_000;
+/// How many slots there are.
+const SLOTS: u16 = 16384;
+
+/// The slot of a key: of what is between its first braces, if something is.
+pub(crate) fn slot(key: &str) -> u16 {
+    let tag = key
+        .split_once('{')
+        .and_then(|(_, rest)| rest.split_once('}'));
+    let tag = tag.map(|(tag, _)| tag).filter(|tag| !tag.is_empty());
+    crc16(tag.unwrap_or(key).as_bytes()) % SLOTS
+}
+
+/// CRC16 with the polynomial of XMODEM.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
+            (crc << 1) ^ (0x1021 * (crc >> 15))
+        })
+    })
+}
+
+/// One master.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Master {
+    /// The name of the node within the cluster.
+    id: String,
+    pub(crate) address: Address,
+    /// A hash tag whose keys are on this master.
+    pub(crate) tag: String,
+}
+
+/// Which master holds which slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SlotMap {
+    pub(crate) masters: Vec<Master>,
+    /// For each slot the index of its master.
+    owners: Vec<Option<u16>>,
+}
+
+impl SlotMap {
+    /// The index of the master that holds the key.
+    pub(crate) fn owner(&self, key: &str) -> Result<usize, LinkError> {
+        let slot = slot(key);
+        let owner = self.owners.get(usize::from(slot)).copied().flatten();
+        let none = || LinkError::Unavailable(format!("no master of the cluster has slot {slot}"));
+        owner.map(usize::from).ok_or_else(none)
+    }
+
+    /// The master that holds the key.
+    pub(crate) fn master(&self, key: &str) -> Result<&Master, LinkError> {
+        let none = || LinkError::Unavailable("the slots of the cluster are not known".to_owned());
+        self.masters.get(self.owner(key)?).ok_or_else(none)
+    }
+
+    /// Reads the answer to CLUSTER SLOTS of the node at `asked`. Of `before` each master keeps
+    /// its hash tag for as long as it holds that tag's slot.
+    fn read(answer: Value, asked: &Address, before: Option<&Self>) -> Option<Self> {
+        let mut ranges = Vec::new();
+        for range in sequence(answer)? {
+            let mut range = sequence(range)?.into_iter();
+            let first = u16::from_redis_value(range.next()?).ok()?;
+            let last = u16::from_redis_value(range.next()?).ok()?;
+            let mut master = sequence(range.next()?)?.into_iter();
+            let host: Option<String> = Option::from_redis_value(master.next()?).ok()?;
+            let port = u16::from_redis_value(master.next()?).ok()?;
+            let id = String::from_redis_value(master.next()?).ok()?;
+            // A node that does not know its own host is where it was asked.
+            let host = match (host.filter(|host| !host.is_empty()), asked) {
+                (Some(host), _) => host,
+                (None, Address::Tcp(host, _)) => host.clone(),
+                (None, Address::Unix(_)) => return None,
+            };
+            ranges.push((first, last, id, Address::Tcp(host, port)));
+        }
+        let mut masters: Vec<Master> = Vec::new();
+        for (_, _, id, address) in &ranges {
+            if !masters.iter().any(|master| master.id == *id) {
+                masters.push(Master {
+                    id: id.clone(),
+                    address: address.clone(),
+                    tag: String::new(),
+                });
+            }
+        }
+        masters.sort();
+        let mut owners = vec![None; usize::from(SLOTS)];
+        for (first, last, id, _) in &ranges {
+            let index = masters.iter().position(|master| master.id == *id)?;
+            let owned = owners.get_mut(usize::from(*first)..=usize::from(*last))?;
+            owned.fill(Some(u16::try_from(index).ok()?));
+        }
+        let mut map = Self { masters, owners };
+        for index in 0..map.masters.len() {
+            let id = &map.masters[index].id;
+            let known = before.and_then(|before| before.masters.iter().find(|m| m.id == *id));
+            let known = known.map(|master| master.tag.clone());
+            let owned = |tag: &String| map.owner(tag).is_ok_and(|owner| owner == index);
+            let mut tags = known
+                .into_iter()
+                .chain((0..TAGS).map(|i| format!("{{rollcall:{i}}}")));
+            map.masters[index].tag = tags.find(owned)?;
+        }
+        Some(map)
+    }
+}
+
+fn sequence(value: Value) -> Option<Vec<Value>> {
+    match value {
+        Value::Array(values) => Some(values),
+        _ => None,
+    }
+}
+
+/// What the process knows of a cluster.
+pub(super) struct Cluster {
+    seeds: Vec<Address>,
+    map: ArcSwapOption<SlotMap>,
+    /// How often the map was asked for.
+    turn: AtomicUsize,
+    /// Held while the map is asked for.
+    asking: tokio::sync::Mutex<()>,
+    /// Something in the map turned out to be wrong.
+    pub(super) outdated: Arc<Notify>,
+}
+
+impl Cluster {
+    pub(super) fn new(seeds: Vec<Address>) -> Self {
+        Self {
+            seeds,
+            map: ArcSwapOption::empty(),
+            turn: AtomicUsize::new(0),
+            asking: tokio::sync::Mutex::default(),
+            outdated: Arc::default(),
+        }
+    }
+
+    /// The map as it was known last; asks for it where it is not known yet.
+    pub(super) async fn map(&self, connector: &Connector) -> Result<Arc<SlotMap>, LinkError> {
+        if let Some(map) = self.map.load_full() {
+            return Ok(map);
+        }
+        let _asking = self.asking.lock().await;
+        match self.map.load_full() {
+            Some(map) => Ok(map),
+            None => self.ask(connector).await,
+        }
+    }
+
+    /// The map, if it is known.
+    pub(super) fn known(&self) -> Option<Arc<SlotMap>> {
+        self.map.load_full()
+    }
+
+    /// Asks for the map again.
+    pub(super) async fn refresh(&self, connector: &Connector) -> Result<Arc<SlotMap>, LinkError> {
+        let _asking = self.asking.lock().await;
+        self.ask(connector).await
+    }
+
+    /// Asks some nodes at once, and takes the view that most of them have.
+    async fn ask(&self, connector: &Connector) -> Result<Arc<SlotMap>, LinkError> {
+        let before = self.map.load_full();
+        let masters = before.iter().flat_map(|map| &map.masters);
+        let mut candidates: Vec<&Address> = masters.map(|master| &master.address).collect();
+        for seed in &self.seeds {
+            if !candidates.contains(&seed) {
+                candidates.push(seed);
+            }
+        }
+        // Where there are many, others each time.
+        let some = candidates.len().min(ASKED);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let begin = turn % candidates.len().max(1);
+        candidates.rotate_left(begin);
+        let asked = candidates.iter().take(some).map(|address| {
+            let before = before.as_deref();
+            async move {
+                let view = timeout(ASK, view(connector, address, before)).await;
+                view.unwrap_or_else(|_| Err(format!("{address}: no answer within {ASK:?}")))
+            }
+        });
+        let (mut views, mut trouble): (Vec<(SlotMap, usize)>, Vec<String>) = Default::default();
+        for answer in join_all(asked).await {
+            match answer {
+                Ok(map) => match views.iter_mut().find(|(known, _)| *known == map) {
+                    Some((_, votes)) => *votes += 1,
+                    None => views.push((map, 1)),
+                },
+                Err(reason) => trouble.push(reason),
+            }
+        }
+        let most = views.into_iter().max_by_key(|(_, votes)| *votes);
+        let (map, _) = most.ok_or_else(|| {
+            let trouble = trouble.join("; ");
+            LinkError::Unavailable(format!("no node tells the slots of the cluster: {trouble}"))
+        })?;
+        if before.as_deref() == Some(&map) {
+            return Ok(Arc::new(map));
+        }
+        let map = Arc::new(map);
+        if before.is_some() {
+            log::info!("the cluster has other masters or other slots than before");
+        }
+        self.map.store(Some(Arc::clone(&map)));
+        Ok(map)
+    }
+}
+
+async fn view(
+    connector: &Connector,
+    address: &Address,
+    before: Option<&SlotMap>,
+) -> Result<SlotMap, String> {
+    let connection = connector.consult(address, false).await;
+    let mut connection = connection.map_err(|error| format!("{address}: {error}"))?;
+    let mut ask = redis::cmd("CLUSTER");
+    ask.arg("SLOTS");
+    let answer = connection.req_packed_command(&ask).await;
+    let answer = answer.map_err(|error| format!("{address}: {}", reason(&error)))?;
+    let map = SlotMap::read(answer, address, before);
+    map.filter(|map| !map.masters.is_empty())
+        .ok_or_else(|| format!("{address}: it knows of no master with slots"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_redis() {
+        assert_eq!(crc16(b"123456789"), 0x31c3);
+        for (key, expected) in [
+            ("foo", 12182),
+            ("{user1000}.following", slot("user1000")),
+            ("foo{}{bar}", crc16(b"foo{}{bar}") % SLOTS),
+            ("foo{{bar}}zap", slot("{bar")),
+            ("foo{bar}{zap}", slot("bar")),
+        ] {
+            assert_eq!(slot(key), expected, "{key}");
+        }
+    }
+
+    fn text(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn range(first: i64, last: i64, port: i64, id: &str) -> Value {
+        let master = Value::Array(vec![text(""), Value::Int(port), text(id)]);
+        Value::Array(vec![Value::Int(first), Value::Int(last), master])
+    }
+
+    #[test]
+    fn each_master_has_keys_of_its_own_and_keeps_them_while_it_can() {
+        let asked = Address::Tcp("h".to_owned(), 1);
+        let whole = Value::Array(vec![range(0, 8000, 2, "b"), range(8001, 16383, 1, "a")]);
+        let map = SlotMap::read(whole, &asked, None).unwrap();
+        assert_eq!(map.masters[0].address, asked);
+        for (index, master) in map.masters.iter().enumerate() {
+            assert_eq!(map.owner(&master.tag).unwrap(), index);
+        }
+        // Slots below those of a's tag go to a.
+        let kept = i64::from(slot(&map.masters[1].tag));
+        let other = Value::Array(vec![
+            range(kept, kept, 2, "b"),
+            range(0, kept - 1, 1, "a"),
+            range(kept + 1, 16383, 1, "a"),
+        ]);
+        let next = SlotMap::read(other, &asked, Some(&map)).unwrap();
+        assert_eq!(next.masters[1].tag, map.masters[1].tag);
+        let part = Value::Array(vec![range(0, 16000, 1, "a")]);
+        let part = SlotMap::read(part, &asked, None).unwrap();
+        let error = (0..)
+            .map(|i| part.owner(&format!("{i}")))
+            .find_map(Result::err);
+        assert!(
+            error
+                .unwrap()
+                .to_string()
+                .starts_with("no master of the cluster has slot 16")
+        );
+    }
+}

@@ -1,0 +1,208 @@
+//! The Redis of a process: every connection to it, for the lease store and for the bus, comes
+//! from one [`RedisBackend`], so that the whole process talks to one server, or to one
+//! cluster, and notices as a whole when another server takes its place.
+
+mod cluster;
+mod connection;
+mod error;
+mod link;
+mod node;
+mod sentinel;
+mod settings;
+mod url;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use self::cluster::Cluster;
+pub(crate) use self::cluster::{Master, SlotMap};
+use self::connection::{Connected, Connector};
+use self::error::Fault;
+pub use self::error::LinkError;
+pub(crate) use self::link::{ANSWER, Call, RedisLink, within};
+use self::node::Node;
+use self::settings::Settings;
+use self::url::{Address, Arrangement};
+pub use self::url::{FORMS, RedisUrl};
+use crate::error::OpenError;
+use crate::metrics::Gauge;
+
+/// How often the process looks whether the master is still the same one.
+const WATCH: Duration = Duration::from_secs(1);
+/// How often the settings of the servers are checked.
+const CHECK: Duration = Duration::from_secs(60);
+
+/// The servers behind one URL. All links of a process share it.
+pub struct RedisBackend {
+    connector: Connector,
+    /// `None` where there is one master.
+    cluster: Option<Cluster>,
+    /// By address; without one it is the one master, wherever it is.
+    nodes: Mutex<HashMap<Option<Address>, Arc<Node>>>,
+    watched: AtomicBool,
+    /// Whether a server may evict leases.
+    evicts: OnceLock<Gauge>,
+}
+
+impl RedisBackend {
+    /// Checks what can be checked without connecting.
+    pub fn open(url: &RedisUrl) -> Result<Arc<Self>, OpenError> {
+        let connector = Connector::new(url.clone());
+        let (address, cluster) = match &url.arrangement {
+            Arrangement::Single(address) => (Some(address), None),
+            Arrangement::Sentinel { sentinels, .. } => (sentinels.first(), None),
+            Arrangement::Cluster(seeds) => (seeds.first(), Some(Cluster::new(seeds.clone()))),
+        };
+        if let Some(address) = address {
+            let client = connector.client(address);
+            client.map_err(|reason| OpenError {
+                backend: url.to_string(),
+                reason,
+            })?;
+        }
+        Ok(Arc::new(Self {
+            connector,
+            cluster,
+            nodes: Mutex::default(),
+            watched: AtomicBool::new(false),
+            evicts: OnceLock::new(),
+        }))
+    }
+
+    /// Sets `gauge` to 1 while a server may evict leases.
+    pub fn report_evictions(&self, gauge: Gauge) {
+        // It is given once, by the daemon.
+        let _ = self.evicts.set(gauge);
+    }
+
+    /// A link whose connections live on the current runtime. The first one also begins to
+    /// watch the servers, on the same runtime.
+    pub(crate) fn link(self: &Arc<Self>) -> RedisLink {
+        if !self.watched.swap(true, Ordering::Relaxed) {
+            tokio::spawn(watch(Arc::downgrade(self)));
+        }
+        RedisLink::new(Arc::clone(self))
+    }
+
+    /// What the process agrees on about one master.
+    fn node(&self, address: &Option<Address>) -> Arc<Node> {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(node) = nodes.get(address) {
+            return Arc::clone(node);
+        }
+        let node = nodes.entry(address.clone());
+        Arc::clone(node.or_insert_with(|| Arc::new(Node::new())))
+    }
+
+    fn has(&self, address: &Option<Address>) -> bool {
+        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.contains_key(address)
+    }
+
+    /// Connects to a master: to that one of a cluster, or to whichever is the one master now.
+    async fn reach(&self, address: Option<Address>) -> Result<(Address, Connected), LinkError> {
+        let address = match (address, &self.connector.url.arrangement) {
+            (Some(address), _) => address,
+            (None, Arrangement::Single(address)) => address.clone(),
+            (None, Arrangement::Sentinel { sentinels, master }) => {
+                sentinel::master(&self.connector, sentinels, master).await?
+            }
+            (None, Arrangement::Cluster(_)) => return Err(Fault::Moved(None).into_error()),
+        };
+        let connected = self.connector.connect(&address).await?;
+        Ok((address, connected))
+    }
+
+    /// Has the slots of a cluster asked for again where an answer shows that they changed.
+    fn outdate(&self, fault: &Fault) {
+        let changed = matches!(
+            fault,
+            Fault::Moved(_) | Fault::Broken(_) | Fault::NotMaster(_)
+        );
+        if let Some(cluster) = &self.cluster
+            && changed
+        {
+            cluster.outdated.notify_one();
+        }
+    }
+
+    /// Looks whether the masters are still the same ones: a connection that is new each time
+    /// goes where new ones go now, wherever those lead that are open.
+    async fn look(&self) -> Result<(), LinkError> {
+        let Some(cluster) = &self.cluster else {
+            let node = self.node(&None);
+            let begun = node.generation();
+            let (address, connected) = self.reach(None).await?;
+            node.agree(&address, connected.run.as_deref(), begun);
+            return Ok(());
+        };
+        let map = cluster.refresh(&self.connector).await?;
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.retain(|address, node| {
+            let is_master = |master: &Master| Some(&master.address) == address.as_ref();
+            let stays = map.masters.iter().any(is_master);
+            if !stays {
+                node.distrust(node.generation());
+            }
+            stays
+        });
+        Ok(())
+    }
+
+    /// Checks the settings of all masters, and says what has changed since.
+    async fn check(&self, before: Settings) -> Settings {
+        let masters = match self.cluster.as_ref().and_then(Cluster::known) {
+            Some(map) => map
+                .masters
+                .iter()
+                .map(|m| Some(m.address.clone()))
+                .collect(),
+            None => vec![None],
+        };
+        let mut all = Settings::default();
+        for master in masters {
+            if let Ok((address, mut connected)) = self.reach(master).await {
+                all.add(&address, &mut connected.connection).await;
+            }
+        }
+        all.tell(&before);
+        if let Some(gauge) = self.evicts.get() {
+            gauge.set(all.evicts().into());
+        }
+        all
+    }
+}
+
+/// Watches the servers for as long as the backend is in use.
+async fn watch(backend: Weak<RedisBackend>) {
+    let (mut settings, mut checked) = (Settings::default(), None::<Instant>);
+    loop {
+        let outdated = {
+            let Some(backend) = backend.upgrade() else {
+                return;
+            };
+            match backend.look().await {
+                Err(error) => log::debug!("looking at the masters of Redis: {error}"),
+                Ok(()) if checked.is_some_and(|checked| checked.elapsed() < CHECK) => {}
+                Ok(()) => {
+                    settings = backend.check(settings).await;
+                    checked = Some(Instant::now());
+                }
+            }
+            let cluster = backend.cluster.as_ref();
+            cluster.map_or_else(|| Arc::new(Notify::new()), |c| Arc::clone(&c.outdated))
+        };
+        // At its time, or when an answer shows that something changed.
+        if timeout(WATCH, outdated.notified()).await.is_ok() {
+            tokio::time::sleep(SETTLE).await;
+        }
+    }
+}
+
+/// Between two looks at a cluster that is changing.
+const SETTLE: Duration = Duration::from_millis(50);

@@ -1,0 +1,111 @@
+//! What all connections of the process to one master agree on.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use super::url::Address;
+
+/// One master as the whole process sees it. Every connection belongs to a generation, and
+/// whatever says that this is not the server to talk to begins the next one: then each link
+/// makes a new connection at its next use.
+pub(super) struct Node {
+    generation: watch::Sender<u64>,
+    agreed: Mutex<Agreed>,
+}
+
+#[derive(Default)]
+struct Agreed {
+    address: Option<Address>,
+    /// The number of the server's run.
+    run: Option<String>,
+}
+
+impl Node {
+    pub(super) fn new() -> Self {
+        Self {
+            generation: watch::Sender::new(1),
+            agreed: Mutex::default(),
+        }
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
+    /// Tells when connections of the present generation are to be closed.
+    pub(super) fn generations(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Begins the next generation, unless that of the witness is over already.
+    pub(super) fn distrust(&self, witness: u64) {
+        self.generation.send_if_modified(|generation| {
+            let present = *generation == witness;
+            *generation += u64::from(present);
+            present
+        });
+    }
+
+    /// Takes note of the server that a new connection reached, and returns the generation of
+    /// that connection, which was begun in the generation `begun`. Where it is another server
+    /// than that of the other connections, or another run of it, they are all to be made anew.
+    pub(super) fn agree(&self, address: &Address, run: Option<&str>, begun: u64) -> u64 {
+        let mut agreed = self.agreed.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = agreed
+            .address
+            .as_ref()
+            .is_some_and(|known| known != address);
+        let restarted = matches!((&agreed.run, run), (Some(known), Some(run)) if known != run);
+        agreed.address = Some(address.clone());
+        if run.is_some() {
+            agreed.run = run.map(str::to_owned);
+        }
+        if !moved && !restarted {
+            return begun;
+        }
+        log::info!("the master at {address} is another one than before");
+        self.generation.send_modify(|generation| *generation += 1);
+        self.generation()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(port: u16) -> Address {
+        Address::Tcp("h".to_owned(), port)
+    }
+
+    #[test]
+    fn another_run_or_another_address_ends_the_generation() {
+        let node = Node::new();
+        assert_eq!(node.agree(&address(1), Some("a"), 1), 1);
+        assert_eq!(node.agree(&address(1), Some("a"), 1), 1);
+        assert_eq!(
+            node.agree(&address(1), None, 1),
+            1,
+            "a server that does not say"
+        );
+        assert_eq!(node.agree(&address(1), Some("b"), 1), 2);
+        assert_eq!(node.agree(&address(2), Some("b"), 2), 3);
+        assert_eq!(node.generation(), 3);
+    }
+
+    #[test]
+    fn a_late_witness_does_not_end_a_later_generation() {
+        let node = Node::new();
+        node.distrust(1);
+        node.distrust(1);
+        assert_eq!(node.generation(), 2);
+    }
+
+    #[test]
+    fn a_connection_that_was_begun_before_the_distrust_is_not_of_the_next_generation() {
+        let node = Node::new();
+        node.agree(&address(1), Some("a"), 1);
+        node.distrust(1);
+        assert_eq!(node.agree(&address(1), Some("a"), 1), 1);
+    }
+}

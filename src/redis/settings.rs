@@ -1,0 +1,113 @@
+//! The settings of the servers that leases depend on.
+
+use std::collections::BTreeSet;
+
+use redis::FromRedisValue;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+
+use super::connection::field;
+use super::error::{is_forbidden, reason};
+use super::url::Address;
+
+/// What is wrong with the settings of some servers.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Settings {
+    warnings: BTreeSet<String>,
+    unknown: BTreeSet<String>,
+    evicts: bool,
+}
+
+impl Settings {
+    /// Asks one server.
+    pub(super) async fn add(&mut self, address: &Address, connection: &mut MultiplexedConnection) {
+        for section in ["memory", "persistence"] {
+            let mut info = redis::cmd("INFO");
+            info.arg(section);
+            match connection.req_packed_command(&info).await {
+                Ok(info) => {
+                    let info = String::from_redis_value(info).unwrap_or_default();
+                    self.read(address, &info);
+                }
+                Err(error) if is_forbidden(&error) => {
+                    self.unknown.insert(format!(
+                        "the settings of Redis at {address} cannot be checked without the right \
+                         to use INFO: make sure that maxmemory-policy is noeviction"
+                    ));
+                }
+                Err(error) => log::debug!("INFO {section} at {address}: {}", reason(&error)),
+            }
+        }
+    }
+
+    fn read(&mut self, address: &Address, info: &str) {
+        let policy = field(info, "maxmemory_policy").unwrap_or("noeviction");
+        let limited = field(info, "maxmemory").is_some_and(|limit| limit != "0");
+        if policy != "noeviction" {
+            let now = match limited {
+                true => "evicts leases when it is full, and marks instances offline thereby",
+                false => "would evict leases if it had a maxmemory",
+            };
+            self.evicts |= limited;
+            self.warnings.insert(format!(
+                "Redis at {address} {now}: its maxmemory-policy is {policy}; set it to noeviction, \
+                 and give Rollcall a Redis of its own"
+            ));
+        }
+        for (what, setting) in [
+            ("rdb_last_bgsave_status", "stop-writes-on-bgsave-error"),
+            ("aof_last_write_status", "appendonly"),
+        ] {
+            if field(info, what).is_some_and(|status| status != "ok") {
+                self.warnings.insert(format!(
+                    "Redis at {address} cannot save ({what} is not ok), and refuses heartbeats \
+                     thereby: give its disk space, or see {setting}"
+                ));
+            }
+        }
+    }
+
+    /// Logs what was not so before.
+    pub(super) fn tell(&self, before: &Self) {
+        for warning in self.warnings.difference(&before.warnings) {
+            log::warn!("{warning}");
+        }
+        for unknown in self.unknown.difference(&before.unknown) {
+            log::info!("{unknown}");
+        }
+    }
+
+    /// Whether a server may evict leases.
+    pub(super) fn evicts(&self) -> bool {
+        self.evicts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eviction_is_wrong_and_worse_with_a_limit() {
+        let read = |info: &str| {
+            let mut settings = Settings::default();
+            settings.read(&Address::Tcp("h".into(), 1), info);
+            (settings.warnings.len(), settings.evicts)
+        };
+        assert_eq!(
+            read("maxmemory:5\r\nmaxmemory_policy:noeviction\r\n"),
+            (0, false)
+        );
+        assert_eq!(
+            read("maxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n"),
+            (1, false)
+        );
+        assert_eq!(
+            read("maxmemory:5\r\nmaxmemory_policy:volatile-ttl\r\n"),
+            (1, true)
+        );
+        assert_eq!(
+            read("rdb_last_bgsave_status:err\r\naof_last_write_status:ok\r\n"),
+            (1, false)
+        );
+    }
+}
