@@ -14,6 +14,7 @@ use rollcalld::command::{self, CommandConfig};
 use rollcalld::config::{self, Config, Invocation, Shell};
 use rollcalld::daemon::Daemon;
 use rollcalld::healthcheck;
+use rollcalld::http;
 use rollcalld::store::{self, StoreUrl};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -29,10 +30,16 @@ fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(error) => error.exit(),
     };
-    let filter = env_logger::Env::default().default_filter_or("warn,rollcalld=info");
-    env_logger::Builder::from_env(filter)
+    // Of connections that a restart of PostgreSQL ended, the pool says each.
+    let filter = "warn,deadpool.postgres=error,rollcalld=info";
+    let filter = env_logger::Env::default().default_filter_or(filter);
+    let logger = env_logger::Builder::from_env(filter)
         .format_timestamp_millis()
-        .init();
+        .build();
+    let level = logger.filter();
+    if http::log_to(Box::new(logger), level).is_err() {
+        return ExitCode::FAILURE;
+    }
     let outcome = actix::System::new().block_on(async {
         let done = match invocation {
             Invocation::Serve(config) => serve(*config).await,

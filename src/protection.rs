@@ -1,19 +1,19 @@
 //! Protection: nobody goes offline because the observer was ill.
 //!
-//! Decides, and does nothing else. It is told when the process stood still and when the
-//! lease store was away or lost its leases; then nobody is judged for a time to live. And
-//! it is asked before instances are recorded as gone: when too many would go at once it
-//! has them held instead, until their heartbeats return, an operator confirms, or it has
-//! lasted for long enough.
+//! Decides, and does nothing else. While the lease store does not work, and for one TTL
+//! after it or the process was interrupted, no instance is marked offline. And it is asked
+//! before instances are recorded as gone: when too many would go at once it has them held
+//! instead, until their heartbeats return, an operator confirms, or it has lasted for long
+//! enough.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
-use crate::lease::Identity;
+use crate::lease::Health;
 use crate::model::Ttl;
 
 /// How often [`Protection::tick`] is called.
@@ -21,6 +21,10 @@ pub const TICK: Duration = Duration::from_millis(500);
 
 /// A tick later than this, two intervals and its own, means that the process stood still.
 const STALL: Duration = Duration::from_millis(1500);
+
+/// The replicas agree on the lease store for as long as the last comparison with the others
+/// is not older than this. A replica that is not seen for this long has ended.
+const AGREED: Duration = Duration::from_secs(5);
 
 /// The share of its time to live, in percent, below which a lease is overdue. Heartbeats
 /// are asked for at half of it, and a tenth later at most.
@@ -43,6 +47,8 @@ pub struct Limits {
 /// Decides whether those whose leases are gone are believed to be.
 pub struct Protection {
     limits: Limits,
+    /// Of the lease store.
+    health: Arc<Health>,
     state: Mutex<State>,
 }
 
@@ -51,11 +57,21 @@ struct State {
     /// time to live has passed.
     trusted: (Instant, &'static str),
     last_tick: Instant,
-    leases_away: bool,
-    identity: Option<Identity>,
+    agreement: Agreement,
     /// How many went offline when, within the last time to live.
     recent: VecDeque<(Instant, usize)>,
     held: Option<Held>,
+}
+
+/// Whether all replicas use the same lease store.
+#[derive(Default)]
+struct Agreement {
+    /// Why they do not; `None` while they do, or nothing is known.
+    disagreement: Option<String>,
+    /// When the others were asked last.
+    asked_at: Option<Instant>,
+    /// Since when they were asked without a longer pause than [`AGREED`].
+    asked_since: Option<Instant>,
 }
 
 /// Protection while it lasts.
@@ -95,21 +111,23 @@ pub struct Report {
     pub held: Option<(Held, Duration)>,
     /// Why nobody with the default time to live is judged, and for how long still.
     pub grace: Option<(&'static str, Duration)>,
-    /// Whether the lease store does not answer.
-    pub leases_away: bool,
+    /// Why the replicas do not agree on the lease store; `None` while they do.
+    pub disagreement: Option<String>,
+    /// Why the lease store is unavailable; `None` while it works.
+    pub lease_store_failure: Option<String>,
 }
 
 impl Protection {
-    /// Judges nobody for one time to live from now on.
-    pub fn new(limits: Limits) -> Self {
+    /// Lets no instance be marked offline for one TTL from now on.
+    pub fn new(limits: Limits, health: Arc<Health>) -> Self {
         let now = Instant::now();
         Self {
             limits,
+            health,
             state: Mutex::new(State {
                 trusted: (now, "the daemon has just started"),
                 last_tick: now,
-                leases_away: false,
-                identity: None,
+                agreement: Agreement::default(),
                 recent: VecDeque::new(),
                 held: None,
             }),
@@ -131,29 +149,22 @@ impl Protection {
         self.state().tick(Instant::now());
     }
 
-    /// The lease store answered in this life of it. Whether an answer that came with that
-    /// proves anything: not the first after it was away, or lost its leases.
-    pub fn answered(&self, identity: &Identity) -> bool {
+    /// This replica compared its lease store with those of the others. `disagreement` says
+    /// why they are not the same working store.
+    pub fn attested(&self, disagreement: Option<String>) {
         let mut state = self.state();
         let now = Instant::now();
-        let away = std::mem::take(&mut state.leases_away);
-        let known = state.identity.replace(identity.clone());
-        let lost = known.is_some_and(|known| known != *identity);
-        if lost {
-            state.distrust(now, "the lease store was restarted or flushed");
-        } else if away {
-            state.distrust(now, "the lease store was away");
+        let agreement = &mut state.agreement;
+        if agreement.pause(now) > AGREED {
+            agreement.asked_since = Some(now);
         }
-        !lost && !away
-    }
-
-    /// The lease store did not answer.
-    pub fn unanswered(&self) {
-        let mut state = self.state();
-        if !state.leases_away {
-            log::warn!("the lease store does not answer: nobody goes offline");
+        agreement.asked_at = Some(now);
+        let before = std::mem::replace(&mut agreement.disagreement, disagreement.clone());
+        match (before, disagreement) {
+            (None, Some(reason)) => log::warn!("{reason}; no instance is marked offline"),
+            (Some(_), None) => state.distrust(now, "the replicas used different lease stores"),
+            _ => {}
         }
-        state.leases_away = true;
     }
 
     /// Until when an instance with that time to live is not judged; `None` if it may be.
@@ -163,9 +174,11 @@ impl Protection {
         if now.duration_since(state.last_tick) > STALL {
             state.tick(now);
         }
-        let until = match state.leases_away {
-            true => now + ttl.as_duration(),
-            false => state.trusted.0 + ttl.as_duration(),
+        let agreed = state.agreement.until(now);
+        let until = if self.health.is_working() && state.agreement.disagreement.is_none() {
+            agreed.max(self.trusted(&state).0 + ttl.as_duration())
+        } else {
+            now + ttl.as_duration()
         };
         (until > now).then_some(until)
     }
@@ -253,18 +266,43 @@ impl Protection {
             let end = held.since + self.limits.max;
             (held, end.saturating_duration_since(now))
         });
-        let (since, reason) = state.trusted;
+        let (since, reason) = self.trusted(&state);
         let left = (since + self.limits.ttl.as_duration()).saturating_duration_since(now);
         Report {
             held,
             grace: (!left.is_zero()).then_some((reason, left)),
-            leases_away: state.leases_away,
+            disagreement: state.agreement.disagreement.clone(),
+            lease_store_failure: self.health.failure(),
         }
+    }
+
+    /// Since when a missing lease is evidence, once one TTL has passed, and why not before.
+    fn trusted(&self, state: &State) -> (Instant, &'static str) {
+        let interrupted = self.health.interrupted();
+        let later = interrupted.filter(|(at, _)| *at > state.trusted.0);
+        later.unwrap_or(state.trusted)
     }
 
     /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Agreement {
+    /// How long the others have not been asked.
+    fn pause(&self, now: Instant) -> Duration {
+        let asked_at = self.asked_at.map(|at| now.duration_since(at));
+        asked_at.unwrap_or(Duration::MAX)
+    }
+
+    /// Until when it is not known whether the replicas agree. After a pause the rows of the
+    /// others may be missing that come with their next attestations.
+    fn until(&self, now: Instant) -> Instant {
+        match self.asked_since {
+            Some(since) if self.pause(now) <= AGREED => since + AGREED,
+            _ => now + AGREED,
+        }
     }
 }
 
@@ -278,7 +316,7 @@ impl State {
     }
 
     fn distrust(&mut self, now: Instant, reason: &'static str) {
-        log::warn!("{reason}: nobody is judged for one time to live");
+        log::warn!("{reason}; no instance is marked offline for one TTL");
         self.trusted = (now, reason);
     }
 
@@ -306,16 +344,18 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::lease::LeaseError;
 
     const TTL: u64 = 30;
 
     fn protection() -> Protection {
-        Protection::new(Limits {
+        let limits = Limits {
             ratio: 0.5,
             min: 10,
             max: Duration::from_secs(600),
             ttl: ttl(),
-        })
+        };
+        Protection::new(limits, Arc::default())
     }
 
     fn ttl() -> Ttl {
@@ -326,6 +366,7 @@ mod tests {
         for _ in 0..2 * seconds {
             advance(TICK).await;
             protection.tick();
+            protection.attested(None);
         }
     }
 
@@ -360,28 +401,52 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_the_lease_store_was_away_or_lost_its_leases_nobody_is_judged() {
+    async fn no_instance_is_judged_while_the_lease_store_fails_and_for_one_ttl_after_it() {
         let protection = protection();
-        let (first, second) = (Identity::of(["1".into()]), Identity::of(["2".into()]));
         run(&protection, TTL).await;
-        assert!(protection.answered(&first) && protection.answered(&first));
-        protection.unanswered();
+        assert_eq!(protection.patience(ttl()), None);
+        let health = &protection.health;
+        health.failed(&LeaseError::Refused("OOM".into()));
         run(&protection, 2 * TTL).await;
         assert!(
             protection.patience(ttl()).is_some(),
             "however long it takes"
         );
-        assert!(
-            !protection.answered(&first),
-            "the first answer proves nothing"
-        );
-        assert!(protection.answered(&first));
+        health.wrote();
         run(&protection, TTL - 1).await;
         assert!(protection.patience(ttl()).is_some());
         run(&protection, 1).await;
         assert_eq!(protection.patience(ttl()), None);
-        assert!(!protection.answered(&second));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_instance_is_judged_while_replicas_disagree_and_for_one_ttl_after_it() {
+        let protection = protection();
+        run(&protection, TTL).await;
+        assert_eq!(protection.patience(ttl()), None);
+        protection.attested(Some("replica b uses another lease store".into()));
         assert!(protection.patience(ttl()).is_some());
+        protection.attested(None);
+        run(&protection, TTL - 1).await;
+        assert!(protection.patience(ttl()).is_some());
+        run(&protection, 1).await;
+        assert_eq!(protection.patience(ttl()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_instance_is_judged_while_the_other_replicas_cannot_be_asked() {
+        let protection = protection();
+        run(&protection, TTL).await;
+        for _ in 0..12 {
+            advance(TICK).await;
+            protection.tick();
+        }
+        assert!(protection.patience(ttl()).is_some());
+        // The others may have had no chance yet to attest.
+        protection.attested(None);
+        assert!(protection.patience(ttl()).is_some());
+        run(&protection, 5).await;
+        assert_eq!(protection.patience(ttl()), None);
     }
 
     #[tokio::test(start_paused = true)]

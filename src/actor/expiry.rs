@@ -10,7 +10,7 @@ use super::{Mailbox, RecordOffline, RegistryActor};
 use crate::bus::EventBus;
 use crate::clock::Clock;
 use crate::directory::{Directory, Listed, Stale};
-use crate::lease::{Lease, LeaseError, LeaseStore};
+use crate::lease::{Health, Lease, LeaseError, LeaseStore};
 use crate::metrics::Metrics;
 use crate::model::{Event, EventKind, InstanceKey, Ttl};
 use crate::protection::{OVERDUE, Protection, Sample, Verdict};
@@ -33,6 +33,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub struct Expiry {
     /// Says who is alive.
     pub leases: Arc<dyn LeaseStore>,
+    /// Whether its answers are evidence.
+    pub health: Arc<Health>,
     /// Knows who is listed as online.
     pub directory: Arc<Directory>,
     /// Decides whether those who are gone are believed to be.
@@ -53,31 +55,35 @@ pub(super) struct Gone {
     pub(super) since: Option<Instant>,
 }
 
+fn keys<'a>(listed: impl IntoIterator<Item = &'a Arc<Listed>>) -> Vec<InstanceKey> {
+    let keys = listed.into_iter().map(|listed| listed.instance.key.clone());
+    keys.collect()
+}
+
 impl Expiry {
     /// Looks at leases whose deadlines have passed here. Who is alive was renewed by
     /// another daemon, which watches it now.
     pub async fn settle(&self, passed: Vec<(Arc<Listed>, Instant)>) {
-        let (keys, deadlines): (Vec<_>, Vec<_>) = passed
-            .into_iter()
-            .map(|(listed, deadline)| (listed.instance.key.clone(), deadline))
-            .unzip();
         let mut gone = Vec::new();
-        let (mut rest, mut since) = (keys.as_slice(), deadlines.into_iter());
+        let mut rest = passed.as_slice();
         while !rest.is_empty() {
             let (part, others) = rest.split_at(rest.len().min(LOOK));
-            let Ok(leases) = self.look(part).await else {
+            let Ok(leases) = self
+                .look(&keys(part.iter().map(|(listed, _)| listed)))
+                .await
+            else {
                 // The store is away, and would be for the others.
-                self.watch_again(rest, Instant::now() + AGAIN);
+                let keys = keys(rest.iter().map(|(listed, _)| listed));
+                self.watch_again(&keys, Instant::now() + AGAIN);
                 break;
             };
-            for ((key, lease), since) in part.iter().zip(leases).zip(&mut since) {
-                if lease.is_none()
-                    && let Some(listed) = self.directory.find(key)
-                {
-                    let since = Some(since);
-                    gone.push(Gone { listed, since });
-                }
-            }
+            // The instance as it was before the look: an answer proves nothing of what was
+            // recorded after the question.
+            let missing = part.iter().zip(leases).filter(|(_, lease)| lease.is_none());
+            gone.extend(missing.map(|((listed, deadline), _)| Gone {
+                listed: Arc::clone(listed),
+                since: Some(*deadline),
+            }));
             rest = others;
         }
         self.judge(gone).await;
@@ -97,20 +103,17 @@ impl Expiry {
         if believed.is_empty() {
             return;
         }
-        let keys = |gone: &[Gone]| -> Vec<InstanceKey> {
-            gone.iter()
-                .map(|gone| gone.listed.instance.key.clone())
-                .collect()
-        };
         let totals = self.directory.totals();
         let Ok(sample) = self.sample().await else {
-            return self.watch_again(&keys(&believed), Instant::now() + AGAIN);
+            let keys = keys(believed.iter().map(|gone| &gone.listed));
+            return self.watch_again(&keys, Instant::now() + AGAIN);
         };
         let now = self.clock.now();
         match self.protection.judge(totals.instances.online, sample, now) {
             Verdict::Gone => self.record(&believed).await,
             Verdict::Suspect(began) => {
-                self.directory.set_suspect(&keys(&believed), true);
+                let keys = keys(believed.iter().map(|gone| &gone.listed));
+                self.directory.set_suspect(&keys, true);
                 if let Some(reason) = began {
                     self.tell(EventKind::ProtectionEntered { reason }).await;
                 }
@@ -124,11 +127,7 @@ impl Expiry {
         let online = self.directory.online();
         let mut suspects = 0;
         for part in online.chunks(LOOK) {
-            let keys: Vec<_> = part
-                .iter()
-                .map(|listed| listed.instance.key.clone())
-                .collect();
-            let leases = self.look(&keys).await?;
+            let leases = self.look(&keys(part)).await?;
             let (mut missing, mut alive) = (Vec::new(), Vec::new());
             for (listed, lease) in part.iter().zip(leases) {
                 match lease {
@@ -166,10 +165,7 @@ impl Expiry {
             .collect();
         let mut gone = Vec::new();
         for part in suspects.chunks(LOOK) {
-            let keys: Vec<_> = part
-                .iter()
-                .map(|listed| listed.instance.key.clone())
-                .collect();
+            let keys = keys(part);
             self.directory.set_suspect(&keys, false);
             match self.look(&keys).await {
                 Ok(leases) => {
@@ -186,49 +182,32 @@ impl Expiry {
         gone.len()
     }
 
-    /// Asks the lease store whether it is there.
+    /// Asks the lease store whether it can be written and read.
     pub(super) async fn probe(&self) {
-        let away = match self.leases.probe().await {
-            Ok(identity) => {
-                self.protection.answered(&identity);
-                false
-            }
-            Err(error) => {
-                self.failed(&error);
-                true
-            }
-        };
-        self.directory.set_stale(Stale::Leases, away);
-    }
-
-    fn failed(&self, error: &LeaseError) {
-        if let LeaseError::Unavailable(_) = error {
-            self.protection.unanswered();
+        if let Err(error) = self.leases.probe().await {
+            log::debug!("the probe failed: {error}");
         }
+        self.directory
+            .set_stale(Stale::Leases, !self.health.is_working());
     }
 
-    /// Each lease as it is, where the answer proves something.
+    /// Each lease as it is, where the answer is evidence.
     pub(super) async fn look(
         &self,
         keys: &[InstanceKey],
     ) -> Result<Vec<Option<Lease>>, LeaseError> {
-        match self.leases.look(keys).await {
-            Ok(look) if self.protection.answered(&look.identity) => Ok(look.leases),
-            Ok(_) => Err(LeaseError::Unavailable("it was away".to_owned())),
-            Err(error) => {
-                self.failed(&error);
-                Err(error)
-            }
+        let look = self.leases.look(keys).await?;
+        if self.health.proves(&look.identity) {
+            Ok(look.leases)
+        } else {
+            Err(LeaseError::Unavailable("its answer is no evidence".into()))
         }
     }
 
     /// How many of those who are online are dying, by the leases of some of them.
     async fn sample(&self) -> Result<Sample, LeaseError> {
         let chosen = self.directory.sample_online(SAMPLE);
-        let keys: Vec<_> = chosen
-            .iter()
-            .map(|listed| listed.instance.key.clone())
-            .collect();
+        let keys = keys(&chosen);
         let mut dying = 0;
         for (keys, chosen) in keys.chunks(LOOK).zip(chosen.chunks(LOOK)) {
             let leases = self.look(keys).await?;

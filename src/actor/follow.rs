@@ -74,7 +74,7 @@ impl Follower {
         self.feed.lose(head);
         let backends = &self.expiry.metrics.backends;
         backends.store.set(1);
-        backends.bus.set(1);
+        backends.bus.reads(true);
         Ok(head)
     }
 
@@ -88,7 +88,7 @@ impl Follower {
             match self.bus.read(last, WAIT).await {
                 Ok(Following::Events(events)) => {
                     self.directory.set_stale(Stale::Events, false);
-                    backends.bus.set(1);
+                    backends.bus.reads(true);
                     if let Some(event) = events.last() {
                         last = event.id;
                     }
@@ -100,7 +100,7 @@ impl Follower {
                 Err(error) => {
                     log::debug!("cannot follow the events: {error}");
                     self.directory.set_stale(Stale::Events, true);
-                    backends.bus.set(0);
+                    backends.bus.reads(false);
                     sleep(AGAIN).await;
                 }
             }
@@ -177,6 +177,17 @@ impl Follower {
             differences.others
         );
         let at = self.clock.now();
+        if differences.restored {
+            log::warn!(
+                "the registry store went back to an earlier state: it was restored from a backup, or failed over to a standby that lacked the last commits"
+            );
+        }
+        // After an earlier state the revisions of transitions begin anew, and all replicas
+        // must read the store again.
+        let lost = differences.restored.then_some(Event {
+            at,
+            kind: EventKind::EventsLost,
+        });
         let transition = |instance: Instance| Event {
             at: instance.presence.changed_at.unwrap_or(at),
             kind: match instance.presence.online {
@@ -184,11 +195,8 @@ impl Follower {
                 false => EventKind::InstanceWentOffline(instance),
             },
         };
-        let missed: Vec<Event> = differences
-            .transitions
-            .into_iter()
-            .map(transition)
-            .collect();
+        let transitions = differences.transitions.into_iter().map(transition);
+        let missed: Vec<Event> = lost.into_iter().chain(transitions).collect();
         let told = self.bus.append(&missed).await;
         if told.is_err() || differences.others > 0 {
             self.feed.lose(head);
@@ -239,8 +247,10 @@ impl Comparison {
     ) -> Option<Differences> {
         let before = directory.digest();
         let stored = reader.digest().await;
-        up.set(stored.is_ok().into());
         let quiet = directory.digest() == before;
+        // A store that can be read may not take a write.
+        let answers = stored.is_ok() && reader.ping().await.is_ok();
+        up.set(answers.into());
         let now = Instant::now();
         self.due = now + COMPARE;
         let Ok(stored) = stored else { return None };

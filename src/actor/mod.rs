@@ -4,6 +4,8 @@
 //! say when its actor died. [`Mailbox`] adds what is missing: admission, a deadline,
 //! and an error for each way in which an answer can fail to come.
 
+mod agreement;
+mod clock_watch;
 mod expiry;
 mod follow;
 mod heartbeat;
@@ -19,6 +21,7 @@ use actix::{Actor, Addr, Handler, Message};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 
+pub use self::agreement::Agreement;
 pub use self::expiry::Expiry;
 pub use self::follow::{Follower, LoadError};
 pub use self::heartbeat::{
@@ -27,7 +30,7 @@ pub use self::heartbeat::{
 };
 pub use self::reconcile::{Reconciler, Repairs};
 pub use self::registry::{
-    Announcement, ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance,
+    Announcement, Attest, ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance,
     DisableServiceInstance, Drain, ForgetInstances, MigrateSchema, RecordOffline, RecordOnline,
     RegisterInstance, RegistryActor, Write,
 };

@@ -145,10 +145,11 @@ impl Reconciler {
             .zip(leases)
             .filter_map(|(instance, lease)| {
                 let epoch = lease?.epoch;
-                let known = instance.presence.epoch;
-                (known.is_none_or(|known| known < epoch)).then_some(Life {
+                let presence = instance.presence;
+                let is_recorded = presence.online && presence.epoch >= Some(epoch);
+                (!is_recorded).then(|| Life {
                     key: instance.key,
-                    epoch,
+                    epoch: epoch.after(presence.epoch),
                 })
             })
             .collect();

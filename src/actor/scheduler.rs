@@ -14,8 +14,10 @@ use actix::{
     ResponseFuture, SpawnHandle,
 };
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
 
-use super::{Expiry, ForgetInstances, Lifeline, Reconciler, Repairs, Sweep, admit};
+use super::clock_watch::ClockWatch;
+use super::{Agreement, Expiry, ForgetInstances, Lifeline, Reconciler, Repairs, Sweep, admit};
 use crate::bus::{BusError, EventBus};
 use crate::clock::Clock;
 use crate::model::{Event, EventKind, rfc3339_millis};
@@ -58,6 +60,8 @@ pub struct Chores {
     pub reconciler: Reconciler,
     /// Looks at leases and at suspects.
     pub expiry: Expiry,
+    /// Compares the lease stores of the replicas.
+    pub agreement: Agreement,
     /// After how long offline an instance is removed; `None` is never.
     pub forget_after: Option<Duration>,
 }
@@ -69,13 +73,15 @@ pub struct SchedulerActor {
     reconciling: bool,
     probing: bool,
     reviewing: bool,
+    attesting: bool,
     sweepers: Vec<Recipient<Sweep>>,
     /// Which sweeper begins, so that one that hangs does not keep a share to itself.
     first_share: usize,
     bus: Arc<dyn EventBus>,
     clock: Arc<dyn Clock>,
     timer: Option<SpawnHandle>,
-    last_tick: Option<i64>,
+    last_tick: Option<(i64, Instant)>,
+    clock_watch: ClockWatch,
     under_way: bool,
     report: Report,
     _lifeline: Lifeline,
@@ -90,12 +96,15 @@ impl SchedulerActor {
         clock: Arc<dyn Clock>,
         lifeline: Lifeline,
     ) -> Self {
+        let window = chores.forget_after.unwrap_or_default();
         Self {
             roll_call,
+            clock_watch: ClockWatch::new(window, Instant::now()),
             chores: Arc::new(chores),
             reconciling: false,
             probing: false,
             reviewing: false,
+            attesting: false,
             sweepers: Vec::new(),
             first_share: 0,
             bus,
@@ -131,18 +140,25 @@ impl SchedulerActor {
         if late > DRIFT {
             self.align(context);
         }
-        let since = self.last_tick.map_or(1, |last| tick - last);
-        self.last_tick = Some(tick);
+        let this = Instant::now();
+        let last = self.last_tick.replace((tick, this));
+        let since = last.map_or(1, |(last, _)| tick - last);
         match since {
             // The timer catches up with ticks that a stall made it miss.
             0 => return,
             1 => {}
             2.. => {
-                let missed = since.unsigned_abs() - 1;
-                self.report.roll_call.late += missed;
-                self.skip(missed, "the process stood still or the clock was set");
+                // Those that a clock which was set ahead has passed over were never due.
+                let stood = last.map_or(Duration::ZERO, |(_, last)| this - last);
+                let due = nearest_multiple(stood, self.roll_call.interval).saturating_sub(1);
+                let missed = due.min(since.unsigned_abs() - 1);
+                if missed > 0 {
+                    self.report.roll_call.late += missed;
+                    self.skip(missed, "the process stood still");
+                }
             }
-            _ => log::warn!("the clock was set back; the roll is called by the new time"),
+            // A clock that was set back: the roll is called by the new time.
+            _ => {}
         }
         if late > LATE {
             self.report.roll_call.late += 1;
@@ -157,6 +173,7 @@ impl SchedulerActor {
     /// Has the deadlines swept, and asks the lease store whether it is there: what is not
     /// noticed now would be judged wrongly later.
     fn sweep(&mut self, context: &mut Context<Self>) {
+        self.watch_clock();
         self.chores.expiry.protection.tick();
         self.sweepers.retain(Recipient::connected);
         let of = self.sweepers.len();
@@ -172,6 +189,33 @@ impl SchedulerActor {
             context.spawn(
                 wrap_future(probe)
                     .map(|(), actor: &mut Self, _: &mut Context<Self>| actor.probing = false),
+            );
+        }
+    }
+
+    fn attest(&mut self, context: &mut Context<Self>) {
+        if self.attesting {
+            return;
+        }
+        self.attesting = true;
+        let chores = Arc::clone(&self.chores);
+        let attest = async move { chores.agreement.attest().await };
+        context.spawn(
+            wrap_future(attest)
+                .map(|(), actor: &mut Self, _: &mut Context<Self>| actor.attesting = false),
+        );
+    }
+
+    /// Notes how the wall clock goes, and tells when it was set.
+    fn watch_clock(&mut self) {
+        let jump = self.clock_watch.look(self.clock.now(), Instant::now());
+        if let Some(jump) = jump {
+            self.report.clock_jumps += 1;
+            let seconds = jump.as_seconds_f64();
+            let to = if seconds > 0.0 { "ahead" } else { "back" };
+            log::warn!(
+                "the clock was set {to} by {:.1} s; for --forget-after a clock that was set ahead counts only when it has stood there for that long",
+                seconds.abs()
             );
         }
     }
@@ -215,10 +259,19 @@ impl SchedulerActor {
         ));
     }
 
+    /// Has those removed that have been offline for `after`.
+    ///
+    /// A jump of the wall clock removes nobody, in whichever direction, as long as this
+    /// process has seen it: the times in the rows are compared with the slowest that the clock
+    /// has been within the last `after` (see [`ClockWatch`]). What the process cannot see is a
+    /// clock that has been ahead since before the start: it is believed after an hour, or a
+    /// tenth of `after` if that is less.
     fn forget(&mut self, after: Duration, interval: Duration, context: &mut Context<Self>) {
+        self.watch_clock();
         let chores = Arc::clone(&self.chores);
+        let now = self.clock_watch.slowest(Instant::now());
         let after = TimeDelta::from_std(after).unwrap_or(TimeDelta::MAX);
-        if let Some(before) = self.clock.now().checked_sub_signed(after) {
+        if let Some(before) = now.and_then(|now| now.checked_sub_signed(after)) {
             let forget = async move { chores.forget(before, interval).await };
             context.spawn(wrap_future(forget));
         }
@@ -317,6 +370,12 @@ fn nearest(now: DateTime<Utc>, interval: Duration) -> (i64, i64) {
     (tick, now - tick * interval)
 }
 
+/// How often `interval` is in `time`, rounded.
+fn nearest_multiple(time: Duration, interval: Duration) -> u64 {
+    let interval = interval.as_millis().max(1);
+    u64::try_from((time.as_millis() + interval / 2) / interval).unwrap_or(u64::MAX)
+}
+
 fn millis(interval: Duration) -> i64 {
     i64::try_from(interval.as_millis()).map_or(i64::MAX, |millis| millis.max(1))
 }
@@ -327,6 +386,7 @@ impl Actor for SchedulerActor {
     fn started(&mut self, context: &mut Self::Context) {
         self.align(context);
         context.run_interval(TICK, Self::sweep);
+        context.run_interval(Agreement::INTERVAL, Self::attest);
         context.run_interval(RECONCILE, Self::reconcile);
         context.run_interval(REVIEW, Self::review);
         if let Some(after) = self.chores.forget_after {
@@ -389,6 +449,8 @@ pub struct Report {
     pub roll_call: RollCallReport,
     /// The reconciles.
     pub reconcile: ReconcileReport,
+    /// How often the wall clock was found to have been set.
+    pub clock_jumps: u64,
 }
 
 /// Asks what was done by the clock. No effect.

@@ -68,6 +68,10 @@ impl State {
     }
 
     fn append(&mut self, event: &Event, log: u64) {
+        if event.kind == EventKind::EventsLost {
+            // The revisions of a registry store that was restored begin anew.
+            self.transitions.clear();
+        }
         if let Some((instance, online)) = event.kind.transition() {
             let now = Instant::now();
             let told = self.transitions.get(&instance.id);
@@ -91,10 +95,6 @@ impl State {
                     .retain(|_, told| now.duration_since(told.told_at) < TRANSITION_MEMORY);
                 self.sweep_at = 2 * self.transitions.len();
             }
-        }
-        // The registry store may have smaller revisions again.
-        if event.kind == EventKind::EventsLost {
-            self.transitions.clear();
         }
         self.push(event.clone(), log);
     }

@@ -5,6 +5,7 @@ mod reach;
 mod reload;
 
 use std::future::{Future, pending};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -19,8 +20,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use self::reach::reach_stores;
 pub use self::reload::Reloader;
 use crate::actor::{
-    Chores, Drain, Enlist, Expiry, Follower, HeartbeatActor, Lifeline, Mailbox, RECONCILE,
-    Reconciler, RegistryActor, SchedulerActor,
+    Agreement, Chores, Drain, Enlist, Expiry, Follower, HeartbeatActor, Lifeline, Mailbox,
+    RECONCILE, Reconciler, RegistryActor, SchedulerActor,
 };
 use crate::admission::Admission;
 use crate::auth::{TokenError, Tokens};
@@ -30,10 +31,11 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::error::OpenError;
 use crate::feed::Feed;
-use crate::http::{self, Api, LastProbe, Progress};
-use crate::lease::{self, LeaseStore, MeteredLeaseStore};
+use crate::http::{self, Api, Connections, LastProbe, Progress};
+use crate::lease::{self, Health, LeaseStore, ObservedLeaseStore};
 use crate::metrics::Metrics;
-use crate::open_files;
+use crate::model::ReplicaId;
+use crate::open_files::{self, TooFewFiles};
 use crate::protection::Protection;
 use crate::store::{self, MigrateError, Store};
 use crate::tls::{Tls, TlsError};
@@ -44,6 +46,9 @@ const REGISTRY: (usize, Duration) = (1024, Duration::from_secs(8));
 /// The same for what is recorded of leases, which has places of its own: when everybody
 /// comes at once, registrations still find theirs.
 const RECORDER: (usize, Duration) = (256, Duration::from_secs(8));
+/// The same for the comparison of the replicas' lease stores, which must not wait behind
+/// either of them.
+const AGREEMENT: (usize, Duration) = (1, Duration::from_secs(8));
 /// The same for the HeartbeatActor of each worker.
 const HEARTBEAT: (usize, Duration) = (4096, Duration::from_secs(5));
 /// The same for the SchedulerActor, which probes ask, and operators.
@@ -67,6 +72,9 @@ pub enum DaemonError {
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Too few files may be open.
+    #[error(transparent)]
+    OpenFiles(#[from] TooFewFiles),
     /// The address is taken or not ours.
     #[error("cannot listen on {address} (--listen): {source}")]
     Listen {
@@ -127,12 +135,14 @@ impl Daemon {
     /// not be there yet: until [`Daemon::run_until_stopped`] has reached them,
     /// requests are answered 503.
     pub fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, DaemonError> {
+        let connections = Arc::new(Connections::new(connection_limit(&config)?));
         let tokens = Arc::new(Tokens::load(config.tokens.clone())?);
         let tls = config.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
         let metrics = Arc::new(Metrics::new());
         let admission = Arc::new(Admission::new(config.limits));
         let Store { reader, writer } = store::open(&config.store)?;
         let leases = lease::open(&config.leases, Arc::clone(&clock))?;
+        let health = Arc::new(Health::default());
         let bus_url = match leases.redis() {
             None => BusUrl::Memory,
             Some(redis) => {
@@ -141,12 +151,15 @@ impl Daemon {
             }
         };
         let connect = {
-            let metrics = Arc::clone(&metrics);
-            move || Arc::new(MeteredLeaseStore::new(leases.connect(), &metrics))
+            let (health, metrics) = (Arc::clone(&health), Arc::clone(&metrics));
+            move || {
+                let health = Arc::clone(&health);
+                Arc::new(ObservedLeaseStore::new(leases.connect(), health, &metrics))
+            }
         };
         let bus = bus::open(&bus_url, Arc::clone(&clock))?;
         let directory = Arc::new(Directory::new(Arc::clone(&reader)));
-        let protection = Arc::new(Protection::new(config.protection));
+        let protection = Arc::new(Protection::new(config.protection, Arc::clone(&health)));
         let feed = Arc::new(Feed::new(Arc::clone(&bus)));
         let (ends, ended) = mpsc::unbounded_channel();
         let arbiters = Arbiters {
@@ -170,6 +183,7 @@ impl Daemon {
         let asked = metrics.mailbox("recorder");
         let expiry = Expiry {
             leases: connect(),
+            health,
             directory: Arc::clone(&directory),
             protection: Arc::clone(&protection),
             registry: Mailbox::new(registry.clone(), RECORDER.0, RECORDER.1, asked),
@@ -186,6 +200,17 @@ impl Daemon {
                 claim: RECONCILE - Duration::from_secs(1),
             },
             expiry: expiry.clone(),
+            agreement: Agreement {
+                replica: replica_id(),
+                health: Arc::clone(&expiry.health),
+                registry: Mailbox::new(
+                    registry.clone(),
+                    AGREEMENT.0,
+                    AGREEMENT.1,
+                    metrics.mailbox("agreement"),
+                ),
+                protection: Arc::clone(&protection),
+            },
             forget_after: config.forget_after,
         };
         let scheduler = SchedulerActor::new(
@@ -215,6 +240,7 @@ impl Daemon {
         let shared = (directory, protection, feed, progress.clone(), tokens);
         let client_certificates = tls.as_ref().is_some_and(|tls| tls.asks_clients());
         let (default_ttl, roll_interval) = (config.protection.ttl, config.roll_call.interval);
+        let (limit, on_connect) = (connections.limit(), Arc::clone(&connections));
         // Runs once on each worker's own thread, where its HeartbeatActor then lives.
         let application = move || {
             let (directory, protection, feed, progress, tokens) = shared.clone();
@@ -244,6 +270,7 @@ impl Daemon {
                 tokens,
                 client_certificates,
                 admission: Arc::clone(&admission),
+                connections: Arc::clone(&connections),
                 metrics: Arc::clone(&metrics),
                 last_probe: LastProbe::default(),
             };
@@ -253,14 +280,13 @@ impl Daemon {
             address: config.listen,
             source,
         };
-        let connections = open_files::raise_limit().min(config.max_connections);
         let server = HttpServer::new(application)
             .workers(config.workers)
-            .max_connections(connections.div_ceil(config.workers))
+            .max_connections(limit.div_ceil(config.workers))
             .keep_alive(KEEP_ALIVE)
             .client_request_timeout(HANDSHAKE)
             .tls_handshake_timeout(HANDSHAKE)
-            .on_connect(http::note_client_certificate)
+            .on_connect(move |connection, data| on_connect.opened(connection, data))
             .shutdown_timeout(config.drain_http().as_secs().max(1))
             .disable_signals();
         let server = match &tls {
@@ -358,6 +384,25 @@ impl Daemon {
         log::info!("stopped");
         outcome.map(drop)
     }
+}
+
+/// The host's name, by which operators know where a replica runs, and a random number.
+fn replica_id() -> ReplicaId {
+    let system = rustix::system::uname();
+    let host = system.nodename().to_string_lossy();
+    let random = RandomState::new().hash_one(Instant::now());
+    ReplicaId(format!("{host}-{random:016x}"))
+}
+
+/// How many connections there may be: the setting, or what the system allows if that is less.
+fn connection_limit(config: &Config) -> Result<usize, TooFewFiles> {
+    let (allowed, wanted) = (open_files::raise_limit()?, config.max_connections);
+    if allowed < wanted {
+        log::warn!(
+            "at most {allowed} connections are accepted instead of {wanted} (--max-connections): the limit on open files (ulimit -Hn) allows no more"
+        );
+    }
+    Ok(allowed.min(wanted))
 }
 
 /// Ends an arbiter's thread and waits for it.

@@ -86,7 +86,9 @@ pub struct Profile {
     pub weight: Weight,
     /// Its own time to live, if it has one.
     pub ttl: Option<Ttl>,
-    /// The last life that is recorded.
+    /// Whether it is recorded as online.
+    pub online: bool,
+    /// The last lease that is recorded.
     pub epoch: Option<Epoch>,
     /// Where its deadline is; `None` where it is not known to be registered.
     pub slot: Option<Slot>,
@@ -97,6 +99,7 @@ impl From<&Listed> for Profile {
         Self {
             weight: listed.instance.weight(),
             ttl: listed.instance.ttl,
+            online: listed.instance.presence.online,
             epoch: listed.instance.presence.epoch,
             slot: listed.slot,
         }

@@ -54,7 +54,7 @@ pub(super) struct State {
 /// What was changed by events.
 #[derive(Default)]
 pub(super) struct Touched {
-    pub(super) instances: Vec<InstanceId>,
+    pub(super) instances: HashSet<InstanceId>,
     pub(super) scopes: HashSet<ScopeId>,
 }
 
@@ -84,6 +84,12 @@ impl<T> Default for Removed<T> {
 }
 
 impl<T: Copy + Eq + Hash> Removed<T> {
+    fn forget(&mut self, id: T) {
+        if self.ids.remove(&id) {
+            self.order.retain(|known| *known != id);
+        }
+    }
+
     fn insert(&mut self, id: T) {
         if self.ids.insert(id) {
             self.order.push_back(id);
@@ -112,6 +118,9 @@ pub struct Differences {
     pub transitions: Vec<Instance>,
     /// How much else was different.
     pub others: usize,
+    /// Whether the store holds an earlier state of something: it was restored from a backup,
+    /// or a standby took over that lacked the last commits.
+    pub restored: bool,
 }
 
 /// A change of the Directory, under way.
@@ -155,7 +164,7 @@ impl<'a> Change<'a> {
             event => {
                 if let Some(instance) = event.instance() {
                     if let Some(reading) = &mut self.state.reading {
-                        reading.instances.push(instance.id);
+                        reading.instances.insert(instance.id);
                     }
                     self.put(instance.clone());
                 }
@@ -244,8 +253,13 @@ impl<'a> Change<'a> {
     fn remove(&mut self, key: &InstanceKey, id: InstanceId) {
         self.state.removed_instances.insert(id);
         if let Some(reading) = &mut self.state.reading {
-            reading.instances.push(id);
+            reading.instances.insert(id);
         }
+        self.unlist(key, id);
+    }
+
+    /// Removes an instance whose id the store may give to another one.
+    fn unlist(&mut self, key: &InstanceKey, id: InstanceId) {
         let instances = self.maps.instances.pin();
         let Some(before) = instances.get(key).filter(|before| before.instance.id == id) else {
             return;
@@ -309,9 +323,14 @@ impl<'a> Change<'a> {
             reading.scopes.insert(id);
         }
         if let Some(known) = self.record(scope).filter(|known| known.id == id) {
-            self.count_scope(&known, -1);
-            self.edits.entry(scope.clone()).or_default().record = Some(None);
+            self.unlist_scope(&known);
         }
+    }
+
+    /// Removes a scope whose id the store may give to another one.
+    fn unlist_scope(&mut self, known: &ScopeRecord) {
+        self.count_scope(known, -1);
+        self.edits.entry(known.scope.clone()).or_default().record = Some(None);
     }
 
     /// Adds a scope to the digest, or takes it out of it.
@@ -330,6 +349,13 @@ impl<'a> Change<'a> {
     ) {
         for instance in changed {
             let known = self.maps.instances.pin().get(&instance.key).cloned();
+            if self.is_restored(known.as_deref(), &instance) {
+                differences.restored = true;
+                self.state.removed_instances.forget(instance.id);
+                if let Some(known) = &known {
+                    self.unlist(&instance.key, known.instance.id);
+                }
+            }
             let known = known.filter(|known| known.instance.id == instance.id);
             match known.map(|known| known.instance.presence.online) {
                 Some(online) if online != instance.presence.online => {
@@ -339,6 +365,20 @@ impl<'a> Change<'a> {
             }
             self.put(instance);
         }
+    }
+
+    /// Whether the store, from which `read` was just read, has gone back behind what is
+    /// `known`. What an event changed meanwhile may be later than what was read.
+    fn is_restored(&self, known: Option<&Listed>, read: &Instance) -> bool {
+        let touched = |id: InstanceId| {
+            let reading = self.state.reading.as_ref();
+            reading.is_some_and(|reading| reading.instances.contains(&id))
+        };
+        let is_older = known.is_some_and(|Listed { instance, .. }| {
+            (instance.id, instance.revision) > (read.id, read.revision) && !touched(instance.id)
+        });
+        let was_removed = self.state.removed_instances.ids.contains(&read.id);
+        (is_older || was_removed) && !touched(read.id)
     }
 
     /// Takes over all `scopes` that were read from the store, and the removal of what was
@@ -360,10 +400,22 @@ impl<'a> Change<'a> {
         };
         differences.others += gone.len();
         for record in gone {
-            self.undeclare(&record.scope, record.id);
+            self.unlist_scope(&record);
         }
         for record in scopes {
-            let known = self.record(&record.scope);
+            let mut known = self.record(&record.scope);
+            let touched = |id| touched_scopes.contains(&id);
+            let is_older = known.as_ref().is_some_and(|known| {
+                (known.id, known.revision) > (record.id, record.revision) && !touched(known.id)
+            });
+            let was_removed = self.state.removed_scopes.ids.contains(&record.id);
+            if (is_older || was_removed) && !touched(record.id) {
+                differences.restored = true;
+                self.state.removed_scopes.forget(record.id);
+                if let Some(known) = known.take() {
+                    self.unlist_scope(&known);
+                }
+            }
             let same =
                 |known: ScopeRecord| (known.id, known.revision) == (record.id, record.revision);
             differences.others += usize::from(!known.is_some_and(same));
@@ -380,7 +432,7 @@ impl<'a> Change<'a> {
         };
         differences.others += gone.len();
         for (key, id) in gone {
-            self.remove(&key, id);
+            self.unlist(&key, id);
         }
     }
 

@@ -180,6 +180,7 @@ pub(super) async fn stream(
     Query(filter): Query<Filter>,
 ) -> Result<HttpResponse, Problem> {
     caller.check_filter(filter.service.as_ref(), filter.group.as_ref())?;
+    api.spare_connection()?;
     let place = api.admission.stream(gate::client(&caller, &request));
     let place = place.map_err(|full| api.shed(full))?;
     gate::note_wait(&request);

@@ -3,7 +3,6 @@
 //! A rule belongs to the route that was matched, never to the text of a path, so a path
 //! that is written oddly meets the same rule or none at all. What has no rule is refused.
 
-use std::any::Any;
 use std::cell::RefMut;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
@@ -102,8 +101,8 @@ impl Gate {
             }
         };
         let head = answer.response_mut().head_mut();
-        if self.api.progress.is_leaving() {
-            // So that the client's next request goes elsewhere.
+        if self.api.progress.is_leaving() || self.api.connections.are_scarce() {
+            // So that the client's next request goes elsewhere, or leaves room for others.
             head.set_connection_type(ConnectionType::Close);
         }
         add_headers(&method, head.headers_mut());
@@ -307,8 +306,7 @@ impl FromRequest for Caller {
 struct ClientCertificate;
 
 /// Remembers of a connection whether it has a client's certificate.
-pub fn note_client_certificate(connection: &dyn Any, data: &mut Extensions) {
-    let tls = connection.downcast_ref::<TlsStream<TcpStream>>();
+pub(super) fn note_client_certificate(tls: Option<&TlsStream<TcpStream>>, data: &mut Extensions) {
     let certificates = tls.and_then(|stream| stream.get_ref().1.peer_certificates());
     if certificates.is_some_and(|certificates| !certificates.is_empty()) {
         data.insert(ClientCertificate);

@@ -301,6 +301,7 @@ pub(super) async fn list(
 
 /// Whoever waits gives the place of a read back, and takes one for those who wait.
 fn wait_in_its_own_place(request: &HttpRequest, api: &Api) -> Result<Place, Problem> {
+    api.spare_connection()?;
     let place = api.admission.enter(Work::Wait);
     let place = place.map_err(|full| api.shed(full))?;
     gate::leave_place(request);

@@ -3,6 +3,7 @@
 //! A handler extracts, parses into the model, asks one actor or reads the Directory,
 //! and maps the answer. It knows no SQL, no Redis and no writer.
 
+mod connections;
 mod console;
 mod error;
 mod events;
@@ -12,6 +13,7 @@ mod gateway_center;
 mod heartbeats;
 mod instances;
 mod leases;
+mod malformed;
 mod openapi;
 mod ops;
 mod overview;
@@ -28,9 +30,11 @@ use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
 use actix_web::{FromRequest, Handler, HttpRequest, Responder, ResponseError, Route, web};
 
+pub use self::connections::Connections;
 pub use self::error::Problem;
-pub use self::gate::{Client, note_client_certificate};
+pub use self::gate::Client;
 use self::gate::{Gate, Rule, ScopeIn};
+pub use self::malformed::log_to;
 pub use self::ops::LastProbe;
 pub use self::progress::Progress;
 use crate::actor::{HeartbeatActor, Mailbox, RegistryActor, SchedulerActor};
@@ -71,6 +75,8 @@ pub struct Api {
     pub client_certificates: bool,
     /// How much may be under way.
     pub admission: Arc<Admission<Client>>,
+    /// The connections of all workers.
+    pub connections: Arc<Connections>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Whether everything answered a moment ago.
@@ -78,6 +84,17 @@ pub struct Api {
 }
 
 impl Api {
+    /// Refuses what would hold its connection for long, where others need it.
+    fn spare_connection(&self) -> Result<(), Problem> {
+        match self.connections.are_scarce() {
+            true => Err(Problem::unavailable(
+                "overloaded",
+                "nearly as many connections are open as may be (--max-connections); try again later",
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// The answer where there is no place; counts it.
     fn shed(&self, full: Full) -> Problem {
         let work = match full {

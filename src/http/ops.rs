@@ -12,9 +12,9 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::Api;
 use super::openapi::Refused;
 use super::overview::RollCallView;
+use super::{Api, malformed};
 use crate::actor::{AskError, Ping, ProbeLeases, Report, ReportProgress, RollCallReport};
 use crate::admission::Work;
 use crate::directory::Totals;
@@ -67,6 +67,7 @@ impl Probe {
             api.heartbeat.ask(ProbeLeases),
             api.scheduler.ask(ReportProgress),
         );
+        api.metrics.backends.store.set(store.is_ok().into());
         let report = scheduler.as_ref().ok();
         let mut probe = Self {
             all_answer: true,
@@ -144,6 +145,8 @@ pub(super) async fn metrics(api: web::Data<Api>) -> HttpResponse {
             .map(|kind| kind_figures(&api, kind))
             .into(),
         works: Work::ALL.map(|work| work_figures(&api, work)).into(),
+        http_connections: [api.connections.open(), api.connections.limit()],
+        malformed: malformed::count(),
         stale: api.directory.is_stale(),
         protection: api.protection.is_held(),
         pool: api
@@ -191,6 +194,7 @@ fn schedule_figures(report: &Report) -> ScheduleFigures {
             ("late", roll_call.late),
         ],
         roll_call_at: seconds(roll_call.last_at),
+        clock_jumps: report.clock_jumps,
         reconciles: reconcile.completed,
         reconcile_at: seconds(reconcile.last_at),
         repairs: [("online", reconcile.online), ("offline", reconcile.gone)],

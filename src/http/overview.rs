@@ -137,7 +137,7 @@ struct ProtectionView {
 impl ProtectionView {
     fn of(api: &Api) -> Self {
         let report = api.protection.report();
-        let lease_store_away = report.leases_away;
+        let lease_store_away = report.lease_store_failure.is_some();
         if let Some((held, left)) = report.held {
             return Self {
                 active: true,
@@ -147,14 +147,15 @@ impl ProtectionView {
                 lease_store_away,
             };
         }
-        let grace = |reason| format!("{reason}: nobody is judged for one time to live");
-        let (reason, left) = match report.grace {
-            _ if lease_store_away => (
-                Some("the lease store does not answer: nobody goes offline".to_owned()),
+        let grace = |reason| format!("{reason}: no instance is marked offline for one TTL");
+        let failure = report.lease_store_failure.or(report.disagreement);
+        let (reason, left) = match (failure, report.grace) {
+            (Some(failure), _) => (
+                Some(format!("{failure}: no instance is marked offline")),
                 None,
             ),
-            Some((reason, left)) => (Some(grace(reason)), Some(left.as_secs())),
-            None => (None, None),
+            (None, Some((reason, left))) => (Some(grace(reason)), Some(left.as_secs())),
+            (None, None) => (None, None),
         };
         Self {
             active: false,
@@ -191,7 +192,7 @@ pub(super) async fn show(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
         backends: BackendsView {
             store: backends.store.get() == 1,
             leases: backends.leases.get() == 1,
-            bus: backends.bus.get() == 1,
+            bus: backends.bus.is_up(),
             leases_evicted: backends.leases_evicted.get() == 1,
         },
         stale: api.directory.is_stale(),

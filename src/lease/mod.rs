@@ -3,8 +3,9 @@
 //! Called by the HeartbeatActor, which owns the leases, and by the chores, which only
 //! look. It knows nothing of what is registered.
 
+mod health;
 mod memory;
-mod metered;
+mod observed;
 mod redis;
 
 use std::collections::BTreeSet;
@@ -15,7 +16,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use self::metered::MeteredLeaseStore;
+pub use self::health::Health;
+pub use self::observed::ObservedLeaseStore;
 use crate::clock::Clock;
 use crate::error::{OpenError, UrlError};
 use crate::model::{Epoch, InstanceKey, Ttl, Weight};
@@ -155,7 +157,7 @@ pub enum LeaseUrl {
     /// `memory:`: this process alone; gone with it.
     Memory,
     /// A Redis, shared by any number of daemons: one server, one behind Sentinel, or a cluster.
-    Redis(RedisUrl),
+    Redis(Box<RedisUrl>),
 }
 
 impl FromStr for LeaseUrl {
@@ -164,7 +166,9 @@ impl FromStr for LeaseUrl {
     fn from_str(text: &str) -> Result<Self, UrlError> {
         match text.split_once(':') {
             Some(("memory", "")) => Ok(Self::Memory),
-            Some((scheme, _)) if RedisUrl::has_scheme(scheme) => Ok(Self::Redis(text.parse()?)),
+            Some((scheme, _)) if RedisUrl::has_scheme(scheme) => {
+                Ok(Self::Redis(Box::new(text.parse()?)))
+            }
             _ => Err(UrlError::new(format!("must be memory:, {FORMS}"))),
         }
     }

@@ -39,6 +39,10 @@ pub struct Figures {
     pub kinds: Vec<KindFigures>,
     /// What is under way.
     pub works: Vec<WorkFigures>,
+    /// Connections of clients that are open, and that may be.
+    pub http_connections: [usize; 2],
+    /// Requests that were no HTTP, since the start.
+    pub malformed: u64,
     /// What is listed may be old.
     pub stale: bool,
     /// Suspects are held.
@@ -56,6 +60,8 @@ pub struct ScheduleFigures {
     pub roll_calls: [(&'static str, u64); 4],
     /// When the last one was sent, in seconds of Unix time; 0 is never.
     pub roll_call_at: i64,
+    /// How often the wall clock was found to have been set.
+    pub clock_jumps: u64,
     /// Reconciles that were completed.
     pub reconciles: u64,
     /// When the last one was.
@@ -83,6 +89,10 @@ impl Metrics {
             self.in_flight.get_or_create(&label).set(count(*taken));
             self.limits.get_or_create(&label).set(count(*limit));
         }
+        let [open, limit] = figures.http_connections;
+        self.http_connections.set(count(open));
+        self.http_connections_limit.set(count(limit));
+        set(&self.malformed, figures.malformed);
         if let Some([open, idle, waiting]) = figures.pool {
             for (state, connections) in [("open", open), ("idle", idle)] {
                 let connection = self.connections.get_or_create_owned(&[("state", state)]);
@@ -100,6 +110,7 @@ impl Metrics {
             for (to, count) in schedule.repairs {
                 set(&self.repairs.get_or_create(&[("to", to)]), count);
             }
+            set(&self.clock_jumps, schedule.clock_jumps);
             set(&self.reconciles, schedule.reconciles);
             self.roll_call_at.set(schedule.roll_call_at);
             self.reconcile_at.set(schedule.reconcile_at);

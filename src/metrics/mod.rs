@@ -10,7 +10,7 @@ mod process;
 mod text;
 
 use std::cell::RefCell;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -125,9 +125,47 @@ pub struct BackendMetrics {
     /// The lease store.
     pub leases: Gauge,
     /// The log of events.
-    pub bus: Gauge,
+    pub bus: BothWays,
     /// Whether the lease store may evict leases, for want of memory.
     pub leases_evicted: Gauge,
+}
+
+/// A backend that is up while it can be read and takes what it is given.
+pub struct BothWays {
+    up: Gauge,
+    reads: AtomicBool,
+    writes: AtomicBool,
+}
+
+impl BothWays {
+    fn new(up: Gauge) -> Self {
+        Self {
+            up,
+            reads: AtomicBool::new(false),
+            writes: AtomicBool::new(true),
+        }
+    }
+
+    /// Whether the last read was answered.
+    pub fn reads(&self, answered: bool) {
+        self.reads.store(answered, Ordering::Relaxed);
+        self.update();
+    }
+
+    /// Whether what was given last was taken.
+    pub fn writes(&self, taken: bool) {
+        self.writes.store(taken, Ordering::Relaxed);
+        self.update();
+    }
+
+    fn update(&self) {
+        self.up.set(self.is_up().into());
+    }
+
+    /// Whether it is up.
+    pub fn is_up(&self) -> bool {
+        self.reads.load(Ordering::Relaxed) && self.writes.load(Ordering::Relaxed)
+    }
 }
 
 /// Everything that is told.
@@ -136,6 +174,9 @@ pub struct Metrics {
     requests: Family<StatusLabels, Counter>,
     request_durations: Histograms<Labels>,
     shed: Family<Label, Counter>,
+    http_connections: Gauge,
+    http_connections_limit: Gauge,
+    malformed: Counter,
     in_flight: Family<Label, Gauge>,
     limits: Family<Label, Gauge>,
     mailbox_waiting: Family<Label, Gauge>,
@@ -149,6 +190,7 @@ pub struct Metrics {
     events: Family<Label, Counter>,
     roll_calls: Family<Label, Counter>,
     roll_call_at: Gauge,
+    clock_jumps: Counter,
     reconciles: Counter,
     reconcile_at: Gauge,
     repairs: Family<Label, Counter>,
@@ -171,6 +213,8 @@ pub struct Metrics {
     pub commit_errors: Counter,
     /// From the end of a lease until it was recorded, in seconds.
     pub expiry_lateness: Histogram,
+    /// Events that the log has not taken yet.
+    pub events_waiting: Gauge,
     /// From when something happened until it was known here, in seconds.
     pub event_lag: Histogram,
     /// Streams whose reader was too slow.
@@ -217,7 +261,7 @@ impl Metrics {
         let backends = BackendMetrics {
             store: backend("store"),
             leases: backend("leases"),
-            bus: backend("bus"),
+            bus: BothWays::new(backend("bus")),
             leases_evicted: all.add(
                 "lease_store_evicts",
                 "Whether Redis may evict leases: it has a maxmemory, and a maxmemory-policy other than noeviction",
@@ -249,6 +293,21 @@ impl Metrics {
                 "http_shed",
                 "Requests that were refused because as many were under way as may be",
                 Family::default(),
+            ),
+            http_connections: all.add(
+                "http_connections",
+                "Connections of clients that are open",
+                Gauge::default(),
+            ),
+            http_connections_limit: all.add(
+                "http_connections_limit",
+                "How many connections of clients may be open",
+                Gauge::default(),
+            ),
+            malformed: all.add(
+                "http_malformed_requests",
+                "Requests that could not be read as HTTP",
+                Counter::default(),
             ),
             heartbeats,
             lease_batch: all.add("lease_batch_size", "Leases renewed in one round trip", sizes()),
@@ -291,6 +350,11 @@ impl Metrics {
                 "When the roll was called last, by this daemon or as it saw another do it; 0 is never",
                 Gauge::default(),
             ),
+            clock_jumps: all.add(
+                "clock_jumps",
+                "How often the wall clock was found to have been set by more than a second",
+                Counter::default(),
+            ),
             reconciles: all.add(
                 "reconciles",
                 "Comparisons of the registry with the leases that this daemon completed",
@@ -305,6 +369,11 @@ impl Metrics {
                 "reconcile_repairs",
                 "Instances that a reconcile found to be other than recorded",
                 Family::default(),
+            ),
+            events_waiting: all.add(
+                "events_waiting",
+                "Events of what was committed here that the log of events has not taken yet",
+                Gauge::default(),
             ),
             events: all.add(
                 "events",

@@ -65,9 +65,8 @@ impl InstanceKey {
     }
 }
 
-/// When a lease's life began, in Unix milliseconds of the lease store's clock. Of
-/// two lives of one lease the later one has the greater epoch, even where that
-/// clock was set back in between.
+/// Orders the successive leases of one instance: when a lease began, in Unix milliseconds
+/// of the lease store's clock, or one more than the epoch before it where that is greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Epoch(pub i64);
 
@@ -77,6 +76,12 @@ impl Epoch {
         DateTime::parse_from_rfc3339(start_time)
             .ok()
             .map(|time| Self(time.timestamp_millis()))
+    }
+
+    /// The epoch under which a lease that began at this one is recorded after a lease with
+    /// the epoch `known`. It is greater than `known`, whatever the lease store's clock says.
+    pub fn after(self, known: Option<Self>) -> Self {
+        known.map_or(self, |known| self.max(Self(known.0.saturating_add(1))))
     }
 
     /// As a time, as far as a time can be told.

@@ -9,6 +9,7 @@ mod event;
 mod instance;
 mod label;
 mod lease;
+mod replica;
 mod scope;
 
 use std::fmt;
@@ -26,6 +27,7 @@ pub use instance::{
 };
 pub use label::{DisplayName, Label, Note};
 pub use lease::{Epoch, LeaseKeyError, rfc3339_millis};
+pub use replica::ReplicaId;
 pub use scope::{Scope, ScopeId, ScopeKey, ScopeKind, ScopeRecord};
 
 /// Why a text or number is not a value of the model. Says the rule and what was

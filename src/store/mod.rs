@@ -18,8 +18,8 @@ use url::Url;
 
 use crate::error::{BackendUrl, OpenError, UrlError};
 use crate::model::{
-    DisplayName, Epoch, Instance, InstanceChange, InstanceId, InstanceKey, Registration, Scope,
-    ScopeId, ScopeRecord,
+    DisplayName, Epoch, Instance, InstanceChange, InstanceId, InstanceKey, Registration, ReplicaId,
+    Scope, ScopeId, ScopeRecord,
 };
 
 /// Why a call of the registry store gave no answer.
@@ -87,7 +87,7 @@ pub trait RegistryReader: Send + Sync {
     /// What changes with every change.
     async fn digest(&self) -> Result<Digest, StoreError>;
 
-    /// Whether the store answers.
+    /// Whether the store answers, and SQLite's file can be written.
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// The connections for reading, where there is a pool of them.
@@ -180,8 +180,23 @@ pub trait RegistryTransaction: Send {
     /// come twice.
     async fn record_offline(&mut self, lives: &[Life]) -> Result<Vec<Instance>, StoreError>;
 
+    /// Records which lease store a replica of the daemon uses, and returns what all other
+    /// replicas that run have recorded. Old records of replicas that ended are removed. A
+    /// store that only one daemon can use records nothing and returns none.
+    async fn attest(&mut self, own: &Attestation) -> Result<Vec<Attestation>, StoreError>;
+
     /// Makes all of it durable.
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// Which lease store a replica of the daemon uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attestation {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The servers of its lease store, as one text; `None` while the replica cannot renew
+    /// leases.
+    pub lease_store: Option<String>,
 }
 
 /// What declaring a scope did.

@@ -16,7 +16,7 @@ use rollcalld::bus::{self, BusError, BusUrl, EventBus, Following, Subscription};
 use rollcalld::clock::{Clock, SystemClock};
 use rollcalld::directory::{Directory, Profile};
 use rollcalld::lease::{
-    Identity, LeaseError, LeasePage, LeaseStore, ListCursor, Look, Renewal, Renewed,
+    Health, Identity, LeaseError, LeasePage, LeaseStore, ListCursor, Look, Renewal, Renewed,
 };
 use rollcalld::model::{
     DisplayName, Epoch, Event, EventId, EventKind, Instance, InstanceChange, InstanceId,
@@ -25,13 +25,13 @@ use rollcalld::model::{
 };
 use rollcalld::protection::{Limits, Protection};
 use rollcalld::store::{
-    Declared, Digest, Life, MigrateError, Registered, RegisteredMany, RegistryReader,
+    Attestation, Declared, Digest, Life, MigrateError, Registered, RegisteredMany, RegistryReader,
     RegistryTransaction, RegistryWriter, ScopeDeletion, StoreError, WentOnline,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::support::{eventually, mailbox};
+use crate::support::{agreement, eventually, mailbox, observed};
 
 fn key(address: &str) -> InstanceKey {
     InstanceKey {
@@ -125,6 +125,10 @@ impl RegistryTransaction for FakeTransaction<'_> {
 
     async fn delete_scope(&mut self, _: &Scope) -> Result<ScopeDeletion, StoreError> {
         Ok(ScopeDeletion::Unknown)
+    }
+
+    async fn attest(&mut self, _: &Attestation) -> Result<Vec<Attestation>, StoreError> {
+        Ok(Vec::new())
     }
 
     async fn register_instances(
@@ -371,15 +375,18 @@ fn memory_bus() -> Arc<dyn EventBus> {
 fn expiry(store: &Arc<FakeStore>, leases: &Arc<FakeLeases>, bus: Arc<dyn EventBus>) -> Expiry {
     let directory = Arc::new(Directory::new(store.clone()));
     let (registry, _) = registry_of(store, directory.clone(), bus.clone());
+    let limits = Limits {
+        ratio: 0.5,
+        min: 10,
+        max: Duration::from_secs(600),
+        ttl: Ttl::try_from(30).unwrap(),
+    };
+    let health = Arc::<Health>::default();
     Expiry {
-        leases: leases.clone(),
+        leases: observed(leases.clone(), &health),
+        health: health.clone(),
         directory,
-        protection: Arc::new(Protection::new(Limits {
-            ratio: 0.5,
-            min: 10,
-            max: Duration::from_secs(600),
-            ttl: Ttl::try_from(30).unwrap(),
-        })),
+        protection: Arc::new(Protection::new(limits, health)),
         registry: mailbox(registry, 100, Duration::from_secs(5)),
         bus,
         clock: Arc::new(SystemClock),
@@ -896,6 +903,7 @@ impl Roll {
                 cursor: Default::default(),
                 claim: Duration::from_secs(14),
             },
+            agreement: agreement(&expiry),
             expiry,
             forget_after: None,
         };

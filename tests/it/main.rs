@@ -38,5 +38,6 @@ mod protection;
 mod redis_leases;
 mod roll_call;
 mod shutdown;
+mod sqlite_file;
 mod start_and_stop;
 mod tls;

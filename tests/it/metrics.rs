@@ -17,10 +17,10 @@ on_both_backends! {
 }
 
 /// Every sample by its name and labels, as they are written.
-struct Samples(BTreeMap<String, f64>);
+pub(crate) struct Samples(BTreeMap<String, f64>);
 
 impl Samples {
-    async fn of(daemon: &Daemon) -> Self {
+    pub(crate) async fn of(daemon: &Daemon) -> Self {
         let text = text(daemon).await;
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let samples = lines.map(|line| {
@@ -30,7 +30,7 @@ impl Samples {
         Self(samples.collect())
     }
 
-    fn get(&self, name: &str) -> f64 {
+    pub(crate) fn get(&self, name: &str) -> f64 {
         let value = self.0.get(name);
         *value.unwrap_or_else(|| panic!("no {name} in {:#?}", self.0.keys()))
     }
@@ -204,7 +204,7 @@ async fn a_backend_that_is_away_is_seen() {
         let down = |backend| samples.get(backend) == 0.0;
         (down("rollcall_backend_up{backend=\"leases\"}")
             && down("rollcall_backend_up{backend=\"bus\"}")
-            && samples.get("rollcall_lease_errors_total{operation=\"look\"}") >= 1.0
+            && samples.get("rollcall_lease_errors_total{operation=\"probe\"}") >= 1.0
             && samples.get("rollcall_directory_stale") == 1.0)
             .then_some(())
     })

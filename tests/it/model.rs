@@ -1,7 +1,10 @@
-//! Two daemons against a simple model: registering, beating, expiring, deregistering,
-//! holding, disabling, enabling and restarting, in thousands of random steps of virtual time.
+//! Two daemons against a simple model, in random steps of virtual time: once with backends
+//! that work, through registrations, heartbeats, expiry, deregistrations, decisions and
+//! restarts; and once with a lease store that forks, falls back, fails and comes back, and a
+//! registry store that is restored from a backup.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr};
@@ -13,13 +16,14 @@ use rollcalld::actor::{
     HeartbeatActor, Lifeline, RECONCILE, Reconciler, RegisterInstance, RegistryActor, Revoke,
     RollCall, SchedulerActor,
 };
-use rollcalld::bus::{self, BusUrl, EventBus, Following};
+use rollcalld::bus::{EventBus, Following};
 use rollcalld::clock::Clock;
 use rollcalld::directory::{Directory, Profile, Which};
 use rollcalld::feed::Feed;
-use rollcalld::lease::{self, LeaseBackend, LeaseUrl};
+use rollcalld::lease::Health;
 use rollcalld::model::{
-    EventId, Hold, InstanceChange, InstanceKey, Registration, ScopeKind, Status, StatusChange, Ttl,
+    EventId, EventKind, Hold, InstanceChange, InstanceKey, Registration, ScopeKind, Status,
+    StatusChange, Ttl,
 };
 use rollcalld::protection::{Limits, Protection};
 use rollcalld::store::Store;
@@ -27,8 +31,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use crate::support::mailbox;
-use crate::support::memory_store::MemoryStore;
+use crate::support::lease_servers::{LeaseServers, Mode};
+use crate::support::memory_store::{Backup, MemoryStore};
+use crate::support::{agreement, mailbox, observed};
 
 const TTL: Duration = Duration::from_secs(10);
 
@@ -75,22 +80,45 @@ struct Expected {
     beaten: Option<(Instant, usize)>,
 }
 
-/// The time of the test, as a clock.
-struct VirtualClock(Instant);
+/// The time of the test, as a clock that can be set.
+struct VirtualClock {
+    begin: Instant,
+    jumped: AtomicI64,
+}
+
+impl VirtualClock {
+    fn jump(&self, millis: i64) {
+        self.jumped.store(millis, Ordering::Relaxed);
+    }
+}
 
 impl Clock for VirtualClock {
     fn now(&self) -> DateTime<Utc> {
         let begin: DateTime<Utc> = "2026-11-22T10:00:00Z".parse().unwrap();
-        begin + TimeDelta::milliseconds(self.0.elapsed().as_millis() as i64)
+        let jumped = self.jumped.load(Ordering::Relaxed);
+        begin + TimeDelta::milliseconds(self.begin.elapsed().as_millis() as i64 + jumped)
     }
 }
 
 /// What all daemons share.
 struct Backends {
     store: MemoryStore,
-    leases: LeaseBackend,
-    bus: Arc<dyn EventBus>,
+    leases: LeaseServers,
     clock: Arc<VirtualClock>,
+}
+
+impl Backends {
+    fn new() -> Self {
+        let clock = Arc::new(VirtualClock {
+            begin: Instant::now(),
+            jumped: AtomicI64::new(0),
+        });
+        Self {
+            store: MemoryStore::default(),
+            leases: LeaseServers::new(clock.clone(), REPLICAS),
+            clock,
+        }
+    }
 }
 
 /// A daemon without HTTP around it.
@@ -110,13 +138,15 @@ impl Drop for Replica {
 }
 
 impl Replica {
-    async fn start(backends: &Backends) -> Self {
+    /// Starts the replica with that number, once its backends can be reached.
+    async fn start(backends: &Backends, number: usize) -> Self {
         let Backends {
             store,
             leases,
-            bus,
             clock,
         } = backends;
+        let leases = leases.of(number);
+        let bus: Arc<dyn EventBus> = leases.clone();
         let Store { reader, writer } = store.open();
         let lifeline = || Lifeline::new("tested", mpsc::unbounded_channel().0);
         let directory = Arc::new(Directory::new(reader.clone()));
@@ -130,15 +160,18 @@ impl Replica {
             lifeline(),
         );
         let registry = registry.start();
+        let limits = Limits {
+            ratio: 1.0,
+            min: 0,
+            max: Duration::from_secs(600),
+            ttl: Ttl::try_from(TTL.as_secs() as i64).unwrap(),
+        };
+        let health = Arc::<Health>::default();
         let expiry = Expiry {
-            leases: leases.connect(),
+            leases: observed(leases, &health),
+            health: health.clone(),
             directory: directory.clone(),
-            protection: Arc::new(Protection::new(Limits {
-                ratio: 1.0,
-                min: 0,
-                max: Duration::from_secs(600),
-                ttl: Ttl::try_from(TTL.as_secs() as i64).unwrap(),
-            })),
+            protection: Arc::new(Protection::new(limits, health)),
             registry: mailbox(registry.clone(), 100, Duration::from_secs(8)),
             bus: bus.clone(),
             clock: clock.clone(),
@@ -152,6 +185,7 @@ impl Replica {
                 cursor: Default::default(),
                 claim: RECONCILE - Duration::from_secs(1),
             },
+            agreement: agreement(&expiry),
             expiry: expiry.clone(),
             forget_after: None,
         };
@@ -202,16 +236,10 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let clock = Arc::new(VirtualClock(Instant::now()));
-        let backends = Backends {
-            store: MemoryStore::default(),
-            leases: lease::open(&LeaseUrl::Memory, clock.clone()).unwrap(),
-            bus: bus::open(&BusUrl::Memory, clock.clone()).unwrap(),
-            clock,
-        };
+        let backends = Backends::new();
         let mut replicas = Vec::new();
-        for _ in 0..REPLICAS {
-            replicas.push(Replica::start(&backends).await);
+        for number in 0..REPLICAS {
+            replicas.push(Replica::start(&backends, number).await);
         }
         Self {
             backends,
@@ -293,7 +321,7 @@ impl World {
             Step::Pass(time) => sleep(time).await,
             Step::Restart(r) => {
                 self.replicas.remove(r);
-                let replica = Replica::start(&self.backends).await;
+                let replica = Replica::start(&self.backends, r).await;
                 self.replicas.insert(r, replica);
             }
         }
@@ -347,7 +375,8 @@ impl World {
         let mut after = EventId::default();
         let mut online = std::collections::HashMap::new();
         loop {
-            let read = self.backends.bus.read(after, Duration::ZERO).await.unwrap();
+            let read = self.backends.leases.of(0).read(after, Duration::ZERO).await;
+            let read = read.unwrap();
             let Following::Events(events) = read else {
                 panic!("lost");
             };
@@ -389,6 +418,254 @@ fn whatever_happens_in_whatever_order_ends_as_the_model_says() {
             world.check().await;
             world.check_events().await;
         });
+        Ok(())
+    });
+    outcome.unwrap();
+}
+
+/// What happens to the backends, or to a daemon.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// A replica is led to another server, which has the leases as they were so long ago.
+    Fork(usize, Duration),
+    /// All replicas are led to where one of them is.
+    Join(usize),
+    /// The server of a replica comes back without leases and events.
+    Empty(usize),
+    Mode(usize, Mode),
+    /// The clocks of the lease servers are set off by so many milliseconds.
+    Skew(i64),
+    /// The clock of the daemons is.
+    ClockJump(i64),
+    Restart(usize),
+    Backup,
+    Restore,
+}
+
+/// A fault and how long it lasts until the next.
+type Turn = (Fault, Duration);
+
+fn turns(restores: bool) -> impl Strategy<Value = Vec<Turn>> {
+    let replica = || 0..REPLICAS;
+    let mode = prop_oneof![
+        Just(Mode::Works),
+        Just(Mode::RefusesWrites),
+        Just(Mode::Stopped)
+    ];
+    let millis = |limit: u64| (0..limit).prop_map(Duration::from_millis);
+    let skew = || prop_oneof![-90_000_000..90_000_000_i64, -5_000..5_000_i64];
+    let fault = prop_oneof![
+        4 => (replica(), millis(30_000)).prop_map(|(r, ago)| Fault::Fork(r, ago)),
+        1 => replica().prop_map(|r| Fault::Fork(r, Duration::ZERO)),
+        4 => replica().prop_map(Fault::Join),
+        2 => replica().prop_map(Fault::Empty),
+        3 => (replica(), mode).prop_map(|(r, mode)| Fault::Mode(r, mode)),
+        2 => skew().prop_map(Fault::Skew),
+        1 => skew().prop_map(Fault::ClockJump),
+        2 => replica().prop_map(Fault::Restart),
+        u32::from(restores) => Just(Fault::Backup),
+        2 * u32::from(restores) => Just(Fault::Restore),
+    ];
+    prop::collection::vec((fault, millis(45_000)), 1..12)
+}
+
+/// Instances that send heartbeats to one replica, until some of them stop, while everything
+/// around them fails.
+struct Troubled {
+    backends: Backends,
+    replicas: Vec<Replica>,
+    /// When each instance stopped; `None` while it sends heartbeats.
+    stopped_at: [Option<Instant>; INSTANCES],
+    backup: Option<Backup>,
+    was_restored: bool,
+}
+
+impl Troubled {
+    async fn new() -> Self {
+        let backends = Backends::new();
+        let mut replicas = Vec::new();
+        for number in 0..REPLICAS {
+            replicas.push(Replica::start(&backends, number).await);
+        }
+        let mut world = Self {
+            backends,
+            replicas,
+            stopped_at: [None; INSTANCES],
+            backup: None,
+            was_restored: false,
+        };
+        world.send_heartbeats().await;
+        world
+    }
+
+    /// Every instance that has not stopped sends a heartbeat to its replica, and registers
+    /// where it is not known, as an agent does.
+    async fn send_heartbeats(&mut self) {
+        for i in (0..INSTANCES).filter(|i| self.stopped_at[*i].is_none()) {
+            let replica = &self.replicas[i % REPLICAS];
+            let send = async || {
+                let listed = replica.directory.find(&key(i));
+                let known = listed.map(|listed| Profile::from(&*listed));
+                let instances = vec![(key(i), known)];
+                let outcome = replica.heartbeat.send(Beat { instances }).await;
+                outcome.unwrap().map(|outcomes| outcomes[0])
+            };
+            if let Ok(BeatOutcome::Unknown) = send().await {
+                let message = RegisterInstance(Registration::of(key(i)));
+                replica.registry.send(message).await.unwrap().unwrap();
+                // It may fail: the lease store has faults.
+                let _ = send().await;
+            }
+        }
+    }
+
+    /// Time passes, in which the instances send heartbeats every two seconds.
+    async fn pass(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            sleep(Duration::from_secs(2)).await;
+            self.send_heartbeats().await;
+            self.check_promise();
+        }
+    }
+
+    async fn take(&mut self, fault: Fault) {
+        let leases = &self.backends.leases;
+        match fault {
+            Fault::Fork(r, ago) => leases.fork(r, ago),
+            Fault::Join(r) => leases.join(r),
+            Fault::Empty(r) => leases.empty(r),
+            Fault::Mode(r, mode) => leases.set_mode(r, mode),
+            Fault::Skew(millis) => leases.set_skew(millis),
+            Fault::ClockJump(millis) => self.backends.clock.jump(millis),
+            // A daemon that starts waits for its lease store, and one that ends tells its
+            // events while there is one.
+            Fault::Restart(r) if leases.works(r) => {
+                sleep(Duration::from_secs(2)).await;
+                self.replicas.remove(r);
+                let replica = Replica::start(&self.backends, r).await;
+                self.replicas.insert(r, replica);
+            }
+            Fault::Restart(_) => {}
+            Fault::Backup => self.backup = Some(self.backends.store.backup()),
+            Fault::Restore => {
+                if let Some(backup) = self.backup.take() {
+                    self.backends.store.restore(backup);
+                    self.was_restored = true;
+                }
+            }
+        }
+    }
+
+    /// While nobody restored the registry store, no instance that sends heartbeats is marked
+    /// offline, whatever the lease store does.
+    fn check_promise(&self) {
+        if self.was_restored {
+            return;
+        }
+        for i in (0..INSTANCES).filter(|i| self.stopped_at[*i].is_none()) {
+            for (r, replica) in self.replicas.iter().enumerate() {
+                let listed = replica.directory.find(&key(i));
+                let presence = listed.map(|listed| listed.instance.presence);
+                let marked_offline = presence
+                    .is_some_and(|presence| !presence.online && presence.changed_at.is_some());
+                assert!(!marked_offline, "{i} is alive, on {r}: {presence:?}");
+            }
+        }
+    }
+
+    /// Once all replicas reach one lease store again, they list who is alive, and nobody else.
+    async fn check_end(&mut self) {
+        self.backends.leases.join(0);
+        assert!(self.backends.leases.is_one());
+        self.pass(3 * (TTL + RECONCILE)).await;
+        for i in 0..INSTANCES {
+            for (r, replica) in self.replicas.iter().enumerate() {
+                let listed = replica.directory.find(&key(i));
+                let online = listed.is_some_and(|listed| listed.instance.presence.online);
+                assert_eq!(online, self.stopped_at[i].is_none(), "{i} on {r}");
+            }
+        }
+    }
+
+    /// Each transition that was committed is in a log, and in no log twice.
+    async fn check_events(&self) {
+        let mut published = std::collections::HashSet::new();
+        for log in self.backends.leases.logs() {
+            let (mut after, mut own) = (EventId::default(), std::collections::HashSet::new());
+            loop {
+                let Following::Events(events) = log.read(after, Duration::ZERO).await.unwrap()
+                else {
+                    panic!("lost");
+                };
+                let Some(last) = events.last() else { break };
+                after = last.id;
+                for logged in &events {
+                    let kind = &logged.event.kind;
+                    // After a restore revisions begin anew.
+                    if *kind == EventKind::EventsLost {
+                        own.clear();
+                    }
+                    if let Some((instance, online)) = kind.transition() {
+                        let transition = (instance.id, instance.revision, online);
+                        assert!(own.insert(transition), "{} twice", logged.id);
+                        published.insert(transition);
+                    }
+                }
+            }
+        }
+        for transition in self.backends.store.transitions() {
+            assert!(
+                published.contains(&transition),
+                "{transition:?} is in no log"
+            );
+        }
+    }
+}
+
+async fn go_through(turns: Vec<Turn>) {
+    tokio::time::pause();
+    let mut world = Troubled::new().await;
+    world.pass(Duration::from_secs(30)).await;
+    let stop_after = turns.len() / 2;
+    for (turn, (fault, time)) in turns.into_iter().enumerate() {
+        if turn == stop_after {
+            // The last two stop, one of each replica.
+            for stopped_at in &mut world.stopped_at[INSTANCES - 2..] {
+                *stopped_at = Some(Instant::now());
+            }
+        }
+        world.take(fault).await;
+        world.pass(time).await;
+    }
+    world.check_end().await;
+    world.check_events().await;
+}
+
+/// How many histories to go through. `MODEL_HISTORIES` asks for more than a test run has
+/// time for.
+fn histories() -> Config {
+    let cases = std::env::var("MODEL_HISTORIES").map_or(100, |count| count.parse().unwrap());
+    Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    }
+}
+
+#[test]
+fn no_fault_of_the_lease_store_marks_a_living_instance_offline() {
+    let outcome = TestRunner::new(histories()).run(&turns(false), |turns| {
+        actix::System::new().block_on(go_through(turns));
+        Ok(())
+    });
+    outcome.unwrap();
+}
+
+#[test]
+fn after_a_restored_registry_store_who_is_alive_is_online_again() {
+    let outcome = TestRunner::new(histories()).run(&turns(true), |turns| {
+        actix::System::new().block_on(go_through(turns));
         Ok(())
     });
     outcome.unwrap();

@@ -9,7 +9,7 @@ use rollcalld::actor::{Expiry, Lifeline, Mailbox, Reconciler, RegistryActor, Rep
 use rollcalld::bus::{self, BusUrl, EventBus};
 use rollcalld::clock::SystemClock;
 use rollcalld::directory::Directory;
-use rollcalld::lease::{self, LeaseStore, LeaseUrl, Renewal};
+use rollcalld::lease::{self, Health, LeaseStore, LeaseUrl, Renewal};
 use rollcalld::model::{InstanceKey, Registration, ScopeKind, Ttl, Weight};
 use rollcalld::protection::{Limits, Protection};
 use rollcalld::store::{self, Life, RegistryReader, Store, StoreUrl};
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::support::backends::{Backends, Setup, Shared, on_both_backends};
 use crate::support::daemon::Daemon;
 use crate::support::redis::Redis;
-use crate::support::{eventually, mailbox, postgres};
+use crate::support::{eventually, mailbox, observed, postgres};
 
 on_both_backends! {
     the_time_of_the_last_change_is_shown,
@@ -123,16 +123,20 @@ impl Fixture {
         );
         let registry = mailbox(actix::Actor::start(actor), 2000, Duration::from_secs(10));
         // Believes at once, and everything.
-        let protection = Protection::new(Limits {
+        let limits = Limits {
             ratio: 1.0,
             min: 0,
             max: Duration::from_secs(600),
             ttl: Ttl::try_from(5).unwrap(),
-        });
+        };
+        let health = Arc::<Health>::default();
+        let leases = observed(leases, &health);
+        leases.probe().await.unwrap();
         let expiry = Expiry {
             leases: leases.clone(),
+            health: health.clone(),
             directory,
-            protection: Arc::new(protection),
+            protection: Arc::new(Protection::new(limits, health)),
             registry: registry.clone(),
             bus: bus.clone(),
             clock,
@@ -187,6 +191,7 @@ impl Fixture {
     /// Once the last claim is forgotten.
     async fn reconcile(&self) -> Repairs {
         self.reconciler.expiry.protection.tick();
+        self.reconciler.expiry.protection.attested(None);
         eventually(Duration::from_secs(10), "it is our turn", || async {
             self.reconciler.run().await.unwrap()
         })
@@ -199,6 +204,7 @@ impl Fixture {
         let ttl = protection.limits().ttl;
         eventually(Duration::from_secs(20), "it may judge", || async {
             protection.tick();
+            protection.attested(None);
             protection.patience(ttl).is_none().then_some(())
         })
         .await;

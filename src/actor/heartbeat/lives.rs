@@ -30,8 +30,9 @@ const RECORDED: Duration = Duration::from_millis(600);
 pub(super) struct Lives {
     /// They began with this renewal.
     pub(super) begun: Vec<Life>,
-    /// They began before, and that is not known here: the report was lost, or the instance
-    /// had a lease before it registered.
+    /// They began before, and the instance is recorded as offline or with an earlier lease:
+    /// the report was lost, the instance had a lease before it registered, or another lease
+    /// store lost its lease. The renewal is proof of life, whatever the epochs are.
     pub(super) unrecorded: Vec<Life>,
 }
 
@@ -44,11 +45,12 @@ impl Lives {
         for ((renewal, renewed), profile) in renewals.iter().zip(renewed).zip(profiles) {
             let life = || Life {
                 key: renewal.key.clone(),
-                epoch: renewed.epoch,
+                epoch: renewed.epoch.after(profile.epoch),
             };
+            let is_recorded = profile.online && profile.epoch >= Some(renewed.epoch);
             if renewed.created {
                 lives.begun.push(life());
-            } else if profile.slot.is_some() && profile.epoch < Some(renewed.epoch) {
+            } else if profile.slot.is_some() && !is_recorded {
                 lives.unrecorded.push(life());
             }
         }

@@ -9,7 +9,9 @@ use super::queue::Write;
 use crate::model::{
     DisplayName, EventKind, Instance, InstanceChange, InstanceId, InstanceKey, Scope,
 };
-use crate::store::{Declared, Life, RegistryTransaction, ScopeDeletion, StoreError, WentOnline};
+use crate::store::{
+    Attestation, Declared, Life, RegistryTransaction, ScopeDeletion, StoreError, WentOnline,
+};
 
 /// Declares a group or service, or gives a known one a name. Idempotent.
 #[derive(Debug, Clone, Message)]
@@ -170,6 +172,28 @@ impl Write for ForgetInstances {
     fn events(&self, forgotten: &Vec<Instance>) -> Vec<EventKind> {
         let removed = forgotten.iter().cloned();
         removed.map(EventKind::InstanceDeregistered).collect()
+    }
+}
+
+/// Records which lease store this replica uses; what the other running replicas recorded.
+/// Idempotent.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Vec<Attestation>, StoreError>")]
+pub struct Attest(pub Attestation);
+
+#[async_trait]
+impl Write for Attest {
+    type Output = Vec<Attestation>;
+
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Vec<Attestation>, StoreError> {
+        transaction.attest(&self.0).await
+    }
+
+    fn events(&self, _others: &Vec<Attestation>) -> Vec<EventKind> {
+        Vec::new()
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
 pub use self::messages::{
-    ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance, DisableServiceInstance,
+    Attest, ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance, DisableServiceInstance,
     ForgetInstances, RecordOffline, RecordOnline,
 };
 pub use self::outbox::Announcement;
@@ -66,7 +66,7 @@ impl RegistryActor {
             writer: Some(writer),
             queue: Queue::default(),
             unsettled: VecDeque::new(),
-            outbox: Outbox::new(bus, announcement),
+            outbox: Outbox::new(bus, announcement, Arc::clone(&metrics)),
             drains: Vec::new(),
             clock,
             directory,

@@ -8,8 +8,11 @@ use std::time::Duration;
 use actix::fut::wrap_future;
 use actix::{ActorFutureExt, AsyncContext, Context};
 
+use tokio::time::Instant;
+
 use super::RegistryActor;
-use crate::bus::EventBus;
+use crate::bus::{BusError, EventBus};
+use crate::metrics::Metrics;
 use crate::model::{Event, EventKind};
 
 /// The most events that wait for the bus. With more, those who listen are told that they
@@ -42,6 +45,9 @@ pub(super) struct Outbox {
     bus: Arc<dyn EventBus>,
     waiting: VecDeque<Event>,
     sending: bool,
+    /// Since when the log has taken nothing.
+    failing: Option<Instant>,
+    metrics: Arc<Metrics>,
     announcement: Option<Announcement>,
     announcing: Announcing,
 }
@@ -57,11 +63,17 @@ enum Announcing {
 }
 
 impl Outbox {
-    pub(super) fn new(bus: Arc<dyn EventBus>, announcement: Option<Announcement>) -> Self {
+    pub(super) fn new(
+        bus: Arc<dyn EventBus>,
+        announcement: Option<Announcement>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             bus,
             waiting: VecDeque::new(),
             sending: false,
+            failing: None,
+            metrics,
             announcement,
             announcing: Announcing::Idle,
         }
@@ -82,6 +94,29 @@ impl Outbox {
     pub(super) fn is_sending(&self) -> bool {
         self.sending
     }
+
+    /// Tells what came of the last attempt, and in the log when that is another than before.
+    fn note(&mut self, outcome: &Result<(), BusError>) {
+        let waiting = self.waiting.len();
+        self.metrics
+            .events_waiting
+            .set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.metrics.backends.bus.writes(outcome.is_ok());
+        match (outcome, self.failing) {
+            (Err(error), None) => {
+                self.failing = Some(Instant::now());
+                log::warn!(
+                    "the log of events takes no events, {waiting} wait: {error}; subscribers are told nothing, and other replicas notice changes about 15 s late"
+                );
+            }
+            (Ok(()), Some(since)) => {
+                self.failing = None;
+                let seconds = since.elapsed().as_secs();
+                log::warn!("the log of events takes events again, after {seconds} s");
+            }
+            _ => {}
+        }
+    }
 }
 
 impl RegistryActor {
@@ -100,18 +135,17 @@ impl RegistryActor {
             |(outcome, batch), actor: &mut Self, context: &mut Context<Self>| {
                 let outbox = &mut actor.outbox;
                 outbox.sending = false;
-                if let Err(error) = outcome {
-                    log::debug!("{} events not told yet: {error}", batch.len());
+                if outcome.is_err() {
                     // One that was told all the same is told twice, but for a transition.
                     let later = std::mem::take(&mut outbox.waiting);
                     outbox.push(batch);
                     outbox.push(later);
                     context.run_later(AGAIN, |actor, context| actor.tell(context));
-                    actor.drained();
                 } else {
                     actor.tell(context);
-                    actor.drained();
                 }
+                actor.outbox.note(&outcome);
+                actor.drained();
             },
         ));
     }

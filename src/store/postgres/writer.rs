@@ -11,11 +11,11 @@ use super::checkout::{Checkout, gone, store_error};
 use super::{KeyColumns, Params, one, rows};
 use crate::model::{
     DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Note, Registration,
-    Scope, ScopeKind, ScopeRecord,
+    ReplicaId, Scope, ScopeKind, ScopeRecord,
 };
 use crate::store::{
-    Declared, Life, MigrateError, Registered, RegisteredMany, RegistryTransaction, RegistryWriter,
-    ScopeDeletion, StoreError, WentOnline, migrate_error, with_sources,
+    Attestation, Declared, Life, MigrateError, Registered, RegisteredMany, RegistryTransaction,
+    RegistryWriter, ScopeDeletion, StoreError, WentOnline, migrate_error, with_sources,
 };
 
 refinery::embed_migrations!("sql/postgres/migrations");
@@ -360,6 +360,18 @@ impl RegistryTransaction for PostgresTransaction<'_> {
     async fn record_offline(&mut self, lives: &[Life]) -> Result<Vec<Instance>, StoreError> {
         let rows = self.record(sql!("record_offline"), lives).await?;
         rows.iter().map(rows::instance).collect()
+    }
+
+    async fn attest(&mut self, own: &Attestation) -> Result<Vec<Attestation>, StoreError> {
+        let params: Params<'_> = &[&own.replica.0, &own.lease_store];
+        let rows = self.query(sql!("attest"), params).await?;
+        let others = rows.iter().map(|row| {
+            Ok(Attestation {
+                replica: ReplicaId(rows::get(row, "id")?),
+                lease_store: rows::get(row, "lease_store")?,
+            })
+        });
+        others.collect()
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {

@@ -1,8 +1,8 @@
 //! The embedded registry store: one SQLite file, one connection, one thread.
 //!
-//! WAL with `synchronous=FULL`: what was committed survives the loss of power. A
-//! lock file beside the database keeps a second daemon out, since leases in memory
-//! could not be shared with it; other programs may still read the database.
+//! WAL with `synchronous=FULL`: what was committed survives the loss of power. A lock on
+//! the file itself keeps a second daemon out, by whatever path it comes, since leases in
+//! memory could not be shared with it; other programs may still read the database.
 
 macro_rules! sql {
     ($name:literal) => {
@@ -15,14 +15,15 @@ mod rows;
 mod thread;
 mod writer;
 
-use std::ffi::OsString;
-use std::fs::{File, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
 use self::reader::SqliteReader;
 use self::thread::SqliteThread;
@@ -34,6 +35,9 @@ use crate::model::{Scope, ScopeRecord};
 /// How long a statement waits for another program that has the file locked.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The same of a probe, which must not keep others from the thread for long.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// How many pages the log has when they are copied to the database, of 4 KiB: four times what
 /// SQLite would take, so that a page that changes often is copied more rarely.
 const CHECKPOINT: u32 = 4000;
@@ -44,7 +48,11 @@ pub(super) fn open(path: &Path) -> Result<Store, OpenError> {
         reason,
     };
     let lock = lock(path).map_err(fail)?;
-    let connection = connect(path).map_err(|error| fail(error.to_string()))?;
+    let mut connection = connect(path).map_err(|error| match error.sqlite_error_code() {
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen) => fail(not_writable(&error)),
+        _ => fail(error.to_string()),
+    })?;
+    check_writable(&mut connection).map_err(fail)?;
     let (thread, join) =
         SqliteThread::start(connection, lock).map_err(|error| fail(error.to_string()))?;
     Ok(Store {
@@ -58,20 +66,46 @@ pub(super) fn open(path: &Path) -> Result<Store, OpenError> {
     })
 }
 
-/// Takes the lock file beside the database, which the system releases when this
-/// process ends, however it ends.
+/// Locks the file that is the database, and creates it where there is none: an empty file
+/// is a new database. Two paths to one file are one lock, which the system releases when
+/// this process ends, however it ends.
+///
+/// The lock is of the kind of `flock(2)`, which does not meet SQLite's own locks. Those
+/// belong to the process and are lost when it closes the file, whichever descriptor it
+/// closes: so this one is opened before SQLite opens its own, and closed after it.
 fn lock(path: &Path) -> Result<File, String> {
-    let mut lock_path = OsString::from(path);
-    lock_path.push(".lock");
-    let lock_path = Path::new(&lock_path);
-    let file =
-        File::create(lock_path).map_err(|error| format!("{}: {error}", lock_path.display()))?;
+    let mut options = OpenOptions::new();
+    let open = options.read(true).write(true).create(true).mode(0o644);
+    let file = open.open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => not_writable(&error),
+        _ => error.to_string(),
+    })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(
             "another rollcalld uses this file; stop it first, or give several daemons one postgres:// store".into(),
         ),
-        Err(TryLockError::Error(error)) => Err(format!("{}: {error}", lock_path.display())),
+        Err(TryLockError::Error(error)) => Err(format!("the file cannot be locked: {error}")),
+    }
+}
+
+fn not_writable(error: &dyn std::error::Error) -> String {
+    format!(
+        "{error}: rollcalld's user must be able to write this file and to create files in its folder"
+    )
+}
+
+/// Finds out whether the database can be written, by a transaction that changes nothing.
+/// Another program that is writing now is no reason not to start.
+fn check_writable(connection: &mut Connection) -> Result<(), String> {
+    let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+    match begun.map(drop) {
+        Err(error) => match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy) => Ok(()),
+            Some(_) => Err(not_writable(&error)),
+            None => Err(error.to_string()),
+        },
+        Ok(()) => Ok(()),
     }
 }
 

@@ -90,7 +90,9 @@ impl RegistryReader for SqliteReader {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.read(|connection| connection.query_row("SELECT 1", [], |_| Ok(())))
-            .await
+        let writes = self.thread.writes();
+        self.thread
+            .run(move |connection| writes.probe(connection))
+            .await?
     }
 }

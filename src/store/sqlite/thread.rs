@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::{BUSY_TIMEOUT, PROBE_TIMEOUT};
 use crate::store::StoreError;
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
@@ -26,11 +27,51 @@ pub(super) const ANSWER: Duration = Duration::from_secs(3);
 pub(super) struct SqliteThread {
     jobs: mpsc::Sender<Job>,
     closing: Arc<AtomicBool>,
+    writes: Writes,
+}
+
+/// Whether the last write failed for want of the store, such as on a full disk.
+#[derive(Clone, Default)]
+pub(super) struct Writes {
+    failed: Arc<AtomicBool>,
+}
+
+impl Writes {
+    /// Remembers what came of a write.
+    pub(super) fn note<T>(&self, outcome: &Result<T, StoreError>) {
+        match outcome {
+            Ok(_) => self.failed.store(false, Ordering::Relaxed),
+            Err(StoreError::Unavailable(_)) => self.failed.store(true, Ordering::Relaxed),
+            Err(_) => {}
+        }
+    }
+
+    /// Whether the store can be written. A transaction that changes nothing says so, unless
+    /// the last write failed: then only a write does, since a full disk lets one begin.
+    pub(super) fn probe(&self, connection: &mut Connection) -> Result<(), StoreError> {
+        connection
+            .busy_timeout(PROBE_TIMEOUT)
+            .map_err(store_error)?;
+        let probed = if self.failed.load(Ordering::Relaxed) {
+            // A header field that nothing reads, set to what it is, is one page of the log.
+            let same = connection
+                .pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
+                .and_then(|version| connection.pragma_update(None, "user_version", version));
+            let outcome = same.map_err(store_error);
+            self.note(&outcome);
+            outcome
+        } else {
+            let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+            begun.map(drop).map_err(store_error)
+        };
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(store_error)?;
+        probed
+    }
 }
 
 impl SqliteThread {
     /// Starts the thread with its connection and the lock that keeps other daemons
-    /// from the file; both live as long as it does.
+    /// from the file; both live as long as it does, and the lock is the last to go.
     pub(super) fn start(
         mut connection: Connection,
         lock: File,
@@ -50,7 +91,17 @@ impl SqliteThread {
                 drop(connection);
                 drop(lock);
             })?;
-        Ok((Self { jobs, closing }, thread))
+        let handle = Self {
+            jobs,
+            closing,
+            writes: Writes::default(),
+        };
+        Ok((handle, thread))
+    }
+
+    /// What came of the last write.
+    pub(super) fn writes(&self) -> Writes {
+        self.writes.clone()
     }
 
     /// Ends the thread after the job it is at. Who still waits is told that it has ended.

@@ -8,15 +8,15 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavio
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::thread::{self, SqliteThread, gone, store_error};
+use super::thread::{self, SqliteThread, Writes, gone, store_error};
 use super::{find_scope, rows};
 use crate::model::{
     DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Note, Registration, Scope,
     ScopeId, ScopeKind,
 };
 use crate::store::{
-    Declared, Life, MigrateError, Registered, RegisteredMany, RegistryTransaction, RegistryWriter,
-    ScopeDeletion, StoreError, WentOnline, migrate_error, with_sources,
+    Attestation, Declared, Life, MigrateError, Registered, RegisteredMany, RegistryTransaction,
+    RegistryWriter, ScopeDeletion, StoreError, WentOnline, migrate_error, with_sources,
 };
 
 refinery::embed_migrations!("sql/sqlite/migrations");
@@ -54,18 +54,23 @@ impl RegistryWriter for SqliteWriter {
         now: DateTime<Utc>,
     ) -> Result<Box<dyn RegistryTransaction + 'a>, StoreError> {
         let (steps, mut queue) = mpsc::channel::<Step>(1);
+        let writes = self.thread.writes();
         // The thread serves this transaction and nothing else until it is committed
         // or dropped, so that nobody reads what is not committed.
         self.thread
             .send(move |connection| {
                 let begin = connection.transaction_with_behavior(TransactionBehavior::Immediate);
                 let begun = begin.map_err(store_error);
+                if begun.is_err() {
+                    writes.note(&begun);
+                }
                 while let Some(step) = queue.blocking_recv() {
                     match step {
                         Step::Run(work) => work(begun.as_deref()),
                         Step::Commit(done) => {
                             let outcome =
                                 begun.and_then(|begun| begun.commit().map_err(store_error));
+                            writes.note(&outcome);
                             let _ = done.send(outcome);
                             return;
                         }
@@ -73,7 +78,11 @@ impl RegistryWriter for SqliteWriter {
                 }
             })
             .await?;
-        Ok(Box::new(SqliteTransaction { steps, now }))
+        Ok(Box::new(SqliteTransaction {
+            steps,
+            writes: self.thread.writes(),
+            now,
+        }))
     }
 }
 
@@ -105,6 +114,7 @@ enum Step {
 
 struct SqliteTransaction {
     steps: mpsc::Sender<Step>,
+    writes: Writes,
     now: DateTime<Utc>,
 }
 
@@ -114,9 +124,14 @@ impl SqliteTransaction {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
+        let writes = self.writes.clone();
         let step = Step::Run(Box::new(move |begun| {
             let begun = begun.map_err(StoreError::clone);
-            let _ = answer.send(begun.and_then(|connection| work(connection).map_err(store_error)));
+            let outcome = begun.and_then(|connection| work(connection).map_err(store_error));
+            if outcome.is_err() {
+                writes.note(&outcome);
+            }
+            let _ = answer.send(outcome);
         }));
         self.steps.send(step).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
@@ -326,6 +341,11 @@ impl RegistryTransaction for SqliteTransaction {
             Ok(changed)
         })
         .await
+    }
+
+    async fn attest(&mut self, _own: &Attestation) -> Result<Vec<Attestation>, StoreError> {
+        // The lock keeps every other daemon from the file.
+        Ok(Vec::new())
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

@@ -11,6 +11,7 @@ use rollcalld::model::{
     Event, EventId, EventKind, Instance, InstanceId, InstanceKey, Metadata, Presence, ScopeKind,
     Status,
 };
+use rollcalld::redis::RedisBackend;
 use tokio::time::timeout;
 
 use super::suite;
@@ -38,8 +39,8 @@ async fn redis() -> Fixture {
 }
 
 fn open(redis: &Redis) -> Arc<dyn EventBus> {
-    let url = BusUrl::Redis(redis.url().parse().unwrap());
-    bus::open(&url, Arc::new(SystemClock)).unwrap()
+    let backend = RedisBackend::open(&redis.url().parse().unwrap()).unwrap();
+    bus::open(&BusUrl::Redis(backend), Arc::new(SystemClock)).unwrap()
 }
 
 suite! {

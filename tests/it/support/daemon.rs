@@ -1,5 +1,6 @@
 //! The daemon under test: the real binary, as a process of its own.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -89,9 +90,21 @@ impl Daemon {
         dir: Arc<TempDir>,
         variables: &[(&str, &str)],
     ) -> Self {
+        Self::launch_command(&[BINARY.into()], listen, arguments, dir, variables)
+    }
+
+    fn launch_command(
+        command: &[OsString],
+        listen: &str,
+        arguments: &[String],
+        dir: Arc<TempDir>,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let (program, before) = command.split_first().unwrap();
         let log = dir.path().join("log");
-        let mut child = spawn(BINARY, None, |command| {
+        let mut child = spawn(program.to_str().unwrap(), None, |command| {
             command
+                .args(before)
                 .args(["--listen", listen])
                 .args(arguments)
                 .envs(variables.iter().copied())
@@ -117,6 +130,18 @@ impl Daemon {
             arguments: arguments.to_vec(),
             dir,
         }
+    }
+
+    /// By a command that becomes the daemon, with a changed surrounding.
+    pub(crate) fn launch_under(
+        wrapper: &[&str],
+        binary: &Path,
+        arguments: &[String],
+        dir: Arc<TempDir>,
+    ) -> Self {
+        let mut command: Vec<OsString> = wrapper.iter().map(OsString::from).collect();
+        command.push(binary.into());
+        Self::launch_command(&command, "127.0.0.1:0", arguments, dir, &[])
     }
 
     /// Starts it on a thread of this process, with a clock that the test sets.
@@ -206,6 +231,10 @@ impl Daemon {
 
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process().id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

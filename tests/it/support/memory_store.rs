@@ -11,9 +11,10 @@ use rollcalld::model::{
     Scope, ScopeId, ScopeKind, ScopeRecord, Status,
 };
 use rollcalld::store::{
-    Declared, Digest, Life, MigrateError, Registered, RegisteredMany, RegistryReader,
+    Attestation, Declared, Digest, Life, MigrateError, Registered, RegisteredMany, RegistryReader,
     RegistryTransaction, RegistryWriter, ScopeDeletion, Store, StoreError, WentOnline,
 };
+use tokio::time::Instant;
 
 /// The rows, shared by all who opened it.
 #[derive(Clone, Default)]
@@ -24,7 +25,13 @@ struct Rows {
     scopes: BTreeMap<Scope, ScopeRecord>,
     instances: BTreeMap<InstanceKey, Instance>,
     last_id: i64,
+    /// What each replica attested last, and when.
+    replicas: BTreeMap<String, (Attestation, Instant)>,
+    transitions: Vec<(InstanceId, i64, bool)>,
 }
+
+/// The rows at some moment.
+pub(crate) struct Backup(Rows);
 
 impl MemoryStore {
     /// A reader and a writer on the rows.
@@ -33,6 +40,24 @@ impl MemoryStore {
             reader: Arc::new(self.clone()),
             writer: Box::new(self.clone()),
         }
+    }
+
+    /// Everything as it is now.
+    pub(crate) fn backup(&self) -> Backup {
+        Backup(self.0.lock().unwrap().clone())
+    }
+
+    /// Puts everything back to how it was, but for what has been recorded of transitions.
+    pub(crate) fn restore(&self, backup: Backup) {
+        let mut rows = self.0.lock().unwrap();
+        let transitions = std::mem::take(&mut rows.transitions);
+        *rows = backup.0;
+        rows.transitions = transitions;
+    }
+
+    /// Every transition that was committed: the instance, its revision, whether it went online.
+    pub(crate) fn transitions(&self) -> Vec<(InstanceId, i64, bool)> {
+        self.0.lock().unwrap().transitions.clone()
     }
 
     fn read<T>(&self, read: impl FnOnce(&Rows) -> T) -> Result<T, StoreError> {
@@ -318,8 +343,13 @@ impl RegistryTransaction for MemoryTransaction {
     async fn record_online(&mut self, lives: &[Life]) -> Result<Vec<WentOnline>, StoreError> {
         let (lives, now) = (lives.to_vec(), self.now);
         self.write(move |rows| {
+            let Rows {
+                instances,
+                transitions,
+                ..
+            } = rows;
             let record = |Life { key, epoch }: &Life| {
-                let instance = rows.instances.get_mut(key)?;
+                let instance = instances.get_mut(key)?;
                 let presence = &mut instance.presence;
                 if presence.epoch.is_some_and(|known| known >= *epoch) {
                     return None;
@@ -332,6 +362,9 @@ impl RegistryTransaction for MemoryTransaction {
                 }
                 instance.revision += 1;
                 let instance = instance.clone();
+                if transition {
+                    transitions.push((instance.id, instance.revision, true));
+                }
                 Some(WentOnline {
                     instance,
                     transition,
@@ -344,8 +377,13 @@ impl RegistryTransaction for MemoryTransaction {
     async fn record_offline(&mut self, lives: &[Life]) -> Result<Vec<Instance>, StoreError> {
         let (lives, now) = (lives.to_vec(), self.now);
         self.write(move |rows| {
+            let Rows {
+                instances,
+                transitions,
+                ..
+            } = rows;
             let record = |Life { key, epoch }: &Life| {
-                let instance = rows.instances.get_mut(key)?;
+                let instance = instances.get_mut(key)?;
                 let presence = &mut instance.presence;
                 let current: Option<Epoch> = presence.epoch.filter(|_| presence.online);
                 if current != Some(*epoch) {
@@ -354,9 +392,23 @@ impl RegistryTransaction for MemoryTransaction {
                 presence.online = false;
                 presence.changed_at = Some(now);
                 instance.revision += 1;
+                transitions.push((instance.id, instance.revision, false));
                 Some(instance.clone())
             };
             lives.iter().filter_map(record).collect()
+        })
+    }
+
+    async fn attest(&mut self, own: &Attestation) -> Result<Vec<Attestation>, StoreError> {
+        let own = own.clone();
+        self.write(move |rows| {
+            let now = Instant::now();
+            rows.replicas
+                .insert(own.replica.0.clone(), (own.clone(), now));
+            let running = rows.replicas.values().filter(|(other, seen_at)| {
+                other.replica != own.replica && now.duration_since(*seen_at).as_secs() < 5
+            });
+            running.map(|(other, _)| other.clone()).collect()
         })
     }
 

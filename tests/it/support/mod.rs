@@ -7,6 +7,7 @@ pub(crate) mod command;
 pub(crate) mod daemon;
 pub(crate) mod disk;
 pub(crate) mod fake_registry;
+pub(crate) mod lease_servers;
 pub(crate) mod memory_store;
 pub(crate) mod postgres;
 pub(crate) mod process;
@@ -17,11 +18,15 @@ pub(crate) mod redis;
 pub(crate) mod sse;
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr};
-use rollcalld::actor::Mailbox;
+use rollcalld::actor::{Agreement, Expiry, Mailbox};
+use rollcalld::lease::{Health, LeaseStore, ObservedLeaseStore};
 use rollcalld::metrics::Metrics;
+use rollcalld::model::ReplicaId;
 use tokio::time::{Instant, sleep};
 
 /// Waits until `condition` gives a value, asking again and again, at most for `limit`.
@@ -43,6 +48,26 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
 /// A mailbox whose figures nobody looks at.
 pub(crate) fn mailbox<A: Actor>(address: Addr<A>, places: usize, deadline: Duration) -> Mailbox<A> {
     Mailbox::new(address, places, deadline, Metrics::new().mailbox("tested"))
+}
+
+/// A lease store that reports to `health`, as the daemon's does.
+pub(crate) fn observed(leases: Arc<dyn LeaseStore>, health: &Arc<Health>) -> Arc<dyn LeaseStore> {
+    Arc::new(ObservedLeaseStore::new(
+        leases,
+        Arc::clone(health),
+        &Metrics::new(),
+    ))
+}
+
+/// Compares the lease store of `expiry` with those of the replicas.
+pub(crate) fn agreement(expiry: &Expiry) -> Agreement {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    Agreement {
+        replica: ReplicaId(format!("r-{}", NEXT.fetch_add(1, Ordering::Relaxed))),
+        health: Arc::clone(&expiry.health),
+        registry: expiry.registry.clone(),
+        protection: Arc::clone(&expiry.protection),
+    }
 }
 
 /// `h-0:1`, `h-1:1` and so on.

@@ -1,4 +1,4 @@
-//! A lease store that counts what another one does.
+//! A lease store whose calls are counted, and reported to the process's [`Health`].
 
 use std::future::Future;
 use std::sync::Arc;
@@ -6,13 +6,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{Identity, LeaseError, LeasePage, LeaseStore, ListCursor, Look, Renewal, Renewed};
+use super::{
+    Health, Identity, LeaseError, LeasePage, LeaseStore, ListCursor, Look, Renewal, Renewed,
+};
 use crate::metrics::{Gauge, Histogram, Metrics, RoundTripMetrics};
 use crate::model::InstanceKey;
 
-/// Counts the round trips of a lease store, and whether it answers.
-pub struct MeteredLeaseStore {
+/// Counts the round trips of a lease store, and tells its health what came of them.
+pub struct ObservedLeaseStore {
     inner: Arc<dyn LeaseStore>,
+    health: Arc<Health>,
     renew: RoundTripMetrics,
     look: RoundTripMetrics,
     revoke: RoundTripMetrics,
@@ -22,11 +25,12 @@ pub struct MeteredLeaseStore {
     up: Gauge,
 }
 
-impl MeteredLeaseStore {
-    /// Counts what `inner` does.
-    pub fn new(inner: Arc<dyn LeaseStore>, metrics: &Metrics) -> Self {
+impl ObservedLeaseStore {
+    /// Observes what `inner` does.
+    pub fn new(inner: Arc<dyn LeaseStore>, health: Arc<Health>, metrics: &Metrics) -> Self {
         Self {
             inner,
+            health,
             renew: metrics.round_trip("renew"),
             look: metrics.round_trip("look"),
             revoke: metrics.round_trip("revoke"),
@@ -37,62 +41,71 @@ impl MeteredLeaseStore {
         }
     }
 
-    async fn measured<T>(
+    async fn observed<T>(
         &self,
         metrics: &RoundTripMetrics,
         round_trip: impl Future<Output = Result<T, LeaseError>>,
     ) -> Result<T, LeaseError> {
-        let mut under_way = UnderWay {
+        let mut call = Call {
+            store: self,
             metrics,
-            up: &self.up,
             begin: Instant::now(),
-            answered: false,
+            failure: Some(LeaseError::Unavailable("it did not answer in time".into())),
         };
         let outcome = round_trip.await;
-        under_way.answered = !matches!(outcome, Err(LeaseError::Unavailable(_)));
+        call.failure = outcome.as_ref().err().cloned();
         outcome
     }
 }
 
-/// Also counts a round trip for which its caller did not wait to the end.
-struct UnderWay<'a> {
+/// A call under way. It also counts where the caller gives up before the answer.
+struct Call<'a> {
+    store: &'a ObservedLeaseStore,
     metrics: &'a RoundTripMetrics,
-    up: &'a Gauge,
     begin: Instant,
-    answered: bool,
+    failure: Option<LeaseError>,
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for Call<'_> {
     fn drop(&mut self) {
         let duration = self.begin.elapsed().as_secs_f64();
         self.metrics.duration.observe(duration);
-        self.up.set(self.answered.into());
-        if !self.answered {
+        if let Some(error) = &self.failure {
             self.metrics.errors.inc();
+            self.store.health.failed(error);
+            self.store.up.set(0);
         }
     }
 }
 
 #[async_trait]
-impl LeaseStore for MeteredLeaseStore {
+impl LeaseStore for ObservedLeaseStore {
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError> {
         self.batch.observe(renewals.len() as f64);
-        self.measured(&self.renew, self.inner.renew(renewals)).await
+        let renewed = self
+            .observed(&self.renew, self.inner.renew(renewals))
+            .await?;
+        self.health.wrote();
+        self.up.set(1);
+        Ok(renewed)
     }
 
     async fn look(&self, keys: &[InstanceKey]) -> Result<Look, LeaseError> {
-        self.measured(&self.look, self.inner.look(keys)).await
+        self.observed(&self.look, self.inner.look(keys)).await
     }
 
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {
-        self.measured(&self.revoke, self.inner.revoke(keys)).await
+        self.observed(&self.revoke, self.inner.revoke(keys)).await
     }
 
     async fn probe(&self) -> Result<Identity, LeaseError> {
-        self.measured(&self.probe, self.inner.probe()).await
+        let identity = self.observed(&self.probe, self.inner.probe()).await?;
+        self.health.probed(identity.clone());
+        self.up.set(1);
+        Ok(identity)
     }
 
     async fn list(&self, cursor: ListCursor) -> Result<LeasePage, LeaseError> {
-        self.measured(&self.list, self.inner.list(cursor)).await
+        self.observed(&self.list, self.inner.list(cursor)).await
     }
 }

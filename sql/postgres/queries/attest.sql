@@ -1,0 +1,23 @@
+-- Records which lease store a replica uses, and returns what the other replicas recorded
+-- within the last 5 seconds.
+-- Called by RegistryTransaction::attest.
+-- $1 replica, $2 lease store
+WITH own AS (
+    INSERT INTO replica (id, lease_store, seen_at)
+    VALUES ($1::text, $2::text, clock_timestamp())
+    ON CONFLICT (id) DO UPDATE
+    SET lease_store = excluded.lease_store,
+        seen_at     = excluded.seen_at
+), ended AS (
+    DELETE FROM replica
+    WHERE id IN (
+        SELECT id
+        FROM replica
+        WHERE id <> $1::text AND seen_at < clock_timestamp() - interval '1 minute'
+        -- Another replica may remove them at this moment.
+        FOR UPDATE SKIP LOCKED
+    )
+)
+SELECT id, lease_store
+FROM replica
+WHERE id <> $1::text AND seen_at > clock_timestamp() - interval '5 seconds'

@@ -1,0 +1,92 @@
+//! Whether all replicas use the same lease store. The SchedulerActor asks every second.
+//!
+//! A replica that is connected to another Redis than the others, for example to the old
+//! master after a failover, sees leases end that are renewed elsewhere. So each replica
+//! attests its lease store in the registry store, and while two running replicas attest
+//! different ones, or one of them cannot renew leases, no replica marks instances offline.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Attest, Mailbox, RegistryActor};
+use crate::lease::Health;
+use crate::model::ReplicaId;
+use crate::protection::Protection;
+use crate::store::Attestation;
+
+/// Attests this replica's lease store and compares it with those of the others.
+pub struct Agreement {
+    /// This replica.
+    pub replica: ReplicaId,
+    /// Knows its lease store.
+    pub health: Arc<Health>,
+    /// Records what is attested.
+    pub registry: Mailbox<RegistryActor>,
+    /// Is told whether the replicas agree.
+    pub protection: Arc<Protection>,
+}
+
+impl Agreement {
+    /// How often a replica attests. Much less than the shortest TTL, so that replicas notice
+    /// a difference before a lease ends by it.
+    pub const INTERVAL: Duration = Duration::from_secs(1);
+
+    /// Attests once.
+    pub async fn attest(&self) {
+        // Before its first success a replica that cannot reach its lease store serves no
+        // heartbeats, and must not keep the others from marking instances offline.
+        if !self.health.has_worked() {
+            return;
+        }
+        let own = Attestation {
+            replica: self.replica.clone(),
+            lease_store: self.health.identity(),
+        };
+        match self.registry.ask(Attest(own.clone())).await {
+            Ok(Ok(others)) => self.protection.attested(disagreement(&own, &others)),
+            Ok(Err(error)) => log::debug!("cannot attest the lease store: {error}"),
+            Err(error) => log::debug!("cannot attest the lease store: {error}"),
+        }
+    }
+}
+
+/// Why the replicas do not agree; `None` where they do. That the own lease store fails is
+/// known without them.
+fn disagreement(own: &Attestation, others: &[Attestation]) -> Option<String> {
+    let own = own.lease_store.as_ref()?;
+    others.iter().find_map(|other| match &other.lease_store {
+        Some(theirs) if theirs == own => None,
+        Some(_) => Some(format!(
+            "replica {} uses another lease store than this one; check --leases of both",
+            other.replica
+        )),
+        None => Some(format!("replica {} cannot renew leases", other.replica)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attestation(replica: &str, lease_store: Option<&str>) -> Attestation {
+        Attestation {
+            replica: ReplicaId(replica.to_owned()),
+            lease_store: lease_store.map(ToOwned::to_owned),
+        }
+    }
+
+    #[test]
+    fn replicas_agree_when_all_of_them_work_on_the_same_lease_store() {
+        let own = attestation("a", Some("x"));
+        let disagreement = |other| disagreement(&own, &[attestation("b", Some("x")), other]);
+        assert_eq!(disagreement(attestation("c", Some("x"))), None);
+        assert_eq!(
+            disagreement(attestation("c", Some("y"))).unwrap(),
+            "replica c uses another lease store than this one; check --leases of both"
+        );
+        assert_eq!(
+            disagreement(attestation("c", None)).unwrap(),
+            "replica c cannot renew leases"
+        );
+    }
+}

@@ -1,0 +1,179 @@
+//! Watches the wall clock beside the monotonic one, for what is decided by recorded times.
+//!
+//! What is removed because of a recorded time is lost, and a wall clock may be wrong for a
+//! while: after a virtual machine was resumed, with a dead battery, by a mistake. So that is
+//! decided by the slowest that the clock has been within the last while.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
+
+/// What two looks may differ in before the clock was set.
+const JUMP: TimeDelta = TimeDelta::seconds(1);
+
+/// How long the clock is watched before anything is decided by it: a tenth of the window, and
+/// this at most. A machine that starts with a wrong clock has it set in this time.
+const LONGEST_WATCH: Duration = Duration::from_secs(3600);
+
+/// The wall clock as this process has seen it.
+pub(super) struct ClockWatch {
+    begin: Instant,
+    window: Duration,
+    /// What the wall clock said at `begin`, as each look implies, and the last look that
+    /// implied about this. A clock that is not set implies the same for ever.
+    origins: VecDeque<(DateTime<Utc>, Instant)>,
+    /// As the last look implied.
+    last: Option<DateTime<Utc>>,
+}
+
+impl ClockWatch {
+    /// Begins to watch; what the clock was is forgotten after `window`.
+    pub(super) fn new(window: Duration, begin: Instant) -> Self {
+        Self {
+            begin,
+            window,
+            origins: VecDeque::new(),
+            last: None,
+        }
+    }
+
+    /// Takes a look at both clocks; by how much the wall clock was set since the last one, if
+    /// it was.
+    pub(super) fn look(&mut self, wall: DateTime<Utc>, now: Instant) -> Option<TimeDelta> {
+        let origin = wall.checked_sub_signed(self.since_begin(now))?;
+        let jump = self.last.replace(origin).map(|last| origin - last);
+        match self.origins.back_mut() {
+            Some((known, seen)) if (origin - *known).abs() <= JUMP => {
+                *known = origin.min(*known);
+                *seen = now;
+            }
+            _ => self.origins.push_back((origin, now)),
+        }
+        let begin = now.checked_sub(self.window).unwrap_or(self.begin);
+        while self.origins.front().is_some_and(|(_, seen)| *seen < begin) {
+            self.origins.pop_front();
+        }
+        jump.filter(|jump| jump.abs() > JUMP)
+    }
+
+    /// The time by the slowest that the clock has been within the window: by a clock that was
+    /// set ahead, not before it has stood there for the whole window. `None` while the clock
+    /// has not been watched for long enough.
+    pub(super) fn slowest(&self, now: Instant) -> Option<DateTime<Utc>> {
+        let watch = (self.window / 10).min(LONGEST_WATCH);
+        if now.duration_since(self.begin) < watch {
+            return None;
+        }
+        let origin = self.origins.iter().map(|(origin, _)| *origin).min()?;
+        origin.checked_add_signed(self.since_begin(now))
+    }
+
+    fn since_begin(&self, now: Instant) -> TimeDelta {
+        let since = now.duration_since(self.begin);
+        TimeDelta::from_std(since).unwrap_or(TimeDelta::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// A watch that looks once a second, and the right time.
+    struct Watched {
+        watch: ClockWatch,
+        begin: Instant,
+        passed: u64,
+    }
+
+    impl Watched {
+        fn new() -> Self {
+            let begin = Instant::now();
+            Self {
+                watch: ClockWatch::new(10 * HOUR, begin),
+                begin,
+                passed: 0,
+            }
+        }
+
+        fn right(&self) -> DateTime<Utc> {
+            DateTime::from_timestamp(1_800_000_000, 0).unwrap()
+                + TimeDelta::seconds(i64::try_from(self.passed).unwrap())
+        }
+
+        /// Lets time pass by a wall clock that is `ahead` of the right time; by how much it was
+        /// found to be set.
+        fn run(&mut self, time: Duration, ahead: TimeDelta) -> Vec<TimeDelta> {
+            let mut jumps = Vec::new();
+            for _ in 0..time.as_secs() {
+                self.passed += 1;
+                let now = self.begin + Duration::from_secs(self.passed);
+                jumps.extend(self.watch.look(self.right() + ahead, now));
+            }
+            jumps
+        }
+
+        /// By how much the time that counts is ahead of the right one.
+        fn slowest(&self) -> Option<TimeDelta> {
+            let now = self.begin + Duration::from_secs(self.passed);
+            self.watch.slowest(now).map(|time| time - self.right())
+        }
+    }
+
+    #[test]
+    fn a_clock_that_jumps_ahead_counts_only_after_the_whole_window() {
+        let (none, ahead) = (TimeDelta::zero(), TimeDelta::days(3));
+        let mut clock = Watched::new();
+        assert_eq!(clock.run(2 * HOUR, none), []);
+        assert_eq!(clock.slowest(), Some(none));
+        assert_eq!(clock.run(HOUR, ahead), [ahead]);
+        assert_eq!(clock.slowest(), Some(none));
+        assert_eq!(clock.run(8 * HOUR, ahead), []);
+        assert_eq!(clock.slowest(), Some(none));
+        assert_eq!(clock.run(2 * HOUR, ahead), []);
+        assert_eq!(clock.slowest(), Some(ahead));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_ahead_and_back_never_counts() {
+        let (none, ahead) = (TimeDelta::zero(), TimeDelta::hours(2));
+        let mut clock = Watched::new();
+        clock.run(2 * HOUR, none);
+        assert_eq!(clock.run(HOUR / 60, ahead), [ahead]);
+        assert_eq!(clock.slowest(), Some(none));
+        assert_eq!(clock.run(20 * HOUR, none), [-ahead]);
+        assert_eq!(clock.slowest(), Some(none));
+    }
+
+    #[test]
+    fn what_was_recorded_by_a_clock_that_was_behind_is_not_old_when_it_is_set_right() {
+        let (none, behind) = (TimeDelta::zero(), TimeDelta::days(-400));
+        let mut clock = Watched::new();
+        clock.run(2 * HOUR, behind);
+        assert_eq!(clock.run(HOUR, none), [-behind]);
+        assert_eq!(clock.slowest(), Some(behind));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_right_soon_after_the_start_never_counted() {
+        let (none, ahead) = (TimeDelta::zero(), TimeDelta::days(3));
+        let mut clock = Watched::new();
+        clock.run(HOUR / 60, ahead);
+        assert_eq!(clock.slowest(), None);
+        clock.run(HOUR, none);
+        assert_eq!(clock.slowest(), Some(none));
+    }
+
+    #[test]
+    fn a_clock_that_drifts_is_not_set() {
+        let mut clock = Watched::new();
+        for second in 0..200 {
+            let ahead = TimeDelta::milliseconds(50 * second);
+            assert_eq!(clock.run(HOUR / 60, ahead), []);
+        }
+        assert!(clock.watch.origins.len() < 20);
+    }
+}
