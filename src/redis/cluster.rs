@@ -75,9 +75,9 @@ impl SlotMap {
         self.masters.get(self.owner(key)?).ok_or_else(none)
     }
 
-    /// Reads the answer to CLUSTER SLOTS of the node at `asked`. Of `before` each master keeps
-    /// its hash tag for as long as it holds that tag's slot.
-    fn read(answer: Value, asked: &Address, before: Option<&Self>) -> Option<Self> {
+    /// Reads the answer to CLUSTER SLOTS of the node at `asked`. All daemons give a master the
+    /// same hash tag, so that they also read the same mark there.
+    fn read(answer: Value, asked: &Address) -> Option<Self> {
         let mut ranges = Vec::new();
         for range in sequence(answer)? {
             let mut range = sequence(range)?.into_iter();
@@ -113,17 +113,20 @@ impl SlotMap {
             owned.fill(Some(u16::try_from(index).ok()?));
         }
         let mut map = Self { masters, owners };
-        for index in 0..map.masters.len() {
-            let id = &map.masters[index].id;
-            let known = before.and_then(|before| before.masters.iter().find(|m| m.id == *id));
-            let known = known.map(|master| master.tag.clone());
-            let owned = |tag: &String| map.owner(tag).is_ok_and(|owner| owner == index);
-            let mut tags = known
-                .into_iter()
-                .chain((0..TAGS).map(|i| format!("{{rollcall:{i}}}")));
-            map.masters[index].tag = tags.find(owned)?;
+        let mut missing = map.masters.len();
+        for tag in (0..TAGS).map(|i| format!("{{rollcall:{i}}}")) {
+            if missing == 0 {
+                break;
+            }
+            if let Ok(owner) = map.owner(&tag)
+                && let Some(master) = map.masters.get_mut(owner)
+                && master.tag.is_empty()
+            {
+                master.tag = tag;
+                missing -= 1;
+            }
         }
-        Some(map)
+        (missing == 0).then_some(map)
     }
 }
 
@@ -195,12 +198,9 @@ impl Cluster {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let begin = turn % candidates.len().max(1);
         candidates.rotate_left(begin);
-        let asked = candidates.iter().take(some).map(|address| {
-            let before = before.as_deref();
-            async move {
-                let view = timeout(ASK, view(connector, address, before)).await;
-                view.unwrap_or_else(|_| Err(format!("{address}: no answer within {ASK:?}")))
-            }
+        let asked = candidates.iter().take(some).map(|address| async move {
+            let view = timeout(ASK, view(connector, address)).await;
+            view.unwrap_or_else(|_| Err(format!("{address}: no answer within {ASK:?}")))
         });
         let (mut views, mut trouble): (Vec<(SlotMap, usize)>, Vec<String>) = Default::default();
         for answer in join_all(asked).await {
@@ -229,18 +229,14 @@ impl Cluster {
     }
 }
 
-async fn view(
-    connector: &Connector,
-    address: &Address,
-    before: Option<&SlotMap>,
-) -> Result<SlotMap, String> {
+async fn view(connector: &Connector, address: &Address) -> Result<SlotMap, String> {
     let connection = connector.consult(address, false).await;
     let mut connection = connection.map_err(|error| format!("{address}: {error}"))?;
     let mut ask = redis::cmd("CLUSTER");
     ask.arg("SLOTS");
     let answer = connection.req_packed_command(&ask).await;
     let answer = answer.map_err(|error| format!("{address}: {}", reason(&error)))?;
-    let map = SlotMap::read(answer, address, before);
+    let map = SlotMap::read(answer, address);
     map.filter(|map| !map.masters.is_empty())
         .ok_or_else(|| format!("{address}: it knows of no master with slots"))
 }
@@ -273,25 +269,21 @@ mod tests {
     }
 
     #[test]
-    fn each_master_has_keys_of_its_own_and_keeps_them_while_it_can() {
+    fn each_master_has_a_tag_whose_keys_it_holds() {
         let asked = Address::Tcp("h".to_owned(), 1);
-        let whole = Value::Array(vec![range(0, 8000, 2, "b"), range(8001, 16383, 1, "a")]);
-        let map = SlotMap::read(whole, &asked, None).unwrap();
+        // One of them holds a single slot.
+        let whole = Value::Array(vec![
+            range(0, 8000, 2, "b"),
+            range(8001, 8001, 3, "c"),
+            range(8002, 16383, 1, "a"),
+        ]);
+        let map = SlotMap::read(whole, &asked).unwrap();
         assert_eq!(map.masters[0].address, asked);
         for (index, master) in map.masters.iter().enumerate() {
             assert_eq!(map.owner(&master.tag).unwrap(), index);
         }
-        // Slots below those of a's tag go to a.
-        let kept = i64::from(slot(&map.masters[1].tag));
-        let other = Value::Array(vec![
-            range(kept, kept, 2, "b"),
-            range(0, kept - 1, 1, "a"),
-            range(kept + 1, 16383, 1, "a"),
-        ]);
-        let next = SlotMap::read(other, &asked, Some(&map)).unwrap();
-        assert_eq!(next.masters[1].tag, map.masters[1].tag);
         let part = Value::Array(vec![range(0, 16000, 1, "a")]);
-        let part = SlotMap::read(part, &asked, None).unwrap();
+        let part = SlotMap::read(part, &asked).unwrap();
         let error = (0..)
             .map(|i| part.owner(&format!("{i}")))
             .find_map(Result::err);

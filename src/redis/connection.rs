@@ -12,7 +12,7 @@ use redis::{
 };
 use tokio::time::timeout;
 
-use super::error::{LinkError, is_forbidden, reason};
+use super::error::{Fault, LinkError, is_forbidden, reason};
 use super::url::{Address, Arrangement, CERT, KEY, Login, PASSWORD_FILE, ROOT_CERT, RedisUrl};
 
 /// Making a connection, login and checks included.
@@ -103,22 +103,24 @@ impl Connector {
 
     /// Connects to a server that must be a master. The connection lives on the current
     /// runtime.
-    pub(super) async fn connect(&self, address: &Address) -> Result<Connected, LinkError> {
+    pub(super) async fn connect(&self, address: &Address) -> Result<Connected, Fault> {
         let connecting = async {
             let connection = self.open(address, &self.url.login, self.url.database);
             let mut connection = connection.await?;
             let mut also = connection.clone();
-            let (role, run) = tokio::join!(
-                self.check_role(address, &mut connection),
+            let (is_replica, run) = tokio::try_join!(
+                self.is_replica(&mut connection),
                 self.check_server(address, &mut also),
-            );
-            role?;
-            Ok(Connected {
-                connection,
-                run: run?,
-            })
+            )?;
+            Ok((is_replica, Connected { connection, run }))
         };
-        within(address, connecting).await
+        let connected = within(address, connecting).await;
+        match connected.map_err(Fault::Broken)? {
+            (false, connected) => Ok(connected),
+            (true, _) => Err(Fault::NotMaster(LinkError::Unavailable(format!(
+                "Redis at {address} is a replica, which cannot hold leases"
+            )))),
+        }
     }
 
     /// Connects to a server that is only asked about others: a sentinel, or a node of a
@@ -150,22 +152,14 @@ impl Connector {
         connection.await.map_err(|error| failed(&error))
     }
 
-    async fn check_role(
-        &self,
-        address: &Address,
-        connection: &mut MultiplexedConnection,
-    ) -> Result<(), LinkError> {
+    async fn is_replica(&self, connection: &mut MultiplexedConnection) -> Result<bool, LinkError> {
         let role = connection.req_packed_command(&redis::cmd("ROLE")).await;
         let role = match self.allowed("ROLE", &self.role_forbidden, role)? {
             Some(Value::Array(role)) => role.into_iter().next(),
-            _ => return Ok(()),
+            _ => None,
         };
-        match role.map(String::from_redis_value) {
-            Some(Ok(role)) if role != "master" => Err(LinkError::Unavailable(format!(
-                "{address} is a replica, which cannot hold leases"
-            ))),
-            _ => Ok(()),
-        }
+        let role = role.map(String::from_redis_value);
+        Ok(role.is_some_and(|role| role.is_ok_and(|role| role != "master")))
     }
 
     /// Returns the number of this run of the server.

@@ -270,7 +270,7 @@ impl RedisLink {
     ) -> Result<T, Fault> {
         let mut first = true;
         loop {
-            let held = self.connection(server).await.map_err(Fault::Broken)?;
+            let held = self.connection(server).await?;
             let mut waiting = Waiting {
                 server,
                 generation: held.generation,
@@ -299,7 +299,7 @@ impl RedisLink {
 
     /// The connection. Whoever comes while one is being made waits for it, and tries once more
     /// if it was not.
-    async fn connection(&self, server: &Server) -> Result<Held, LinkError> {
+    async fn connection(&self, server: &Server) -> Result<Held, Fault> {
         let mut slot = server.held.lock().await;
         if let Some(held) = &*slot
             && held.generation == server.node.generation()
@@ -310,7 +310,7 @@ impl RedisLink {
         let begun = server.node.generation();
         let (backend, address) = (Arc::clone(&self.backend), server.address.clone());
         let connecting = self.home.spawn(async move { backend.reach(address).await });
-        let stopping = |_| LinkError::Unavailable("the runtime is stopping".into());
+        let stopping = |_| Fault::Broken(LinkError::Unavailable("the runtime is stopping".into()));
         let (address, connected) = connecting.await.map_err(stopping)??;
         let run = connected.run.as_deref();
         let held = Held {
@@ -335,8 +335,8 @@ impl RedisLink {
         };
         let node = self.backend.node(&address);
         let generations = node.generations();
-        let (address, connected) = self.backend.reach(address).await?;
-        drop(connected);
+        let reached = self.backend.reach(address).await;
+        let (address, _) = reached.map_err(Fault::into_error)?;
         let client = self.backend.connector.client(&address);
         let client = client.map_err(LinkError::Unavailable)?;
         let subscribing = async {

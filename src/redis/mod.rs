@@ -105,14 +105,15 @@ impl RedisBackend {
     }
 
     /// Connects to a master: to that one of a cluster, or to whichever is the one master now.
-    async fn reach(&self, address: Option<Address>) -> Result<(Address, Connected), LinkError> {
+    async fn reach(&self, address: Option<Address>) -> Result<(Address, Connected), Fault> {
         let address = match (address, &self.connector.url.arrangement) {
             (Some(address), _) => address,
             (None, Arrangement::Single(address)) => address.clone(),
             (None, Arrangement::Sentinel { sentinels, master }) => {
-                sentinel::master(&self.connector, sentinels, master).await?
+                let named = sentinel::master(&self.connector, sentinels, master).await;
+                named.map_err(Fault::Broken)?
             }
-            (None, Arrangement::Cluster(_)) => return Err(Fault::Moved(None).into_error()),
+            (None, Arrangement::Cluster(_)) => return Err(Fault::Moved(None)),
         };
         let connected = self.connector.connect(&address).await?;
         Ok((address, connected))
@@ -137,9 +138,17 @@ impl RedisBackend {
         let Some(cluster) = &self.cluster else {
             let node = self.node(&None);
             let begun = node.generation();
-            let (address, connected) = self.reach(None).await?;
-            node.agree(&address, connected.run.as_deref(), begun);
-            return Ok(());
+            let fault = match self.reach(None).await {
+                Ok((address, connected)) => {
+                    node.agree(&address, connected.run.as_deref(), begun);
+                    return Ok(());
+                }
+                Err(fault) => fault,
+            };
+            if matches!(fault, Fault::NotMaster(_)) {
+                node.distrust(begun);
+            }
+            return Err(fault.into_error());
         };
         let map = cluster.refresh(&self.connector).await?;
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);

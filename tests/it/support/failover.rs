@@ -154,7 +154,7 @@ impl Failover {
             "{offline:?}"
         );
         let registered = self.registered.take();
-        let (count, tried) = (registered.len(), self.tried.get());
+        let count = registered.len();
         assert!(count > 100, "{count} registrations");
         for replica in &self.replicas {
             let (_, list) = replica.get("/v1/services/late/instances").await;
