@@ -16,6 +16,7 @@ use crate::support::daemon::{BINARY, Daemon};
 use crate::support::eventually;
 use crate::support::process::free_port;
 use crate::support::redis::Redis;
+use crate::support::redis_cluster::RedisCluster;
 use crate::support::sse::Subscriber;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -112,7 +113,8 @@ async fn redis_asks_for_a_client_certificate() {
         folder.path().display()
     );
     let reason = refusal(&mixed);
-    assert!(reason.contains("sslcert"), "{reason}");
+    let said = "sslrootcert, sslcert or sslkey of the URL cannot be used";
+    assert!(reason.contains(said), "{reason}");
 }
 
 #[tokio::test]
@@ -203,4 +205,118 @@ async fn a_redis_that_evicts_or_cannot_save_is_warned_of() {
     }
     set("maxmemory-policy", "noeviction").await;
     evicts(false).await;
+}
+
+/// The commands by which README.md says to make the daemon's user, the second one for a cluster.
+fn documented_acl() -> Vec<Vec<&'static str>> {
+    let readme = include_str!("../../README.md").lines();
+    let lines = readme.filter(|line| line.starts_with("ACL SETUSER rollcall "));
+    let acl: Vec<Vec<&str>> = lines.map(|line| line.split(' ').collect()).collect();
+    assert_eq!(acl.len(), 2);
+    acl
+}
+
+/// Makes the user on these servers.
+async fn restrict(servers: &[Redis], acl: &[Vec<&str>]) {
+    for server in servers {
+        for words in acl {
+            let mut set = redis::cmd(words[0]);
+            server.run::<()>(set.arg(&words[1..])).await;
+        }
+    }
+}
+
+/// Has a daemon do all that it ever does, as the restricted user.
+async fn do_everything(leases: &str) -> Daemon {
+    let arguments = [
+        "--leases",
+        leases,
+        "--lease-ttl",
+        "5s",
+        "--roll-interval",
+        "1s",
+    ];
+    let daemon = Daemon::start(&arguments.map(str::to_owned)).await;
+    register_and_send(&daemon).await;
+    assert_eq!(status_of_a_heartbeat(&daemon).await, 200);
+    let mut events = Subscriber::new(&daemon, "").await;
+    let offline = events.expect("instance.offline", SOON).await;
+    assert_eq!(offline.address(), "a:1");
+    assert_eq!(status_of_a_heartbeat(&daemon).await, 200);
+    daemon
+}
+
+/// Every command that the user may run was run, and nothing else was asked for.
+async fn the_acl_is_what_was_needed(servers: &[Redis], acl: &[Vec<&str>]) {
+    let commands = acl
+        .iter()
+        .flatten()
+        .filter_map(|word| word.strip_prefix('+'));
+    for command in commands {
+        // The reconcile comes every 15 seconds.
+        eventually(SOON, command, || async {
+            for server in servers {
+                let stats: String = server.run(redis::cmd("INFO").arg("commandstats")).await;
+                if stats.contains(&format!("cmdstat_{command}:")) {
+                    return Some(());
+                }
+            }
+            None
+        })
+        .await;
+    }
+    for server in servers {
+        let denied: Vec<redis::Value> = server.run(redis::cmd("ACL").arg("LOG")).await;
+        assert!(denied.is_empty(), "{denied:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_documented_acl_is_enough_on_one_server() {
+    let servers = [Redis::start().await];
+    let acl = &documented_acl()[..1];
+    restrict(&servers, acl).await;
+    let url = format!("redis://rollcall:PASSWORD@127.0.0.1:{}", servers[0].port());
+    let daemon = do_everything(&url).await;
+    assert_eq!(daemon.delete(INSTANCE).await.0, 204);
+    the_acl_is_what_was_needed(&servers, acl).await;
+    let log = daemon.log();
+    assert!(!log.contains("does not allow"), "{log}");
+}
+
+#[tokio::test]
+async fn the_documented_acl_is_enough_on_a_cluster() {
+    let cluster = RedisCluster::start().await;
+    let acl = documented_acl();
+    restrict(cluster.nodes(), &acl).await;
+    let url = cluster.url().replace("://", "://rollcall:PASSWORD@");
+    let daemon = do_everything(&url).await;
+    // A lease that is already on another master than its slot.
+    let masters = &cluster.nodes()[..3];
+    let mut which = redis::cmd("CLUSTER");
+    let slot: u16 = masters[0].run(which.arg("KEYSLOT").arg(LEASE)).await;
+    let mut source = None;
+    for (index, master) in masters.iter().enumerate() {
+        let keys: Vec<String> = master.run(redis::cmd("KEYS").arg(LEASE)).await;
+        source = source.or((!keys.is_empty()).then_some(index));
+    }
+    let source = source.unwrap();
+    let target = (source + 1) % masters.len();
+    for (node, state, other) in [(target, "IMPORTING", source), (source, "MIGRATING", target)] {
+        let mut set = redis::cmd("CLUSTER");
+        set.arg("SETSLOT").arg(slot).arg(state);
+        masters[node]
+            .run::<()>(set.arg(cluster.id(other).await))
+            .await;
+    }
+    let mut migrate = redis::cmd("MIGRATE");
+    migrate.arg("127.0.0.1").arg(masters[target].port());
+    masters[source]
+        .run::<()>(migrate.arg(LEASE).arg(0).arg(5000))
+        .await;
+    assert_eq!(status_of_a_heartbeat(&daemon).await, 200);
+    let keys: Vec<String> = masters[source].run(redis::cmd("KEYS").arg(LEASE)).await;
+    assert_eq!(keys, Vec::<String>::new(), "it was renewed where it is");
+    assert_eq!(daemon.delete(INSTANCE).await.0, 204);
+    the_acl_is_what_was_needed(cluster.nodes(), &acl).await;
 }
