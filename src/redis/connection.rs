@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, FromRedisValue,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ErrorKind, FromRedisValue,
     IntoConnectionInfo, RedisConnectionInfo, RedisError, TlsCertificates, Value,
 };
 use tokio::time::timeout;
@@ -149,7 +149,15 @@ impl Connector {
             .set_connection_timeout(Some(CONNECT))
             .set_response_timeout(None);
         let connection = client.get_multiplexed_async_connection_with_config(&config);
-        connection.await.map_err(|error| failed(&error))
+        connection.await.map_err(|error| match error.kind() {
+            ErrorKind::InvalidClientConfig if self.url.tls.is_some() => {
+                LinkError::Unavailable(format!(
+                    "{ROOT_CERT}, {CERT} or {KEY} of the URL cannot be used ({})",
+                    reason(&error)
+                ))
+            }
+            _ => failed(&error),
+        })
     }
 
     async fn is_replica(&self, connection: &mut MultiplexedConnection) -> Result<bool, LinkError> {

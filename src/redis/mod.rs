@@ -35,7 +35,7 @@ use crate::metrics::Gauge;
 /// How often the process looks whether the master is still the same one.
 const WATCH: Duration = Duration::from_secs(1);
 /// How often the settings of the servers are checked.
-const CHECK: Duration = Duration::from_secs(60);
+const CHECK: Duration = Duration::from_secs(10);
 
 /// The servers behind one URL. All links of a process share it.
 pub struct RedisBackend {

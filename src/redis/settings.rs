@@ -44,23 +44,25 @@ impl Settings {
         let limited = field(info, "maxmemory").is_some_and(|limit| limit != "0");
         if policy != "noeviction" {
             let now = match limited {
-                true => "evicts leases when it is full, and marks instances offline thereby",
+                true => "evicts leases when its memory is full, so living instances go offline",
                 false => "would evict leases if it had a maxmemory",
             };
             self.evicts |= limited;
             self.warnings.insert(format!(
-                "Redis at {address} {now}: its maxmemory-policy is {policy}; set it to noeviction, \
-                 and give Rollcall a Redis of its own"
+                "Redis at {address} {now}: its maxmemory-policy is {policy}; set it to noeviction"
             ));
         }
         for (what, setting) in [
-            ("rdb_last_bgsave_status", "stop-writes-on-bgsave-error"),
+            (
+                "rdb_last_bgsave_status",
+                "save to \"\" or stop-writes-on-bgsave-error",
+            ),
             ("aof_last_write_status", "appendonly"),
         ] {
             if field(info, what).is_some_and(|status| status != "ok") {
                 self.warnings.insert(format!(
-                    "Redis at {address} cannot save ({what} is not ok), and refuses heartbeats \
-                     thereby: give its disk space, or see {setting}"
+                    "Redis at {address} cannot save ({what} is not ok), so it may reject \
+                     heartbeats: give it disk space, or set {setting} to no"
                 ));
             }
         }

@@ -165,6 +165,38 @@ async fn replicas_at_two_masters_mark_no_living_instance_offline() {
     tokio::join!(split([8, 0]), split([16, 0]), split([20, 20]));
 }
 
+/// A master is demoted, and no connection to it is cut. It remains where new connections lead
+/// for a while, and then these lead to the new master.
+async fn demoted(remains: Duration) {
+    let old = Redis::start().await;
+    let new = old.replica().await;
+    let pair = Pair::start(&old, [20, 20]).await;
+    new.run::<()>(redis::cmd("REPLICAOF").arg("NO").arg("ONE"))
+        .await;
+    old.run::<()>(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(new.port()))
+        .await;
+    if !remains.is_zero() {
+        pair.beat_for(remains, 503).await;
+    }
+    for proxy in &pair.proxies {
+        proxy.lead_new_to(new.port());
+    }
+    for (replica, share) in pair.replicas.iter().zip(&pair.shares) {
+        eventually(SOON, "heartbeats are accepted", || async {
+            let (status, _) = replica.try_beat("orders", share).await;
+            (status == 200).then_some(())
+        })
+        .await;
+    }
+    pair.notices_who_stops().await;
+}
+
+#[tokio::test]
+async fn a_demoted_master_holds_no_connection_of_a_replica() {
+    let remains = [Duration::ZERO, Duration::from_millis(1500), 2 * TTL];
+    join_all(remains.map(demoted)).await;
+}
+
 /// Makes Redis refuse writes and go on to answer reads, and makes it accept them again.
 struct Refusal {
     name: &'static str,

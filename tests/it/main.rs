@@ -41,6 +41,7 @@ mod prometheus;
 mod protection;
 mod redis_cluster;
 mod redis_leases;
+mod redis_servers;
 mod roll_call;
 mod sentinel;
 mod shutdown;

@@ -74,6 +74,14 @@ impl Proxy {
         self.target.send_replace(port);
     }
 
+    /// From now on new connections lead to another server; those that are open stay.
+    pub(crate) fn lead_new_to(&self, port: u16) {
+        self.target.send_if_modified(|target| {
+            *target = port;
+            false
+        });
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.address.port()
     }

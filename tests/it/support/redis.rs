@@ -84,6 +84,10 @@ impl Redis {
         self.process.as_ref().unwrap().signal(Signal::CONT);
     }
 
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
