@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, join_all};
+use redis::aio::MultiplexedConnection;
 use rollcalld::clock::SystemClock;
 use rollcalld::lease::{self, LeaseStore, Renewal};
 use rollcalld::model::{InstanceKey, ScopeKind, Ttl, Weight};
@@ -18,6 +19,7 @@ use crate::load::{self, Round};
 use crate::servers::{Server, memory, processor_time, request};
 use crate::support::postgres::{Postgres, connect};
 use crate::support::redis::Redis;
+use crate::support::redis_cluster::RedisCluster;
 use crate::{million, overload, watchers};
 
 const ROUNDS: usize = 5;
@@ -95,10 +97,11 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 
 type Case = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 11] = [
     ("heartbeat-redis", || heartbeat_redis().boxed_local()),
     ("heartbeat-memory", || heartbeat_memory().boxed_local()),
     ("batch", || batch().boxed_local()),
+    ("renewal", || renewal().boxed_local()),
     ("registration-postgres", || {
         registration_postgres().boxed_local()
     }),
@@ -231,22 +234,90 @@ async fn batch() {
     compare("batch of 500 heartbeats, 8 connections", BATCH, contestants).await;
 }
 
+/// The daemon's own lease store on one server and on three masters of a cluster, which share
+/// the cores, against what any program could do: the plain commands in a pipeline.
+async fn renewal() {
+    let (redis, other) = (Redis::start().await, Redis::start().await);
+    let cluster = RedisCluster::start_with(0).await;
+    let stores = |url: String| {
+        let backend = lease::open(&url.parse().unwrap(), Arc::new(SystemClock)).unwrap();
+        (0..8).map(|_| backend.connect()).collect::<Vec<_>>()
+    };
+    let (one, three) = (stores(redis.url()), stores(cluster.url()));
+    let masters = join_all(cluster.nodes().iter().map(id_of)).await;
+    let pipelines: Vec<_> = join_all((0..8).map(|_| other.connect())).await;
+    let pipelines: Vec<_> = pipelines.into_iter().map(Pipeline).collect();
+    let contestants = vec![
+        Contestant {
+            name: "one server",
+            processes: vec![id_of(&redis).await],
+            round: Box::new(move || renew_for_a_round(one.clone()).boxed_local()),
+        },
+        Contestant {
+            name: "three masters",
+            processes: masters,
+            round: Box::new(move || renew_for_a_round(three.clone()).boxed_local()),
+        },
+        Contestant {
+            name: "a pipeline",
+            processes: vec![id_of(&other).await],
+            round: Box::new(move || renew_for_a_round(pipelines.clone()).boxed_local()),
+        },
+    ];
+    compare("batch of 500 renewals, 8 connections", BATCH, contestants).await;
+}
+
+/// Renews a batch of leases.
+trait Renew {
+    async fn renew(&self, batch: &[Renewal]);
+}
+
+impl Renew for Arc<dyn LeaseStore> {
+    async fn renew(&self, batch: &[Renewal]) {
+        (**self).renew(batch).await.unwrap();
+    }
+}
+
+/// Two commands for each lease, which say nothing of what was there.
+#[derive(Clone)]
+struct Pipeline(MultiplexedConnection);
+
+impl Renew for Pipeline {
+    async fn renew(&self, batch: &[Renewal]) {
+        let mut pipeline = redis::pipe();
+        for renewal in batch {
+            let key = renewal.key.lease_key();
+            let fields = [
+                ("lastTime", "2026-01-01T00:00:00.000Z"),
+                ("url", renewal.key.address.as_str()),
+                ("weight", "1"),
+            ];
+            pipeline.hset_multiple(&key, &fields).ignore();
+            pipeline.expire(&key, 30).ignore();
+        }
+        let () = pipeline.query_async(&mut self.0.clone()).await.unwrap();
+    }
+}
+
 /// The same renewals without HTTP, on several connections.
-async fn renew_for_a_round(stores: Vec<Arc<dyn LeaseStore>>) -> Round {
+async fn renew_for_a_round(connections: Vec<impl Renew + 'static>) -> Round {
     let begin = Instant::now();
-    let tasks = stores.into_iter().enumerate().map(|(connection, store)| {
-        let batches: Vec<Vec<Renewal>> = (0..INSTANCES / BATCH).map(renewals).collect();
-        spawn_local(async move {
-            let mut latencies = Vec::new();
-            while begin.elapsed() < ROUND {
-                let batch = &batches[(connection + latencies.len()) % batches.len()];
-                let sent = Instant::now();
-                store.renew(batch).await.unwrap();
-                latencies.push(load::micros(sent.elapsed()));
-            }
-            latencies
-        })
-    });
+    let tasks = connections
+        .into_iter()
+        .enumerate()
+        .map(|(number, connection)| {
+            let batches: Vec<Vec<Renewal>> = (0..INSTANCES / BATCH).map(renewals).collect();
+            spawn_local(async move {
+                let mut latencies = Vec::new();
+                while begin.elapsed() < ROUND {
+                    let batch = &batches[(number + latencies.len()) % batches.len()];
+                    let sent = Instant::now();
+                    connection.renew(batch).await;
+                    latencies.push(load::micros(sent.elapsed()));
+                }
+                latencies
+            })
+        });
     let latencies = join_all(tasks).await.into_iter().map(Result::unwrap);
     Round::of(latencies.flatten().collect(), begin.elapsed())
 }

@@ -1,9 +1,10 @@
 -- Appends events to the log, in order.
 --
--- Two daemons that record two transitions of one instance one after the other may come here
--- in the other order. Their revisions say what was first: a transition that comes too late is
--- dropped, and one that repeats the last shows that its opposite is still to come, which is
--- appended before it. So each transition is told once, and they alternate.
+-- Two daemons that record two transitions of one instance one after the other may append them
+-- in the other order. Their revisions say which one was first: a transition that comes too late
+-- is dropped. A transition that repeats the last one shows that its opposite is still to come,
+-- so the opposite is appended before it. So each transition is in the log once, and they
+-- alternate.
 --
 -- An event named 'resync' says that what is recorded is not what was told: the registry store
 -- may have smaller revisions again, so what is remembered from before it is void.

@@ -16,7 +16,7 @@ use crate::redis::{Call, RedisBackend, RedisLink};
 
 // All keys have one hash tag, so that on a cluster they are in one slot.
 
-/// Before every claim's key.
+/// The prefix of the keys of claims.
 const CLAIM_PREFIX: &str = "{rollcall}:claim:";
 
 /// How much later than the wait an answer may come.
@@ -25,15 +25,15 @@ const WAITED: Duration = Duration::from_millis(800);
 /// The log of events.
 const LOG_KEY: &str = "{rollcall}:events";
 
-/// Where the last event of the log stands that made what was remembered void.
+/// The position of the last event of the log that voids the remembered transitions.
 const RESYNC_KEY: &str = "{rollcall}:resync";
 
-/// Before what is remembered of each instance's last transition.
+/// The prefix of the keys that remember each instance's last transition.
 const TRANSITION_PREFIX: &str = "{rollcall}:transition:";
 
 pub(super) struct RedisBus {
     link: RedisLink,
-    /// For reads that wait, which hold up whatever else is asked on their connection.
+    /// For reads that wait, because they delay all later calls on their connection.
     waiting: RedisLink,
     publish_once: Script,
     append: Script,
@@ -49,7 +49,7 @@ impl RedisBus {
         }
     }
 
-    /// What follows in the log, as far as it is there now; after at most `wait`.
+    /// Returns the next events of the log. If there are none, waits at most `wait` for the first.
     async fn events_after(&self, after: EventId, wait: Duration) -> Result<Vec<Logged>, BusError> {
         let mut read = Call::command("XREAD");
         read.arg("COUNT").arg(READ);
@@ -124,7 +124,7 @@ impl EventBus for RedisBus {
                 }
             }
         });
-        // Where another server takes the place of this one, its subscriptions end.
+        // The subscription ends when another server takes the place of this one.
         let replaced = async move { generations.changed().await };
         Ok(Box::pin(messages.take_until(Box::pin(replaced))))
     }
@@ -172,8 +172,7 @@ impl EventBus for RedisBus {
         match events.first() {
             Some(first) if after.precedes(first.id) => Ok(Following::Events(events)),
             Some(_) => Ok(Following::Lost),
-            // Nothing follows: either nothing happened, or the log is another one, whose ids
-            // may be smaller.
+            // Either nothing happened, or this is another log, whose ids may be smaller.
             None => {
                 let head = self.head().await?;
                 let same = head.log == after.log && head.place >= after.place;

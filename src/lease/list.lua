@@ -1,10 +1,10 @@
 -- A page of all leases of this server.
 --
--- KEYS  a key of this server, so that it is this one that is asked
--- ARGV  where the page begins, what every lease key looks like, how many keys to look at
+-- KEYS  a key of this server, by which the call is routed
+-- ARGV  the cursor of the page, the pattern of lease keys, the number of keys to examine
 --
--- Returns where the next page begins and the keys. One that never expires proves nothing, and
--- is not listed: the original's heartbeat could leave one behind.
+-- Returns the cursor of the next page and the keys. A key without a TTL is not listed: the
+-- original's heartbeat could leave one behind.
 
 local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3], 'TYPE', 'hash')
 local alive = {}

@@ -1,13 +1,13 @@
--- Looks at many leases at once, all of them at one moment.
+-- Reads many leases at one moment.
 --
--- KEYS  if ARGV[1] is 'mark', first what is there for as long as nobody has flushed the database;
---       then the lease of each instance
--- ARGV  'mark' or '', and on a node of a cluster the leases, which are of several slots
+-- KEYS  if ARGV[1] is 'mark', first the key that exists until the database is flushed; then the
+--       lease of each instance
+-- ARGV  'mark' or '', and at a master of a cluster the leases, which are in several slots
 --
--- Returns which life of Redis this is, and for each lease its startTime and how many
--- milliseconds it still lives; an empty startTime and 0 where there is no lease. In its last
--- millisecond, with 0 left, it lives: a renewal then goes on with it. A key that never expires
--- proves nothing: the original's heartbeat could leave one behind.
+-- Returns the identity of this server, and for each lease its startTime and its remaining
+-- milliseconds; an empty startTime and 0 if there is no lease. In its last millisecond, with 0
+-- remaining, a lease is alive, and a renewal continues it. A key without a TTL is no lease: the
+-- original's heartbeat could leave one behind.
 
 local identity, first = '', 1
 if ARGV[1] == 'mark' then
@@ -17,8 +17,8 @@ if ARGV[1] == 'mark' then
     mark = clock[1] .. '.' .. clock[2]
     redis.call('SET', KEYS[1], mark)
   end
-  -- The server's own number, another one after each start and of each replica. One that may
-  -- not be asked for it is known by the mark alone.
+  -- The run ID is another one after each start and of each replica. If the ACL forbids INFO, the
+  -- mark alone is the identity.
   local server = redis.pcall('INFO', 'server')
   local run = type(server) == 'string' and string.match(server, 'run_id:(%w+)') or ''
   identity, first = run .. '.' .. mark, 2

@@ -1,9 +1,9 @@
 -- Writes to this server and reads from it.
 --
--- KEYS[1]   is there for as long as nobody has flushed the database
--- KEYS[2]   what is written
+-- KEYS[1]   exists until the database is flushed
+-- KEYS[2]   is written
 --
--- Returns which data this server holds, in the words of look.lua.
+-- Returns the identity of this server, as look.lua does.
 
 local clock = redis.call('TIME')
 redis.call('SET', KEYS[2], clock[1] .. '.' .. clock[2], 'EX', 60)

@@ -14,11 +14,11 @@ use super::{
 use crate::model::{Epoch, InstanceKey};
 use crate::redis::{ANSWER, Call, LinkError, Master, RedisBackend, RedisLink, SlotMap, within};
 
-/// The hash tag of all keys but the leases, where one master has all keys. Each master of a
-/// cluster has another tag. Not below [`InstanceKey::LEASE_KEY_PREFIX`].
+/// The hash tag of the keys of this store that are not leases, if one master has all keys.
+/// Each master of a cluster has another tag.
 const TAG: &str = "{rollcall}";
 
-/// How many keys Redis looks at for a page of the list.
+/// The number of keys that Redis examines for a page of the list.
 const SCAN_COUNT: usize = 1000;
 
 pub(super) struct RedisLeaseStore {
@@ -29,7 +29,7 @@ pub(super) struct RedisLeaseStore {
     list: Script,
 }
 
-/// A lease as look.lua tells it: its startTime, and its milliseconds.
+/// A lease as look.lua returns it: its startTime and its remaining milliseconds.
 type Told = (String, u64);
 
 impl RedisLeaseStore {
@@ -43,8 +43,8 @@ impl RedisLeaseStore {
         }
     }
 
-    /// The call that renews some leases. On a node of a cluster all of them are named by
-    /// arguments; else they are all keys.
+    /// Returns the call that renews some leases. At a master of a cluster the leases are
+    /// arguments, because they are in several slots; else they are keys.
     fn renew_call<'a>(
         &self,
         renewals: impl ExactSizeIterator<Item = &'a Renewal> + Clone,
@@ -76,8 +76,8 @@ impl RedisLeaseStore {
         call
     }
 
-    /// One call for each master, all at once; where leases are on their way to another master,
-    /// one for each lease.
+    /// Makes one call for each master, all at once. If leases of a master are being moved, it
+    /// makes one call for each of them instead.
     async fn renew_on(
         &self,
         map: &SlotMap,
@@ -105,7 +105,7 @@ impl RedisLeaseStore {
         &self,
         renewals: impl Iterator<Item = &'a Renewal> + Clone,
     ) -> Result<Vec<Renewed>, LinkError> {
-        // Those of one lease stay in one call, which keeps their order.
+        // Renewals of the same lease stay in one call, which keeps their order.
         let mut by_key: HashMap<&InstanceKey, Vec<(usize, &Renewal)>> = HashMap::new();
         for (index, renewal) in renewals.clone().enumerate() {
             by_key
@@ -123,7 +123,7 @@ impl RedisLeaseStore {
         in_order(try_join_all(calls).await?, renewals.count())
     }
 
-    /// Looks at leases of one server together with its mark, which is a key.
+    /// Reads leases of one server together with its mark, which is a key.
     async fn look_at_once(&self, mark: &str, keys: &[String]) -> Result<Look, LinkError> {
         let mut call = Call::script(&self.look, 1 + keys.len());
         call.arg(mark);
@@ -175,8 +175,8 @@ impl RedisLeaseStore {
         }
     }
 
-    /// Looks at each lease wherever it is now, and only then at all masters: one that lost
-    /// its leases before shows that.
+    /// Reads each lease from the master that has it now, and only then the identities of all
+    /// masters: a master that lost its leases before has another identity by then.
     async fn look_at_each(&self, keys: &[String]) -> Result<Look, LinkError> {
         let calls = keys.iter().map(|key| async move {
             let mut call = Call::script(&self.look, 1);
@@ -286,7 +286,7 @@ impl LeaseStore for RedisLeaseStore {
                     .ask_master(master, &call)
                     .await?
                     .ok_or_else(moving)?,
-                // There are fewer masters than there were.
+                // There are fewer masters than when the list began.
                 None if map.is_some() => (0, Vec::new()),
                 None => self.link.ask(TAG, &call).await?,
             };
@@ -302,7 +302,7 @@ impl LeaseStore for RedisLeaseStore {
     }
 }
 
-/// What is there for as long as nobody has flushed the database of a server.
+/// The key that exists until the database of a server is flushed.
 fn mark(tag: &str) -> String {
     format!("{tag}:mark")
 }
@@ -351,7 +351,7 @@ fn leases(told: Vec<Told>, count: usize) -> Result<Vec<Option<Lease>>, LinkError
     check_count(told.len(), count)?;
     let lease = |(start_time, left): &Told| {
         Some(Lease {
-            // What is not a time was not written by renew.lua, and is no lease.
+            // Another text than a time was not written by renew.lua, so this is no lease.
             epoch: Epoch::parse(start_time)?,
             left: Duration::from_millis(*left),
         })

@@ -1,13 +1,13 @@
 -- Creates or renews many leases at once. Redis runs a script whole or not at all, so
--- no lease is left without its time to live or without one of its fields.
+-- no lease is left without its TTL or without one of its fields.
 --
--- KEYS    the lease of each instance; on a node of a cluster that of the first one alone,
---         since a script may only be given keys of one slot
--- ARGV    how many leases are named here and not in KEYS, these leases, and for each lease:
---         address, weight, time to live in seconds
+-- KEYS    the lease of each instance; at a master of a cluster only the first lease, because all
+--         KEYS of a script must be in one slot
+-- ARGV    the number of leases that are in ARGV and not in KEYS, these leases, and for each lease:
+--         address, weight, TTL in seconds
 --
--- Returns for each lease its startTime, behind a '+' where a new life began; in one text,
--- with spaces between them.
+-- Returns the startTime of each lease, after a '+' if the lease is new; in one text, separated
+-- by spaces.
 
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -34,7 +34,7 @@ local keys, named = {}, tonumber(ARGV[1])
 if named == 0 then
   keys = KEYS
 else
-  -- Where a lease is on another node, or on its way there, this fails before anything is written.
+  -- If a lease is at another master, or is being moved there, this fails before anything is written.
   for i = 1, named do
     keys[i] = ARGV[1 + i]
     redis.call('EXISTS', keys[i])
@@ -54,7 +54,7 @@ for i = 1, #keys do
     redis.call('HSET', key, 'lastTime', time, 'url', ARGV[a + 1], 'weight', ARGV[a + 2])
     answer[i] = start
   else
-    -- What else may be there was not made by this script: another type, or a part of a lease.
+    -- Another program may have left a key of another type here, or a part of a lease.
     -- No DEL where nothing is there: after a DEL, Redis lets a script write in spite of OOM.
     if redis.call('EXISTS', key) == 1 then
       redis.call('DEL', key)

@@ -1,4 +1,4 @@
-//! Which master of a cluster holds which slots.
+//! The slots of a Redis Cluster, and the master that holds each of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures_util::future::join_all;
-use redis::aio::ConnectionLike;
 use redis::{FromRedisValue, Value};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -15,16 +14,16 @@ use super::connection::Connector;
 use super::error::{LinkError, reason};
 use super::url::Address;
 
-/// How long a node may take to tell its view.
+/// The time limit for the answer of one node.
 const ASK: Duration = Duration::from_millis(300);
-/// How many nodes are asked.
+/// The number of nodes that are asked at a time.
 const ASKED: usize = 5;
-/// How many hash tags are tried: of that many even a single slot has some.
+/// The number of hash tags that are tried: with that many, even a single slot has one.
 const TAGS: u32 = 400_000;
-/// How many slots there are.
+/// The number of slots of every cluster.
 const SLOTS: u16 = 16384;
 
-/// The slot of a key: of what is between its first braces, if something is.
+/// Returns the slot of a key. Only the text between its first braces counts, if there is any.
 pub(crate) fn slot(key: &str) -> u16 {
     let tag = key
         .split_once('{')
@@ -33,7 +32,7 @@ pub(crate) fn slot(key: &str) -> u16 {
     crc16(tag.unwrap_or(key).as_bytes()) % SLOTS
 }
 
-/// CRC16 with the polynomial of XMODEM.
+/// Computes CRC16 with the polynomial of XMODEM.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, byte| {
         (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
@@ -45,23 +44,23 @@ fn crc16(bytes: &[u8]) -> u16 {
 /// One master.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Master {
-    /// The name of the node within the cluster.
+    /// The node ID within the cluster.
     id: String,
     pub(crate) address: Address,
-    /// A hash tag whose keys are on this master.
+    /// A hash tag whose slot this master holds.
     pub(crate) tag: String,
 }
 
-/// Which master holds which slot.
+/// The slots of a cluster, as its nodes report them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SlotMap {
     pub(crate) masters: Vec<Master>,
-    /// For each slot the index of its master.
+    /// The index of the master of each slot.
     owners: Vec<Option<u16>>,
 }
 
 impl SlotMap {
-    /// The index of the master that holds the key.
+    /// Returns the index of the master that holds the key.
     pub(crate) fn owner(&self, key: &str) -> Result<usize, LinkError> {
         let slot = slot(key);
         let owner = self.owners.get(usize::from(slot)).copied().flatten();
@@ -69,7 +68,7 @@ impl SlotMap {
         owner.map(usize::from).ok_or_else(none)
     }
 
-    /// The master that holds the key.
+    /// Returns the master that holds the key.
     pub(crate) fn master(&self, key: &str) -> Result<&Master, LinkError> {
         let none = || LinkError::Unavailable("the slots of the cluster are not known".to_owned());
         self.masters.get(self.owner(key)?).ok_or_else(none)
@@ -87,7 +86,7 @@ impl SlotMap {
             let host: Option<String> = Option::from_redis_value(master.next()?).ok()?;
             let port = u16::from_redis_value(master.next()?).ok()?;
             let id = String::from_redis_value(master.next()?).ok()?;
-            // A node that does not know its own host is where it was asked.
+            // A node that does not know its own host has the host at which it was asked.
             let host = match (host.filter(|host| !host.is_empty()), asked) {
                 (Some(host), _) => host,
                 (None, Address::Tcp(host, _)) => host.clone(),
@@ -137,15 +136,15 @@ fn sequence(value: Value) -> Option<Vec<Value>> {
     }
 }
 
-/// What the process knows of a cluster.
+/// The cluster as this process knows it.
 pub(super) struct Cluster {
     seeds: Vec<Address>,
     map: ArcSwapOption<SlotMap>,
-    /// How often the map was asked for.
+    /// Counts the requests for the map.
     turn: AtomicUsize,
-    /// Held while the map is asked for.
+    /// Held while nodes are asked for the map.
     asking: tokio::sync::Mutex<()>,
-    /// Something in the map turned out to be wrong.
+    /// Notified when an answer shows that the map is outdated.
     pub(super) outdated: Arc<Notify>,
 }
 
@@ -160,7 +159,7 @@ impl Cluster {
         }
     }
 
-    /// The map as it was known last; asks for it where it is not known yet.
+    /// Returns the map that is known; asks the nodes if none is known yet.
     pub(super) async fn map(&self, connector: &Connector) -> Result<Arc<SlotMap>, LinkError> {
         if let Some(map) = self.map.load_full() {
             return Ok(map);
@@ -172,18 +171,19 @@ impl Cluster {
         }
     }
 
-    /// The map, if it is known.
+    /// Returns the map if it is known.
     pub(super) fn known(&self) -> Option<Arc<SlotMap>> {
         self.map.load_full()
     }
 
-    /// Asks for the map again.
+    /// Asks the nodes for the map again.
     pub(super) async fn refresh(&self, connector: &Connector) -> Result<Arc<SlotMap>, LinkError> {
         let _asking = self.asking.lock().await;
         self.ask(connector).await
     }
 
-    /// Asks some nodes at once, and takes the view that most of them have.
+    /// Asks some nodes at once and takes the map that most of them return: a node that was
+    /// removed or is cut off from the others still answers with an old map.
     async fn ask(&self, connector: &Connector) -> Result<Arc<SlotMap>, LinkError> {
         let before = self.map.load_full();
         let masters = before.iter().flat_map(|map| &map.masters);
@@ -193,7 +193,7 @@ impl Cluster {
                 candidates.push(seed);
             }
         }
-        // Where there are many, others each time.
+        // With many nodes, each request asks others.
         let some = candidates.len().min(ASKED);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let begin = turn % candidates.len().max(1);
@@ -215,14 +215,16 @@ impl Cluster {
         let most = views.into_iter().max_by_key(|(_, votes)| *votes);
         let (map, _) = most.ok_or_else(|| {
             let trouble = trouble.join("; ");
-            LinkError::Unavailable(format!("no node tells the slots of the cluster: {trouble}"))
+            LinkError::Unavailable(format!(
+                "no node of the cluster reports its slots: {trouble}"
+            ))
         })?;
         if before.as_deref() == Some(&map) {
             return Ok(Arc::new(map));
         }
         let map = Arc::new(map);
         if before.is_some() {
-            log::info!("the cluster has other masters or other slots than before");
+            log::info!("the masters or the slots of the cluster have changed");
         }
         self.map.store(Some(Arc::clone(&map)));
         Ok(map)
@@ -234,11 +236,11 @@ async fn view(connector: &Connector, address: &Address) -> Result<SlotMap, Strin
     let mut connection = connection.map_err(|error| format!("{address}: {error}"))?;
     let mut ask = redis::cmd("CLUSTER");
     ask.arg("SLOTS");
-    let answer = connection.req_packed_command(&ask).await;
+    let answer = ask.query_async::<Value>(&mut connection).await;
     let answer = answer.map_err(|error| format!("{address}: {}", reason(&error)))?;
     let map = SlotMap::read(answer, address);
     map.filter(|map| !map.masters.is_empty())
-        .ok_or_else(|| format!("{address}: it knows of no master with slots"))
+        .ok_or_else(|| format!("{address}: it reports no master with slots"))
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! How a connection is made: by the URL's login and certificates, to a master.
+//! Makes connections, with the login and the certificates of the URL.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ErrorKind, FromRedisValue,
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::error::{Fault, LinkError, is_forbidden, reason};
 use super::url::{Address, Arrangement, CERT, KEY, Login, PASSWORD_FILE, ROOT_CERT, RedisUrl};
 
-/// Making a connection, login and checks included.
+/// The time limit for a connection, including its login and checks.
 pub(super) const CONNECT: Duration = Duration::from_millis(500);
 
 /// Makes connections to the servers of one URL.
@@ -28,7 +28,7 @@ pub(super) struct Connector {
 /// A connection to a master.
 pub(super) struct Connected {
     pub(super) connection: MultiplexedConnection,
-    /// The number of this run of the server; `None` where the ACL forbids INFO.
+    /// The run ID of the server; `None` if the ACL forbids INFO.
     pub(super) run: Option<String>,
 }
 
@@ -41,8 +41,8 @@ impl Connector {
         }
     }
 
-    /// The driver's client for a server that holds data. Reads the password and the
-    /// certificates again, and connects to nothing.
+    /// Returns the driver's client for a server that holds data. Reads the password and the
+    /// certificates again, and does not connect.
     pub(super) fn client(&self, address: &Address) -> Result<Client, String> {
         self.client_of(address, &self.url.login, self.url.database)
     }
@@ -101,8 +101,7 @@ impl Connector {
         client.map_err(|error| reason(&error))
     }
 
-    /// Connects to a server that must be a master. The connection lives on the current
-    /// runtime.
+    /// Connects to a master; fails at a replica. The connection lives on the current runtime.
     pub(super) async fn connect(&self, address: &Address) -> Result<Connected, Fault> {
         let connecting = async {
             let connection = self.open(address, &self.url.login, self.url.database);
@@ -123,7 +122,7 @@ impl Connector {
         }
     }
 
-    /// Connects to a server that is only asked about others: a sentinel, or a node of a
+    /// Connects to a server that only reports about others: a Sentinel, or a node of a
     /// cluster.
     pub(super) async fn consult(
         &self,
@@ -161,16 +160,15 @@ impl Connector {
     }
 
     async fn is_replica(&self, connection: &mut MultiplexedConnection) -> Result<bool, LinkError> {
-        let role = connection.req_packed_command(&redis::cmd("ROLE")).await;
-        let role = match self.allowed("ROLE", &self.role_forbidden, role)? {
-            Some(Value::Array(role)) => role.into_iter().next(),
-            _ => None,
-        };
+        let role = redis::cmd("ROLE");
+        let role = role.query_async::<Vec<Value>>(connection).await;
+        let role = self.allowed("ROLE", &self.role_forbidden, role)?;
+        let role = role.and_then(|role| role.into_iter().next());
         let role = role.map(String::from_redis_value);
-        Ok(role.is_some_and(|role| role.is_ok_and(|role| role != "master")))
+        Ok(role.is_some_and(|role| role.is_ok_and(|role| role == "slave")))
     }
 
-    /// Returns the number of this run of the server.
+    /// Returns the run ID of the server. Fails if the URL is for another kind of server.
     async fn check_server(
         &self,
         address: &Address,
@@ -178,37 +176,38 @@ impl Connector {
     ) -> Result<Option<String>, LinkError> {
         let mut info = redis::cmd("INFO");
         info.arg("server");
-        let info = connection.req_packed_command(&info).await;
+        let info = info.query_async::<String>(connection).await;
         let Some(info) = self.allowed("INFO", &self.info_forbidden, info)? else {
             return Ok(None);
         };
-        let info = String::from_redis_value(info).unwrap_or_default();
-        let in_cluster = field(&info, "redis_mode") == Some("cluster");
-        let wanted = match &self.url.arrangement {
-            Arrangement::Cluster(_) => None,
-            _ if in_cluster => Some("is a node of a Redis Cluster: use redis+cluster://"),
+        let kind = match (field(&info, "redis_mode"), &self.url.arrangement) {
+            (Some("sentinel"), _) => Some("a Sentinel: use redis+sentinel://HOST,HOST/MASTER"),
+            (_, Arrangement::Cluster(_)) => None,
+            (Some("cluster"), _) => {
+                Some("a node of a Redis Cluster: use redis+cluster://HOST,HOST")
+            }
             _ => None,
         };
-        match wanted {
-            Some(wanted) => Err(LinkError::Unavailable(format!("{address} {wanted}"))),
+        match kind {
+            Some(kind) => Err(LinkError::Unavailable(format!("{address} is {kind}"))),
             None => Ok(field(&info, "run_id").map(str::to_owned)),
         }
     }
 
-    /// Passes an answer on; `None` where this user may not ask, which is said once.
-    fn allowed(
+    /// Returns the answer, or `None` if the ACL forbids the command, which is logged once.
+    fn allowed<T>(
         &self,
         command: &str,
         said: &AtomicBool,
-        answer: Result<Value, RedisError>,
-    ) -> Result<Option<Value>, LinkError> {
+        answer: Result<T, RedisError>,
+    ) -> Result<Option<T>, LinkError> {
         match answer {
             Ok(answer) => Ok(Some(answer)),
             Err(error) if is_forbidden(&error) => {
                 if !said.swap(true, Ordering::Relaxed) {
                     log::warn!(
-                        "Redis does not allow {command} to this user, so a server that took the \
-                         place of another one is noticed later: ACL SETUSER … +{}",
+                        "the ACL of Redis forbids {command} to this user, so another server in its \
+                         place is detected later; grant +{}",
                         command.to_lowercase()
                     );
                 }
@@ -238,7 +237,7 @@ fn read(name: &str, path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("{name} {}: {error}", path.display()))
 }
 
-/// A field of what INFO answers.
+/// Returns a field of the answer to INFO.
 pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     let value = |line: &'a str| line.strip_prefix(name)?.strip_prefix(':');
     info.lines().find_map(value).map(str::trim)

@@ -1,10 +1,10 @@
-//! What the errors of the driver and of Redis mean.
+//! The meaning of errors of the driver and of Redis.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::url::Address;
 
-/// Why Redis gave no answer. What was asked may or may not have happened.
+/// Why a call failed. It may have taken effect all the same.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LinkError {
     /// The server cannot be reached, did not answer in time, or cannot serve now.
@@ -15,18 +15,18 @@ pub enum LinkError {
     Refused(String),
 }
 
-/// What one server answered instead of an answer.
+/// Why one server gave no answer.
 #[derive(Debug)]
 pub(super) enum Fault {
     /// The connection broke.
     Broken(LinkError),
-    /// This server is not the one to talk to, or is not yet.
+    /// The server is not a master that works.
     NotMaster(LinkError),
     /// Another server of the cluster holds the slot.
     Moved(Option<Address>),
     /// Another server of the cluster already holds the key.
     Ask(Option<Address>),
-    /// The keys are on their way to another server of the cluster.
+    /// The keys are being moved to another server of the cluster.
     TryAgain(LinkError),
     /// A script named a key of another server of the cluster, and has written nothing.
     NonLocal(LinkError),
@@ -35,7 +35,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// Sorts an answer of the server at `address`.
+    /// Classifies an error of the server at `address`.
     pub(super) fn of(error: &RedisError, address: &Address) -> Self {
         let text = reason(error);
         let away = || LinkError::Unavailable(text.clone());
@@ -43,7 +43,7 @@ impl Fault {
             let (to, _) = error.redirect_node()?;
             let (host, port) = to.rsplit_once(':')?;
             let host = host.trim_start_matches('[').trim_end_matches(']');
-            // An empty host is the one that was asked.
+            // An empty host stands for the host that was asked.
             let host = match (host, address) {
                 ("", Address::Tcp(asked, _)) => asked.as_str(),
                 (host, _) => host,
@@ -66,7 +66,7 @@ impl Fault {
         }
     }
 
-    /// What the caller is told where nothing more is tried.
+    /// Returns the error for the caller, when nothing else can be tried.
     pub(super) fn into_error(self) -> LinkError {
         match self {
             Self::Broken(error)
@@ -81,8 +81,8 @@ impl Fault {
     }
 }
 
-/// The code of an error that the server answered; `None` for a broken connection. Servers
-/// before Redis 7 hide the code of an error within a script in its text.
+/// Returns the code of an error that the server answered; `None` for a broken connection.
+/// Before Redis 7 the code of an error within a script is only in its text.
 pub(super) fn code(error: &RedisError) -> Option<&str> {
     const HIDDEN: &[&str] = &[
         "READONLY",
@@ -100,7 +100,7 @@ pub(super) fn code(error: &RedisError) -> Option<&str> {
     Some(hidden.map_or(code, |hidden| hidden))
 }
 
-/// Whether the server does not let this user run a command, or does not know it.
+/// Whether the user must not run the command, or the server does not know it.
 pub(super) fn is_forbidden(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
         || error
@@ -108,7 +108,7 @@ pub(super) fn is_forbidden(error: &RedisError) -> bool {
             .is_some_and(|detail| detail.contains("nknown command"))
 }
 
-/// An error in words.
+/// Returns the text of an error.
 pub(super) fn reason(error: &RedisError) -> String {
     let text = match error.detail() {
         Some(detail) => format!(

@@ -1,9 +1,9 @@
-//! A link to a Redis: one connection to each master, made at its first use and made again
-//! after it failed.
+//! A link to Redis: one connection to each master, made at its first use and made again after
+//! it failed.
 //!
-//! Every use has a deadline. A connection that failed or did not answer in time is dropped,
-//! and the next use makes a new one: a black-holed connection is never waited for twice, and
-//! nothing is queued for a Redis that is away.
+//! Every call has a deadline. A connection that failed or did not answer in time is dropped,
+//! and the next call makes a new one: no second call waits for a black-holed connection, and
+//! no call is queued while Redis is unavailable.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
@@ -22,15 +22,15 @@ use super::error::{Fault, LinkError, code, reason};
 use super::node::Node;
 use super::url::Address;
 
-/// All of it, from the question to the answer, a new connection included.
+/// The time limit for a call, including a new connection.
 pub(crate) const ANSWER: Duration = Duration::from_millis(800);
 
-/// How long keys may be on their way from one server to another.
+/// The wait before a call is repeated whose keys are being moved.
 const MOVING: Duration = Duration::from_millis(20);
-/// How often a cluster may send a question elsewhere.
+/// How often a cluster may redirect a call.
 const REDIRECTS: usize = 8;
 
-/// What Redis is asked, with all of its arguments in one buffer.
+/// A command or a script with its arguments, in one buffer.
 pub(crate) struct Call<'a> {
     script: Option<&'a Script>,
     command: Cmd,
@@ -44,7 +44,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// A script with so many keys, which are the first of its arguments.
+    /// A script whose first arguments are so many keys.
     pub(crate) fn script(script: &'a Script, keys: usize) -> Self {
         let mut command = redis::cmd("EVALSHA");
         command.arg(script.get_hash()).arg(keys);
@@ -94,7 +94,7 @@ impl<'a> Call<'a> {
 pub(crate) struct RedisLink {
     backend: Arc<RedisBackend>,
     home: Handle,
-    /// By address; without one it is the one master, wherever it is.
+    /// By address. Without a cluster, the key of the one master is `None`.
     servers: StdMutex<HashMap<Option<Address>, Arc<Server>>>,
 }
 
@@ -121,8 +121,8 @@ impl Server {
         }
     }
 
-    /// Has the next question make a new connection, unless one was made meanwhile. Whoever
-    /// holds the lock is making one.
+    /// Makes the next call connect again, unless that has happened already. The lock is held
+    /// while a connection is being made.
     fn give_up(&self, generation: u64) {
         if let Ok(mut held) = self.held.try_lock()
             && held
@@ -134,7 +134,7 @@ impl Server {
     }
 }
 
-/// Gives a connection up whose answer was not waited for.
+/// Gives up a connection when its caller stops waiting for the answer.
 struct Waiting<'a> {
     server: &'a Server,
     generation: u64,
@@ -158,8 +158,8 @@ impl RedisLink {
         }
     }
 
-    /// Asks the server that holds `key`, and waits at most [`ANSWER`]. It is asked again where
-    /// an idle connection turns out to have been closed, so the call must bear to be made twice.
+    /// Calls the server that holds `key` and waits at most [`ANSWER`]. If an idle connection
+    /// turns out to be closed it calls again, so the call must be idempotent.
     pub(crate) async fn ask<T: FromRedisValue>(
         &self,
         key: &str,
@@ -168,7 +168,7 @@ impl RedisLink {
         self.ask_within(ANSWER, key, call).await
     }
 
-    /// Asks something that may be answered late: within `limit`.
+    /// The same with another time limit.
     pub(crate) async fn ask_within<T: FromRedisValue>(
         &self,
         limit: Duration,
@@ -187,7 +187,7 @@ impl RedisLink {
         within(limit, asked).await
     }
 
-    /// The present masters of a cluster; `None` where there is one master, which has all keys.
+    /// Returns the masters of a cluster; `None` if there is one master that has all keys.
     pub(crate) async fn masters(&self) -> Result<Option<Arc<SlotMap>>, LinkError> {
         match &self.backend.cluster {
             None => Ok(None),
@@ -195,8 +195,8 @@ impl RedisLink {
         }
     }
 
-    /// Asks one master of a cluster. `None` where it does not hold all keys of the call, which
-    /// then has written nothing.
+    /// Calls one master of a cluster. Returns `None` if it does not hold all keys of the call,
+    /// which then has written nothing.
     pub(crate) async fn ask_master<T: FromRedisValue>(
         &self,
         master: &Master,
@@ -288,7 +288,7 @@ impl RedisLink {
                 server.node.distrust(held.generation);
                 server.give_up(held.generation);
             }
-            // Nothing was done: the connection was closed before, or the server refused.
+            // The call took no effect: the connection was closed before, or the server refused.
             let undone = error.is_connection_dropped() || code(&error) == Some("READONLY");
             if !first || !undone {
                 return Err(fault);
@@ -297,8 +297,8 @@ impl RedisLink {
         }
     }
 
-    /// The connection. Whoever comes while one is being made waits for it, and tries once more
-    /// if it was not.
+    /// Returns the connection. A caller that comes while it is being made waits for it, and
+    /// makes another attempt if that failed.
     async fn connection(&self, server: &Server) -> Result<Held, Fault> {
         let mut slot = server.held.lock().await;
         if let Some(held) = &*slot
@@ -322,8 +322,8 @@ impl RedisLink {
         Ok(held)
     }
 
-    /// Subscribes to a channel by a connection of its own, on the current runtime: at the
-    /// server that holds `key`. Also returns what tells when the subscription is to end.
+    /// Subscribes to a channel at the server that holds `key`, by a connection of its own on
+    /// the current runtime. The subscription must end when the receiver has another value.
     pub(crate) async fn subscribe(
         &self,
         key: &str,

@@ -1,6 +1,6 @@
-//! The Redis of a process: every connection to it, for the lease store and for the bus, comes
-//! from one [`RedisBackend`], so that the whole process talks to one server, or to one
-//! cluster, and notices as a whole when another server takes its place.
+//! The connections to Redis, for the lease store and for the bus. All of them come from one
+//! [`RedisBackend`], so that the whole process uses one server, or one cluster, and changes
+//! as a whole when another server takes its place.
 
 mod cluster;
 mod connection;
@@ -32,7 +32,7 @@ pub use self::url::{FORMS, RedisUrl};
 use crate::error::OpenError;
 use crate::metrics::Gauge;
 
-/// How often the process looks whether the master is still the same one.
+/// How often the process checks that the master is still the same one.
 const WATCH: Duration = Duration::from_secs(1);
 /// How often the settings of the servers are checked.
 const CHECK: Duration = Duration::from_secs(10);
@@ -40,9 +40,9 @@ const CHECK: Duration = Duration::from_secs(10);
 /// The servers behind one URL. All links of a process share it.
 pub struct RedisBackend {
     connector: Connector,
-    /// `None` where there is one master.
+    /// `None` if there is one master.
     cluster: Option<Cluster>,
-    /// By address; without one it is the one master, wherever it is.
+    /// By address. Without a cluster, the key of the one master is `None`.
     nodes: Mutex<HashMap<Option<Address>, Arc<Node>>>,
     watched: AtomicBool,
     /// Whether a server may evict leases.
@@ -50,7 +50,7 @@ pub struct RedisBackend {
 }
 
 impl RedisBackend {
-    /// Checks what can be checked without connecting.
+    /// Checks the files and settings of the URL, without connecting.
     pub fn open(url: &RedisUrl) -> Result<Arc<Self>, OpenError> {
         let connector = Connector::new(url.clone());
         let (address, cluster) = match &url.arrangement {
@@ -76,12 +76,12 @@ impl RedisBackend {
 
     /// Sets `gauge` to 1 while a server may evict leases.
     pub fn report_evictions(&self, gauge: Gauge) {
-        // It is given once, by the daemon.
+        // The daemon sets it once.
         let _ = self.evicts.set(gauge);
     }
 
-    /// A link whose connections live on the current runtime. The first one also begins to
-    /// watch the servers, on the same runtime.
+    /// Returns a link whose connections live on the current runtime. The first one also starts
+    /// the watch over the servers, on the same runtime.
     pub(crate) fn link(self: &Arc<Self>) -> RedisLink {
         if !self.watched.swap(true, Ordering::Relaxed) {
             tokio::spawn(watch(Arc::downgrade(self)));
@@ -89,7 +89,7 @@ impl RedisBackend {
         RedisLink::new(Arc::clone(self))
     }
 
-    /// What the process agrees on about one master.
+    /// Returns the state that all links share about one master.
     fn node(&self, address: &Option<Address>) -> Arc<Node> {
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(node) = nodes.get(address) {
@@ -104,7 +104,7 @@ impl RedisBackend {
         nodes.contains_key(address)
     }
 
-    /// Connects to a master: to that one of a cluster, or to whichever is the one master now.
+    /// Connects to a master: to the one at `address`, or else to the one that is the master now.
     async fn reach(&self, address: Option<Address>) -> Result<(Address, Connected), Fault> {
         let address = match (address, &self.connector.url.arrangement) {
             (Some(address), _) => address,
@@ -119,7 +119,7 @@ impl RedisBackend {
         Ok((address, connected))
     }
 
-    /// Has the slots of a cluster asked for again where an answer shows that they changed.
+    /// Wakes the watch if an answer shows that the slots of the cluster have changed.
     fn outdate(&self, fault: &Fault) {
         let changed = matches!(
             fault,
@@ -132,8 +132,8 @@ impl RedisBackend {
         }
     }
 
-    /// Looks whether the masters are still the same ones: a connection that is new each time
-    /// goes where new ones go now, wherever those lead that are open.
+    /// Checks that the masters are still the same ones. It makes a new connection each time,
+    /// because an open one may still lead to an old master.
     async fn look(&self) -> Result<(), LinkError> {
         let Some(cluster) = &self.cluster else {
             let node = self.node(&None);
@@ -163,7 +163,7 @@ impl RedisBackend {
         Ok(())
     }
 
-    /// Checks the settings of all masters, and says what has changed since.
+    /// Checks the settings of all masters, and logs new warnings.
     async fn check(&self, before: Settings) -> Settings {
         let masters = match self.cluster.as_ref().and_then(Cluster::known) {
             Some(map) => map
@@ -196,7 +196,7 @@ async fn watch(backend: Weak<RedisBackend>) {
                 return;
             };
             match backend.look().await {
-                Err(error) => log::debug!("looking at the masters of Redis: {error}"),
+                Err(error) => log::debug!("cannot check the masters of Redis: {error}"),
                 Ok(()) if checked.is_some_and(|checked| checked.elapsed() < CHECK) => {}
                 Ok(()) => {
                     settings = backend.check(settings).await;
@@ -206,12 +206,12 @@ async fn watch(backend: Weak<RedisBackend>) {
             let cluster = backend.cluster.as_ref();
             cluster.map_or_else(|| Arc::new(Notify::new()), |c| Arc::clone(&c.outdated))
         };
-        // At its time, or when an answer shows that something changed.
+        // Earlier if an answer shows that the slots have changed.
         if timeout(WATCH, outdated.notified()).await.is_ok() {
             tokio::time::sleep(SETTLE).await;
         }
     }
 }
 
-/// Between two looks at a cluster that is changing.
-const SETTLE: Duration = Duration::from_millis(50);
+/// The least time between two checks of a cluster that is changing.
+const SETTLE: Duration = Duration::from_millis(200);

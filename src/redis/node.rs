@@ -1,4 +1,4 @@
-//! What all connections of the process to one master agree on.
+//! The state that all connections of the process to one master share.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,9 +6,9 @@ use tokio::sync::watch;
 
 use super::url::Address;
 
-/// One master as the whole process sees it. Every connection belongs to a generation, and
-/// whatever says that this is not the server to talk to begins the next one: then each link
-/// makes a new connection at its next use.
+/// One master as the whole process sees it. Every connection belongs to a generation. Evidence
+/// that the server is not the master any more begins the next generation, and then each link
+/// makes a new connection at its next call.
 pub(super) struct Node {
     generation: watch::Sender<u64>,
     agreed: Mutex<Agreed>,
@@ -17,7 +17,7 @@ pub(super) struct Node {
 #[derive(Default)]
 struct Agreed {
     address: Option<Address>,
-    /// The number of the server's run.
+    /// The run ID of the server.
     run: Option<String>,
 }
 
@@ -33,12 +33,12 @@ impl Node {
         *self.generation.borrow()
     }
 
-    /// Tells when connections of the present generation are to be closed.
+    /// Returns a receiver of the generation.
     pub(super) fn generations(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
     }
 
-    /// Begins the next generation, unless that of the witness is over already.
+    /// Begins the next generation, unless the generation `witness` is over already.
     pub(super) fn distrust(&self, witness: u64) {
         self.generation.send_if_modified(|generation| {
             let present = *generation == witness;
@@ -47,9 +47,9 @@ impl Node {
         });
     }
 
-    /// Takes note of the server that a new connection reached, and returns the generation of
-    /// that connection, which was begun in the generation `begun`. Where it is another server
-    /// than that of the other connections, or another run of it, they are all to be made anew.
+    /// Records the server that a new connection reached, and returns the generation of that
+    /// connection, which was begun in the generation `begun`. If it reached another server than
+    /// the connections before, or another run of it, the next generation begins.
     pub(super) fn agree(&self, address: &Address, run: Option<&str>, begun: u64) -> u64 {
         let mut agreed = self.agreed.lock().unwrap_or_else(PoisonError::into_inner);
         let moved = agreed
@@ -64,7 +64,7 @@ impl Node {
         if !moved && !restarted {
             return begun;
         }
-        log::info!("the master at {address} is another one than before");
+        log::info!("the Redis at {address} is another server or another run than before");
         self.generation.send_modify(|generation| *generation += 1);
         self.generation()
     }

@@ -1,25 +1,23 @@
-//! Asks sentinels for the address of a master.
+//! Asks Sentinels for the address of a master.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use redis::FromRedisValue;
-use redis::aio::ConnectionLike;
 use tokio::time::timeout;
 
 use super::connection::Connector;
 use super::error::{LinkError, reason};
 use super::url::Address;
 
-/// How long a sentinel may take. With the connection that follows it is within the time of
-/// an answer.
+/// The time limit for the answer of one Sentinel. It leaves time for the connection to the
+/// master within one call.
 const ASK: Duration = Duration::from_millis(250);
 
-/// Returns the address of the master. Sentinels that do not know of a failover yet name the
-/// old master with a smaller epoch of the configuration, so the greatest epoch counts; asking
-/// ends as soon as most of the sentinels agree.
+/// Returns the address of the master, as soon as most of the Sentinels agree on it. If they do
+/// not, the greatest configuration epoch decides: Sentinels that do not know of a failover yet
+/// name the old master with a smaller one.
 pub(super) async fn master(
     connector: &Connector,
     sentinels: &[Address],
@@ -64,10 +62,8 @@ async fn ask(connector: &Connector, sentinel: &Address, name: &str) -> Result<Na
     let mut connection = connection.map_err(|error| fail(error.to_string()))?;
     let mut ask = redis::cmd("SENTINEL");
     ask.arg("MASTER").arg(name);
-    let answer = connection.req_packed_command(&ask).await;
-    let answer = answer.map_err(|error| fail(reason(&error)))?;
-    let fields: HashMap<String, String> =
-        HashMap::from_redis_value(answer).map_err(|error| fail(error.to_string()))?;
+    let fields = ask.query_async(&mut connection).await;
+    let fields: HashMap<String, String> = fields.map_err(|error| fail(reason(&error)))?;
     let field = |name: &str| {
         let field = fields.get(name);
         field.ok_or_else(|| fail(format!("its answer lacks {name}")))

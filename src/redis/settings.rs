@@ -1,15 +1,14 @@
-//! The settings of the servers that leases depend on.
+//! Checks the settings of a server that can harm leases.
 
 use std::collections::BTreeSet;
 
-use redis::FromRedisValue;
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 
 use super::connection::field;
 use super::error::{is_forbidden, reason};
 use super::url::Address;
 
-/// What is wrong with the settings of some servers.
+/// The findings about the settings of some servers.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Settings {
     warnings: BTreeSet<String>,
@@ -18,16 +17,13 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Asks one server.
+    /// Adds the findings about one server.
     pub(super) async fn add(&mut self, address: &Address, connection: &mut MultiplexedConnection) {
         for section in ["memory", "persistence"] {
             let mut info = redis::cmd("INFO");
             info.arg(section);
-            match connection.req_packed_command(&info).await {
-                Ok(info) => {
-                    let info = String::from_redis_value(info).unwrap_or_default();
-                    self.read(address, &info);
-                }
+            match info.query_async::<String>(connection).await {
+                Ok(info) => self.read(address, &info),
                 Err(error) if is_forbidden(&error) => {
                     self.unknown.insert(format!(
                         "the settings of Redis at {address} cannot be checked without the right \
@@ -68,7 +64,7 @@ impl Settings {
         }
     }
 
-    /// Logs what was not so before.
+    /// Logs the findings that `before` does not have.
     pub(super) fn tell(&self, before: &Self) {
         for warning in self.warnings.difference(&before.warnings) {
             log::warn!("{warning}");

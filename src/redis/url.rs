@@ -1,5 +1,5 @@
-//! The URL of `--leases` where the leases are on Redis: one server, a master that Sentinel
-//! names, or a cluster.
+//! The URL of `--leases` for leases on Redis: one server, a master that Sentinels name, or a
+//! cluster.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ const SENTINEL_PASSWORD: &str = "sentinel_password";
 /// The file with the password of the sentinels.
 const SENTINEL_PASSWORD_FILE: &str = "sentinel_password_file";
 
-/// What a text must look like to be the URL of a Redis.
+/// The forms of the URL, for errors.
 pub const FORMS: &str = "redis://HOST, redis+sentinel://HOST,HOST/MASTER, \
                          redis+cluster://HOST,HOST or redis+unix:///PATH (rediss for TLS)";
 
@@ -56,9 +56,9 @@ impl fmt::Display for Address {
 /// How the servers are arranged.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Arrangement {
-    /// One server at this address, or whichever server a proxy leads to.
+    /// One server at this address, or the server to which a proxy there leads.
     Single(Address),
-    /// The master of that name, as these sentinels know it.
+    /// The master of that name, which these Sentinels know.
     Sentinel {
         sentinels: Vec<Address>,
         master: String,
@@ -67,7 +67,7 @@ pub(super) enum Arrangement {
     Cluster(Vec<Address>),
 }
 
-/// Who the daemon says that it is.
+/// The user and the password of the daemon.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Login {
     pub(super) username: Option<String>,
@@ -92,7 +92,7 @@ pub struct RedisUrl {
     /// `None` without TLS.
     pub(super) tls: Option<TlsFiles>,
     pub(super) login: Login,
-    /// For the sentinels.
+    /// The login at the Sentinels.
     pub(super) sentinel_login: Login,
     pub(super) database: i64,
     pub(super) protocol: ProtocolVersion,
@@ -106,7 +106,7 @@ enum Kind {
     Unix,
 }
 
-/// What a scheme stands for, and whether it is with TLS.
+/// Returns the kind of a scheme, and whether it is with TLS.
 fn scheme(name: &str) -> Option<(Kind, bool)> {
     let (server, kind) = match name.split_once('+') {
         None if name == "unix" => return Some((Kind::Unix, false)),
@@ -124,7 +124,7 @@ fn scheme(name: &str) -> Option<(Kind, bool)> {
 }
 
 impl RedisUrl {
-    /// Whether a text with this scheme can be the URL of a Redis.
+    /// Whether this is the scheme of a URL of Redis.
     pub fn has_scheme(name: &str) -> bool {
         scheme(name).is_some()
     }
@@ -213,7 +213,7 @@ impl RedisUrl {
         Ok(parsed)
     }
 
-    /// Takes over the parameters; returns the database, if one is named.
+    /// Reads the parameters; returns the database if one is named.
     fn take_parameters(&mut self, url: &Url, kind: Kind) -> Result<Option<i64>, UrlError> {
         let mut database = None;
         for (name, value) in url.query_pairs() {
@@ -277,7 +277,7 @@ fn number(text: &str) -> Result<i64, UrlError> {
     number.ok_or_else(|| UrlError::new(format!("{text:?} is not the number of a database")))
 }
 
-/// As the driver reads it, which also decodes what is escaped.
+/// Parses a host and a login with the driver, which also decodes escaped characters.
 fn host_and_login(user: &str, host: &str, port: u16) -> Result<(Address, Login), UrlError> {
     let url = Url::parse(&format!("redis://{user}{host}")).map_err(UrlError::new)?;
     if url.host_str().is_none_or(str::is_empty) {
@@ -297,7 +297,7 @@ fn host_and_login(user: &str, host: &str, port: u16) -> Result<(Address, Login),
     Ok((Address::Tcp(host.clone(), port), login))
 }
 
-/// Decodes a part of a path, as the driver decodes a user's name.
+/// Decodes a part of a path, as the driver decodes a user name.
 fn decoded(text: &str) -> Result<String, UrlError> {
     let (_, login) = host_and_login(&format!("{text}@"), "h", 0)?;
     Ok(login.username.unwrap_or_default())

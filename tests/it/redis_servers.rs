@@ -17,6 +17,7 @@ use crate::support::eventually;
 use crate::support::process::free_port;
 use crate::support::redis::Redis;
 use crate::support::redis_cluster::RedisCluster;
+use crate::support::sentinels::Sentinels;
 use crate::support::sse::Subscriber;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -65,6 +66,36 @@ async fn redis_is_reached_by_a_unix_socket() {
     assert!(keys.contains("db2:") && !keys.contains("db0:"), "{keys}");
     let missing = refusal(&format!("redis+unix://{path}.not"));
     assert!(missing.contains("No such file or directory"), "{missing}");
+}
+
+#[tokio::test]
+async fn a_url_for_another_kind_of_server_is_corrected() {
+    let single = Redis::start().await;
+    let node = Redis::start_with(|_| ["--cluster-enabled", "yes"].map(str::to_owned).into()).await;
+    let sentinels = Sentinels::start(&single, 0).await;
+    let hosts = sentinels.url();
+    let sentinel = hosts
+        .split([',', '/'])
+        .find(|host| host.contains(':') && !host.contains('+'));
+    let cluster = single.url().replace("redis://", "redis+cluster://");
+    for (url, said) in [
+        (
+            node.url(),
+            "is a node of a Redis Cluster: use redis+cluster://HOST,HOST",
+        ),
+        (
+            format!("redis://{}", sentinel.unwrap()),
+            "is a Sentinel: use redis+sentinel://HOST,HOST/MASTER",
+        ),
+        (cluster, "This instance has cluster support disabled"),
+        (
+            format!("{hosts}-other"),
+            "no sentinel names the master \"main-other\"",
+        ),
+    ] {
+        let reason = refusal(&url);
+        assert!(reason.contains(said), "{url}: {reason}");
+    }
 }
 
 #[tokio::test]
@@ -281,7 +312,25 @@ async fn the_documented_acl_is_enough_on_one_server() {
     assert_eq!(daemon.delete(INSTANCE).await.0, 204);
     the_acl_is_what_was_needed(&servers, acl).await;
     let log = daemon.log();
-    assert!(!log.contains("does not allow"), "{log}");
+    assert!(!log.contains("the ACL of Redis forbids"), "{log}");
+}
+
+#[tokio::test]
+async fn a_daemon_that_must_not_ask_for_the_role_works_and_says_so() {
+    let servers = [Redis::start().await];
+    let without = vec!["ACL", "SETUSER", "rollcall", "-role", "-info"];
+    restrict(&servers, &[documented_acl().remove(0), without]).await;
+    let url = format!("redis://rollcall:PASSWORD@127.0.0.1:{}", servers[0].port());
+    let daemon = do_everything(&url).await;
+    let log = daemon.log();
+    for said in [
+        "the ACL of Redis forbids ROLE to this user",
+        "the ACL of Redis forbids INFO to this user",
+        "make sure that maxmemory-policy is noeviction",
+    ] {
+        let lines = log.lines().filter(|line| line.contains(said)).count();
+        assert_eq!(lines, 1, "{said}:\n{log}");
+    }
 }
 
 #[tokio::test]

@@ -7,16 +7,22 @@ use super::eventually;
 use super::process::free_port;
 use super::redis::Redis;
 
-/// Three masters, each with a replica.
+/// Three masters, and their replicas.
 pub(crate) struct RedisCluster {
     nodes: Vec<Redis>,
 }
 
 impl RedisCluster {
-    /// Returns when all nodes say that all slots are served.
+    /// Each master with a replica.
     pub(crate) async fn start() -> Self {
+        Self::start_with(1).await
+    }
+
+    /// With so many replicas of each master. Returns when all nodes say that all slots are
+    /// served.
+    pub(crate) async fn start_with(replicas: usize) -> Self {
         let mut nodes = Vec::new();
-        for _ in 0..6 {
+        for _ in 0..3 * (1 + replicas) {
             let settings = format!(
                 "--cluster-enabled yes --cluster-node-timeout 2000 --cluster-port {}",
                 free_port()
@@ -27,7 +33,7 @@ impl RedisCluster {
         let cluster = Self { nodes };
         let mut create = vec!["create".to_owned()];
         create.extend(cluster.hosts());
-        create.extend(["--cluster-replicas".to_owned(), "1".to_owned()]);
+        create.extend(["--cluster-replicas".to_owned(), replicas.to_string()]);
         cluster.manage(create).await;
         for node in &cluster.nodes {
             eventually(Duration::from_secs(30), "the cluster serves", || async {
@@ -38,7 +44,8 @@ impl RedisCluster {
             eventually(Duration::from_secs(30), "the replicas follow", || async {
                 let info: String = node.run(redis::cmd("INFO").arg("replication")).await;
                 let follows = info.contains("master_link_status:up");
-                (follows || info.contains("connected_slaves:1")).then_some(())
+                let followed = info.contains(&format!("connected_slaves:{replicas}"));
+                (follows || followed).then_some(())
             })
             .await;
         }
