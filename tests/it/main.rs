@@ -45,6 +45,7 @@ mod redis_servers;
 mod roll_call;
 mod sentinel;
 mod shutdown;
+mod soak;
 mod sqlite_file;
 mod start_and_stop;
 mod tls;
