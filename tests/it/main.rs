@@ -50,3 +50,4 @@ mod sqlite_file;
 mod start_and_stop;
 mod tls;
 mod valkey;
+mod visible_faults;
