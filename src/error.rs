@@ -29,25 +29,68 @@ pub struct OpenError {
     pub reason: String,
 }
 
-/// A backend's URL, shown without its password.
+/// A backend's URL, which may name several hosts, shown without its passwords.
 #[derive(Clone, PartialEq, Eq)]
-pub struct BackendUrl(Url);
+pub struct BackendUrl {
+    /// As it was given.
+    text: String,
+    /// With the first host alone.
+    url: Url,
+    /// The user and the password with the `@` after them, or nothing.
+    user: String,
+    /// Each with its port if one was given.
+    hosts: Vec<String>,
+}
 
 impl BackendUrl {
-    /// Wraps a URL.
-    pub fn new(url: Url) -> Self {
-        Self(url)
+    /// Reads a URL whose authority may be a list: `scheme://user:password@host,host:port/path`.
+    pub fn parse(text: &str) -> Result<Self, UrlError> {
+        let begin = text.find("://").map_or(0, |scheme| scheme + 3);
+        let (scheme, rest) = text.split_at(begin);
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, tail) = rest.split_at(end);
+        let (user, hosts) = match authority.rfind('@') {
+            Some(at) => authority.split_at(at + 1),
+            None => ("", authority),
+        };
+        let hosts: Vec<String> = hosts
+            .split(',')
+            .map(|host| host.trim().to_owned())
+            .collect();
+        let first = hosts.first().map(String::as_str).unwrap_or_default();
+        let url = Url::parse(&format!("{scheme}{user}{first}{tail}")).map_err(UrlError::new)?;
+        Ok(Self {
+            text: text.to_owned(),
+            url,
+            user: user.to_owned(),
+            hosts,
+        })
     }
 
-    /// The whole URL with its password, for the driver alone.
-    pub fn expose(&self) -> &Url {
-        &self.0
+    /// The text with its passwords, for the driver alone.
+    pub fn expose(&self) -> &str {
+        &self.text
+    }
+
+    /// The URL with its passwords and the first host alone.
+    pub fn first(&self) -> &Url {
+        &self.url
+    }
+
+    /// The user and the password as they were written, with the `@` after them, or nothing.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The hosts as they were written, each with its port if one was given.
+    pub fn hosts(&self) -> &[String] {
+        &self.hosts
     }
 }
 
 impl fmt::Display for BackendUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.0.clone();
+        let mut shown = self.url.clone();
         if shown.password().is_some() && shown.set_password(Some("***")).is_err() {
             return f.write_str("***");
         }
@@ -55,14 +98,25 @@ impl fmt::Display for BackendUrl {
             let pairs: Vec<(String, String)> = shown
                 .query_pairs()
                 .map(|(name, value)| {
-                    let hidden = name.to_ascii_lowercase().contains("pass");
+                    let name_lower = name.to_ascii_lowercase();
+                    let hidden = name_lower.contains("pass") && !name_lower.ends_with("_file");
                     let value = if hidden { "***".into() } else { value };
                     (name.into_owned(), value.into_owned())
                 })
                 .collect();
             shown.query_pairs_mut().clear().extend_pairs(pairs);
         }
-        shown.fmt(f)
+        let mut shown = shown.to_string();
+        let begin = shown.find("://").map_or(0, |scheme| scheme + 3);
+        let end = shown[begin..].find(['/', '?']).map(|end| begin + end);
+        let more: String = self
+            .hosts
+            .iter()
+            .skip(1)
+            .map(|host| format!(",{host}"))
+            .collect();
+        shown.insert_str(end.unwrap_or(shown.len()), &more);
+        f.write_str(&shown)
     }
 }
 

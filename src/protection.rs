@@ -7,6 +7,7 @@
 //! enough.
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -72,6 +73,8 @@ struct Agreement {
     asked_at: Option<Instant>,
     /// Since when they were asked without a longer pause than [`AGREED`].
     asked_since: Option<Instant>,
+    /// Why they could not be asked; `None` while they can.
+    failure: Option<String>,
 }
 
 /// Protection while it lasts.
@@ -111,7 +114,8 @@ pub struct Report {
     pub held: Option<(Held, Duration)>,
     /// Why nobody with the default time to live is judged, and for how long still.
     pub grace: Option<(&'static str, Duration)>,
-    /// Why the replicas do not agree on the lease store; `None` while they do.
+    /// Why the replicas do not agree on the lease store, or cannot be asked whether they do;
+    /// `None` while they agree.
     pub disagreement: Option<String>,
     /// Why the lease store is unavailable; `None` while it works.
     pub lease_store_failure: Option<String>,
@@ -159,12 +163,23 @@ impl Protection {
             agreement.asked_since = Some(now);
         }
         agreement.asked_at = Some(now);
+        agreement.failure = None;
         let before = std::mem::replace(&mut agreement.disagreement, disagreement.clone());
         match (before, disagreement) {
             (None, Some(reason)) => log::warn!("{reason}; no instance is marked offline"),
             (Some(_), None) => state.distrust(now, "the replicas used different lease stores"),
             _ => {}
         }
+    }
+
+    /// This replica could not compare its lease store with those of the others.
+    pub fn not_attested(&self, error: &dyn Display) {
+        let failure = format!("the lease stores of the replicas cannot be compared: {error}");
+        let mut state = self.state();
+        if state.agreement.failure.is_none() {
+            log::warn!("{failure}; no instance is marked offline");
+        }
+        state.agreement.failure = Some(failure);
     }
 
     /// Until when an instance with that time to live is not judged; `None` if it may be.
@@ -271,7 +286,7 @@ impl Protection {
         Report {
             held,
             grace: (!left.is_zero()).then_some((reason, left)),
-            disagreement: state.agreement.disagreement.clone(),
+            disagreement: state.agreement.trouble(now),
             lease_store_failure: self.health.failure(),
         }
     }
@@ -294,6 +309,12 @@ impl Agreement {
     fn pause(&self, now: Instant) -> Duration {
         let asked_at = self.asked_at.map(|at| now.duration_since(at));
         asked_at.unwrap_or(Duration::MAX)
+    }
+
+    /// Why the replicas are not known to agree.
+    fn trouble(&self, now: Instant) -> Option<String> {
+        let unknown = || self.failure.clone().filter(|_| self.pause(now) > AGREED);
+        self.disagreement.clone().or_else(unknown)
     }
 
     /// Until when it is not known whether the replicas agree. After a pause the rows of the
@@ -442,8 +463,12 @@ mod tests {
             protection.tick();
         }
         assert!(protection.patience(ttl()).is_some());
+        protection.not_attested(&"permission denied");
+        let reason = protection.report().disagreement.unwrap();
+        assert!(reason.ends_with("permission denied"), "{reason}");
         // The others may have had no chance yet to attest.
         protection.attested(None);
+        assert_eq!(protection.report().disagreement, None);
         assert!(protection.patience(ttl()).is_some());
         run(&protection, 5).await;
         assert_eq!(protection.patience(ttl()), None);

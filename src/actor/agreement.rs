@@ -44,8 +44,8 @@ impl Agreement {
         };
         match self.registry.ask(Attest(own.clone())).await {
             Ok(Ok(others)) => self.protection.attested(disagreement(&own, &others)),
-            Ok(Err(error)) => log::debug!("cannot attest the lease store: {error}"),
-            Err(error) => log::debug!("cannot attest the lease store: {error}"),
+            Ok(Err(error)) => self.protection.not_attested(&error),
+            Err(error) => self.protection.not_attested(&error),
         }
     }
 }

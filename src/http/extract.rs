@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, IF_NONE_MATCH};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, IF_NONE_MATCH};
 use actix_web::{FromRequest, HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
@@ -72,7 +72,7 @@ fn json_text(
     payload: &mut Payload,
     limit: usize,
 ) -> impl Future<Output = Result<Bytes, Problem>> + use<> {
-    let content_type = request.headers().get(CONTENT_TYPE).cloned();
+    let media = check_media(request);
     let payload = web::Payload::from_request(request, payload);
     let request = request.clone();
     async move {
@@ -82,21 +82,37 @@ fn json_text(
         if body.is_empty() {
             return Ok(Bytes::from_static(b"{}"));
         }
-        // A browser cannot be made to send this type to another site unasked.
-        let is_json = content_type
-            .as_ref()
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split(';').next())
-            .is_some_and(|value| value.trim().eq_ignore_ascii_case("application/json"));
-        if !is_json {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "a body must have the header Content-Type: application/json",
-            ));
-        }
-        Ok(body)
+        media.map(|()| body)
     }
+}
+
+/// Whether a body is JSON in UTF-8, as its headers say.
+fn check_media(request: &HttpRequest) -> Result<(), Problem> {
+    let unsupported = |detail| {
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Err(Problem::new(status, "unsupported_media_type", detail))
+    };
+    let mut encodings = request.headers().get_all(CONTENT_ENCODING);
+    if !encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return unsupported("a body must not be compressed: leave Content-Encoding out");
+    }
+    let content_type = request.headers().get(CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    let mut parts = content_type.unwrap_or_default().split(';').map(str::trim);
+    // A browser cannot be made to send this type to another site unasked.
+    let media_type = parts.next().unwrap_or_default();
+    if !media_type.eq_ignore_ascii_case("application/json") {
+        return unsupported("a body must have the header Content-Type: application/json");
+    }
+    let mut parameters = parts.filter_map(|part| part.split_once('='));
+    let is_utf8 = |(name, value): (&str, &str)| {
+        let value = value.trim_matches('"');
+        !name.eq_ignore_ascii_case("charset") || value.eq_ignore_ascii_case("utf-8")
+    };
+    if !parameters.all(is_utf8) {
+        return unsupported("a body must be in UTF-8: leave charset out of Content-Type");
+    }
+    Ok(())
 }
 
 fn api(request: &HttpRequest) -> Result<&Api, Problem> {

@@ -9,10 +9,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_tls::accept::rustls_0_23::TlsStream;
-use actix_web::body::BoxBody;
+use actix_web::body::{self, BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Extensions, Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, EXPECT, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::middleware::Next;
@@ -85,10 +85,11 @@ impl Gate {
     ) -> Result<ServiceResponse, actix_web::Error> {
         let begin = Instant::now();
         let method = request.method().clone();
-        let known = self
-            .rules
-            .iter()
-            .find(|(name, ..)| *name == method.as_str());
+        let name = match method {
+            Method::HEAD => "GET",
+            _ => method.as_str(),
+        };
+        let known = self.rules.iter().find(|(known, ..)| *known == name);
         let (rule, metrics) = match known {
             Some((_, rule, metrics)) => (Some(rule), metrics),
             None => (None, &self.other),
@@ -100,6 +101,10 @@ impl Gate {
                 request.into_response(answer)
             }
         };
+        // The library sends no body here, but would wait for the end of a stream.
+        if method == Method::HEAD && answer.response().body().size() == BodySize::Stream {
+            answer = answer.map_body(|_, _| BoxBody::new(body::None::new()));
+        }
         let head = answer.response_mut().head_mut();
         if self.api.progress.is_leaving() || self.api.connections.are_scarce() {
             // So that the client's next request goes elsewhere, or leaves room for others.
@@ -118,6 +123,15 @@ impl Gate {
 
     fn admit(&self, rule: Option<&Rule>, request: &ServiceRequest) -> Result<(), Problem> {
         let api = &**self.api;
+        let expectation = request.headers().get(EXPECT);
+        if expectation.is_some_and(|it| !it.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+            let problem = Problem::new(
+                StatusCode::EXPECTATION_FAILED,
+                "expectation_failed",
+                "the only expectation that is met is Expect: 100-continue",
+            );
+            return Err(problem.closing());
+        }
         let mut passed = Passed::default();
         let role = match rule {
             Some(rule) => rule.role,

@@ -215,13 +215,20 @@ pub(super) async fn beat_many(
     let leases = batch.distinct()?;
     let known = leases.iter().map(|(_, lease)| *lease);
     let known = api.directory.all_known(known);
-    let mut instances = Vec::with_capacity(leases.len());
+    let (mut renewals, mut all_known) = (Vec::with_capacity(leases.len()), true);
     for ((index, lease), known) in leases.iter().zip(known) {
+        all_known &= known.is_some();
         let instance = parsed(*lease, known);
         let instance = instance.map_err(|problem| problem.within(&format!("leases[{index}]")))?;
         caller.check(&instance.0.scope)?;
-        instances.push(instance);
+        renewals.push((*lease, instance));
     }
+    if !all_known {
+        // What is not known by its text may be another's name, written in another way.
+        let mut seen = HashSet::with_capacity(renewals.len());
+        renewals.retain(|(_, (key, _))| seen.insert(key.clone()));
+    }
+    let (leases, instances): (Vec<_>, Vec<_>) = renewals.into_iter().unzip();
     let outcomes = api.heartbeat.ask(Beat { instances }).await??;
     let mut view = BatchView {
         renewed: 0,
@@ -230,7 +237,7 @@ pub(super) async fn beat_many(
         next_in_ms: None,
     };
     let mut living: Option<(&str, Ttl)> = None;
-    for ((_, lease), outcome) in leases.into_iter().zip(outcomes) {
+    for (lease, outcome) in leases.into_iter().zip(outcomes) {
         let ttl = match outcome {
             BeatOutcome::Renewed(ttl) => {
                 view.renewed += 1;

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
-use actix_web::{FromRequest, Handler, HttpRequest, Responder, ResponseError, Route, web};
+use actix_web::{FromRequest, Handler, HttpRequest, Responder, ResponseError, Route, guard, web};
 
 pub use self::connections::Connections;
 pub use self::error::Problem;
@@ -208,8 +208,11 @@ fn table() -> Vec<Path> {
 pub fn configure(app: &mut web::ServiceConfig, api: Api) {
     let api = web::Data::new(api);
     for Path { pattern, endpoints } in table() {
-        let methods: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.method).collect();
-        let allow = methods.join(", ");
+        let allow = endpoints.iter().map(|endpoint| match endpoint.method {
+            "GET" => "GET, HEAD",
+            method => method,
+        });
+        let allow = Vec::from_iter(allow).join(", ");
         let rules = endpoints
             .iter()
             .map(|endpoint| (endpoint.method, endpoint.rule));
@@ -337,6 +340,18 @@ impl Endpoint {
     }
 }
 
+/// HEAD is answered as GET is, without the body.
+fn get<F, Args>(access: impl Access, handler: F) -> Endpoint
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+    F::Future: Future,
+{
+    let either = guard::Any(guard::Get()).or(guard::Head());
+    Endpoint::new(access, "GET", web::route().guard(either).to(handler))
+}
+
 macro_rules! methods {
     ($($name:ident $method:literal),*) => {$(
         fn $name<F, Args>(access: impl Access, handler: F) -> Endpoint
@@ -350,4 +365,4 @@ macro_rules! methods {
         }
     )*};
 }
-methods!(get "GET", put "PUT", post "POST", patch "PATCH", delete "DELETE");
+methods!(put "PUT", post "POST", patch "PATCH", delete "DELETE");

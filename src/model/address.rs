@@ -1,5 +1,6 @@
 //! Addresses: where an instance listens, and by which it is known in its scope.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -9,7 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Invalid, from_text, shown};
 
-/// `host:port`, kept byte for byte as it was given, at most 100 characters. Cheap to clone.
+/// `host:port` in its normal form, at most 100 characters: a host name in lower case, an IPv6
+/// address as RFC 5952 writes it. Two ways to write one address are one address. Cheap to clone.
 ///
 /// The host is a name (labels of letters, digits, `-` and `_`, joined by dots),
 /// an IPv4 address or an IPv6 address in brackets (RFC 3986 section 3.2.2, without
@@ -28,16 +30,23 @@ impl Address {
     }
 }
 
-fn is_host(host: &str) -> bool {
+/// The normal form of a host; `None` where it is none.
+fn normal_host(host: &str) -> Option<Cow<'_, str>> {
     if let Some(inner) = host.strip_prefix('[') {
-        return inner
-            .strip_suffix(']')
-            .is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
+        let ip: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
+        return Some(Cow::Owned(format!("[{ip}]")));
     }
     // Digits and dots alone are meant as an IPv4 address and must be one.
     if host.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-        return host.parse::<Ipv4Addr>().is_ok();
+        return host.parse::<Ipv4Addr>().ok().map(|_| Cow::Borrowed(host));
     }
+    is_name(host).then(|| match host.bytes().any(|b| b.is_ascii_uppercase()) {
+        true => Cow::Owned(host.to_ascii_lowercase()),
+        false => Cow::Borrowed(host),
+    })
+}
+
+fn is_name(host: &str) -> bool {
     host.split('.').all(|label| {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
@@ -77,13 +86,16 @@ impl FromStr for Address {
                 shown(text)
             )));
         }
-        if !is_host(host) {
+        let Some(normal) = normal_host(host) else {
             return Err(Invalid::new(format!(
                 "must have a host name, an IPv4 address or an [IPv6] address before the port, unlike {}",
                 shown(text)
             )));
-        }
-        Ok(Self(text.into()))
+        };
+        Ok(match normal {
+            Cow::Borrowed(_) => Self(text.into()),
+            Cow::Owned(host) => Self(format!("{host}:{port}").into()),
+        })
     }
 }
 
@@ -128,6 +140,21 @@ mod tests {
             "[2001:db8::17]:443",
         ] {
             assert_eq!(good.parse::<Address>().unwrap().as_str(), good);
+        }
+    }
+
+    #[test]
+    fn two_ways_to_write_an_address_are_one() {
+        for (given, normal) in [
+            ("Orders-1.EU.example:80", "orders-1.eu.example:80"),
+            ("[0:0:0:0:0:0:0:1]:80", "[::1]:80"),
+            ("[0::0001]:80", "[::1]:80"),
+            ("[2001:DB8:0:0:1:0:0:1]:443", "[2001:db8::1:0:0:1]:443"),
+            ("[::FFFF:c000:0201]:1", "[::ffff:192.0.2.1]:1"),
+        ] {
+            let address: Address = given.parse().unwrap();
+            assert_eq!(address.as_str(), normal);
+            assert_eq!(normal.parse(), Ok(address));
         }
     }
 

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Address, DisplayName, Epoch, Invalid, Note, Scope, shown};
 
@@ -156,8 +157,7 @@ impl From<Ttl> for i64 {
 ///
 /// There is one for each instance, so it is one text: names and texts in turn, in the order of
 /// the names' bytes, with NUL between them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "BTreeMap<String, String>")]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Metadata(Box<str>);
 
 impl Metadata {
@@ -177,6 +177,36 @@ impl Metadata {
 impl Serialize for Metadata {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter())
+    }
+}
+
+/// Of a map in which no name comes twice.
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = BTreeMap<String, String>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = BTreeMap::new();
+                while let Some((name, text)) = map.next_entry::<String, String>()? {
+                    if entries.contains_key(&name) {
+                        let twice = format!("must not have the entry {} twice", shown(&name));
+                        return Err(A::Error::custom(twice));
+                    }
+                    entries.insert(name, text);
+                }
+                Ok(entries)
+            }
+        }
+
+        let entries = deserializer.deserialize_map(Entries)?;
+        entries.try_into().map_err(D::Error::custom)
     }
 }
 

@@ -86,10 +86,8 @@ pub(super) struct TlsFiles {
 /// The URL of one Redis, of one behind Sentinel, or of a cluster.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
-    /// The URL with only the first host.
+    /// As it is shown.
     shown: BackendUrl,
-    /// The other hosts, as they were written.
-    more_hosts: Vec<String>,
     pub(super) arrangement: Arrangement,
     /// `None` without TLS.
     pub(super) tls: Option<TlsFiles>,
@@ -132,26 +130,17 @@ impl RedisUrl {
     }
 
     fn parse(text: &str) -> Result<Self, UrlError> {
-        let (name, rest) = text
+        let (name, _) = text
             .split_once("://")
             .ok_or_else(|| UrlError::new(format!("must be {FORMS}")))?;
         let (kind, tls) = scheme(name).ok_or_else(|| UrlError::new(format!("must be {FORMS}")))?;
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        let (authority, tail) = rest.split_at(end);
-        let (user, hosts) = match authority.rsplit_once('@') {
-            Some((user, hosts)) => (format!("{user}@"), hosts),
-            None => (String::new(), authority),
-        };
-        let mut hosts = hosts.split(',').map(str::trim);
-        let first = hosts.next().unwrap_or_default();
-        let more_hosts: Vec<String> = hosts.map(str::to_owned).collect();
-        let url = Url::parse(&format!("{name}://{user}{first}{tail}")).map_err(UrlError::new)?;
+        let shown = BackendUrl::parse(text)?;
+        let url = shown.first().clone();
         if url.fragment().is_some() {
             return Err(UrlError::new("a # must be written as %23"));
         }
         let mut parsed = Self {
-            shown: BackendUrl::new(url.clone()),
-            more_hosts,
+            shown,
             arrangement: Arrangement::Cluster(Vec::new()),
             tls: tls.then(TlsFiles::default),
             login: Login::default(),
@@ -176,7 +165,7 @@ impl RedisUrl {
         if kind == Kind::Unix {
             let path = Url::parse(&format!("file://{}", url.path()));
             let path = path.ok().and_then(|path| path.to_file_path().ok());
-            let path = path.filter(|_| first.is_empty() && url.path().len() > 1);
+            let path = path.filter(|_| parsed.shown.hosts() == [""] && url.path().len() > 1);
             let path = path.ok_or_else(|| UrlError::new("must be redis+unix:///PATH"))?;
             parsed.arrangement = Arrangement::Single(Address::Unix(path));
             return Ok(parsed);
@@ -186,11 +175,8 @@ impl RedisUrl {
             _ => 6379,
         };
         let mut addresses = Vec::new();
-        for host in [first]
-            .into_iter()
-            .chain(parsed.more_hosts.iter().map(String::as_str))
-        {
-            let (address, login) = host_and_login(&user, host, port)?;
+        for host in parsed.shown.hosts() {
+            let (address, login) = host_and_login(parsed.shown.user(), host, port)?;
             addresses.push(address);
             if login.username.is_some() {
                 parsed.login.username = login.username;
@@ -328,17 +314,7 @@ impl FromStr for RedisUrl {
 /// Without passwords.
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = self.shown.to_string();
-        if let Some(begin) = text.find("://").map(|scheme| scheme + 3) {
-            let end = text[begin..].find(['/', '?']).map(|end| begin + end);
-            let hosts: String = self
-                .more_hosts
-                .iter()
-                .map(|host| format!(",{host}"))
-                .collect();
-            text.insert_str(end.unwrap_or(text.len()), &hosts);
-        }
-        f.write_str(&text)
+        self.shown.fmt(f)
     }
 }
 

@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use url::Url;
 
 use crate::error::{BackendUrl, OpenError, UrlError};
 use crate::model::{
@@ -284,7 +283,7 @@ impl FromStr for StoreUrl {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
-        const FORMS: &str = "sqlite:PATH or postgres://USER@HOST/DATABASE";
+        const FORMS: &str = "sqlite:PATH or postgres://USER@HOST[,HOST]/DATABASE";
         match text.split_once(':') {
             Some(("sqlite", rest)) => {
                 let path = rest.strip_prefix("//").unwrap_or(rest);
@@ -294,9 +293,9 @@ impl FromStr for StoreUrl {
                 Ok(Self::Sqlite(path.into()))
             }
             Some(("postgres" | "postgresql", _)) => {
-                let url = Url::parse(text).map_err(UrlError::new)?;
+                let url = BackendUrl::parse(text)?;
                 postgres::check_url(&url)?;
-                Ok(Self::Postgres(BackendUrl::new(url)))
+                Ok(Self::Postgres(url))
             }
             _ => Err(UrlError::new(format!("must be {FORMS}"))),
         }
@@ -332,7 +331,7 @@ pub struct Store {
 pub fn open(url: &StoreUrl) -> Result<Store, OpenError> {
     match url {
         StoreUrl::Sqlite(path) => sqlite::open(path),
-        StoreUrl::Postgres(url) => postgres::open(url.expose()),
+        StoreUrl::Postgres(url) => postgres::open(url),
     }
 }
 
@@ -390,10 +389,29 @@ mod tests {
     #[test]
     fn a_wrong_store_url_says_what_is_wrong() {
         for (text, why) in [
-            ("", "must be sqlite:PATH or postgres://USER@HOST/DATABASE"),
+            (
+                "",
+                "must be sqlite:PATH or postgres://USER@HOST[,HOST]/DATABASE",
+            ),
             (
                 "mysql://u@h/db",
-                "must be sqlite:PATH or postgres://USER@HOST/DATABASE",
+                "must be sqlite:PATH or postgres://USER@HOST[,HOST]/DATABASE",
+            ),
+            (
+                "postgres://h/db?target_session_attrs=read-only",
+                "target_session_attrs must be any, read-write or primary, not 'read-only'",
+            ),
+            (
+                "postgres://h/db?sslmode=require&sslcert=x",
+                "sslcert and sslkey go together",
+            ),
+            (
+                "postgres://h/db?sslcert=x&sslkey=y",
+                "sslcert needs sslmode=verify-full or require: the others may not use TLS at all",
+            ),
+            (
+                "postgres://u:p@h/db?password_file=x",
+                "give a password or password_file, not both",
             ),
             ("sqlite:", "sqlite: needs the path of a file"),
             ("sqlite::memory:", "sqlite: needs the path of a file"),
@@ -418,9 +436,21 @@ mod tests {
     }
 
     #[test]
+    fn a_store_url_may_name_several_hosts() {
+        for text in [
+            "postgres://u@a:1,b:2,[::1]:3/db",
+            "postgres://u@a:1,b/db?target_session_attrs=primary",
+        ] {
+            let url: StoreUrl = text.parse().unwrap();
+            assert_eq!(url.to_string(), text);
+        }
+    }
+
+    #[test]
     fn a_password_is_never_shown() {
         for text in [
             "postgres://u:s3cret@h/db",
+            "postgres://u:s3cret@h:1,i:2/db",
             "postgres://h/db?user=u&password=s3cret",
         ] {
             let url: StoreUrl = text.parse().unwrap();

@@ -447,7 +447,7 @@ async fn registrations_at_once_leave_one_row<B: Backends>() {
 
 async fn the_order_of_a_list_is_that_of_bytes<B: Backends>() {
     let daemon = Setup::<B>::start().await;
-    for address in ["b:1", "A:1", "a-1:1", "a:1", "a_1:1", "B:1"] {
+    for address in ["b:1", "10.0.0.9:1", "a-1:1", "a:1", "a_1:1"] {
         daemon
             .put(&format!("/v1/services/s/instances/{address}"), json!({}))
             .await;
@@ -459,7 +459,7 @@ async fn the_order_of_a_list_is_that_of_bytes<B: Backends>() {
         .iter()
         .map(|instance| instance["address"].as_str().unwrap())
         .collect();
-    assert_eq!(addresses, ["A:1", "B:1", "a-1:1", "a:1", "a_1:1", "b:1"]);
+    assert_eq!(addresses, ["10.0.0.9:1", "a-1:1", "a:1", "a_1:1", "b:1"]);
 }
 
 async fn names_and_addresses_may_be_percent_encoded<B: Backends>() {

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::backends::{Backends, Setup, on_both_backends};
+use crate::support::backends::{Backends, Embedded, Setup, on_both_backends};
 use crate::support::daemon::Daemon;
+use crate::support::raw;
 
 on_both_backends! {
     each_wrong_body_names_its_field,
@@ -106,6 +107,8 @@ async fn each_wrong_body_names_its_field<B: Backends>() {
             "metadata must have at most 8192 bytes as JSON, not 8208".into()),
         (Method::PUT, INSTANCE, json!({"metadata": {"a": "\0"}}).to_string(), "invalid_field", Some("metadata"),
             "metadata must not hold the character U+0000".into()),
+        (Method::PUT, INSTANCE, r#"{"metadata": {"zone": "a", "b": "", "zone": "c"}}"#.into(), "invalid_field", Some("metadata"),
+            "metadata must not have the entry \"zone\" twice".into()),
         (Method::PUT, "/v1/groups/edge", json!({"name": ""}).to_string(), "invalid_field", Some("name"),
             "name must not be blank".into()),
         (Method::PATCH, INSTANCE, json!({}).to_string(), "invalid_field", Some("body"),
@@ -204,10 +207,10 @@ async fn an_unknown_path_and_a_wrong_method_are_problems<B: Backends>() {
         );
     }
     for (method, path, allow) in [
-        (Method::POST, "/v1/services", "GET"),
-        (Method::POST, INSTANCE, "GET, PUT, PATCH, DELETE"),
+        (Method::POST, "/v1/services", "GET, HEAD"),
+        (Method::POST, INSTANCE, "GET, HEAD, PUT, PATCH, DELETE"),
         (Method::GET, "/v1/heartbeats", "POST"),
-        (Method::DELETE, "/livez", "GET"),
+        (Method::DELETE, "/livez", "GET, HEAD"),
         (Method::GET, "/gateway-group-detail/create", "POST"),
     ] {
         let request = daemon
@@ -351,4 +354,123 @@ async fn a_body_that_ends_early_or_never_is_a_problem<B: Backends>() {
         assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{answer}");
     }
     nothing_was_written(&daemon).await;
+}
+
+#[tokio::test]
+async fn a_body_that_says_it_is_not_plain_utf8_is_415() {
+    let daemon = Setup::<Embedded>::start().await;
+    let put = async |headers: &[(&str, &str)]| {
+        let url = format!("{}{INSTANCE}", daemon.url());
+        let mut request = daemon.client().put(url).body("{}");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        (status, answer.json::<Value>().await.unwrap())
+    };
+    let json = ("content-type", "application/json");
+    let compressed = "a body must not be compressed: leave Content-Encoding out";
+    let charset = "a body must be in UTF-8: leave charset out of Content-Type";
+    for (headers, detail) in [
+        ([json, ("content-encoding", "gzip")], compressed),
+        ([json, ("content-encoding", "br, identity")], compressed),
+        (
+            [
+                ("content-type", "application/json; charset=utf-16"),
+                ("x", ""),
+            ],
+            charset,
+        ),
+        (
+            [
+                ("content-type", "application/json;x=y; Charset=\"latin1\""),
+                ("x", ""),
+            ],
+            charset,
+        ),
+    ] {
+        let answer = put(&headers).await;
+        assert_eq!(answer.0, 415, "{headers:?}");
+        is_problem(&answer, "unsupported_media_type", None, detail);
+    }
+    nothing_was_written(&daemon).await;
+    for headers in [
+        [json, ("content-encoding", "Identity")],
+        [
+            ("content-type", "application/json; charset=UTF-8"),
+            ("x", ""),
+        ],
+        [
+            ("content-type", "Application/JSON;charset=\"utf-8\""),
+            ("x", ""),
+        ],
+    ] {
+        let (status, body) = put(&headers).await;
+        assert!(status.is_success(), "{headers:?}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn an_expectation_that_is_not_met_is_417() {
+    let daemon = Setup::<Embedded>::start().await;
+    for (expectation, status) in [("200-ok", 417), ("x", 417)] {
+        let request = format!("GET /livez HTTP/1.1\r\nHost: h\r\nExpect: {expectation}\r\n\r\n");
+        let head = raw::head(daemon.address(), &request).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        assert!(
+            head.contains("content-type: application/problem+json"),
+            "{head}"
+        );
+    }
+    let request = format!(
+        "PUT {INSTANCE} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 2\r\nExpect: 100-Continue\r\n\r\n"
+    );
+    let head = raw::head(daemon.address(), &request).await;
+    assert!(head.starts_with("HTTP/1.1 100 "), "{head}");
+}
+
+#[tokio::test]
+async fn head_is_answered_as_get_without_a_body() {
+    let daemon = Setup::<Embedded>::start().await;
+    daemon.put(INSTANCE, json!({})).await;
+    for path in [
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/",
+        "/v1/services",
+        INSTANCE,
+        "/v1/events",
+        "/v1/services/none",
+    ] {
+        let url = format!("{}{path}", daemon.url());
+        let head = daemon.client().head(&url).send().await.unwrap();
+        let get = daemon.client().get(&url).send().await.unwrap();
+        assert_eq!(head.status(), get.status(), "{path}");
+        assert_eq!(head.headers()[CONTENT_TYPE], get.headers()[CONTENT_TYPE]);
+        assert_eq!(head.bytes().await.unwrap().len(), 0, "{path}");
+    }
+    assert_eq!(
+        raw::status(daemon.address(), "HEAD", "/v1/heartbeats", "").await,
+        405
+    );
+}
+
+#[tokio::test]
+async fn two_ways_to_write_an_address_are_one_instance() {
+    let daemon = Setup::<Embedded>::start().await;
+    let put = async |address: &str| {
+        let path = format!("/v1/services/orders/instances/{address}");
+        daemon.put(&path, json!({})).await.0.as_u16()
+    };
+    assert_eq!(put("Host-1.EU:80").await, 201);
+    assert_eq!(put("host-1.eu:80").await, 200);
+    assert_eq!(put("[0:0:0:0:0:0:0:1]:80").await, 201);
+    assert_eq!(put("[::1]:80").await, 200);
+    let both = ["HOST-1.eu:80", "host-1.EU:80", "[0::1]:80"].map(str::to_owned);
+    let (status, body) = daemon.try_beat("orders", &both).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(body["unknown"], json!([]));
+    assert_eq!(daemon.counts("orders").await, [2, 2, 2]);
 }

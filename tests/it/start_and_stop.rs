@@ -178,18 +178,16 @@ async fn a_database_of_a_newer_schema_is_refused_with_what_to_do() {
     let connection = rusqlite::Connection::open(dir.path().join("r.db")).unwrap();
     connection.execute_batch(newer).unwrap();
     drop(connection);
-    for (arguments, latest) in [
-        (["migrate", "--store", &database], 3),
-        (["serve", "--store", &database], 3),
-        (["migrate", "--store", &sqlite], 2),
-        (["serve", "--store", &sqlite], 2),
+    for arguments in [
+        ["migrate", "--store", &database],
+        ["serve", "--store", &database],
+        ["migrate", "--store", &sqlite],
+        ["serve", "--store", &sqlite],
     ] {
         let (code, text) = run(&arguments, &[("ROLLCALL_LISTEN", "127.0.0.1:0")]);
         assert_eq!(code, 1);
-        let says = format!(
-            "the database has schema version 7 and this rollcalld knows versions up to {latest}: run a newer rollcalld"
-        );
-        assert!(text.contains(&says), "{arguments:?} says {text}");
+        let says = "the database has schema version 7 and this rollcalld knows versions up to 4: run a newer rollcalld";
+        assert!(text.contains(says), "{arguments:?} says {text}");
     }
 }
 
@@ -197,7 +195,7 @@ async fn a_database_of_a_newer_schema_is_refused_with_what_to_do() {
 async fn migrate_says_what_it_did() {
     let database = postgres::shared().await.create_database().await;
     let (code, text) = run(&["migrate"], &[("ROLLCALL_STORE", &database)]);
-    let applied = "applied V1__registry\napplied V2__keys_by_bytes\napplied V3__replicas\n";
+    let applied = "applied V1__registry\napplied V2__keys_by_bytes\napplied V3__replicas\napplied V4__addresses\n";
     assert_eq!((code, text.as_str()), (0, applied));
     let (code, text) = run(&["migrate", "--store", &database], &[]);
     assert_eq!((code, text), (0, format!("{database} is up to date\n")));

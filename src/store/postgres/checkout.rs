@@ -1,13 +1,33 @@
 //! Connections on loan from the pool, and what their errors mean.
 
 use deadpool_postgres::{Object, Pool};
-use futures_util::future::{try_join, try_join_all};
+use futures_util::future::{try_join, try_join_all, try_join3};
 use tokio::time::timeout;
-use tokio_postgres::Row;
-use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Row, SimpleQueryMessage};
 
 use super::{Params, connect};
 use crate::store::{StoreError, with_sources};
+
+/// The server's limits on a transaction, in milliseconds. Not those of the session, which
+/// under PgBouncer is another one each time.
+macro_rules! begin {
+    ($mode:literal) => {
+        concat!(
+            "BEGIN ",
+            $mode,
+            "; SET LOCAL statement_timeout = 2500; SET LOCAL lock_timeout = 2000; ",
+            "SET LOCAL idle_in_transaction_session_timeout = 10000"
+        )
+    };
+}
+
+const BEGIN: &str = begin!("READ WRITE");
+const BEGIN_READ_ONLY: &str = begin!("READ ONLY");
+
+/// Without a limit: a COMMIT that is cancelled while it waits for a synchronous standby
+/// succeeds, although the standby does not have what was written.
+const COMMIT: &str = "SET LOCAL statement_timeout = 0; COMMIT";
 
 /// A connection that goes back to the pool only when the last answer has come. Dropped
 /// before, with its caller or by a timeout, it is closed.
@@ -28,14 +48,19 @@ impl Checkout {
         })
     }
 
+    /// One statement that only reads, in a transaction of its own, as one round trip.
     pub(super) async fn query(
         &mut self,
         sql: &'static str,
         params: Params<'_>,
     ) -> Result<Vec<Row>, StoreError> {
         self.answer(async |connection: &Object| {
-            let statement = connection.prepare_cached(sql).await?;
-            connection.query(&statement, params).await
+            let begin = connection.batch_execute(BEGIN_READ_ONLY);
+            let ask = connection.query_typed(sql, params);
+            let commit = connection.batch_execute("COMMIT");
+            // Each is sent when it is first polled.
+            let ((), rows, ()) = try_join3(begin, ask, commit).await?;
+            Ok(rows)
         })
         .await
     }
@@ -48,29 +73,48 @@ impl Checkout {
         questions: &[(&'static str, Params<'_>)],
     ) -> Result<Vec<Vec<Row>>, StoreError> {
         self.answer(async |connection: &Object| {
-            let mut statements = Vec::with_capacity(questions.len());
-            for (sql, _) in questions {
-                statements.push(connection.prepare_cached(sql).await?);
-            }
             let begin = async {
                 match begins {
-                    true => connection.batch_execute("BEGIN").await,
+                    true => connection.batch_execute(BEGIN).await,
                     false => Ok(()),
                 }
             };
-            let questions = statements.iter().zip(questions);
-            let answers =
-                questions.map(|(statement, (_, params))| connection.query(statement, params));
+            let ask = questions
+                .iter()
+                .map(|(sql, params)| connection.query_typed(sql, params));
             // Each is sent when it is first polled.
-            let ((), answers) = try_join(begin, try_join_all(answers)).await?;
+            let ((), answers) = try_join(begin, try_join_all(ask)).await?;
             Ok(answers)
         })
         .await
     }
 
-    pub(super) async fn execute_simple(&mut self, sql: &'static str) -> Result<(), StoreError> {
-        self.answer(async |connection: &Object| connection.batch_execute(sql).await)
+    pub(super) async fn commit(&mut self) -> Result<(), StoreError> {
+        self.answer(async |connection: &Object| connection.batch_execute(COMMIT).await)
             .await
+    }
+
+    /// Fails where the server does not answer, or is one that cannot be written to.
+    pub(super) async fn writable(&mut self) -> Result<(), StoreError> {
+        let shown = self
+            .answer(async |connection: &Object| {
+                connection.simple_query("SHOW transaction_read_only").await
+            })
+            .await?;
+        let is_on = |message: &SimpleQueryMessage| match message {
+            SimpleQueryMessage::Row(row) => row.get(0) == Some("on"),
+            _ => false,
+        };
+        match shown.iter().any(is_on) {
+            true => {
+                self.idle = false;
+                Err(StoreError::Unavailable(
+                    "PostgreSQL is read-only: it is a standby, or default_transaction_read_only is on"
+                        .to_owned(),
+                ))
+            }
+            false => Ok(()),
+        }
     }
 
     /// Whether the server is gone, so that nothing can have come of what was asked.
@@ -118,15 +162,10 @@ pub(super) fn gone() -> StoreError {
 
 /// What Postgres says of a statement's content is final. That it is stopping, out of
 /// resources or read-only (classes 08, 25, 53, 57, 58) is not; and a lock, a deadlock, a
-/// statement's time, a scope that another transaction deletes or fills (23503), or a statement
-/// that was prepared before another daemon migrated is a matter of the moment.
+/// statement's time, or a scope that another transaction deletes or fills (23503) is a matter
+/// of the moment.
 pub(super) fn store_error(error: &tokio_postgres::Error) -> StoreError {
     let message = with_sources(error);
-    // Its code, 0A000, is also that of what the server never does.
-    let routine = error.as_db_error().and_then(DbError::routine);
-    if routine == Some("RevalidateCachedQuery") {
-        return StoreError::Conflict(message);
-    }
     let code = error.code().map(SqlState::code);
     match (code, code.map(|code| &code[..2])) {
         (Some("23503" | "57014"), _) | (_, Some("40" | "55")) => StoreError::Conflict(message),

@@ -3,24 +3,25 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::config::{Config, SslMode};
+use tokio_postgres::config::{Config, SslMode, TargetSessionAttrs};
 use tokio_postgres::{Client, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
-use url::{Url, form_urlencoded};
+use url::form_urlencoded;
 
-use crate::error::UrlError;
+use crate::error::{BackendUrl, UrlError};
 
 /// Waiting for a free connection.
 const POOL_WAIT: Duration = Duration::from_millis(500);
@@ -32,10 +33,6 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// Waiting for one answer; longer than the server's own limit, so that the server
 /// speaks first.
 pub(super) const ANSWER: Duration = Duration::from_secs(3);
-/// The server's limits on a session, in milliseconds.
-const SESSION: &str =
-    "-c statement_timeout=2500 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=10000";
-
 /// How `sslmode` asks for the connection to be protected, in libpq's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tls {
@@ -67,25 +64,51 @@ impl FromStr for Tls {
     }
 }
 
-/// What a `postgres://` URL says: the driver's own settings, and those of TLS,
-/// which the driver does not read.
+/// What a `postgres://` URL says: the driver's own settings, and those that the driver does
+/// not read.
 struct Settings {
     driver: Config,
-    tls: Tls,
-    root_cert: Option<String>,
+    files: Files,
 }
 
-fn settings(url: &Url) -> Result<Settings, UrlError> {
+/// What is read again for each new connection, so that it can be replaced.
+#[derive(Debug, Clone)]
+struct Files {
+    tls: Tls,
+    root_cert: Option<String>,
+    /// The client's certificate and its key.
+    client_cert: Option<(String, String)>,
+    password_file: Option<String>,
+}
+
+fn settings(url: &BackendUrl) -> Result<Settings, UrlError> {
     let (mut tls, mut root_cert) = (None, None);
+    let (mut cert, mut key, mut password_file, mut target) = (None, None, None, None);
     let mut rest = Vec::new();
+    let (base, query) = match url.expose().split_once('?') {
+        Some((base, query)) => (base, query),
+        None => (url.expose(), ""),
+    };
     // What is the driver's stays as it is written: encoding it again would not be the same.
-    for part in url.query().unwrap_or_default().split('&') {
-        match form_urlencoded::parse(part.as_bytes()).next() {
-            Some((name, value)) if name == "sslmode" => tls = Some(value.parse()?),
-            Some((name, value)) if name == "sslrootcert" => root_cert = Some(value.into_owned()),
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        let (name, value) = form_urlencoded::parse(part.as_bytes())
+            .next()
+            .unwrap_or_default();
+        match &*name {
+            "sslmode" => tls = Some(value.parse()?),
+            "sslrootcert" => root_cert = Some(value.into_owned()),
+            "sslcert" => cert = Some(value.into_owned()),
+            "sslkey" => key = Some(value.into_owned()),
+            "password_file" => password_file = Some(value.into_owned()),
+            "target_session_attrs" => target = Some(value.parse::<Target>()?),
             _ => rest.push(part),
         }
     }
+    let client_cert = match (cert, key) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        _ => return Err(UrlError::new("sslcert and sslkey go together")),
+    };
     let tls = match (tls, &root_cert) {
         (Some(Tls::Disable | Tls::Prefer), Some(_)) => {
             return Err(UrlError::new(
@@ -96,21 +119,32 @@ fn settings(url: &Url) -> Result<Settings, UrlError> {
         (None, Some(_)) => Tls::VerifyFull,
         (None, None) => Tls::Prefer,
     };
-    let mut url = url.clone();
-    let rest = rest.join("&");
-    url.set_query((!rest.is_empty()).then_some(rest.as_str()));
-    let mut driver: Config = url.as_str().parse().map_err(|error: Error| {
-        // The driver's error is two lines deep, and neither shows the URL.
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
-        UrlError::new(cause.map_or(error.to_string(), |cause| format!("{error}: {cause}")))
-    })?;
+    if client_cert.is_some() && matches!(tls, Tls::Disable | Tls::Prefer) {
+        return Err(UrlError::new(
+            "sslcert needs sslmode=verify-full or require: the others may not use TLS at all",
+        ));
+    }
+    let mut driver: Config = format!("{base}?{}", rest.join("&"))
+        .trim_end_matches('?')
+        .parse()
+        .map_err(|error: Error| {
+            // The driver's error is two lines deep, and neither shows the URL.
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            UrlError::new(cause.map_or(error.to_string(), |cause| format!("{error}: {cause}")))
+        })?;
     if driver.get_hosts().is_empty() {
         return Err(UrlError::new("a host is missing"));
     }
-    let options = match driver.get_options() {
-        Some(own) => format!("{SESSION} {own}"),
-        None => SESSION.to_owned(),
-    };
+    if driver.get_password().is_some() && password_file.is_some() {
+        return Err(UrlError::new("give a password or password_file, not both"));
+    }
+    // Of several servers the one that can be written to, whichever that is now.
+    let several = driver.get_hosts().len() > 1;
+    driver.target_session_attrs(match target {
+        Some(Target(target)) => target,
+        None if several => TargetSessionAttrs::ReadWrite,
+        None => TargetSessionAttrs::Any,
+    });
     driver
         .ssl_mode(match tls {
             Tls::Disable => SslMode::Disable,
@@ -119,29 +153,37 @@ fn settings(url: &Url) -> Result<Settings, UrlError> {
         })
         .connect_timeout(CONNECT)
         .tcp_user_timeout(TCP_USER_TIMEOUT)
-        .keepalives_idle(KEEPALIVE_IDLE)
-        .options(options);
+        .keepalives_idle(KEEPALIVE_IDLE);
     if driver.get_application_name().is_none() {
         driver.application_name("rollcalld");
     }
     Ok(Settings {
         driver,
-        tls,
-        root_cert,
+        files: Files {
+            tls,
+            root_cert,
+            client_cert,
+            password_file,
+        },
     })
 }
 
 /// Whether the URL is complete and understood, without reading any file.
-pub(crate) fn check_url(url: &Url) -> Result<(), UrlError> {
+pub(crate) fn check_url(url: &BackendUrl) -> Result<(), UrlError> {
     settings(url).map(drop)
 }
 
 /// A pool whose connections are made, and live, on the runtime this is called on:
 /// a caller on another runtime may end without taking a connection with it.
-pub(super) fn pool(url: &Url, connections: usize) -> Result<Pool, String> {
+pub(super) fn pool(url: &BackendUrl, connections: usize) -> Result<Pool, String> {
     let settings = settings(url).map_err(|error| error.to_string())?;
+    // A host that does not answer is waited for before the next one is tried.
+    let limit = CONNECT * u32::try_from(settings.driver.get_hosts().len()).unwrap_or(1);
+    let credentials = Mutex::new(Credentials::read(&settings.files)?);
     let connect = HomeConnect {
-        tls: MakeRustlsConnect::new(tls_config(settings.tls, settings.root_cert.as_deref())?),
+        files: settings.files,
+        credentials,
+        limit,
         home: Handle::current(),
     };
     let manager = Manager::from_connect(
@@ -155,15 +197,73 @@ pub(super) fn pool(url: &Url, connections: usize) -> Result<Pool, String> {
         .max_size(connections)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(POOL_WAIT))
-        .create_timeout(Some(CONNECT + Duration::from_millis(500)))
+        .create_timeout(Some(limit + Duration::from_millis(500)))
         .recycle_timeout(Some(Duration::from_secs(1)))
         .build()
         .map_err(|error| error.to_string())
 }
 
-struct HomeConnect {
+/// The words of libpq for what a server must be.
+struct Target(TargetSessionAttrs);
+
+impl FromStr for Target {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        match text {
+            "any" => Ok(Self(TargetSessionAttrs::Any)),
+            "read-write" | "primary" => Ok(Self(TargetSessionAttrs::ReadWrite)),
+            other => Err(UrlError::new(format!(
+                "target_session_attrs must be any, read-write or primary, not '{other}'"
+            ))),
+        }
+    }
+}
+
+/// What the files of a URL hold.
+#[derive(Clone)]
+struct Credentials {
     tls: MakeRustlsConnect,
+    password: Option<String>,
+}
+
+impl Credentials {
+    fn read(files: &Files) -> Result<Self, String> {
+        let password = match &files.password_file {
+            Some(path) => {
+                let text = std::fs::read_to_string(path);
+                let text = text.map_err(|error| format!("password_file {path}: {error}"))?;
+                Some(text.trim_end_matches(['\r', '\n']).to_owned())
+            }
+            None => None,
+        };
+        Ok(Self {
+            tls: MakeRustlsConnect::new(tls_config(files)?),
+            password,
+        })
+    }
+}
+
+struct HomeConnect {
+    files: Files,
+    /// Those that could be read last.
+    credentials: Mutex<Credentials>,
+    limit: Duration,
     home: Handle,
+}
+
+impl HomeConnect {
+    fn credentials(&self) -> Credentials {
+        let mut last = self
+            .credentials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match Credentials::read(&self.files) {
+            Ok(read) => *last = read,
+            Err(reason) => log::warn!("{reason}; what was read before is used"),
+        }
+        last.clone()
+    }
 }
 
 impl Connect for HomeConnect {
@@ -171,10 +271,15 @@ impl Connect for HomeConnect {
         &self,
         config: &Config,
     ) -> futures_util::future::BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
-        let (config, tls) = (config.clone(), self.tls.clone());
+        let mut config = config.clone();
+        let Credentials { tls, password } = self.credentials();
+        if let Some(password) = password {
+            config.password(password);
+        }
+        let limit = self.limit;
         let task = self.home.spawn(async move {
             // The driver's own limit ends with the TCP handshake.
-            let connected = timeout(CONNECT, config.connect(tls)).await.ok()?;
+            let connected = timeout(limit, config.connect(tls)).await.ok()?;
             Some(connected.map(|(client, connection)| {
                 let driver = tokio::spawn(async move {
                     if let Err(error) = connection.await {
@@ -195,16 +300,18 @@ impl Connect for HomeConnect {
     }
 }
 
-fn tls_config(tls: Tls, root_cert: Option<&str>) -> Result<ClientConfig, String> {
+fn tls_config(files: &Files) -> Result<ClientConfig, String> {
+    let root_cert = files.root_cert.as_deref();
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    if tls != Tls::VerifyFull && root_cert.is_none() {
-        return Ok(builder
+    if files.tls != Tls::VerifyFull && root_cert.is_none() {
+        let any_server = Arc::new(AnyServer(provider));
+        let builder = builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
-            .with_no_client_auth());
+            .with_custom_certificate_verifier(any_server);
+        return client_auth(builder, files);
     }
     let mut roots = RootCertStore::empty();
     match root_cert {
@@ -227,7 +334,25 @@ fn tls_config(tls: Tls, root_cert: Option<&str>) -> Result<ClientConfig, String>
             }
         }
     }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    client_auth(builder.with_root_certificates(roots), files)
+}
+
+fn client_auth(
+    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    files: &Files,
+) -> Result<ClientConfig, String> {
+    let Some((cert, key)) = &files.client_cert else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let of_cert = |error: &dyn fmt::Display| format!("sslcert {cert}: {error}");
+    let certs = CertificateDer::pem_file_iter(cert).map_err(|error| of_cert(&error))?;
+    let certs: Result<Vec<_>, _> = certs.collect();
+    let certs = certs.map_err(|error| of_cert(&error))?;
+    let of_key = |error: &dyn fmt::Display| format!("sslkey {key}: {error}");
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| of_key(&error))?;
+    builder
+        .with_client_auth_cert(certs, key)
+        .map_err(|error| of_cert(&error))
 }
 
 /// Accepts any certificate, for the modes that encrypt without identifying the

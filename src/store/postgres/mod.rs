@@ -1,8 +1,10 @@
 //! The shared registry store: PostgreSQL through a pool.
 //!
-//! Every statement is constant, prepared once per connection, and bounded in time
-//! on both sides. A connection whose answer did not come is closed, never handed
-//! to the next caller: the server may still be at work on it.
+//! Every statement is constant, sent with the types of its parameters, and bounded in time
+//! on both sides. No session has state: no statement is prepared by name, settings are those
+//! of one transaction, and every statement is in one, so that PgBouncer may give each
+//! transaction another session. A connection whose answer did not come is closed, never
+//! handed to the next caller: the server may still be at work on it.
 
 macro_rules! sql {
     ($name:literal) => {
@@ -12,6 +14,7 @@ macro_rules! sql {
 
 mod checkout;
 mod connect;
+mod migrate;
 mod reader;
 mod rows;
 mod writer;
@@ -19,8 +22,7 @@ mod writer;
 use std::sync::Arc;
 
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
-use url::Url;
+use tokio_postgres::types::{ToSql, Type};
 
 pub(super) use self::connect::check_url;
 use self::reader::PostgresReader;
@@ -32,11 +34,11 @@ use crate::model::InstanceKey;
 /// The most connections for reading.
 const READERS: usize = 7;
 
-pub(super) fn open(url: &Url) -> Result<Store, OpenError> {
+pub(super) fn open(url: &BackendUrl) -> Result<Store, OpenError> {
     // Readers, however many and slow, never keep the writer from its connection.
     let pool = |connections| {
         connect::pool(url, connections).map_err(|reason| OpenError {
-            backend: BackendUrl::new(url.clone()).to_string(),
+            backend: url.to_string(),
             reason,
         })
     };
@@ -48,8 +50,8 @@ pub(super) fn open(url: &Url) -> Result<Store, OpenError> {
     })
 }
 
-/// The parameters of a statement.
-type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+/// The parameters of a statement with their types.
+type Params<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
 
 fn one<T>(
     rows: &[Row],
@@ -72,5 +74,13 @@ impl<'a> KeyColumns<'a> {
             keys: keys.clone().map(|key| key.scope.key.as_str()).collect(),
             addresses: keys.map(|key| key.address.as_str()).collect(),
         }
+    }
+
+    fn params(&self) -> [(&(dyn ToSql + Sync), Type); 3] {
+        [
+            (&self.kinds, Type::TEXT_ARRAY),
+            (&self.keys, Type::TEXT_ARRAY),
+            (&self.addresses, Type::TEXT_ARRAY),
+        ]
     }
 }

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use deadpool_postgres::Pool;
 use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 
 use super::checkout::Checkout;
 use super::{KeyColumns, Params, one, rows};
@@ -36,13 +37,18 @@ impl RegistryReader for PostgresReader {
     }
 
     async fn find_scope(&self, scope: &Scope) -> Result<Option<ScopeRecord>, StoreError> {
-        let params: Params<'_> = &[&scope.kind.as_str(), &scope.key.as_str()];
+        let params: Params<'_> = &[
+            (&scope.kind.as_str(), Type::TEXT),
+            (&scope.key.as_str(), Type::TEXT),
+        ];
         one(&self.query(sql!("find_scope"), params).await?, rows::scope)
     }
 
     async fn find_scope_by_id(&self, id: ScopeId) -> Result<Option<ScopeRecord>, StoreError> {
         one(
-            &self.query(sql!("find_scope_by_id"), &[&id.0]).await?,
+            &self
+                .query(sql!("find_scope_by_id"), &[(&id.0, Type::INT8)])
+                .await?,
             rows::scope,
         )
     }
@@ -52,15 +58,16 @@ impl RegistryReader for PostgresReader {
         after: InstanceId,
         limit: u16,
     ) -> Result<Vec<Instance>, StoreError> {
-        let params: Params<'_> = &[&after.0, &i64::from(limit)];
+        let params: Params<'_> = &[(&after.0, Type::INT8), (&i64::from(limit), Type::INT8)];
         let rows = self.query(sql!("list_instances"), params).await?;
         rows.iter().map(rows::instance).collect()
     }
 
     async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
         let columns = KeyColumns::of(keys.iter());
-        let params: Params<'_> = &[&columns.kinds, &columns.keys, &columns.addresses];
-        let rows = self.query(sql!("find_instances"), params).await?;
+        let rows = self
+            .query(sql!("find_instances"), &columns.params())
+            .await?;
         rows.iter().map(rows::instance).collect()
     }
 
@@ -71,7 +78,12 @@ impl RegistryReader for PostgresReader {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        Checkout::from(&self.pool).await?.execute_simple("").await
+        let pinged = Checkout::from(&self.pool).await?.writable().await;
+        if pinged.is_err() {
+            // The other connections lead to the same server, which may be a standby now.
+            self.pool.retain(|_, _| false);
+        }
+        pinged
     }
 
     fn pool(&self) -> Option<PoolFigures> {

@@ -1,4 +1,4 @@
-//! The writer, its transactions, and the schema.
+//! The writer and its transactions.
 
 use std::collections::HashMap;
 
@@ -6,22 +6,18 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Pool;
 use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 
-use super::checkout::{Checkout, gone, store_error};
-use super::{KeyColumns, Params, one, rows};
+use super::checkout::Checkout;
+use super::{KeyColumns, Params, migrate, one, rows};
 use crate::model::{
     DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Note, Registration,
     ReplicaId, Scope, ScopeKind, ScopeRecord,
 };
 use crate::store::{
     Attestation, Declared, Life, MigrateError, Registered, RegisteredMany, RegistryTransaction,
-    RegistryWriter, ScopeDeletion, StoreError, WentOnline, migrate_error, with_sources,
+    RegistryWriter, ScopeDeletion, StoreError, WentOnline,
 };
-
-refinery::embed_migrations!("sql/postgres/migrations");
-
-/// The advisory lock that daemons take to migrate: "rollcall" as a number.
-const MIGRATION_LOCK: i64 = 0x726f_6c6c_6361_6c6c;
 
 pub(super) struct PostgresWriter {
     pub(super) pool: Pool,
@@ -30,36 +26,7 @@ pub(super) struct PostgresWriter {
 #[async_trait]
 impl RegistryWriter for PostgresWriter {
     async fn migrate(&mut self) -> Result<Vec<String>, MigrateError> {
-        let mut checkout = Checkout::from(&self.pool).await?;
-        // Waiting for another daemon's migration, and a migration itself, may take
-        // longer than any request. The session, and its lock, end with this connection.
-        checkout.idle = false;
-        let Some(connection) = checkout.connection.as_mut() else {
-            return Err(gone().into());
-        };
-        let client: &mut tokio_postgres::Client = connection;
-        let store = |error: tokio_postgres::Error| MigrateError::Store(store_error(&error));
-        client
-            .batch_execute("SET statement_timeout = 0; SET lock_timeout = 0")
-            .await
-            .map_err(store)?;
-        client
-            .query_one("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK])
-            .await
-            .map_err(store)?;
-        let runner = migrations::runner();
-        let report = match runner.run_async(client).await {
-            Ok(report) => report,
-            Err(error) if client.is_closed() => {
-                return Err(StoreError::Unavailable(with_sources(&error)).into());
-            }
-            Err(error) => return Err(migrate_error(&error, &runner)),
-        };
-        Ok(report
-            .applied_migrations()
-            .iter()
-            .map(ToString::to_string)
-            .collect())
+        migrate::migrate(&self.pool).await
     }
 
     async fn begin<'a>(
@@ -144,16 +111,16 @@ impl PostgresTransaction<'_> {
             ttls.push(registration.ttl.map(|ttl| i32::from(ttl.as_secs())));
         }
         let now = self.now;
-        let declare: Params<'_> = &[&services, &now];
+        let declare: Params<'_> = &[(&services, Type::TEXT_ARRAY), (&now, Type::TIMESTAMPTZ)];
         let register: Params<'_> = &[
-            &columns.kinds,
-            &columns.keys,
-            &columns.addresses,
-            &names,
-            &weights,
-            &metadata,
-            &ttls,
-            &now,
+            (&columns.kinds, Type::TEXT_ARRAY),
+            (&columns.keys, Type::TEXT_ARRAY),
+            (&columns.addresses, Type::TEXT_ARRAY),
+            (&names, Type::TEXT_ARRAY),
+            (&weights, Type::INT4_ARRAY),
+            (&metadata, Type::JSONB_ARRAY),
+            (&ttls, Type::INT4_ARRAY),
+            (&now, Type::TIMESTAMPTZ),
         ];
         let mut questions = vec![(sql!("register_instances"), register)];
         if !services.is_empty() {
@@ -180,8 +147,9 @@ impl PostgresTransaction<'_> {
             return Ok(Vec::new());
         }
         let columns = KeyColumns::of(keys.iter());
-        let params: Params<'_> = &[&columns.kinds, &columns.keys, &columns.addresses];
-        let rows = self.query(sql!("find_instances"), params).await?;
+        let rows = self
+            .query(sql!("find_instances"), &columns.params())
+            .await?;
         rows.iter().map(rows::instance).collect()
     }
 
@@ -190,11 +158,11 @@ impl PostgresTransaction<'_> {
         let epochs: Vec<i64> = lives.iter().map(|life| life.epoch.0).collect();
         let now = self.now;
         let params: Params<'_> = &[
-            &columns.kinds,
-            &columns.keys,
-            &columns.addresses,
-            &epochs,
-            &now,
+            (&columns.kinds, Type::TEXT_ARRAY),
+            (&columns.keys, Type::TEXT_ARRAY),
+            (&columns.addresses, Type::TEXT_ARRAY),
+            (&epochs, Type::INT8_ARRAY),
+            (&now, Type::TIMESTAMPTZ),
         ];
         self.query(sql, params).await
     }
@@ -214,10 +182,10 @@ impl RegistryTransaction for PostgresTransaction<'_> {
     ) -> Result<Declared, StoreError> {
         let now = self.now;
         let params: Params<'_> = &[
-            &scope.kind.as_str(),
-            &scope.key.as_str(),
-            &name.map(DisplayName::as_str),
-            &now,
+            (&scope.kind.as_str(), Type::TEXT),
+            (&scope.key.as_str(), Type::TEXT),
+            (&name.map(DisplayName::as_str), Type::TEXT),
+            (&now, Type::TIMESTAMPTZ),
         ];
         let rows = self.query(sql!("declare_scope"), params).await?;
         let declared = one(&rows, |row| {
@@ -230,7 +198,10 @@ impl RegistryTransaction for PostgresTransaction<'_> {
     }
 
     async fn delete_scope(&mut self, scope: &Scope) -> Result<ScopeDeletion, StoreError> {
-        let params: Params<'_> = &[&scope.kind.as_str(), &scope.key.as_str()];
+        let params: Params<'_> = &[
+            (&scope.kind.as_str(), Type::TEXT),
+            (&scope.key.as_str(), Type::TEXT),
+        ];
         let deleted = self.query(sql!("delete_scope"), params).await?;
         if let Some(record) = one(&deleted, rows::scope)? {
             return Ok(ScopeDeletion::Deleted(record));
@@ -299,15 +270,24 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         let hold = status.and_then(|status| status.hold());
         let now = self.now;
         let params: Params<'_> = &[
-            &key.scope.kind.as_str(),
-            &key.scope.key.as_str(),
-            &key.address.as_str(),
-            &status.map(|status| status.status().as_str()),
-            &hold.map(|hold| hold.by.as_str()),
-            &hold.and_then(|hold| hold.reason.as_ref()).map(Note::as_str),
-            &change.weight.map(|weight| i32::from(weight.get())),
-            &change.metadata.as_ref().map(json).transpose()?,
-            &now,
+            (&key.scope.kind.as_str(), Type::TEXT),
+            (&key.scope.key.as_str(), Type::TEXT),
+            (&key.address.as_str(), Type::TEXT),
+            (&status.map(|status| status.status().as_str()), Type::TEXT),
+            (&hold.map(|hold| hold.by.as_str()), Type::TEXT),
+            (
+                &hold.and_then(|hold| hold.reason.as_ref()).map(Note::as_str),
+                Type::TEXT,
+            ),
+            (
+                &change.weight.map(|weight| i32::from(weight.get())),
+                Type::INT4,
+            ),
+            (
+                &change.metadata.as_ref().map(json).transpose()?,
+                Type::JSONB,
+            ),
+            (&now, Type::TIMESTAMPTZ),
         ];
         let rows = self.query(sql!("change_instance"), params).await?;
         one(&rows, rows::instance)
@@ -318,7 +298,7 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         id: InstanceId,
     ) -> Result<Option<Instance>, StoreError> {
         let now = self.now;
-        let params: Params<'_> = &[&id.0, &now];
+        let params: Params<'_> = &[(&id.0, Type::INT8), (&now, Type::TIMESTAMPTZ)];
         let rows = self.query(sql!("disable_instance"), params).await?;
         one(&rows, rows::instance)
     }
@@ -328,9 +308,9 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         key: &InstanceKey,
     ) -> Result<Option<Instance>, StoreError> {
         let params: Params<'_> = &[
-            &key.scope.kind.as_str(),
-            &key.scope.key.as_str(),
-            &key.address.as_str(),
+            (&key.scope.kind.as_str(), Type::TEXT),
+            (&key.scope.key.as_str(), Type::TEXT),
+            (&key.address.as_str(), Type::TEXT),
         ];
         let rows = self.query(sql!("deregister_instance"), params).await?;
         one(&rows, rows::instance)
@@ -341,7 +321,10 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         before: DateTime<Utc>,
         limit: u16,
     ) -> Result<Vec<Instance>, StoreError> {
-        let params: Params<'_> = &[&before, &i64::from(limit)];
+        let params: Params<'_> = &[
+            (&before, Type::TIMESTAMPTZ),
+            (&i64::from(limit), Type::INT8),
+        ];
         let rows = self.query(sql!("forget_instances"), params).await?;
         rows.iter().map(rows::instance).collect()
     }
@@ -363,7 +346,7 @@ impl RegistryTransaction for PostgresTransaction<'_> {
     }
 
     async fn attest(&mut self, own: &Attestation) -> Result<Vec<Attestation>, StoreError> {
-        let params: Params<'_> = &[&own.replica.0, &own.lease_store];
+        let params: Params<'_> = &[(&own.replica.0, Type::TEXT), (&own.lease_store, Type::TEXT)];
         let rows = self.query(sql!("attest"), params).await?;
         let others = rows.iter().map(|row| {
             Ok(Attestation {
@@ -378,7 +361,7 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         if self.state == State::Due {
             return Ok(());
         }
-        match self.connection.execute_simple("COMMIT").await {
+        match self.connection.commit().await {
             Ok(()) => {
                 self.state = State::Committed;
                 Ok(())

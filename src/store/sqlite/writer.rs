@@ -4,6 +4,7 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -11,8 +12,8 @@ use tokio::time::timeout;
 use super::thread::{self, SqliteThread, Writes, gone, store_error};
 use super::{find_scope, rows};
 use crate::model::{
-    DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Note, Registration, Scope,
-    ScopeId, ScopeKind,
+    Address, DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Note, Registration,
+    Scope, ScopeId, ScopeKind,
 };
 use crate::store::{
     Attestation, Declared, Life, MigrateError, Registered, RegisteredMany, RegistryTransaction,
@@ -88,6 +89,14 @@ impl RegistryWriter for SqliteWriter {
 
 fn migrate(connection: &mut Connection) -> Result<Vec<String>, MigrateError> {
     let runner = migrations::runner();
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
+    connection
+        .create_scalar_function("normal_address", 1, flags, |context| {
+            let text: String = context.get(0)?;
+            let address: Result<Address, _> = text.parse();
+            Ok(address.map_or(text, |address| address.as_str().to_owned()))
+        })
+        .map_err(store_error)?;
     let report = runner.run(connection).map_err(|error| {
         let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
         match cause.and_then(rusqlite::Error::sqlite_error_code) {

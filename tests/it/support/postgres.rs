@@ -117,6 +117,42 @@ impl Postgres {
         process.ended(Duration::from_secs(20)).await;
     }
 
+    /// A server that has what this one has and follows it, by the name `standby`.
+    pub(crate) async fn standby(&self) -> Self {
+        let dir = TempDir::new().unwrap();
+        if geteuid().is_root() {
+            let mut chown = Command::new("chown");
+            let status = chown.arg(USER).arg(dir.path()).status().unwrap();
+            assert!(status.success());
+        }
+        let primary = format!(
+            "host=127.0.0.1 port={} user={USER} application_name=standby",
+            self.port
+        );
+        let mut copy = spawn(&program("pg_basebackup"), Some(USER), |command| {
+            command
+                .args(["-d", &primary, "-R", "-X", "stream", "-c", "fast", "-D"])
+                .arg(dir.path().join("data"))
+                .current_dir(dir.path())
+                .stdout(Stdio::null());
+        });
+        assert!(copy.wait().unwrap().success(), "pg_basebackup failed");
+        let mut standby = Self {
+            port: free_port(),
+            dir,
+            options: self.options.clone(),
+            process: None,
+        };
+        standby.restart().await;
+        standby
+    }
+
+    /// Runs statements as the owner of everything.
+    pub(crate) async fn run(&self, database: &str, statements: &str) {
+        let client = self.try_connect(database).await.unwrap();
+        client.batch_execute(statements).await.unwrap();
+    }
+
     /// A new, empty database.
     pub(crate) async fn create_database(&self) -> String {
         static NEXT: AtomicU32 = AtomicU32::new(0);
