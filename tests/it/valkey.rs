@@ -8,7 +8,7 @@ use crate::support::proxy::Proxy;
 use crate::support::redis::Redis;
 
 /// The server that tests/run installs.
-fn program() -> String {
+pub(crate) fn program() -> String {
     let libraries = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/python/lib");
     let mut found = std::fs::read_dir(&libraries)
         .unwrap_or_else(|error| panic!("{}: {error}; run tests/run", libraries.display()))

@@ -1,5 +1,6 @@
 //! The suite of the event bus.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,21 +21,22 @@ use crate::support::redis::Redis;
 
 pub(super) struct Fixture {
     bus: Arc<dyn EventBus>,
-    _redis: Option<Redis>,
+    /// What it is on.
+    _servers: Box<dyn Any>,
 }
 
 async fn memory() -> Fixture {
     Fixture {
         bus: bus::open(&BusUrl::Memory, Arc::new(SystemClock)).unwrap(),
-        _redis: None,
+        _servers: Box::new(()),
     }
 }
 
-async fn redis() -> Fixture {
-    let redis = Redis::start().await;
+async fn redis(program: &str) -> Fixture {
+    let redis = Redis::start_program(program, |_| Vec::new()).await;
     Fixture {
         bus: open(&redis),
-        _redis: Some(redis),
+        _servers: Box::new(redis),
     }
 }
 
@@ -47,7 +49,8 @@ fn open(redis: &Redis) -> Arc<dyn EventBus> {
 suite! {
     backends:
         in_memory => super::memory(),
-        on_redis => super::redis();
+        on_redis => super::redis("redis-server"),
+        on_valkey => super::redis(&crate::valkey::program());
     tests: {
         everyone_who_subscribed_hears_a_message,
         a_message_stays_on_its_channel,
