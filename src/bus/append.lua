@@ -11,21 +11,29 @@
 --
 -- KEYS[1]   the log, a stream whose ids are the number of the log and a place without gaps
 -- KEYS[2]   where the last 'resync' stands, for as long as transitions before it are remembered
--- KEYS[3..] for each event what is remembered of its instance's last transition; the log
+-- KEYS[3]   the server's run that appended last. Another one, after a failover or a restart, may
+--           lack what was read already, and begins another log, so that no id names two events
+-- KEYS[4..] for each event what is remembered of its instance's last transition; the log
 --           itself for an event that is none
 -- ARGV[1]   about how many events are kept
 -- ARGV[2]   how long a transition is remembered, in milliseconds
 -- ARGV[3..] for each event: its name, the event, and for a transition the instance's
 --           revision and the name of the opposite, else two empty texts
 
+-- A server that may not be asked for its run is taken for the same one.
+local server = redis.pcall('INFO', 'server')
+local run = type(server) == 'string' and string.match(server, 'run_id:(%w+)') or ''
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local log, place
-if #last == 0 then
-  local clock = redis.call('TIME')
-  log, place = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000)), 0
-else
+if #last > 0 then
   log, place = string.match(last[1][1], '^(%d+)-(%d+)$')
   place = tonumber(place)
+end
+if not log or redis.call('GET', KEYS[3]) ~= run then
+  local clock = redis.call('TIME')
+  local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+  log, place = string.format('%.0f', math.max(now, tonumber(log or 0) + 1)), 0
+  redis.call('SET', KEYS[3], run)
 end
 
 local resync_log, resync_place = string.match(redis.call('GET', KEYS[2]) or '', '^(%d+) (%d+)$')
@@ -37,8 +45,8 @@ local function append(name, event)
     'name', name, 'event', event)
 end
 
-for i = 3, #KEYS do
-  local a = 4 * (i - 3) + 2
+for i = 4, #KEYS do
+  local a = 4 * (i - 4) + 2
   local name, event, revision, opposite = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
   if revision == '' then
     append(name, event)

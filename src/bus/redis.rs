@@ -28,6 +28,9 @@ const LOG_KEY: &str = "{rollcall}:events";
 /// The position of the last event of the log that voids the remembered transitions.
 const RESYNC_KEY: &str = "{rollcall}:resync";
 
+/// The run of the server that appended last.
+const RUN_KEY: &str = "{rollcall}:run";
+
 /// The prefix of the keys that remember each instance's last transition.
 const TRANSITION_PREFIX: &str = "{rollcall}:transition:";
 
@@ -133,8 +136,8 @@ impl EventBus for RedisBus {
         if events.is_empty() {
             return Ok(());
         }
-        let mut call = Call::script(&self.append, 2 + events.len());
-        call.arg(LOG_KEY).arg(RESYNC_KEY);
+        let mut call = Call::script(&self.append, 3 + events.len());
+        call.arg(LOG_KEY).arg(RESYNC_KEY).arg(RUN_KEY);
         for event in events {
             match event.kind.transition() {
                 Some((instance, _)) => call.arg(format!("{TRANSITION_PREFIX}{}", instance.id)),
@@ -168,12 +171,21 @@ impl EventBus for RedisBus {
     }
 
     async fn read(&self, after: EventId, wait: Duration) -> Result<Following, BusError> {
-        let events = self.events_after(after, wait).await?;
-        match events.first() {
-            Some(first) if after.precedes(first.id) => Ok(Following::Events(events)),
-            Some(_) => Ok(Following::Lost),
+        let mut events = self.events_after(after, wait).await?;
+        // Where another log begins the next read finds that something was lost.
+        let mut last = after;
+        let follow = events
+            .iter()
+            .take_while(|logged| std::mem::replace(&mut last, logged.id).precedes(logged.id))
+            .count();
+        match events.len() {
+            1.. if follow == 0 => Ok(Following::Lost),
+            1.. => {
+                events.truncate(follow);
+                Ok(Following::Events(events))
+            }
             // Either nothing happened, or this is another log, whose ids may be smaller.
-            None => {
+            0 => {
                 let head = self.head().await?;
                 let same = head.log == after.log && head.place >= after.place;
                 match same || (after.is_empty() && head.place <= 1) {

@@ -391,3 +391,35 @@ async fn what_is_no_transition_is_told_as_it_comes(fixture: Fixture) {
     let events: Vec<Event> = read.into_iter().map(|logged| logged.event).collect();
     assert_eq!(events, sent);
 }
+
+#[tokio::test]
+async fn a_promoted_server_that_lacks_events_begins_another_log() {
+    let old = Redis::start().await;
+    let new = old.replica().await;
+    let at_old = open(&old);
+    at_old.append(&[online(1, 2)]).await.unwrap();
+    let kept = at_old.head().await.unwrap();
+    eventually(Duration::from_secs(10), "it is replicated", || async {
+        let entries: Vec<String> = new.run(redis::cmd("KEYS").arg("{rollcall}:events")).await;
+        (entries.len() == 1).then_some(())
+    })
+    .await;
+    let mut promote = redis::cmd("REPLICAOF");
+    new.run::<()>(promote.arg("NO").arg("ONE")).await;
+    at_old.append(&[offline(1, 3)]).await.unwrap();
+    let lost = at_old.head().await.unwrap();
+    let at_new = open(&new);
+    at_new.append(&[online(2, 2)]).await.unwrap();
+    assert!(at_new.head().await.unwrap().log > lost.log);
+    for known in [kept, lost] {
+        let read = at_new.read(known, Duration::ZERO).await.unwrap();
+        assert!(matches!(read, Following::Lost), "{read:?}");
+    }
+    // Whoever begins before the first event reads what is there, and then that more was lost.
+    let read = at_new.read(EventId::default(), Duration::ZERO).await;
+    let Following::Events(events) = read.unwrap() else {
+        panic!("the first event is there");
+    };
+    let ids: Vec<EventId> = events.iter().map(|logged| logged.id).collect();
+    assert_eq!(ids, [kept]);
+}

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, FromRedisValue};
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -121,8 +121,13 @@ impl Redis {
     }
 
     async fn try_connect(&self) -> redis::RedisResult<MultiplexedConnection> {
+        // Longer than the driver's own limits, since the tests share few cores.
+        let limit = Some(Duration::from_secs(10));
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(limit)
+            .set_response_timeout(limit);
         redis::Client::open(self.url())?
-            .get_multiplexed_async_connection()
+            .get_multiplexed_async_connection_with_config(&config)
             .await
     }
 }
