@@ -121,6 +121,14 @@ pub struct Report {
     pub lease_store_failure: Option<String>,
 }
 
+impl Report {
+    /// Whether no instance with the default time to live is marked offline for now, for
+    /// another reason than protection.
+    pub fn is_suspended(&self) -> bool {
+        self.grace.is_some() || self.disagreement.is_some() || self.lease_store_failure.is_some()
+    }
+}
+
 impl Protection {
     /// Lets no instance be marked offline for one TTL from now on.
     pub fn new(limits: Limits, health: Arc<Health>) -> Self {

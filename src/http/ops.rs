@@ -149,6 +149,7 @@ pub(super) async fn metrics(api: web::Data<Api>) -> HttpResponse {
         malformed: malformed::count(),
         stale: api.directory.is_stale(),
         protection: api.protection.is_held(),
+        detection_suspended: api.protection.report().is_suspended(),
         pool: api
             .directory
             .pool()

@@ -47,6 +47,8 @@ pub struct Figures {
     pub stale: bool,
     /// Suspects are held.
     pub protection: bool,
+    /// Whether no instance is marked offline for now.
+    pub detection_suspended: bool,
     /// Connections to the registry store: open, idle, and how many wait for one.
     pub pool: Option<[usize; 3]>,
     /// What the SchedulerActor did; `None` if it does not say.
@@ -76,6 +78,8 @@ impl Metrics {
         self.anonymous.set(figures.anonymous.into());
         self.stale.set(figures.stale.into());
         self.protection.set(figures.protection.into());
+        self.detection_suspended
+            .set(figures.detection_suspended.into());
         for kind in &figures.kinds {
             let label = ("kind", kind.kind);
             self.scopes.get_or_create(&[label]).set(count(kind.scopes));

@@ -198,6 +198,7 @@ pub struct Metrics {
     anonymous: Gauge,
     stale: Gauge,
     protection: Gauge,
+    detection_suspended: Gauge,
     connections: Family<Label, Gauge>,
     connections_waiting: Gauge,
     process: process::ProcessMetrics,
@@ -409,6 +410,11 @@ impl Metrics {
             protection: all.add(
                 "protection_active",
                 "Whether instances are held instead of recorded as offline",
+                Gauge::default(),
+            ),
+            detection_suspended: all.add(
+                "detection_suspended",
+                "Whether no instance is marked offline for now: the lease store does not work or has just begun to, or the replicas do not agree on it",
                 Gauge::default(),
             ),
             mailbox_waiting: all.add(

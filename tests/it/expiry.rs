@@ -2,7 +2,7 @@
 //! nobody who still beats.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -378,4 +378,49 @@ async fn clocks_that_are_ten_seconds_apart_change_nothing() {
         .map(|instance| &instance["online_changed_at"])
         .collect();
     assert_eq!(times.len(), 12);
+}
+
+/// The machine's clock, set ahead or back by the test.
+#[derive(Default)]
+struct Set(Mutex<TimeDelta>);
+
+impl Clock for Set {
+    fn now(&self) -> DateTime<Utc> {
+        SystemClock.now() + *self.0.lock().unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_jump_of_the_clock_removes_no_instance() {
+    let backends = Shared::new().await;
+    let clock = Arc::new(Set::default());
+    let config = Config {
+        forget_after: Some(Duration::from_secs(20)),
+        ..config(&backends)
+    };
+    let daemon = Daemon::start_with_clock(config, clock.clone()).await;
+    let registered = Instant::now();
+    daemon.register("orders", &addresses(3), &json!({})).await;
+    sleep(Duration::from_secs(3)).await;
+    let skipped = async || daemon.get("/v1/overview").await.1["roll_call"]["skipped"].clone();
+    let skipped_before = skipped().await;
+    for ahead in [TimeDelta::hours(2), TimeDelta::zero(), TimeDelta::hours(-2)] {
+        *clock.0.lock().unwrap() = ahead;
+        // Two intervals at which it looks who is to be removed.
+        sleep(Duration::from_millis(4200)).await;
+        assert_eq!(daemon.counts("orders").await[0], 3, "{ahead}");
+    }
+    assert!(registered.elapsed() < Duration::from_secs(20));
+    let skipped = skipped().await.as_u64().unwrap() - skipped_before.as_u64().unwrap();
+    assert!(
+        skipped <= 6,
+        "{skipped} roll calls are counted that nobody missed"
+    );
+    *clock.0.lock().unwrap() = TimeDelta::zero();
+    eventually(
+        Duration::from_secs(60),
+        "they are removed in the end",
+        || async { (daemon.counts("orders").await[0] == 0).then_some(()) },
+    )
+    .await;
 }

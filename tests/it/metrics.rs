@@ -124,6 +124,8 @@ async fn what_happens_is_counted<B: Backends>() {
         ("rollcall_lease_store_evicts", 0.0),
         ("rollcall_directory_stale", 0.0),
         ("rollcall_protection_active", 0.0),
+        // For one time to live after the start.
+        ("rollcall_detection_suspended", 1.0),
         ("rollcall_anonymous", 1.0),
         ("rollcall_ready", 1.0),
         (

@@ -645,7 +645,7 @@ async fn go_through(turns: Vec<Turn>) {
 /// How many histories to go through. `MODEL_HISTORIES` asks for more than a test run has
 /// time for.
 fn histories() -> Config {
-    let cases = std::env::var("MODEL_HISTORIES").map_or(100, |count| count.parse().unwrap());
+    let cases = std::env::var("MODEL_HISTORIES").map_or(30, |count| count.parse().unwrap());
     Config {
         cases,
         failure_persistence: None,

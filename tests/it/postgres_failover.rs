@@ -13,31 +13,13 @@ use crate::support::failover::Failover;
 use crate::support::postgres::Postgres;
 use crate::support::redis::Redis;
 
-/// A primary whose commits wait for its standby.
-async fn with_standby() -> (Postgres, Postgres) {
-    let primary = Postgres::start().await;
-    let standby = primary.standby().await;
-    let synchronous = "ALTER SYSTEM SET synchronous_standby_names = 'standby'";
-    primary.run("postgres", synchronous).await;
-    primary.run("postgres", "SELECT pg_reload_conf()").await;
-    (primary, standby)
-}
-
-fn both(primary: &Postgres, standby: &Postgres) -> String {
-    format!(
-        "postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres",
-        primary.port(),
-        standby.port()
-    )
-}
-
 #[tokio::test]
 async fn a_promoted_standby_has_all_that_was_acknowledged_and_no_instance_goes_offline() {
-    let (mut primary, standby) = with_standby().await;
+    let (mut primary, standby) = Postgres::with_standby().await;
     let redis = Redis::start().await;
     let arguments = [
         "--store",
-        &both(&primary, &standby),
+        &Postgres::url_of(&[&primary, &standby], "postgres"),
         "--leases",
         &redis.url(),
     ]
@@ -55,7 +37,7 @@ async fn a_promoted_standby_has_all_that_was_acknowledged_and_no_instance_goes_o
 
 #[tokio::test]
 async fn what_the_synchronous_standby_has_not_is_not_acknowledged() {
-    let (primary, mut standby) = with_standby().await;
+    let (primary, mut standby) = Postgres::with_standby().await;
     let redis = Redis::start().await;
     let arguments = [
         "--store",

@@ -107,6 +107,82 @@ async fn sslmode_says_how_the_server_is_identified() {
 }
 
 #[tokio::test]
+async fn postgres_asks_for_a_client_certificate_or_a_password_from_a_file() {
+    let (server, client) = (
+        Certificates::new("127.0.0.1"),
+        Certificates::new("rollcall"),
+    );
+    let postgres = Postgres::start_with(|dir| {
+        let (cert, key) = server.write(dir);
+        let (authority, hba) = (dir.join("clients.pem"), dir.join("hba.conf"));
+        fs::write(&authority, &client.authority).unwrap();
+        let rules = "host all postgres 127.0.0.1/32 trust\n\
+                     hostssl all certified 127.0.0.1/32 trust clientcert=verify-ca\n\
+                     host all secret 127.0.0.1/32 scram-sha-256\n";
+        fs::write(&hba, rules).unwrap();
+        let settings = format!(
+            "-c ssl=on -c ssl_cert_file={} -c ssl_key_file={} -c ssl_ca_file={} -c hba_file={}",
+            cert.display(),
+            key.display(),
+            authority.display(),
+            hba.display()
+        );
+        settings.split(' ').map(str::to_owned).collect()
+    })
+    .await;
+    let roles = "CREATE ROLE certified LOGIN; CREATE ROLE secret LOGIN PASSWORD 'first';
+        GRANT certified TO secret; GRANT CREATE, USAGE ON SCHEMA public TO certified";
+    postgres.run("postgres", roles).await;
+    let url = |user: &str| {
+        postgres
+            .url("postgres")
+            .replace("postgres@", &format!("{user}@"))
+    };
+    let folder = TempDir::new().unwrap();
+    let (certificate, key) = client.write(folder.path());
+
+    let without = format!("{}?sslmode=require", url("certified"));
+    let error = migrate(&without).unwrap_err();
+    assert!(
+        error.contains("requires a valid client certificate"),
+        "{error}"
+    );
+    let with = format!(
+        "{without}&sslcert={}&sslkey={}",
+        certificate.display(),
+        key.display()
+    );
+    assert_eq!(migrate(&with), Ok(()));
+    let missing = with.replace("server.key", "none.key");
+    let error = migrate(&missing).unwrap_err();
+    assert!(error.contains("none.key: "), "{error}");
+
+    let file = folder.path().join("password");
+    fs::write(&file, "first\n").unwrap();
+    let redis = Redis::start().await;
+    let store = format!("{}?password_file={}", url("secret"), file.display());
+    let arguments = ["--store", &store, "--leases", &redis.url()].map(str::to_owned);
+    let daemon = Daemon::start(&arguments).await;
+    let register = async |address: &str| {
+        let path = format!("/v1/services/orders/instances/{address}");
+        daemon.put(&path, json!({})).await.0.as_u16()
+    };
+    assert_eq!(register("a:1").await, 201);
+    let rotated = "ALTER ROLE secret PASSWORD 'second';
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'secret'";
+    postgres.run("postgres", rotated).await;
+    assert_eq!(register("b:1").await, 503);
+    fs::write(&file, "second").unwrap();
+    eventually(
+        Duration::from_secs(10),
+        "the new password is used",
+        || async { (register("b:1").await == 201).then_some(()) },
+    )
+    .await;
+    assert!(!daemon.log().contains("first") && !daemon.log().contains("second"));
+}
+
+#[tokio::test]
 async fn a_server_without_tls_is_refused_when_tls_is_required() {
     let postgres = Postgres::start().await;
     let url = postgres.url("postgres");

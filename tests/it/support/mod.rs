@@ -10,6 +10,7 @@ pub(crate) mod failover;
 pub(crate) mod fake_registry;
 pub(crate) mod lease_servers;
 pub(crate) mod memory_store;
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod prometheus;

@@ -147,6 +147,25 @@ impl Postgres {
         standby
     }
 
+    /// A primary whose commits wait for its standby.
+    pub(crate) async fn with_standby() -> (Self, Self) {
+        let primary = Self::start().await;
+        let standby = primary.standby().await;
+        let synchronous = "ALTER SYSTEM SET synchronous_standby_names = 'standby'";
+        primary.run("postgres", synchronous).await;
+        primary.run("postgres", "SELECT pg_reload_conf()").await;
+        (primary, standby)
+    }
+
+    /// The URL of whichever of them can be written to.
+    pub(crate) fn url_of(servers: &[&Self], database: &str) -> String {
+        let hosts: Vec<String> = servers
+            .iter()
+            .map(|server| format!("127.0.0.1:{}", server.port))
+            .collect();
+        format!("postgres://{USER}@{}/{database}", hosts.join(","))
+    }
+
     /// Runs statements as the owner of everything.
     pub(crate) async fn run(&self, database: &str, statements: &str) {
         let client = self.try_connect(database).await.unwrap();

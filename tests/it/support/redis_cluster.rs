@@ -1,6 +1,6 @@
 //! A Redis Cluster.
 
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use super::eventually;
@@ -66,6 +66,10 @@ impl RedisCluster {
         &self.nodes
     }
 
+    pub(crate) fn nodes_mut(&mut self) -> &mut [Redis] {
+        &mut self.nodes
+    }
+
     /// A master by its index: the first three nodes are masters at the start.
     pub(crate) async fn id(&self, index: usize) -> String {
         let mut id = redis::cmd("CLUSTER");
@@ -102,8 +106,38 @@ impl RedisCluster {
         self.manage(arguments.map(str::to_owned).into()).await;
     }
 
+    /// Moves some slots to a master, from all others, where the cluster is in a state for it.
+    pub(crate) async fn try_move_slots(&self, count: u16) {
+        let host = self.hosts().next().unwrap();
+        let nodes: String = self.nodes[0].run(redis::cmd("CLUSTER").arg("NODES")).await;
+        let is_master = |line: &&str| line.contains("master") && !line.contains("fail");
+        let Some(master) = nodes.lines().find(is_master) else {
+            return;
+        };
+        let (to, count) = (master.split(' ').next().unwrap(), count.to_string());
+        let reshard = [
+            "reshard",
+            &host,
+            "--cluster-from",
+            "all",
+            "--cluster-to",
+            to,
+        ];
+        let reshard = reshard.into_iter().chain(["--cluster-slots", &count]);
+        let moved = Self::try_manage(reshard.map(str::to_owned).collect()).await;
+        if !moved.status.success() {
+            // What was half-way is brought to an end.
+            Self::try_manage(["fix", &host].map(str::to_owned).into()).await;
+        }
+    }
+
     /// What `redis-cli --cluster` does.
     async fn manage(&self, arguments: Vec<String>) {
+        let output = Self::try_manage(arguments).await;
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    async fn try_manage(arguments: Vec<String>) -> Output {
         let managed = tokio::task::spawn_blocking(|| {
             let mut command = Command::new("redis-cli");
             command
@@ -114,7 +148,6 @@ impl RedisCluster {
                 .output()
                 .unwrap()
         });
-        let output = managed.await.unwrap();
-        assert!(output.status.success(), "{output:?}");
+        managed.await.unwrap()
     }
 }

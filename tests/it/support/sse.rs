@@ -57,19 +57,34 @@ impl Subscriber {
         Self::open(daemon, "", Some(last_id)).await
     }
 
+    /// Listens to a daemon that may be away, after an event if one is given.
+    pub(crate) async fn try_open(url: &str, last_id: Option<&str>) -> Option<Self> {
+        let response = Self::request(&format!("{url}/v1/events"), last_id).await;
+        let response = response.ok()?;
+        (response.status() == 200).then(|| Self::of(response, last_id))
+    }
+
     async fn open(daemon: &Daemon, query: &str, last_id: Option<&str>) -> Self {
         let url = format!("{}/v1/events{query}", daemon.url());
-        let client = client_builder().build().unwrap();
-        let mut request = client.get(url);
-        if let Some(last_id) = last_id {
-            request = request.header("Last-Event-ID", last_id);
-        }
-        let response = request.send().await.unwrap();
+        let response = Self::request(&url, last_id).await.unwrap();
         assert_eq!(response.status(), 200);
         let header = |name: &str| response.headers()[name].to_str().unwrap();
         assert_eq!(header("content-type"), "text/event-stream");
         assert_eq!(header("content-encoding"), "identity");
         assert_eq!(header("cache-control"), "no-store");
+        Self::of(response, last_id)
+    }
+
+    async fn request(url: &str, last_id: Option<&str>) -> reqwest::Result<Response> {
+        let client = client_builder().build().unwrap();
+        let mut request = client.get(url);
+        if let Some(last_id) = last_id {
+            request = request.header("Last-Event-ID", last_id);
+        }
+        request.send().await
+    }
+
+    fn of(response: Response, last_id: Option<&str>) -> Self {
         Self {
             response,
             text: String::new(),
