@@ -71,7 +71,11 @@ async fn redis_is_reached_by_a_unix_socket() {
 #[tokio::test]
 async fn a_url_for_another_kind_of_server_is_corrected() {
     let single = Redis::start().await;
-    let node = Redis::start_with(|_| ["--cluster-enabled", "yes"].map(str::to_owned).into()).await;
+    let node = Redis::start_with(|_| {
+        let arguments = format!("--cluster-enabled yes --cluster-port {}", free_port());
+        arguments.split(' ').map(str::to_owned).collect()
+    })
+    .await;
     let sentinels = Sentinels::start(&single, 0).await;
     let hosts = sentinels.url();
     let sentinel = hosts
