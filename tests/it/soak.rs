@@ -197,11 +197,10 @@ impl Stack {
         let mortal = addresses(LIVING + MORTAL).split_off(LIVING);
         while !self.settled.get() {
             let address = &mortal[usize::try_from(self.below(MORTAL as u64)).unwrap()];
-            let mut alive = self.alive.borrow_mut();
-            if !alive.remove(address) {
-                alive.insert(address.clone());
+            let stopped = self.alive.borrow_mut().remove(address);
+            if !stopped {
+                self.alive.borrow_mut().insert(address.clone());
             }
-            drop(alive);
             sleep(Duration::from_millis(500)).await;
         }
     }
