@@ -274,9 +274,8 @@ impl Directory {
             seen.extend(page.iter().map(|instance| instance.id));
             let known = self.maps.instances.pin();
             let is_other = |instance: &Instance| {
-                known.get(&instance.key).is_none_or(|known| {
-                    (known.instance.id, known.instance.revision) != (instance.id, instance.revision)
-                })
+                let known = known.get(&instance.key);
+                known.is_none_or(|known| known.instance != *instance)
             };
             changed.extend(page.into_iter().filter(is_other));
             // A change costs as much as the scopes that it touches are large.

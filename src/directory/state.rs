@@ -218,14 +218,12 @@ impl<'a> Change<'a> {
         let was_available = before
             .as_ref()
             .is_some_and(|before| before.instance.available());
-        let revision = before.as_ref().map(|before| before.instance.revision);
+        let term_before = before
+            .as_ref()
+            .map_or(0, |before| Digest::term(&before.instance));
         let digest = &mut self.state.digest;
         digest.instances += i64::from(before.is_none());
-        let sum = match revision {
-            Some(revision) => instance.revision - revision,
-            None => instance.id.0.wrapping_add(instance.revision),
-        };
-        digest.instance_sum = digest.instance_sum.wrapping_add(sum);
+        digest.instance_sum += Digest::term(instance) - term_before;
         self.applied.availability |=
             key.scope.kind == ScopeKind::Service && available != was_available;
         let listed = Arc::new(listed);
@@ -271,8 +269,7 @@ impl<'a> Change<'a> {
         self.applied.availability |= key.scope.kind == ScopeKind::Service && instance.available();
         let digest = &mut self.state.digest;
         digest.instances -= 1;
-        let sum = instance.id.0.wrapping_add(instance.revision);
-        digest.instance_sum = digest.instance_sum.wrapping_sub(sum);
+        digest.instance_sum -= Digest::term(instance);
         instances.remove(key);
         let edits = self.edits.entry(key.scope.clone()).or_default();
         edits.instances.push((key.address.clone(), None));
@@ -368,14 +365,17 @@ impl<'a> Change<'a> {
     }
 
     /// Whether the store, from which `read` was just read, has gone back behind what is
-    /// `known`. What an event changed meanwhile may be later than what was read.
+    /// `known`, or has gone another way since: then a revision may have another content. What
+    /// an event changed meanwhile may be later than what was read.
     fn is_restored(&self, known: Option<&Listed>, read: &Instance) -> bool {
         let touched = |id: InstanceId| {
             let reading = self.state.reading.as_ref();
             reading.is_some_and(|reading| reading.instances.contains(&id))
         };
         let is_older = known.is_some_and(|Listed { instance, .. }| {
-            (instance.id, instance.revision) > (read.id, read.revision) && !touched(instance.id)
+            let known = (instance.id, instance.revision);
+            let is_other = known == (read.id, read.revision) && instance != read;
+            (known > (read.id, read.revision) || is_other) && !touched(instance.id)
         });
         let was_removed = self.state.removed_instances.ids.contains(&read.id);
         (is_older || was_removed) && !touched(read.id)

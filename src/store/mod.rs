@@ -228,7 +228,7 @@ pub struct RegisteredMany {
 }
 
 /// Counts and sums of what is stored: two stores, or a store and a copy of it, that
-/// differ in an id or a revision differ in this, but for chance.
+/// differ in something differ in this, but for chance.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Digest {
     /// How many scopes there are.
@@ -237,8 +237,23 @@ pub struct Digest {
     pub scope_sum: i64,
     /// How many instances there are.
     pub instances: i64,
-    /// The sum of their ids and revisions.
+    /// The sum of [`Digest::term`] over them.
     pub instance_sum: i64,
+}
+
+impl Digest {
+    /// What an instance counts for, less than 2^33 for as long as ids and revisions are small.
+    /// More than its id and revision, because after a restore a revision may have another
+    /// content than before.
+    pub fn term(instance: &Instance) -> i64 {
+        const PRIME: i64 = 1_000_000_007;
+        let epoch = instance.presence.epoch.map_or(0, |epoch| epoch.0);
+        instance.id.0
+            + 2 * instance.revision
+            + i64::from(instance.presence.online)
+            + epoch % PRIME
+            + instance.updated_at.timestamp() % PRIME
+    }
 }
 
 /// A life of an instance's lease.

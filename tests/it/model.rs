@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use actix::{Actor, Addr};
+use actix::fut::wrap_future;
+use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context};
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -27,7 +28,7 @@ use rollcalld::model::{
 };
 use rollcalld::protection::{Limits, Protection};
 use rollcalld::store::Store;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -128,6 +129,8 @@ struct Replica {
     directory: Arc<Directory>,
     follower: JoinHandle<()>,
     _scheduler: Addr<SchedulerActor>,
+    /// Dropped with the replica, which stops its SchedulerActor.
+    _alive: oneshot::Sender<()>,
     started_at: Instant,
 }
 
@@ -195,7 +198,17 @@ impl Replica {
             interval: Duration::from_secs(5),
         };
         let scheduler =
-            SchedulerActor::new(roll_call, chores, bus.clone(), clock.clone(), lifeline()).start();
+            SchedulerActor::new(roll_call, chores, bus.clone(), clock.clone(), lifeline());
+        let (alive, ended) = oneshot::channel::<()>();
+        // Its intervals would go on without it.
+        let scheduler = SchedulerActor::create(|context| {
+            let stop = wrap_future(ended).map(|_, _: &mut SchedulerActor, context| {
+                let context: &mut Context<SchedulerActor> = context;
+                context.stop();
+            });
+            context.spawn(stop);
+            scheduler
+        });
         let heartbeat = HeartbeatActor::new(expiry.clone(), lifeline()).start();
         scheduler.do_send(Enlist(heartbeat.clone().recipient()));
         let follower = Follower {
@@ -215,6 +228,7 @@ impl Replica {
             directory,
             follower,
             _scheduler: scheduler,
+            _alive: alive,
             started_at: Instant::now(),
         }
     }
@@ -669,4 +683,19 @@ fn after_a_restored_registry_store_who_is_alive_is_online_again() {
         Ok(())
     });
     outcome.unwrap();
+}
+
+#[test]
+fn after_a_restore_a_revision_may_have_another_content() {
+    let turns = vec![
+        (Fault::Restart(0), Duration::ZERO),
+        (
+            Fault::Fork(0, Duration::from_millis(6004)),
+            Duration::from_millis(1),
+        ),
+        (Fault::Backup, Duration::ZERO),
+        (Fault::Join(0), Duration::from_millis(10_006)),
+        (Fault::Restore, Duration::ZERO),
+    ];
+    actix::System::new().block_on(go_through(turns));
 }

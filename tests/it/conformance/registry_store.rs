@@ -8,8 +8,8 @@ use rollcalld::model::{
     Presence, Registration, Scope, ScopeId, ScopeKind, Status, StatusChange, Ttl, Weight,
 };
 use rollcalld::store::{
-    self, Life, MigrateError, Registered, RegistryTransaction, ScopeDeletion, Store, StoreUrl,
-    WentOnline,
+    self, Digest, Life, MigrateError, Registered, RegistryTransaction, ScopeDeletion, Store,
+    StoreUrl, WentOnline,
 };
 use tempfile::TempDir;
 
@@ -818,6 +818,14 @@ async fn the_digest_changes_with_every_change(mut fixture: Fixture) {
         let digest = fixture.store.reader.digest().await.unwrap();
         assert!(!seen.contains(&digest), "{digest:?} of {seen:?}");
         seen.push(digest);
+        // The Directory counts the same from what it reads.
+        let all = fixture
+            .store
+            .reader
+            .list_instances(InstanceId(0), 100)
+            .await;
+        let terms = all.unwrap().iter().map(Digest::term).sum::<i64>();
+        assert_eq!(digest.instance_sum, terms);
     };
     fixture.declare(&group("edge"), None).await;
     changed(&fixture).await;

@@ -107,11 +107,7 @@ impl RegistryReader for MemoryStore {
                 .map(|scope| scope.id.0 + scope.revision)
                 .sum(),
             instances: rows.instances.len() as i64,
-            instance_sum: rows
-                .instances
-                .values()
-                .map(|instance| instance.id.0 + instance.revision)
-                .sum(),
+            instance_sum: rows.instances.values().map(Digest::term).sum(),
         })
     }
 

@@ -35,12 +35,8 @@ impl RedisCluster {
         create.extend(cluster.hosts());
         create.extend(["--cluster-replicas".to_owned(), replicas.to_string()]);
         cluster.manage(create).await;
+        cluster.serves().await;
         for node in &cluster.nodes {
-            eventually(Duration::from_secs(30), "the cluster serves", || async {
-                let info: String = node.run(redis::cmd("CLUSTER").arg("INFO")).await;
-                info.contains("cluster_state:ok").then_some(())
-            })
-            .await;
             eventually(Duration::from_secs(30), "the replicas follow", || async {
                 let info: String = node.run(redis::cmd("INFO").arg("replication")).await;
                 let follows = info.contains("master_link_status:up");
@@ -50,6 +46,17 @@ impl RedisCluster {
             .await;
         }
         cluster
+    }
+
+    /// Returns when all nodes say that all slots are served.
+    pub(crate) async fn serves(&self) {
+        for node in &self.nodes {
+            eventually(Duration::from_secs(30), "the cluster serves", || async {
+                let info: String = node.run(redis::cmd("CLUSTER").arg("INFO")).await;
+                info.contains("cluster_state:ok").then_some(())
+            })
+            .await;
+        }
     }
 
     fn hosts(&self) -> impl Iterator<Item = String> {
