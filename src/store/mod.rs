@@ -242,15 +242,15 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// What an instance counts for, less than 2^33 for as long as ids and revisions are small.
-    /// More than its id and revision, because after a restore a revision may have another
-    /// content than before.
+    /// What an instance counts for: more than its id and revision, because after a restore a
+    /// revision may have another content than before.
     pub fn term(instance: &Instance) -> i64 {
+        // Unlike weights, so that small changes of two parts do not make up for each other.
         const PRIME: i64 = 1_000_000_007;
         let epoch = instance.presence.epoch.map_or(0, |epoch| epoch.0);
         instance.id.0
-            + 2 * instance.revision
-            + i64::from(instance.presence.online)
+            + 1009 * instance.revision
+            + 500_009 * i64::from(instance.presence.online)
             + epoch % PRIME
             + instance.updated_at.timestamp() % PRIME
     }
