@@ -91,15 +91,7 @@ impl Expiry {
 
     /// Has those recorded as offline, or held, whose leases are gone.
     pub(super) async fn judge(&self, gone: Vec<Gone>) {
-        let mut believed = Vec::new();
-        for gone in gone {
-            let instance = &gone.listed.instance;
-            match self.protection.patience(self.ttl(&gone.listed)) {
-                _ if !instance.presence.online => {}
-                Some(until) => self.watch_again(std::slice::from_ref(&instance.key), until),
-                None => believed.push(gone),
-            }
-        }
+        let believed = self.proven(gone);
         if believed.is_empty() {
             return;
         }
@@ -119,6 +111,22 @@ impl Expiry {
                 }
             }
         }
+    }
+
+    /// Those of `gone` whose missing lease is evidence. The others are watched until it is.
+    fn proven(&self, gone: Vec<Gone>) -> Vec<Gone> {
+        let is_proven = |gone: &Gone| {
+            let instance = &gone.listed.instance;
+            match self.protection.patience(self.ttl(&gone.listed)) {
+                _ if !instance.presence.online => false,
+                Some(until) => {
+                    self.watch_again(std::slice::from_ref(&instance.key), until);
+                    false
+                }
+                None => true,
+            }
+        };
+        gone.into_iter().filter(is_proven).collect()
     }
 
     /// Looks at everybody who is online, marks the suspects, and ends protection when it
@@ -156,15 +164,12 @@ impl Expiry {
         Some(self.let_go().await)
     }
 
-    /// Has those suspects recorded as offline who still have no lease.
+    /// Has all instances recorded as offline that have no lease, those included that are not
+    /// suspects yet; returns how many. Where a missing lease is no evidence, none.
     pub(super) async fn let_go(&self) -> usize {
-        let suspects = self.directory.online();
-        let suspects: Vec<_> = suspects
-            .into_iter()
-            .filter(|listed| listed.suspect)
-            .collect();
+        let online = self.directory.online();
         let mut gone = Vec::new();
-        for part in suspects.chunks(LOOK) {
+        for part in online.chunks(LOOK) {
             let keys = keys(part);
             self.directory.set_suspect(&keys, false);
             match self.look(&keys).await {
@@ -178,6 +183,7 @@ impl Expiry {
                 Err(_) => self.watch_again(&keys, Instant::now() + AGAIN),
             }
         }
+        let gone = self.proven(gone);
         self.record(&gone).await;
         gone.len()
     }

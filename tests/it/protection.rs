@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::support::backends::{Backends, Setup, on_both_backends};
+use crate::support::backends::{Backends, Setup, Shared, on_both_backends};
 use crate::support::daemon::Daemon;
 use crate::support::sse::{Event, Subscriber};
 use crate::support::{addresses, eventually};
@@ -285,4 +285,31 @@ async fn all_of_nine_go_as_ever<B: Backends>() {
         (fleet.setup.counts("orders").await == [9, 0, 0]).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_confirmation_after_redis_was_flushed_lets_no_living_instance_go() {
+    let mut fleet = sixty_stop::<Shared>("10m").await;
+    let redis = &fleet.setup.backends.redis;
+    redis.run::<()>(&redis::cmd("FLUSHALL")).await;
+    // No instance has a lease until its next heartbeat.
+    eventually(SOON, "all are suspects", || async {
+        let overview = fleet.overview(&fleet.setup).await;
+        (overview["suspect"] == json!(100)).then_some(())
+    })
+    .await;
+    // A confirmation lets no instance go until a missing lease is evidence again. Then the
+    // sixty go, on whichever replica is the first to know.
+    let end = Instant::now() + 4 * TTL;
+    while fleet.setup.counts("orders").await == [100, 100, 100] && Instant::now() < end {
+        fleet.beat(60).await;
+        let (_, body) = fleet
+            .setup
+            .try_send(Method::POST, "/v1/protection/confirm", None)
+            .await
+            .unwrap();
+        assert!([json!(0), json!(60)].contains(&body["let_go"]), "{body}");
+        sleep(Duration::from_millis(500)).await;
+    }
+    gone(&mut fleet).await;
 }
