@@ -4,10 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::{Mailbox, RecordOffline, RegistryActor};
-use crate::bus::EventBus;
+use super::{Mailbox, RecordOffline, RegistryActor, Tell};
 use crate::clock::Clock;
 use crate::directory::{Directory, Listed, Stale};
 use crate::lease::{Health, Lease, LeaseError, LeaseStore};
@@ -39,10 +38,8 @@ pub struct Expiry {
     pub directory: Arc<Directory>,
     /// Decides whether those who are gone are believed to be.
     pub protection: Arc<Protection>,
-    /// Records them.
+    /// Records them, and tells that protection begins or ends.
     pub registry: Mailbox<RegistryActor>,
-    /// Tells that protection begins or ends.
-    pub bus: Arc<dyn EventBus>,
     /// The time of that.
     pub clock: Arc<dyn Clock>,
     /// Counts what came of it.
@@ -107,7 +104,8 @@ impl Expiry {
                 let keys = keys(believed.iter().map(|gone| &gone.listed));
                 self.directory.set_suspect(&keys, true);
                 if let Some(reason) = began {
-                    self.tell(EventKind::ProtectionEntered { reason }).await;
+                    self.tell_of_protection(EventKind::ProtectionEntered { reason })
+                        .await;
                 }
             }
         }
@@ -160,7 +158,8 @@ impl Expiry {
         if !self.protection.leave(&reason) {
             return None;
         }
-        self.tell(EventKind::ProtectionLeft { reason }).await;
+        self.tell_of_protection(EventKind::ProtectionLeft { reason })
+            .await;
         Some(self.let_go().await)
     }
 
@@ -270,11 +269,16 @@ impl Expiry {
         listed.instance.ttl.unwrap_or(self.protection.limits().ttl)
     }
 
-    async fn tell(&self, kind: EventKind) {
-        let at = self.clock.now();
-        // Where the bus is away nobody is judged anyhow.
-        if let Err(error) = self.bus.append(&[Event { at, kind }]).await {
-            log::warn!("the other daemons are not told: {error}");
+    /// Has events appended to the log, after those of the commits before.
+    pub(super) async fn tell(&self, events: Vec<Event>) {
+        while let Err(error) = self.registry.ask(Tell(events.clone())).await {
+            log::debug!("events cannot be told yet: {error}");
+            sleep(AGAIN).await;
         }
+    }
+
+    async fn tell_of_protection(&self, kind: EventKind) {
+        let at = self.clock.now();
+        self.tell(vec![Event { at, kind }]).await;
     }
 }

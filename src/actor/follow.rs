@@ -196,9 +196,9 @@ impl Follower {
             },
         };
         let transitions = differences.transitions.into_iter().map(transition);
-        let missed: Vec<Event> = lost.into_iter().chain(transitions).collect();
-        let told = self.bus.append(&missed).await;
-        if told.is_err() || differences.others > 0 {
+        let missed = lost.into_iter().chain(transitions).collect();
+        self.expiry.tell(missed).await;
+        if differences.others > 0 {
             self.feed.lose(head);
         }
     }

@@ -32,7 +32,7 @@ pub use self::reconcile::{Reconciler, Repairs};
 pub use self::registry::{
     Announcement, Attest, ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance,
     DisableServiceInstance, Drain, ForgetInstances, MigrateSchema, RecordOffline, RecordOnline,
-    RegisterInstance, RegistryActor, Write,
+    RegisterInstance, RegistryActor, Tell, Write,
 };
 pub use self::scheduler::{
     Chores, EndProtection, Enlist, RECONCILE, ReconcileReport, Report, ReportProgress, RollCall,

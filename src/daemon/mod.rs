@@ -187,7 +187,6 @@ impl Daemon {
             directory: Arc::clone(&directory),
             protection: Arc::clone(&protection),
             registry: Mailbox::new(registry.clone(), RECORDER.0, RECORDER.1, asked),
-            bus: Arc::clone(&bus),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
         };

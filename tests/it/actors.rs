@@ -374,7 +374,7 @@ fn memory_bus() -> Arc<dyn EventBus> {
 
 fn expiry(store: &Arc<FakeStore>, leases: &Arc<FakeLeases>, bus: Arc<dyn EventBus>) -> Expiry {
     let directory = Arc::new(Directory::new(store.clone()));
-    let (registry, _) = registry_of(store, directory.clone(), bus.clone());
+    let (registry, _) = registry_of(store, directory.clone(), bus);
     let limits = Limits {
         ratio: 0.5,
         min: 10,
@@ -388,7 +388,6 @@ fn expiry(store: &Arc<FakeStore>, leases: &Arc<FakeLeases>, bus: Arc<dyn EventBu
         directory,
         protection: Arc::new(Protection::new(limits, health)),
         registry: mailbox(registry, 100, Duration::from_secs(5)),
-        bus,
         clock: Arc::new(SystemClock),
         metrics: Arc::default(),
     }

@@ -176,7 +176,6 @@ impl Replica {
             directory: directory.clone(),
             protection: Arc::new(Protection::new(limits, health)),
             registry: mailbox(registry.clone(), 100, Duration::from_secs(8)),
-            bus: bus.clone(),
             clock: clock.clone(),
             metrics: Arc::default(),
         };
@@ -696,6 +695,18 @@ fn after_a_restore_a_revision_may_have_another_content() {
         (Fault::Backup, Duration::ZERO),
         (Fault::Join(0), Duration::from_millis(10_006)),
         (Fault::Restore, Duration::ZERO),
+    ];
+    actix::System::new().block_on(go_through(turns));
+}
+
+#[test]
+fn a_restore_is_told_once_the_log_takes_events_again() {
+    let turns = vec![
+        (Fault::Backup, Duration::from_secs(14)),
+        (Fault::Join(0), Duration::from_secs(14)),
+        (Fault::Join(0), Duration::from_secs(38)),
+        (Fault::Restore, Duration::from_secs(4)),
+        (Fault::Mode(0, Mode::RefusesWrites), Duration::from_secs(26)),
     ];
     actix::System::new().block_on(go_through(turns));
 }

@@ -138,7 +138,6 @@ impl Fixture {
             directory,
             protection: Arc::new(Protection::new(limits, health)),
             registry: registry.clone(),
-            bus: bus.clone(),
             clock,
             metrics: Arc::default(),
         };

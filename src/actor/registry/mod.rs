@@ -30,7 +30,7 @@ use crate::bus::EventBus;
 use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::metrics::Metrics;
-use crate::model::Registration;
+use crate::model::{Event, Registration};
 use crate::store::{MigrateError, Registered, RegistryWriter, StoreError};
 
 /// Owns the registry writer.
@@ -207,6 +207,21 @@ impl Handler<MigrateSchema> for RegistryActor {
                 .await
                 .unwrap_or_else(|_| Err(queue::ended().into()))
         })
+    }
+}
+
+/// Appends events that are no commits of this replica to the log, after those of the commits
+/// before; tried again until the log takes them. Answered at once.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct Tell(pub Vec<Event>);
+
+impl Handler<Tell> for RegistryActor {
+    type Result = ();
+
+    fn handle(&mut self, Tell(events): Tell, context: &mut Context<Self>) {
+        self.outbox.push(events);
+        self.tell(context);
     }
 }
 
