@@ -22,7 +22,7 @@ pub struct Agreement {
     pub health: Arc<Health>,
     /// Records what is attested.
     pub registry: Mailbox<RegistryActor>,
-    /// Is told whether the replicas agree.
+    /// Marks no instance offline while the replicas disagree.
     pub protection: Arc<Protection>,
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Mailbox, RecordOffline, RegistryActor, Tell};
+use super::{AppendEvents, Mailbox, RecordOffline, RegistryActor};
 use crate::clock::Clock;
 use crate::directory::{Directory, Listed, Stale};
 use crate::lease::{Health, Lease, LeaseError, LeaseStore};
@@ -38,7 +38,7 @@ pub struct Expiry {
     pub directory: Arc<Directory>,
     /// Decides whether those who are gone are believed to be.
     pub protection: Arc<Protection>,
-    /// Records them, and tells that protection begins or ends.
+    /// Records them, and appends the events of protection.
     pub registry: Mailbox<RegistryActor>,
     /// The time of that.
     pub clock: Arc<dyn Clock>,
@@ -104,7 +104,7 @@ impl Expiry {
                 let keys = keys(believed.iter().map(|gone| &gone.listed));
                 self.directory.set_suspect(&keys, true);
                 if let Some(reason) = began {
-                    self.tell_of_protection(EventKind::ProtectionEntered { reason })
+                    self.append_protection(EventKind::ProtectionEntered { reason })
                         .await;
                 }
             }
@@ -158,7 +158,7 @@ impl Expiry {
         if !self.protection.leave(&reason) {
             return None;
         }
-        self.tell_of_protection(EventKind::ProtectionLeft { reason })
+        self.append_protection(EventKind::ProtectionLeft { reason })
             .await;
         Some(self.let_go().await)
     }
@@ -269,16 +269,16 @@ impl Expiry {
         listed.instance.ttl.unwrap_or(self.protection.limits().ttl)
     }
 
-    /// Has events appended to the log, after those of the commits before.
-    pub(super) async fn tell(&self, events: Vec<Event>) {
-        while let Err(error) = self.registry.ask(Tell(events.clone())).await {
-            log::debug!("events cannot be told yet: {error}");
+    /// Appends events to the event log, after those of earlier commits.
+    pub(super) async fn append(&self, events: Vec<Event>) {
+        while let Err(error) = self.registry.ask(AppendEvents(events.clone())).await {
+            log::debug!("events cannot be appended yet: {error}");
             sleep(AGAIN).await;
         }
     }
 
-    async fn tell_of_protection(&self, kind: EventKind) {
+    async fn append_protection(&self, kind: EventKind) {
         let at = self.clock.now();
-        self.tell(vec![Event { at, kind }]).await;
+        self.append(vec![Event { at, kind }]).await;
     }
 }

@@ -182,7 +182,7 @@ impl Follower {
                 "the registry store went back to an earlier state: it was restored from a backup, or failed over to a standby that lacked the last commits"
             );
         }
-        // After an earlier state the revisions of transitions begin anew, and all replicas
+        // The revisions of transitions may repeat after an earlier state, and all replicas
         // must read the store again.
         let lost = differences.restored.then_some(Event {
             at,
@@ -197,7 +197,7 @@ impl Follower {
         };
         let transitions = differences.transitions.into_iter().map(transition);
         let missed = lost.into_iter().chain(transitions).collect();
-        self.expiry.tell(missed).await;
+        self.expiry.append(missed).await;
         if differences.others > 0 {
             self.feed.lose(head);
         }

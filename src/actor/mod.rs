@@ -30,9 +30,9 @@ pub use self::heartbeat::{
 };
 pub use self::reconcile::{Reconciler, Repairs};
 pub use self::registry::{
-    Announcement, Attest, ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance,
-    DisableServiceInstance, Drain, ForgetInstances, MigrateSchema, RecordOffline, RecordOnline,
-    RegisterInstance, RegistryActor, Tell, Write,
+    Announcement, AppendEvents, Attest, ChangeInstance, DeclareScope, DeleteScope,
+    DeregisterInstance, DisableServiceInstance, Drain, ForgetInstances, MigrateSchema,
+    RecordOffline, RecordOnline, RegisterInstance, RegistryActor, Write,
 };
 pub use self::scheduler::{
     Chores, EndProtection, Enlist, RECONCILE, ReconcileReport, Report, ReportProgress, RollCall,

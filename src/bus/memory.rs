@@ -69,7 +69,7 @@ impl State {
 
     fn append(&mut self, event: &Event, log: u64) {
         if event.kind == EventKind::EventsLost {
-            // The revisions of a registry store that was restored begin anew.
+            // The revisions of a restored registry store may repeat.
             self.transitions.clear();
         }
         if let Some((instance, online)) = event.kind.transition() {

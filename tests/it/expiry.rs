@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::support::backends::{Backends, Setup, Shared, on_both_backends};
 use crate::support::daemon::Daemon;
 use crate::support::disk::Disk;
-use crate::support::sse::{Event, Subscriber};
+use crate::support::sse::{Event, Subscriber, offline};
 use crate::support::{addresses, eventually};
 
 on_both_backends! {
@@ -208,11 +208,8 @@ async fn a_beat_in_flight_while_its_lease_expires_wins<B: Backends>() {
         transitions.values().all(|of| of.len() % 2 == 0),
         "all ended offline"
     );
-    let expired = events
-        .iter()
-        .filter(|event| event.name == "instance.offline");
     assert!(
-        expired.count() > 300,
+        offline(&events).len() > 300,
         "some leases expired before their beats"
     );
 }
@@ -289,11 +286,7 @@ async fn two_daemons_share_the_beats(
     let found_by = last_beat + TTL + Duration::from_secs(16);
     beat_in_turn(&[second], shared, found_by).await;
     let events = subscriber.until_quiet(Duration::from_millis(500)).await;
-    let mut gone: Vec<&str> = events
-        .iter()
-        .filter(|event| event.name == "instance.offline")
-        .map(Event::address)
-        .collect();
+    let mut gone = offline(&events);
     gone.sort_unstable();
     let mut expected: Vec<&str> = own.iter().map(String::as_str).collect();
     expected.sort_unstable();

@@ -13,7 +13,7 @@ use crate::support::daemon::Daemon;
 use crate::support::postgres::Postgres;
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::redis::Redis;
-use crate::support::sse::{Event, Subscriber};
+use crate::support::sse::{Subscriber, offline};
 use crate::support::{addresses, eventually, postgres};
 
 const TTL: Duration = Duration::from_secs(30);
@@ -99,11 +99,7 @@ impl Beating {
             .subscriber
             .until_quiet(Duration::from_millis(500))
             .await;
-        let mut gone: Vec<&str> = events
-            .iter()
-            .filter(|event| event.name == "instance.offline")
-            .map(Event::address)
-            .collect();
+        let mut gone = offline(&events);
         gone.sort_unstable();
         assert_eq!(gone, dead, "{events:?}");
         assert!(

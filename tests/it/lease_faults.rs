@@ -12,7 +12,7 @@ use crate::metrics::Samples;
 use crate::support::daemon::Daemon;
 use crate::support::proxy::Proxy;
 use crate::support::redis::Redis;
-use crate::support::sse::{Event, Subscriber};
+use crate::support::sse::{Subscriber, offline};
 use crate::support::{addresses, eventually, postgres};
 
 const TTL: Duration = Duration::from_secs(6);
@@ -127,12 +127,7 @@ impl Pair {
         .await;
         assert!(begin.elapsed() > TTL / 2, "its lease had to expire");
         let events = self.events.until_quiet(Duration::from_secs(1)).await;
-        let offline: Vec<&str> = events
-            .iter()
-            .filter(|event| event.name == "instance.offline")
-            .map(Event::address)
-            .collect();
-        assert_eq!(offline, [stopped], "{events:?}");
+        assert_eq!(offline(&events), [stopped], "{events:?}");
     }
 }
 

@@ -570,7 +570,7 @@ impl Troubled {
         }
     }
 
-    /// While nobody restored the registry store, no instance that sends heartbeats is marked
+    /// While the registry store was not restored, no instance that sends heartbeats is marked
     /// offline, whatever the lease store does.
     fn check_promise(&self) {
         if self.was_restored {
@@ -587,7 +587,7 @@ impl Troubled {
         }
     }
 
-    /// Once all replicas reach one lease store again, they list who is alive, and nobody else.
+    /// Once all replicas reach one lease store again, they list the living instances, and no other.
     async fn check_end(&mut self) {
         self.backends.leases.join(0);
         assert!(self.backends.leases.is_one());
@@ -615,7 +615,7 @@ impl Troubled {
                 after = last.id;
                 for logged in &events {
                     let kind = &logged.event.kind;
-                    // After a restore revisions begin anew.
+                    // After a restore revisions may repeat.
                     if *kind == EventKind::EventsLost {
                         own.clear();
                     }
@@ -655,33 +655,30 @@ async fn go_through(turns: Vec<Turn>) {
     world.check_events().await;
 }
 
-/// How many histories to go through. `MODEL_HISTORIES` asks for more than a test run has
+/// Goes through random histories. `MODEL_HISTORIES` asks for more of them than a test run has
 /// time for.
-fn histories() -> Config {
+fn go_through_histories(turns: &impl Strategy<Value = Vec<Turn>>) {
     let cases = std::env::var("MODEL_HISTORIES").map_or(30, |count| count.parse().unwrap());
-    Config {
+    let config = Config {
         cases,
         failure_persistence: None,
         ..Config::default()
-    }
+    };
+    let outcome = TestRunner::new(config).run(turns, |turns| {
+        actix::System::new().block_on(go_through(turns));
+        Ok(())
+    });
+    outcome.unwrap();
 }
 
 #[test]
 fn no_fault_of_the_lease_store_marks_a_living_instance_offline() {
-    let outcome = TestRunner::new(histories()).run(&turns(false), |turns| {
-        actix::System::new().block_on(go_through(turns));
-        Ok(())
-    });
-    outcome.unwrap();
+    go_through_histories(&turns(false));
 }
 
 #[test]
-fn after_a_restored_registry_store_who_is_alive_is_online_again() {
-    let outcome = TestRunner::new(histories()).run(&turns(true), |turns| {
-        actix::System::new().block_on(go_through(turns));
-        Ok(())
-    });
-    outcome.unwrap();
+fn after_a_restored_registry_store_living_instances_are_online_again() {
+    go_through_histories(&turns(true));
 }
 
 #[test]
@@ -700,7 +697,7 @@ fn after_a_restore_a_revision_may_have_another_content() {
 }
 
 #[test]
-fn a_restore_is_told_once_the_log_takes_events_again() {
+fn a_restore_is_published_once_the_log_takes_events_again() {
     let turns = vec![
         (Fault::Backup, Duration::from_secs(14)),
         (Fault::Join(0), Duration::from_secs(14)),

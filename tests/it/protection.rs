@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::backends::{Backends, Setup, Shared, on_both_backends};
 use crate::support::daemon::Daemon;
-use crate::support::sse::{Event, Subscriber};
+use crate::support::sse::{Event, Subscriber, offline};
 use crate::support::{addresses, eventually};
 
 on_both_backends! {
@@ -118,13 +118,6 @@ impl<B: Backends> Fleet<B> {
             .flatten()
             .collect()
     }
-}
-
-fn offline(events: &[Event]) -> Vec<&str> {
-    let offline = events
-        .iter()
-        .filter(|event| event.name == "instance.offline");
-    offline.map(Event::address).collect()
 }
 
 /// Sixty of a hundred have stopped, and are suspects on every daemon.

@@ -210,16 +210,16 @@ impl Handler<MigrateSchema> for RegistryActor {
     }
 }
 
-/// Appends events that are no commits of this replica to the log, after those of the commits
-/// before; tried again until the log takes them. Answered at once.
+/// Appends events that come from no commit of this replica to the event log, after those of
+/// earlier commits. Retries until the log accepts them. Answered at once.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
-pub struct Tell(pub Vec<Event>);
+pub struct AppendEvents(pub Vec<Event>);
 
-impl Handler<Tell> for RegistryActor {
+impl Handler<AppendEvents> for RegistryActor {
     type Result = ();
 
-    fn handle(&mut self, Tell(events): Tell, context: &mut Context<Self>) {
+    fn handle(&mut self, AppendEvents(events): AppendEvents, context: &mut Context<Self>) {
         self.outbox.push(events);
         self.tell(context);
     }

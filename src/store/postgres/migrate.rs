@@ -1,7 +1,7 @@
 //! The schema: one transaction brings it up to date.
 //!
-//! It waits for locks only briefly and begins anew: a lock that is waited for makes all who
-//! come later wait too, and these are the writes of daemons that serve.
+//! It waits for locks only briefly and retries: the writes of daemons that serve queue up
+//! behind a lock that is waited for.
 
 use std::time::Duration;
 

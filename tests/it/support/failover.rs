@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::daemon::Daemon;
-use super::sse::{Event, Subscriber};
+use super::sse::{Subscriber, offline};
 use super::{addresses, eventually};
 
 const TTL: Duration = Duration::from_secs(15);
@@ -144,11 +144,7 @@ impl Failover {
         })
         .await;
         let events = self.events.until_quiet(Duration::from_secs(1)).await;
-        let offline: Vec<&str> = events
-            .iter()
-            .filter(|event| event.name == "instance.offline")
-            .map(Event::address)
-            .collect();
+        let offline = offline(&events);
         assert!(
             offline.iter().all(|address| *address == silent),
             "{offline:?}"

@@ -27,6 +27,14 @@ impl Event {
     }
 }
 
+/// The addresses of the instances that were marked offline, in order.
+pub(crate) fn offline(events: &[Event]) -> Vec<&str> {
+    let offline = events
+        .iter()
+        .filter(|event| event.name == "instance.offline");
+    offline.map(Event::address).collect()
+}
+
 /// An open stream.
 pub(crate) struct Subscriber {
     response: Response,
