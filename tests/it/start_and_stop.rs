@@ -146,6 +146,24 @@ async fn a_sqlite_file_has_one_daemon() {
 }
 
 #[test]
+fn a_limit_on_open_files_that_is_too_low_stops_the_start() {
+    let dir = TempDir::new().unwrap();
+    // The shell sets both limits, so the daemon cannot raise its own.
+    let Output { status, stderr, .. } = Command::new("sh")
+        .args(["-c", "ulimit -n 100 && exec \"$0\" --listen 127.0.0.1:0"])
+        .arg(BINARY)
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("the system allows 100 open files (ulimit -n)"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_sqlite_file_that_cannot_be_is_named() {
     let (code, text) = run(
         &[
