@@ -29,11 +29,11 @@ if #last > 0 then
   log, place = string.match(last[1][1], '^(%d+)-(%d+)$')
   place = tonumber(place)
 end
-if not log or redis.call('GET', KEYS[3]) ~= run then
+local begins = not log or redis.call('GET', KEYS[3]) ~= run
+if begins then
   local clock = redis.call('TIME')
   local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
   log, place = string.format('%.0f', math.max(now, tonumber(log or 0) + 1)), 0
-  redis.call('SET', KEYS[3], run)
 end
 
 local resync_log, resync_place = string.match(redis.call('GET', KEYS[2]) or '', '^(%d+) (%d+)$')
@@ -73,5 +73,9 @@ for i = 4, #KEYS do
         string.format('%s %s %.0f %s', revision, log, place, name), 'PX', ARGV[2])
     end
   end
+end
+-- Only once an event is in the new log: until then the next append must begin one.
+if begins and place > 0 then
+  redis.call('SET', KEYS[3], run)
 end
 return 1

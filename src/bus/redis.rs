@@ -185,16 +185,18 @@ impl EventBus for RedisBus {
                 Ok(Following::Events(events))
             }
             // Either nothing happened, or this is another log, whose ids may be smaller.
-            0 => {
-                let head = self.head().await?;
-                let same = head.log == after.log && head.place >= after.place;
-                match same || (after.is_empty() && head.place <= 1) {
-                    true => Ok(Following::Events(Vec::new())),
-                    false => Ok(Following::Lost),
-                }
-            }
+            0 => match continues(after, self.head().await?) {
+                true => Ok(Following::Events(Vec::new())),
+                false => Ok(Following::Lost),
+            },
         }
     }
+}
+
+/// Whether nothing is lost after a read of no event after `after`, when the log ended at `head`
+/// a moment later. Events may be appended in that moment; the next read returns those.
+fn continues(after: EventId, head: EventId) -> bool {
+    after.is_empty() || (head.log == after.log && head.place >= after.place)
 }
 
 /// A stream's entry: its id and its fields.
@@ -226,4 +228,22 @@ fn logged((id, fields): Entry) -> Result<Logged, BusError> {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_appended_after_an_empty_read_are_not_taken_for_a_loss() {
+        let id = |log, place| EventId { log, place };
+        let empty = EventId::default();
+        assert!(continues(empty, empty));
+        assert!(continues(empty, id(5, 3)));
+        assert!(continues(id(5, 2), id(5, 2)));
+        assert!(continues(id(5, 2), id(5, 9)));
+        assert!(!continues(id(5, 2), id(5, 1)));
+        assert!(!continues(id(5, 2), id(6, 9)));
+        assert!(!continues(id(5, 2), empty));
+    }
 }

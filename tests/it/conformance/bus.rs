@@ -423,3 +423,30 @@ async fn a_promoted_server_that_lacks_events_begins_another_log() {
     let ids: Vec<EventId> = events.iter().map(|logged| logged.id).collect();
     assert_eq!(ids, [kept]);
 }
+
+#[tokio::test]
+async fn a_promoted_server_begins_another_log_although_it_first_refused_an_append() {
+    let old = Redis::start().await;
+    let new = old.replica().await;
+    let at_old = open(&old);
+    at_old.append(&[online(1, 2)]).await.unwrap();
+    let known = at_old.head().await.unwrap();
+    eventually(Duration::from_secs(10), "it is replicated", || async {
+        let entries: Vec<String> = new.run(redis::cmd("KEYS").arg("{rollcall}:events")).await;
+        (entries.len() == 1).then_some(())
+    })
+    .await;
+    let mut promote = redis::cmd("REPLICAOF");
+    new.run::<()>(promote.arg("NO").arg("ONE")).await;
+    let allow_append = |rule| {
+        let mut command = redis::cmd("ACL");
+        command.arg("SETUSER").arg("default").arg(rule);
+        command
+    };
+    let at_new = open(&new);
+    new.run::<()>(&allow_append("-xadd")).await;
+    at_new.append(&[offline(1, 3)]).await.unwrap_err();
+    new.run::<()>(&allow_append("+xadd")).await;
+    at_new.append(&[offline(1, 3)]).await.unwrap();
+    assert!(at_new.head().await.unwrap().log > known.log);
+}
