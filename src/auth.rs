@@ -169,7 +169,7 @@ impl Token {
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut chance = [0; CHANCE];
         getrandom::fill(&mut chance)?;
-        Ok(Self(format!("rollcall_{}", hex(&chance))))
+        Ok(Self(format!("rollcall_{}", hex::encode(chance))))
     }
 
     /// The token itself, for whoever will use it.
@@ -180,7 +180,7 @@ impl Token {
     /// Its line of a tokens file, for whom it makes it.
     pub fn line(&self, identity: &Identity) -> String {
         let Identity { name, role, limit } = identity;
-        let hash = hex(&Hash::of(&self.0).0);
+        let hash = hex::encode(Hash::of(&self.0).0);
         match limit {
             Some(limit) => format!("{role} {name} {hash} {limit}"),
             None => format!("{role} {name} {hash}"),
@@ -220,21 +220,11 @@ impl FromStr for Hash {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut bytes = [0; 32];
-        let digits = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digits = std::str::from_utf8(digits).unwrap_or_default();
-            *byte = u8::from_str_radix(digits, 16).unwrap_or_default();
-        }
-        match digits {
-            true => Ok(Self(bytes)),
-            // What was put there may be the token itself.
-            false => Err("the third word must be a SHA-256: 64 hexadecimal digits".to_owned()),
-        }
+        // The message does not repeat the text: it may be the token itself.
+        hex::decode_to_slice(text, &mut bytes)
+            .map_err(|_| "the third word must be a SHA-256: 64 hexadecimal digits".to_owned())?;
+        Ok(Self(bytes))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why the tokens cannot be used. Names the file and line, and shows no token.

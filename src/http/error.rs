@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
+use super::Code;
 use crate::actor::{AskError, BeatError};
 use crate::admission::Full;
 use crate::directory::DirectoryError;
@@ -31,8 +32,7 @@ const LOG_EVERY: Duration = Duration::from_secs(1);
 /// An answer that is an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    status: StatusCode,
-    code: &'static str,
+    code: Code,
     detail: String,
     field: Option<String>,
     allow: Option<String>,
@@ -47,8 +47,7 @@ pub(super) struct Document<'a> {
     /// The status in words.
     title: &'a str,
     status: u16,
-    /// What went wrong, for programs: it stays the same from version to version.
-    code: &'a str,
+    code: Code,
     /// What went wrong, for people.
     detail: &'a str,
     /// Which field it was.
@@ -61,9 +60,8 @@ pub(super) struct Document<'a> {
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 
 impl Problem {
-    pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
-            status,
             code,
             detail: detail.into(),
             field: None,
@@ -86,7 +84,7 @@ impl Problem {
         Self {
             detail: format!("{field} {reason}"),
             field: Some(field),
-            ..Self::new(StatusCode::BAD_REQUEST, "invalid_field", "")
+            ..Self::new(Code::InvalidField, "")
         }
     }
 
@@ -99,18 +97,17 @@ impl Problem {
         }
     }
 
-    pub(super) fn with_code(self, code: &'static str) -> Self {
+    pub(super) fn with_code(self, code: Code) -> Self {
         Self { code, ..self }
     }
 
     pub(super) fn scope_not_found(scope: &Scope) -> Self {
         let code = match scope.kind {
-            ScopeKind::Group => "group_not_found",
-            ScopeKind::Service => "service_not_found",
+            ScopeKind::Group => Code::GroupNotFound,
+            ScopeKind::Service => Code::ServiceNotFound,
         };
         let kind = scope.kind.as_str();
         Self::new(
-            StatusCode::NOT_FOUND,
             code,
             format!(
                 "no {kind} {:?} is declared: PUT /v1/{scope} declares it",
@@ -121,8 +118,7 @@ impl Problem {
 
     pub(super) fn instance_not_found(key: &InstanceKey) -> Self {
         Self::new(
-            StatusCode::NOT_FOUND,
-            "instance_not_found",
+            Code::InstanceNotFound,
             format!("no such instance is registered: PUT /v1/{key} registers it"),
         )
     }
@@ -130,8 +126,7 @@ impl Problem {
     /// Nobody is known to call.
     pub(super) fn unauthorized() -> Self {
         Self::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
+            Code::Unauthorized,
             "this takes a token that is known here: Authorization: Bearer TOKEN",
         )
     }
@@ -139,55 +134,41 @@ impl Problem {
     /// There is no place for it. Logged as rarely as any failure.
     pub(super) fn shed(full: Full) -> Self {
         let detail = format!("{full}; try again later");
-        Self::fault(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "overloaded",
-            &detail,
-            &full,
-        )
+        Self::fault(Code::Overloaded, &detail, &full)
     }
 
     pub(super) fn method_not_allowed(allow: String) -> Self {
         Self {
             detail: format!("this path takes {allow}"),
             allow: Some(allow),
-            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "")
+            ..Self::new(Code::MethodNotAllowed, "")
         }
     }
 
-    /// The daemon cannot do it now and may soon: what `detail` says is for clients.
-    pub(super) fn unavailable(code: &'static str, detail: &str) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
-    }
-
     /// As [`Problem::new`] for a fault of the daemon's or a backend's, with `cause` for the log.
-    fn fault(
-        status: StatusCode,
-        code: &'static str,
-        detail: &str,
-        cause: &dyn fmt::Display,
-    ) -> Self {
+    fn fault(code: Code, detail: &str, cause: &dyn fmt::Display) -> Self {
         log_failure(code, cause);
-        Self::new(status, code, detail)
+        Self::new(code, detail)
     }
 }
 
 /// Logs a failure, at most once in [`LOG_EVERY`] for each code and worker: a store that
 /// is away must not fill the disk as well.
-fn log_failure(code: &'static str, cause: &dyn fmt::Display) {
+fn log_failure(code: Code, cause: &dyn fmt::Display) {
     thread_local! {
-        static LAST: RefCell<HashMap<&'static str, (Instant, u64)>> = RefCell::default();
+        static LAST: RefCell<HashMap<Code, (Instant, u64)>> = RefCell::default();
     }
     LAST.with_borrow_mut(|last| {
         let now = Instant::now();
-        match last.get_mut(code) {
+        let name = code.as_str();
+        match last.get_mut(&code) {
             Some((at, unsaid)) if now.duration_since(*at) < LOG_EVERY => *unsaid += 1,
             Some((at, unsaid)) => {
-                log::warn!("{code}: {cause} ({unsaid} more since the last line)");
+                log::warn!("{name}: {cause} ({unsaid} more since the last line)");
                 (*at, *unsaid) = (now, 0);
             }
             None => {
-                log::warn!("{code}: {cause}");
+                log::warn!("{name}: {cause}");
                 last.insert(code, (now, 0));
             }
         }
@@ -196,22 +177,23 @@ fn log_failure(code: &'static str, cause: &dyn fmt::Display) {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.code, self.detail)
+        write!(f, "{}: {}", self.code.as_str(), self.detail)
     }
 }
 
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
-        self.status
+        self.code.status()
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut answer = HttpResponse::build(self.status);
+        let status = self.code.status();
+        let mut answer = HttpResponse::build(status);
         answer.insert_header((CONTENT_TYPE, PROBLEM_JSON));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if status == StatusCode::SERVICE_UNAVAILABLE {
             answer.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if status == StatusCode::UNAUTHORIZED {
             answer.insert_header((WWW_AUTHENTICATE, "Bearer"));
         }
         if self.closes {
@@ -221,8 +203,8 @@ impl ResponseError for Problem {
             answer.insert_header((ALLOW, allow.as_str()));
         }
         let document = Document {
-            title: self.status.canonical_reason().unwrap_or_default(),
-            status: self.status.as_u16(),
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
             code: self.code,
             detail: &self.detail,
             field: self.field.as_deref(),
@@ -235,23 +217,16 @@ impl From<AskError> for Problem {
     fn from(error: AskError) -> Self {
         match error {
             AskError::Overloaded => Self::fault(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "overloaded",
+                Code::Overloaded,
                 "too many requests are waiting; try again later",
                 &error,
             ),
             AskError::TimedOut => Self::fault(
-                StatusCode::GATEWAY_TIMEOUT,
-                "outcome_unknown",
+                Code::OutcomeUnknown,
                 "no answer in time: it may or may not have happened; send it again",
                 &error,
             ),
-            AskError::Gone => Self::fault(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "stopping",
-                "the daemon is stopping",
-                &error,
-            ),
+            AskError::Gone => Self::fault(Code::Stopping, "the daemon is stopping", &error),
         }
     }
 }
@@ -260,26 +235,22 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(_) => Self::fault(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "store_unavailable",
+                Code::StoreUnavailable,
                 "the registry store does not answer; nothing was changed; try again later",
                 &error,
             ),
             StoreError::Conflict(_) => Self::fault(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "conflict",
+                Code::WriteConflict,
                 "something else holds the same rows; nothing was changed; try again",
                 &error,
             ),
             StoreError::OutcomeUnknown(_) => Self::fault(
-                StatusCode::GATEWAY_TIMEOUT,
-                "outcome_unknown",
+                Code::OutcomeUnknown,
                 "the connection to the registry store was lost: it may or may not have happened; send it again",
                 &error,
             ),
             StoreError::Refused(_) => Self::fault(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal_error",
+                Code::InternalError,
                 "the registry store refused; the daemon's log says why",
                 &error,
             ),
@@ -291,14 +262,12 @@ impl From<LeaseError> for Problem {
     fn from(error: LeaseError) -> Self {
         match error {
             LeaseError::Unavailable(_) => Self::fault(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "leases_unavailable",
+                Code::LeasesUnavailable,
                 "the lease store does not answer; try again later",
                 &error,
             ),
             LeaseError::Refused(_) => Self::fault(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "leases_unavailable",
+                Code::LeasesUnavailable,
                 "the lease store refused; the daemon's log says why",
                 &error,
             ),
@@ -311,8 +280,7 @@ impl From<DirectoryError> for Problem {
         match error {
             DirectoryError::Store(error) => error.into(),
             DirectoryError::Overloaded => Self::fault(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "overloaded",
+                Code::Overloaded,
                 "too many look-ups of unknown instances are under way; try again later",
                 &error,
             ),
@@ -342,51 +310,64 @@ impl<T> InField<T> for Result<T, Invalid> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
-    fn each_failure_within_has_a_status_and_a_code_and_reveals_nothing() {
+    fn an_internal_failure_has_a_code_and_its_cause_stays_in_the_log() {
         let secret = || "secret cause".to_owned();
-        let cases: [(Problem, u16, &str); 11] = [
-            (AskError::Overloaded.into(), 503, "overloaded"),
-            (AskError::TimedOut.into(), 504, "outcome_unknown"),
-            (AskError::Gone.into(), 503, "stopping"),
+        let cases: [(Problem, Code); 11] = [
+            (AskError::Overloaded.into(), Code::Overloaded),
+            (AskError::TimedOut.into(), Code::OutcomeUnknown),
+            (AskError::Gone.into(), Code::Stopping),
             (
                 StoreError::Unavailable(secret()).into(),
-                503,
-                "store_unavailable",
+                Code::StoreUnavailable,
             ),
             (
                 StoreError::OutcomeUnknown(secret()).into(),
-                504,
-                "outcome_unknown",
+                Code::OutcomeUnknown,
             ),
-            (StoreError::Conflict(secret()).into(), 503, "conflict"),
-            (StoreError::Refused(secret()).into(), 500, "internal_error"),
+            (StoreError::Conflict(secret()).into(), Code::WriteConflict),
+            (StoreError::Refused(secret()).into(), Code::InternalError),
             (
                 LeaseError::Unavailable(secret()).into(),
-                503,
-                "leases_unavailable",
+                Code::LeasesUnavailable,
             ),
             (
                 LeaseError::Refused(secret()).into(),
-                503,
-                "leases_unavailable",
+                Code::LeasesUnavailable,
             ),
-            (DirectoryError::Overloaded.into(), 503, "overloaded"),
+            (DirectoryError::Overloaded.into(), Code::Overloaded),
             (
                 BeatError::Leases(LeaseError::Unavailable(secret())).into(),
-                503,
-                "leases_unavailable",
+                Code::LeasesUnavailable,
             ),
         ];
-        for (problem, status, code) in cases {
-            let answer = problem.error_response();
-            assert_eq!((answer.status().as_u16(), problem.code), (status, code));
-            assert_eq!(answer.headers().contains_key(RETRY_AFTER), status == 503);
-            let content_type = answer.headers().get(CONTENT_TYPE).unwrap();
-            assert_eq!(content_type, "application/problem+json");
+        for (problem, code) in cases {
+            assert_eq!(problem.code, code);
             assert!(!problem.to_string().contains("secret"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn each_code_is_unique_and_an_error_with_the_headers_of_its_status() {
+        let mut names = HashSet::new();
+        for code in Code::ALL {
+            let answer = Problem::new(*code, "because").error_response();
+            let status = answer.status();
+            assert!(names.insert(code.as_str()), "{code:?} twice");
+            assert!(status.is_client_error() || status.is_server_error());
+            assert_eq!(
+                answer.headers().contains_key(RETRY_AFTER),
+                status == StatusCode::SERVICE_UNAVAILABLE
+            );
+            assert_eq!(
+                answer.headers().contains_key(WWW_AUTHENTICATE),
+                status == StatusCode::UNAUTHORIZED
+            );
+            assert_eq!(answer.headers().get(CONTENT_TYPE).unwrap(), PROBLEM_JSON);
         }
     }
 }

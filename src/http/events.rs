@@ -16,7 +16,7 @@ use utoipa::IntoParams;
 use super::extract::Query;
 use super::gate::{self, Caller};
 use super::openapi::{BadRequest, Refused};
-use super::{Api, Problem};
+use super::{Api, Problem, schema};
 use crate::feed::{Notice, Told};
 use crate::model::{
     EventId, EventKind, Instance, Scope, ScopeKey, ScopeKind, Status, Weight, rfc3339_millis,
@@ -44,10 +44,10 @@ const NONE_OF_OURS: EventId = EventId {
 #[serde(deny_unknown_fields)]
 pub(super) struct Filter {
     /// Only this service, besides what concerns everybody.
-    #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    #[param(schema_with = schema::scope_key, required = false)]
     service: Option<ScopeKey>,
     /// Only this group, besides what concerns everybody.
-    #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    #[param(schema_with = schema::scope_key, required = false)]
     group: Option<ScopeKey>,
 }
 

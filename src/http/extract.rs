@@ -9,8 +9,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use actix_web::dev::Payload;
-use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, IF_NONE_MATCH};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use actix_web::{FromRequest, HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
@@ -20,6 +19,7 @@ use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 
+use super::Code;
 use super::error::{InField, Problem};
 use super::{Api, gate};
 use crate::admission::{Memory, Work};
@@ -88,10 +88,7 @@ fn json_text(
 
 /// Whether a body is JSON in UTF-8, as its headers say.
 fn check_media(request: &HttpRequest) -> Result<(), Problem> {
-    let unsupported = |detail| {
-        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        Err(Problem::new(status, "unsupported_media_type", detail))
-    };
+    let unsupported = |detail| Err(Problem::new(Code::UnsupportedMediaType, detail));
     let mut encodings = request.headers().get_all(CONTENT_ENCODING);
     if !encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return unsupported("a body must not be compressed: leave Content-Encoding out");
@@ -118,7 +115,7 @@ fn check_media(request: &HttpRequest) -> Result<(), Problem> {
 fn api(request: &HttpRequest) -> Result<&Api, Problem> {
     let api = request.app_data::<web::Data<Api>>();
     api.map(|api| &***api)
-        .ok_or_else(|| Problem::unavailable("starting", "the daemon is starting"))
+        .ok_or_else(|| Problem::new(Code::Starting, "the daemon is starting"))
 }
 
 /// Reads a body. Whoever is slow with it keeps nobody from the places of the route's own
@@ -138,8 +135,7 @@ async fn read(
     let waiting = enter(Work::Body)?;
     let body = timeout(BODY, body).await.map_err(|_| {
         Problem::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "body_timeout",
+            Code::BodyTimeout,
             format!("the body did not arrive within {BODY:?}"),
         )
     })??;
@@ -157,8 +153,7 @@ async fn gather(api: &Api, mut payload: web::Payload, limit: usize) -> Result<By
         let part = part.map_err(broken)?;
         if body.len() + part.len() > limit {
             return Err(Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
+                Code::BodyTooLarge,
                 format!("a body on this path has at most {limit} bytes"),
             ));
         }
@@ -177,8 +172,7 @@ async fn gather(api: &Api, mut payload: web::Payload, limit: usize) -> Result<By
 
 fn broken(_: impl fmt::Display) -> Problem {
     Problem::new(
-        StatusCode::BAD_REQUEST,
-        "incomplete_body",
+        Code::IncompleteBody,
         "the body ended early or was not readable",
     )
 }
@@ -222,11 +216,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 }
 
 fn not_json(error: &serde_json::Error) -> Problem {
-    Problem::new(
-        StatusCode::BAD_REQUEST,
-        "invalid_json",
-        format!("the body is not JSON: {error}"),
-    )
+    Problem::new(Code::InvalidJson, format!("the body is not JSON: {error}"))
 }
 
 /// serde says the position in the text, which helps nobody; the path says the field.
@@ -249,7 +239,7 @@ fn data_problem(path: &str, error: &serde_json::Error) -> Problem {
             "" | "." => name.to_owned(),
             inside => format!("{inside}.{name}"),
         };
-        return Problem::invalid(field, known(rest)).with_code("unknown_field");
+        return Problem::invalid(field, known(rest)).with_code(Code::UnknownField);
     }
     if let Some(rest) = reason.strip_prefix("missing field `")
         && let Some((name, _)) = rest.split_once('`')
@@ -416,24 +406,5 @@ impl<T: DeserializeOwned> FromRequest for Query<T> {
                 ))
             }
         })
-    }
-}
-
-/// The tags of the answers that a client has, of `If-None-Match`: RFC 9110, section 13.1.2.
-pub(super) struct IfNoneMatch(Vec<String>);
-
-impl IfNoneMatch {
-    pub(super) fn of(request: &HttpRequest) -> Self {
-        let headers = request.headers().get_all(IF_NONE_MATCH);
-        let texts = headers.filter_map(|header| header.to_str().ok());
-        let tags = texts.flat_map(|text| text.split(','));
-        // The comparison is the weak one.
-        let tags = tags.map(|tag| tag.trim().trim_start_matches("W/").to_owned());
-        Self(tags.collect())
-    }
-
-    /// Whether an answer with that tag is another than the client has.
-    pub(super) fn is_other(&self, etag: &str) -> bool {
-        !self.0.iter().any(|known| known == etag || known == "*")
     }
 }

@@ -14,13 +14,14 @@ use actix_web::dev::{Extensions, Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{
     AUTHORIZATION, CACHE_CONTROL, EXPECT, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
-use actix_web::http::{ConnectionType, Method, StatusCode};
+use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::Next;
 use actix_web::rt::net::TcpStream;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, ResponseError, web};
 use futures_util::future::{Ready, ready};
 use tokio::time::Instant;
 
+use super::Code;
 use super::extract::ScopePath;
 use super::{Api, Problem};
 use crate::admission::{Place, Work};
@@ -126,8 +127,7 @@ impl Gate {
         let expectation = request.headers().get(EXPECT);
         if expectation.is_some_and(|it| !it.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
             let problem = Problem::new(
-                StatusCode::EXPECTATION_FAILED,
-                "expectation_failed",
+                Code::ExpectationFailed,
                 "the only expectation that is met is Expect: 100-continue",
             );
             return Err(problem.closing());
@@ -148,8 +148,8 @@ impl Gate {
         }
         if let Some(work) = rule.and_then(|rule| rule.work) {
             if !api.progress.has_started() {
-                return Err(Problem::unavailable(
-                    "starting",
+                return Err(Problem::new(
+                    Code::Starting,
                     "the daemon is starting and waits for its stores; /readyz says for which",
                 ));
             }
@@ -206,8 +206,7 @@ pub(super) fn add_headers(method: &Method, headers: &mut HeaderMap) {
 fn identify(api: &Api, request: &HttpRequest) -> Result<Arc<Identity>, Problem> {
     if api.client_certificates && request.conn_data::<ClientCertificate>().is_none() {
         return Err(Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "client_certificate_required",
+            Code::ClientCertificateRequired,
             "this daemon asks for a client certificate, and the connection has none",
         ));
     }
@@ -234,8 +233,7 @@ fn check_role(caller: &Identity, role: Role) -> Result<(), Problem> {
     match caller.role >= role {
         true => Ok(()),
         false => Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "forbidden",
+            Code::Forbidden,
             format!(
                 "this takes the role {role}, and the token {:?} has {}",
                 caller.name, caller.role
@@ -267,8 +265,7 @@ fn limited(caller: &Identity) -> Problem {
     let limit = caller.limit.as_ref();
     let limit = limit.map(ToString::to_string).unwrap_or_default();
     Problem::new(
-        StatusCode::FORBIDDEN,
-        "out_of_scope",
+        Code::ScopeForbidden,
         format!("the token {:?} is limited to {limit}", caller.name),
     )
 }

@@ -11,7 +11,7 @@ use super::error::InField;
 use super::extract::{Json, Query};
 use super::gate::Caller;
 use super::openapi::Refused;
-use super::{Api, Problem};
+use super::{Api, Problem, schema};
 use crate::actor::{DisableServiceInstance, KeepAlive, RegisterInstance};
 use crate::model::{
     Address, DisplayName, InstanceId, InstanceKey, Registration, Scope, ScopeId, ScopeKey,
@@ -70,11 +70,11 @@ fn message(problem: impl Into<Problem>) -> String {
 #[serde(rename_all = "camelCase")]
 pub(super) struct CreateBody {
     group_key: Option<String>,
-    #[schema(value_type = Option<String>)]
+    #[schema(schema_with = schema::display_name)]
     name: Option<DisplayName>,
-    #[schema(value_type = String)]
+    #[schema(schema_with = schema::address)]
     address: Address,
-    #[schema(value_type = Option<u16>)]
+    #[schema(schema_with = schema::weight)]
     weight: Option<Weight>,
 }
 
@@ -132,7 +132,7 @@ pub(super) struct RegisterBody {
     /// The service's id or its key.
     #[schema(value_type = String)]
     server_id: ServerId,
-    #[schema(value_type = String)]
+    #[schema(schema_with = schema::address)]
     server_address: Address,
 }
 
@@ -205,9 +205,9 @@ async fn service(api: &Api, server_id: ServerId) -> Result<Scope, Problem> {
 
 #[derive(Deserialize, ToSchema)]
 pub(super) struct ServerBeat {
-    #[schema(value_type = String)]
+    #[schema(schema_with = schema::scope_key)]
     server: ScopeKey,
-    #[schema(value_type = String)]
+    #[schema(schema_with = schema::address)]
     addr: Address,
 }
 
@@ -234,11 +234,11 @@ pub(super) async fn keep_server_alive(
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct GatewayBeat {
-    #[schema(value_type = String)]
+    #[schema(schema_with = schema::scope_key)]
     group_key: ScopeKey,
-    #[schema(value_type = String)]
+    #[schema(schema_with = schema::address)]
     addr: Address,
-    #[schema(value_type = Option<u16>)]
+    #[schema(schema_with = schema::weight)]
     weight: Option<Weight>,
 }
 

@@ -1,20 +1,20 @@
 //! Heartbeats: one by its path, or many in one request.
 
 use std::borrow::Cow;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
 use foldhash::{HashSet, HashSetExt};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
+use super::Code;
 use super::extract::{JsonText, KnownPath, Object, parsed};
 use super::gate::Caller;
 use super::openapi::{BadBody, BadRequest, NotFound, OfInstance, Refused, Unknown};
-use super::{Api, Problem};
+use super::{Api, Problem, schema};
 use crate::actor::{Beat, BeatOutcome};
 use crate::directory::KeyParts;
 use crate::model::{ScopeKind, Ttl};
@@ -78,9 +78,13 @@ fn next_beat(address: &str, ttl: Ttl, roll_interval: Duration, now: DateTime<Utc
     let millis = i64::try_from(interval.as_millis())
         .unwrap_or(i64::MAX)
         .max(1);
-    let mut hasher = DefaultHasher::new();
-    address.hash(&mut hasher);
-    let own_moment = i64::try_from(hasher.finish() >> 1).unwrap_or(0) % millis;
+    // Replicas of different versions must agree on the moment, so the hash is a specified one.
+    let hash = Sha256::digest(address);
+    let own_moment = hash
+        .iter()
+        .take(7)
+        .fold(0, |n, byte| n << 8 | i64::from(*byte))
+        % millis;
     let wait = (own_moment - now.timestamp_millis()).rem_euclid(millis);
     // A beat that came a little early is not followed by another one at once.
     let wait = if wait < millis / 10 {
@@ -107,13 +111,13 @@ pub(super) struct Batch<'a> {
 #[serde(deny_unknown_fields)]
 pub(super) struct LeaseRef<'a> {
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    #[schema(schema_with = schema::optional_scope_key)]
     service: Option<Text<'a>>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    #[schema(schema_with = schema::optional_scope_key)]
     group: Option<Text<'a>>,
     #[serde(borrow)]
-    #[schema(value_type = String, example = "10.0.0.5:8080", max_length = 100)]
+    #[schema(schema_with = schema::address)]
     address: Text<'a>,
 }
 
@@ -202,8 +206,7 @@ pub(super) async fn beat_many(
     let batch: Batch<'_> = body.parse()?;
     if batch.leases.len() > MAX_LEASES {
         return Err(Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "batch_too_large",
+            Code::BatchTooLarge,
             format!(
                 "leases must have at most {MAX_LEASES} entries, not {}",
                 batch.leases.len()
@@ -282,9 +285,18 @@ mod tests {
         let mut thirds = [0; 3];
         for i in 0..3000 {
             let wait = next_beat(&host(i), ttl, ROLL, now(1_000_000));
-            thirds[usize::try_from(wait / 5501).unwrap()] += 1;
+            // The waits are from a tenth of the interval to a tenth more than it.
+            thirds[usize::try_from((wait - 1500) / 5000).unwrap()] += 1;
         }
-        assert!(thirds.iter().all(|&third| third > 800), "{thirds:?}");
+        assert!(thirds.iter().all(|&third| third > 900), "{thirds:?}");
+    }
+
+    #[test]
+    fn replicas_of_all_versions_give_an_instance_the_same_moment() {
+        let ttl = Ttl::try_from(30).unwrap();
+        // The first 56 bits of the SHA-256 of the address, modulo 15,000 ms.
+        let moment = 0x84_9b5f_0216_77c7_u64 % 15_000;
+        assert_eq!(next_beat("10.0.0.5:8080", ttl, ROLL, now(0)), moment);
     }
 
     #[test]

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, ETAG};
+use actix_web::http::header::{CACHE_CONTROL, ETag, EntityTag, Header, IfNoneMatch};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{IfNoneMatch, InstancePath, Json, Query, ScopePath};
+use super::extract::{InstancePath, Json, Query, ScopePath};
 use super::gate::{self, Caller};
 use super::openapi::{BadBody, BadRequest, NotFound, OfInstance, OfScope, Refused, Unknown};
-use super::{Api, Problem};
+use super::{Api, Problem, schema};
 use crate::actor::{ChangeInstance, DeregisterInstance, RegisterInstance, Revoke};
 use crate::admission::{Place, Work};
 use crate::directory::{Body, Listed, ScopeView, Which};
@@ -27,16 +27,16 @@ use crate::model::{
 #[serde(deny_unknown_fields)]
 pub(super) struct RegistrationBody {
     /// What people call it; the address if it is left out.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    #[schema(schema_with = schema::display_name)]
     name: Option<DisplayName>,
     /// Its share of the traffic; 1 if it is left out.
-    #[schema(value_type = Option<u16>)]
+    #[schema(schema_with = schema::weight)]
     weight: Option<Weight>,
     /// At most 64 entries and 8 KiB of text.
-    #[schema(value_type = Option<HashMap<String, String>>)]
+    #[schema(schema_with = schema::metadata)]
     metadata: Option<Metadata>,
     /// How long it lives without a heartbeat; the daemon's setting if it is left out.
-    #[schema(value_type = Option<u32>, minimum = 5, maximum = 3600)]
+    #[schema(schema_with = schema::ttl)]
     ttl_seconds: Option<Ttl>,
 }
 
@@ -48,11 +48,11 @@ pub(super) struct ChangeBody {
     #[schema(value_type = Option<String>, pattern = "^(enabled|disabled|held)$")]
     status: Option<Status>,
     /// Why it is held.
-    #[schema(value_type = Option<String>, max_length = 500)]
+    #[schema(schema_with = schema::note)]
     reason: Option<Note>,
-    #[schema(value_type = Option<u16>)]
+    #[schema(schema_with = schema::weight)]
     weight: Option<Weight>,
-    #[schema(value_type = Option<HashMap<String, String>>)]
+    #[schema(schema_with = schema::metadata)]
     metadata: Option<Metadata>,
 }
 
@@ -274,11 +274,12 @@ pub(super) async fn list(
         true => None,
         false => Some(wait_in_its_own_place(&request, &api)?),
     };
-    let known = IfNoneMatch::of(&request);
+    // A header that cannot be parsed names no entity that the client has.
+    let known = IfNoneMatch::parse(&request).unwrap_or(IfNoneMatch::Items(Vec::new()));
     let which = Which::of(query.available, query.online);
     let answer = |view: Option<&ScopeView>| {
         let body = body(view, which, api.directory.is_stale(), api.default_ttl);
-        known.is_other(&body.etag).then_some(body)
+        (!matches(&known, &body)).then_some(body)
     };
     let deadline = Instant::now() + query.wait.0;
     let wait = api.directory.wait(&scope, deadline, answer);
@@ -289,7 +290,7 @@ pub(super) async fn list(
     };
     Ok(match changed {
         Some(Body { bytes, etag }) => HttpResponse::Ok()
-            .insert_header((ETAG, etag))
+            .insert_header(ETag(EntityTag::new_strong(etag)))
             .insert_header((CACHE_CONTROL, "no-cache"))
             .content_type("application/json")
             .body(bytes),
@@ -297,6 +298,15 @@ pub(super) async fn list(
             .insert_header((CACHE_CONTROL, "no-cache"))
             .finish(),
     })
+}
+
+/// Whether the client already has this body: RFC 9110, section 13.1.2.
+fn matches(known: &IfNoneMatch, body: &Body) -> bool {
+    let etag = EntityTag::new_strong(body.etag.clone());
+    match known {
+        IfNoneMatch::Any => true,
+        IfNoneMatch::Items(tags) => tags.iter().any(|tag| tag.weak_eq(&etag)),
+    }
 }
 
 /// Whoever waits gives the place of a read back, and takes one for those who wait.

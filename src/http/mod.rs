@@ -3,6 +3,7 @@
 //! A handler extracts, parses into the model, asks one actor or reads the Directory,
 //! and maps the answer. It knows no SQL, no Redis and no writer.
 
+mod code;
 mod connections;
 mod console;
 mod error;
@@ -18,6 +19,7 @@ mod openapi;
 mod ops;
 mod overview;
 mod progress;
+mod schema;
 mod scopes;
 mod targets;
 
@@ -30,6 +32,7 @@ use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
 use actix_web::{FromRequest, Handler, HttpRequest, Responder, ResponseError, Route, guard, web};
 
+pub use self::code::Code;
 pub use self::connections::Connections;
 pub use self::error::Problem;
 pub use self::gate::Client;
@@ -87,8 +90,8 @@ impl Api {
     /// Refuses what would hold its connection for long, where others need it.
     fn spare_connection(&self) -> Result<(), Problem> {
         match self.connections.are_scarce() {
-            true => Err(Problem::unavailable(
-                "overloaded",
+            true => Err(Problem::new(
+                Code::Overloaded,
                 "nearly as many connections are open as may be (--max-connections); try again later",
             )),
             false => Ok(()),
@@ -262,11 +265,7 @@ fn matcher(pattern: &str) -> String {
 
 fn no_such_route(request: &HttpRequest) -> Problem {
     let path: String = request.path().chars().take(200).collect();
-    Problem::new(
-        StatusCode::NOT_FOUND,
-        "no_such_route",
-        format!("there is nothing at {path:?}"),
-    )
+    Problem::new(Code::RouteNotFound, format!("there is nothing at {path:?}"))
 }
 
 fn path<const N: usize>(pattern: &'static str, endpoints: [Endpoint; N]) -> Path {

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_SECURITY_POLICY, LOCATION};
 use actix_web::{HttpResponse, web};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -12,9 +11,11 @@ use utoipa::openapi::{Content, RefOr, Response, ResponseBuilder, ResponsesBuilde
 use utoipa::{IntoParams, IntoResponses, Modify, OpenApi};
 use utoipa_swagger_ui::Config;
 
+use super::Code;
 use super::error::{Document, PROBLEM_JSON, Problem};
 use super::{
-    console, events, gateway_center, heartbeats, instances, leases, ops, overview, scopes, targets,
+    console, events, gateway_center, heartbeats, instances, leases, ops, overview, schema, scopes,
+    targets,
 };
 
 /// The page's own scripts and pictures, and nobody else's.
@@ -88,7 +89,7 @@ pub(super) struct OfScope {
     #[param(pattern = "^(groups|services)$", example = "services")]
     kind: String,
     /// The key of the group or service.
-    #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", example = "orders")]
+    #[param(schema_with = schema::scope_key)]
     key: String,
 }
 
@@ -101,10 +102,10 @@ pub(super) struct OfInstance {
     #[param(pattern = "^(groups|services)$", example = "services")]
     kind: String,
     /// The key of the group or service.
-    #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", example = "orders")]
+    #[param(schema_with = schema::scope_key)]
     key: String,
     /// `host:port`.
-    #[param(example = "10.0.0.5:8080", max_length = 100)]
+    #[param(schema_with = schema::address)]
     address: String,
 }
 
@@ -196,8 +197,7 @@ pub(super) async fn page(file: web::Path<String>) -> Result<HttpResponse, Proble
             .content_type(file.content_type)
             .body(file.bytes.into_owned())),
         _ => Err(Problem::new(
-            StatusCode::NOT_FOUND,
-            "no_such_route",
+            Code::RouteNotFound,
             "the page at /docs/ has no such part",
         )),
     }

@@ -5,11 +5,12 @@ use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::Code;
 use super::error::Document;
 use super::extract::{Json, KindPath, ScopePath};
 use super::gate::Caller;
 use super::openapi::{BadBody, BadRequest, NotFound, OfScope, Refused, Unknown};
-use super::{Api, Problem};
+use super::{Api, Problem, schema};
 use crate::actor::{DeclareScope, DeleteScope};
 use crate::directory::Counts;
 use crate::model::{DisplayName, ScopeKind, ScopeRecord, rfc3339_millis};
@@ -20,7 +21,7 @@ use crate::store::ScopeDeletion;
 #[serde(deny_unknown_fields)]
 pub(super) struct Declaration {
     /// What people call it; the key if it is left out.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
+    #[schema(schema_with = schema::display_name)]
     name: Option<DisplayName>,
 }
 
@@ -178,8 +179,7 @@ pub(super) async fn remove(
         }
         ScopeDeletion::Unknown => Err(Problem::scope_not_found(&scope)),
         ScopeDeletion::HasInstances => Err(Problem::new(
-            StatusCode::CONFLICT,
-            "scope_not_empty",
+            Code::ScopeNotEmpty,
             format!("it has instances: deregister those of /v1/{scope}/instances first"),
         )),
     }

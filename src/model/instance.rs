@@ -85,6 +85,9 @@ impl FromStr for Status {
 pub struct Weight(u16);
 
 impl Weight {
+    /// The greatest.
+    pub const MAX: u16 = u16::MAX;
+
     /// The weight as a number.
     pub fn get(self) -> u16 {
         self.0
@@ -116,12 +119,17 @@ impl From<Weight> for i64 {
     }
 }
 
-/// How long a lease lives without a heartbeat: 5 to 3600 whole seconds.
+/// How long a lease lives without a heartbeat, in whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct Ttl(u16);
 
 impl Ttl {
+    /// The shortest, in seconds.
+    pub const MIN_SECS: u16 = 5;
+    /// The longest, in seconds.
+    pub const MAX_SECS: u16 = 3600;
+
     /// In seconds.
     pub fn as_secs(self) -> u16 {
         self.0
@@ -138,9 +146,11 @@ impl TryFrom<i64> for Ttl {
 
     fn try_from(seconds: i64) -> Result<Self, Invalid> {
         match u16::try_from(seconds) {
-            Ok(seconds @ 5..=3600) => Ok(Self(seconds)),
+            Ok(seconds @ Self::MIN_SECS..=Self::MAX_SECS) => Ok(Self(seconds)),
             _ => Err(Invalid::new(format!(
-                "must be from 5 to 3600 whole seconds, not {seconds}"
+                "must be from {} to {} whole seconds, not {seconds}",
+                Self::MIN_SECS,
+                Self::MAX_SECS
             ))),
         }
     }

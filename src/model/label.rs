@@ -16,6 +16,9 @@ pub type DisplayName = Label<100>;
 pub type Note = Label<200>;
 
 impl<const MAX: usize> Label<MAX> {
+    /// The most characters.
+    pub const MAX_CHARS: usize = MAX;
+
     /// The label as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -204,7 +204,7 @@ async fn a_limited_token_reaches_its_scopes_and_nothing_else() {
     let out = async |method, path, body| {
         let (status, body) = send(method, path, body).await;
         assert_eq!(status, 403, "{path} {body}");
-        assert_eq!(body["code"], json!("out_of_scope"), "{path}");
+        assert_eq!(body["code"], json!("scope_forbidden"), "{path}");
         assert_eq!(
             body["detail"],
             json!("the token \"orders-team\" is limited to services/orders*")

@@ -201,7 +201,7 @@ async fn an_unknown_path_and_a_wrong_method_are_problems<B: Backends>() {
         assert_eq!(answer.0, 404, "{path}");
         is_problem(
             &answer,
-            "no_such_route",
+            "route_not_found",
             None,
             &format!("there is nothing at {path:?}"),
         );

@@ -3,10 +3,10 @@
 //! Served from the binary. The page holds no data: everything that it shows it asks of the
 //! API as any client does, with a token where there are some.
 
-use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY};
 use actix_web::{HttpResponse, web};
 
+use super::Code;
 use super::Problem;
 use super::openapi::NotFound;
 
@@ -52,7 +52,7 @@ pub(super) async fn part(file: web::Path<String>) -> Result<HttpResponse, Proble
     let part = PARTS.iter().find(|(name, ..)| *name == file.as_str());
     let missing = || {
         let detail = "the console has no such part";
-        Problem::new(StatusCode::NOT_FOUND, "no_such_route", detail)
+        Problem::new(Code::RouteNotFound, detail)
     };
     let (_, content_type, text) = part.ok_or_else(missing)?;
     Ok(served(content_type, text))

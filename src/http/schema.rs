@@ -1,0 +1,82 @@
+//! Schemas of request fields, with the limits of the model's types.
+
+use utoipa::openapi::Object;
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, SchemaType, Type};
+
+use crate::model::{Address, DisplayName, Metadata, Note, ScopeKey, Ttl, Weight};
+
+/// Text with a character that is not blank, and no control characters.
+const LABEL: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$";
+
+/// A host name (not of digits and dots alone), an IPv4 address or an IPv6 address in brackets,
+/// and a port. The rules for the numbers are not in the pattern.
+const ADDRESS: &str = "^((?![0-9.]+:)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*|([0-9]{1,3}\\.){3}[0-9]{1,3}|\\[[0-9A-Fa-f:.]+\\]):[1-9][0-9]{0,4}$";
+
+/// Text without U+0000.
+const NO_NUL: &str = "^[^\\u0000]*$";
+
+fn typed(kind: Type) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(SchemaType::new(kind))
+}
+
+/// `null` means the same as a field that is left out.
+fn optional(kind: Type) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(SchemaType::from_iter([kind, Type::Null]))
+}
+
+fn label(max_chars: usize) -> Object {
+    let label = optional(Type::String)
+        .min_length(Some(1))
+        .pattern(Some(LABEL));
+    label.max_length(Some(max_chars)).build()
+}
+
+pub(super) fn display_name() -> Object {
+    label(DisplayName::MAX_CHARS)
+}
+
+pub(super) fn note() -> Object {
+    label(Note::MAX_CHARS)
+}
+
+pub(super) fn weight() -> Object {
+    let weight = optional(Type::Integer).minimum(Some(0));
+    weight.maximum(Some(Weight::MAX)).build()
+}
+
+pub(super) fn ttl() -> Object {
+    let ttl = optional(Type::Integer).minimum(Some(Ttl::MIN_SECS));
+    ttl.maximum(Some(Ttl::MAX_SECS)).build()
+}
+
+pub(super) fn metadata() -> Object {
+    let names = typed(Type::String)
+        .min_length(Some(1))
+        .pattern(Some(NO_NUL));
+    let text = typed(Type::String).pattern(Some(NO_NUL));
+    optional(Type::Object)
+        .max_properties(Some(Metadata::MAX_ENTRIES))
+        .property_names(Some(Schema::Object(names.build())))
+        .additional_properties(Some(AdditionalProperties::from(text)))
+        .build()
+}
+
+pub(super) fn address() -> Object {
+    let address = typed(Type::String).pattern(Some(ADDRESS));
+    let address = address.max_length(Some(Address::MAX_LEN));
+    address.examples(["10.0.0.5:8080"]).build()
+}
+
+fn scope_key_pattern() -> String {
+    format!("^[A-Za-z0-9][A-Za-z0-9._-]{{0,{}}}$", ScopeKey::MAX_LEN - 1)
+}
+
+pub(super) fn scope_key() -> Object {
+    let key = typed(Type::String).pattern(Some(scope_key_pattern()));
+    key.examples(["orders"]).build()
+}
+
+pub(super) fn optional_scope_key() -> Object {
+    let key = optional(Type::String).pattern(Some(scope_key_pattern()));
+    key.build()
+}
