@@ -6,18 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::stream;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::{
-    BusError, EventBus, Following, LOG_CAPACITY, Logged, READ, Subscription, TRANSITION_MEMORY,
-};
+use super::{BusError, EventBus, Following, LOG_CAPACITY, Logged, READ, TRANSITION_MEMORY};
 use crate::clock::Clock;
 use crate::model::{Event, EventId, EventKind, InstanceId};
-
-/// How many messages a subscriber may lag behind before its subscription ends.
-const CAPACITY: usize = 1024;
 
 pub(super) struct MemoryBus {
     clock: Arc<dyn Clock>,
@@ -27,7 +21,6 @@ pub(super) struct MemoryBus {
 
 #[derive(Default)]
 struct State {
-    channels: HashMap<String, broadcast::Sender<String>>,
     /// Until when each claim is remembered.
     claims: HashMap<String, Instant>,
     log: VecDeque<Logged>,
@@ -55,16 +48,6 @@ impl State {
         }
         self.claims.insert(claim.to_owned(), now + remember);
         true
-    }
-
-    fn publish(&mut self, channel: &str, message: &str) {
-        let unheard = match self.channels.get(channel) {
-            Some(sender) => sender.send(message.to_owned()).is_err(),
-            None => false,
-        };
-        if unheard {
-            self.channels.remove(channel);
-        }
     }
 
     fn append(&mut self, event: &Event, log: u64) {
@@ -152,43 +135,19 @@ impl MemoryBus {
 
 #[async_trait]
 impl EventBus for MemoryBus {
-    async fn publish(&self, channel: &str, message: &str) -> Result<(), BusError> {
-        self.state().publish(channel, message);
-        Ok(())
-    }
-
     async fn publish_once(
         &self,
-        channel: &str,
-        message: &str,
+        _: &str,
+        _: &str,
         claim: &str,
         remember: Duration,
     ) -> Result<bool, BusError> {
-        let mut state = self.state();
-        let free = state.claim(claim, remember);
-        if free {
-            state.publish(channel, message);
-        }
-        Ok(free)
+        // There is no subscriber within the process.
+        self.claim(claim, remember).await
     }
 
     async fn claim(&self, claim: &str, remember: Duration) -> Result<bool, BusError> {
         Ok(self.state().claim(claim, remember))
-    }
-
-    async fn subscribe(&self, channel: &str) -> Result<Subscription, BusError> {
-        let receiver = self
-            .state()
-            .channels
-            .entry(channel.to_owned())
-            .or_insert_with(|| broadcast::channel(CAPACITY).0)
-            .subscribe();
-        let messages = stream::unfold(receiver, |mut receiver| async {
-            // Lagging is a loss, and a loss ends the subscription.
-            let message = receiver.recv().await.ok()?;
-            Some((message, receiver))
-        });
-        Ok(Box::pin(messages))
     }
 
     async fn append(&self, events: &[Event]) -> Result<(), BusError> {

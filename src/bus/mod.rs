@@ -1,25 +1,23 @@
-//! The bus: messages to whoever listens, within this process or through Redis.
+//! The bus: the event log and claims, within this process or through Redis.
 //!
-//! Messages are for whoever listens at that moment; nothing may depend on one alone. The
-//! log of events is kept for a while, so that who was away can find out what it missed, or
-//! that it missed too much.
+//! The event log is kept for a while, so that a replica that could not read it finds out what
+//! it missed, or that it missed too much. A message that is published with a claim reaches
+//! those clients alone that are subscribed in Redis at that moment.
 
 mod memory;
 mod redis;
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::Stream;
 
 use crate::clock::Clock;
 use crate::error::OpenError;
 use crate::model::{Event, EventId};
 use crate::redis::{LinkError, RedisBackend};
 
-/// Why a call of the bus failed. A message may still have been published.
+/// Why a call of the bus failed. What was asked may still have happened.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BusError {
     /// The bus cannot be reached or did not answer in time.
@@ -38,10 +36,6 @@ impl From<LinkError> for BusError {
         }
     }
 }
-
-/// Messages of one channel, from the subscription on. It ends when the connection is
-/// lost, and what was published meanwhile is lost with it: subscribe again.
-pub type Subscription = Pin<Box<dyn Stream<Item = String> + Send>>;
 
 /// About how many events the log keeps.
 const LOG_CAPACITY: usize = 20_000;
@@ -71,12 +65,9 @@ pub enum Following {
     Lost,
 }
 
-/// Publishes and subscribes.
+/// The event log, and work that one replica does for all.
 #[async_trait]
 pub trait EventBus: Send + Sync {
-    /// Sends a message to all who are subscribed now.
-    async fn publish(&self, channel: &str, message: &str) -> Result<(), BusError>;
-
     /// Claims and, where the claim was free, sends a message in the same step; whether it
     /// was sent.
     async fn publish_once(
@@ -90,9 +81,6 @@ pub trait EventBus: Send + Sync {
     /// Claims a piece of work for one daemon on this bus; whether it was free. The claim
     /// is remembered for that long.
     async fn claim(&self, claim: &str, remember: Duration) -> Result<bool, BusError>;
-
-    /// Subscribes to a channel.
-    async fn subscribe(&self, channel: &str) -> Result<Subscription, BusError>;
 
     /// Appends events to the log, in order. Of an instance's transitions each is told
     /// once and they alternate, in whatever order they come here: one whose revision is

@@ -5,12 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::{StreamExt, stream};
 use redis::Script;
 
-use super::{
-    BusError, EventBus, Following, LOG_CAPACITY, Logged, READ, Subscription, TRANSITION_MEMORY,
-};
+use super::{BusError, EventBus, Following, LOG_CAPACITY, Logged, READ, TRANSITION_MEMORY};
 use crate::model::{Event, EventId, EventKind};
 use crate::redis::{Call, RedisBackend, RedisLink};
 
@@ -81,13 +78,6 @@ impl RedisBus {
 
 #[async_trait]
 impl EventBus for RedisBus {
-    async fn publish(&self, channel: &str, message: &str) -> Result<(), BusError> {
-        let mut publish = Call::command("PUBLISH");
-        publish.arg(channel).arg(message);
-        self.link.ask::<()>(LOG_KEY, &publish).await?;
-        Ok(())
-    }
-
     async fn publish_once(
         &self,
         channel: &str,
@@ -113,23 +103,6 @@ impl EventBus for RedisBus {
             .arg(millis(remember));
         let set: Option<String> = self.link.ask(LOG_KEY, &set).await?;
         Ok(set.is_some())
-    }
-
-    async fn subscribe(&self, channel: &str) -> Result<Subscription, BusError> {
-        let (pubsub, mut generations) = self.link.subscribe(LOG_KEY, channel).await?;
-        // The sink must live as long as the stream: it keeps the subscription.
-        let (sink, messages) = pubsub.split();
-        let messages = stream::unfold((sink, messages), |(sink, mut messages)| async {
-            loop {
-                // A message that is not text was not sent by a daemon.
-                if let Ok(text) = messages.next().await?.get_payload::<String>() {
-                    return Some((text, (sink, messages)));
-                }
-            }
-        });
-        // The subscription ends when another server takes the place of this one.
-        let replaced = async move { generations.changed().await };
-        Ok(Box::pin(messages.take_until(Box::pin(replaced))))
     }
 
     async fn append(&self, events: &[Event]) -> Result<(), BusError> {

@@ -9,16 +9,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
+use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind, ToRedisArgs};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 use super::RedisBackend;
 use super::cluster::{Cluster, Master, SlotMap};
-use super::connection::CONNECT;
-use super::error::{Fault, LinkError, code, reason};
+use super::error::{Fault, LinkError, code};
 use super::node::Node;
 use super::url::Address;
 
@@ -320,44 +319,6 @@ impl RedisLink {
         };
         *slot = Some(held.clone());
         Ok(held)
-    }
-
-    /// Subscribes to a channel at the server that holds `key`, by a connection of its own on
-    /// the current runtime. The subscription must end when the receiver has another value.
-    pub(crate) async fn subscribe(
-        &self,
-        key: &str,
-        channel: &str,
-    ) -> Result<(PubSub, watch::Receiver<u64>), LinkError> {
-        let address = match self.masters().await? {
-            None => None,
-            Some(map) => Some(map.master(key)?.address.clone()),
-        };
-        let node = self.backend.node(&address);
-        let generations = node.generations();
-        let reached = self.backend.reach(address).await;
-        let (address, _) = reached.map_err(Fault::into_error)?;
-        let client = self.backend.connector.client(&address);
-        let client = client.map_err(LinkError::Unavailable)?;
-        let subscribing = async {
-            let mut pubsub = client.get_async_pubsub().await?;
-            pubsub.subscribe(channel).await?;
-            Ok(pubsub)
-        };
-        match timeout(CONNECT + ANSWER, subscribing).await {
-            Ok(Ok(pubsub)) => Ok((pubsub, generations)),
-            Ok(Err(error)) => {
-                let error: redis::RedisError = error;
-                Err(match error.code() {
-                    Some(_) => LinkError::Refused(reason(&error)),
-                    None => LinkError::Unavailable(reason(&error)),
-                })
-            }
-            Err(_) => Err(LinkError::Unavailable(format!(
-                "no subscription at Redis within {:?}",
-                CONNECT + ANSWER
-            ))),
-        }
     }
 }
 

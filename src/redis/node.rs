@@ -1,8 +1,7 @@
 //! The state that all connections of the process to one master share.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-
-use tokio::sync::watch;
 
 use super::url::Address;
 
@@ -10,7 +9,7 @@ use super::url::Address;
 /// that the server is not the master any more begins the next generation, and then each link
 /// makes a new connection at its next call.
 pub(super) struct Node {
-    generation: watch::Sender<u64>,
+    generation: AtomicU64,
     agreed: Mutex<Agreed>,
 }
 
@@ -24,27 +23,20 @@ struct Agreed {
 impl Node {
     pub(super) fn new() -> Self {
         Self {
-            generation: watch::Sender::new(1),
+            generation: AtomicU64::new(1),
             agreed: Mutex::default(),
         }
     }
 
     pub(super) fn generation(&self) -> u64 {
-        *self.generation.borrow()
-    }
-
-    /// Returns a receiver of the generation.
-    pub(super) fn generations(&self) -> watch::Receiver<u64> {
-        self.generation.subscribe()
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Begins the next generation, unless the generation `witness` is over already.
     pub(super) fn distrust(&self, witness: u64) {
-        self.generation.send_if_modified(|generation| {
-            let present = *generation == witness;
-            *generation += u64::from(present);
-            present
-        });
+        let (before, order) = (witness, Ordering::AcqRel);
+        // It fails if another connection was the first witness.
+        let _ = (self.generation).compare_exchange(before, before + 1, order, Ordering::Acquire);
     }
 
     /// Records the server that a new connection reached, and returns the generation of that
@@ -65,8 +57,7 @@ impl Node {
             return begun;
         }
         log::info!("the Redis at {address} is another server or another run than before");
-        self.generation.send_modify(|generation| *generation += 1);
-        self.generation()
+        self.generation.fetch_add(1, Ordering::AcqRel) + 1
     }
 }
 

@@ -12,7 +12,7 @@ use rollcalld::actor::{
     Beat, BeatOutcome, Chores, DeclareScope, Drain, Expiry, HeartbeatActor, Lifeline, Reconciler,
     RegisterInstance, RegistryActor, ReportProgress, RollCall, RollCallReport, SchedulerActor,
 };
-use rollcalld::bus::{self, BusError, BusUrl, EventBus, Following, Subscription};
+use rollcalld::bus::{self, BusError, BusUrl, EventBus, Following};
 use rollcalld::clock::{Clock, SystemClock};
 use rollcalld::directory::{Directory, Profile};
 use rollcalld::lease::{
@@ -821,10 +821,6 @@ struct FakeBus {
 
 #[async_trait]
 impl EventBus for FakeBus {
-    async fn publish(&self, _: &str, _: &str) -> Result<(), BusError> {
-        Ok(())
-    }
-
     async fn publish_once(
         &self,
         channel: &str,
@@ -848,10 +844,6 @@ impl EventBus for FakeBus {
 
     async fn claim(&self, _: &str, _: Duration) -> Result<bool, BusError> {
         Ok(false)
-    }
-
-    async fn subscribe(&self, _: &str) -> Result<Subscription, BusError> {
-        Err(BusError::Refused("not in this test".into()))
     }
 
     async fn append(&self, events: &[Event]) -> Result<(), BusError> {

@@ -5,15 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures_util::StreamExt;
-use rollcalld::bus::{self, BusUrl, EventBus, Following, Logged, Subscription};
+use rollcalld::bus::{self, BusUrl, EventBus, Following, Logged};
 use rollcalld::clock::SystemClock;
 use rollcalld::model::{
     Event, EventId, EventKind, Instance, InstanceId, InstanceKey, Metadata, Presence, ScopeKind,
     Status,
 };
 use rollcalld::redis::RedisBackend;
-use tokio::time::timeout;
 
 use super::suite;
 use crate::support::eventually;
@@ -52,10 +50,6 @@ suite! {
         on_redis => super::redis("redis-server"),
         on_valkey => super::redis(&crate::valkey::program());
     tests: {
-        everyone_who_subscribed_hears_a_message,
-        a_message_stays_on_its_channel,
-        a_message_that_nobody_hears_is_gone,
-        messages_of_a_publisher_come_in_order,
         a_claim_publishes_once_until_it_is_forgotten,
         of_many_claims_at_once_one_publishes,
         a_claim_is_one_daemons_until_it_is_forgotten,
@@ -69,55 +63,7 @@ suite! {
     }
 }
 
-async fn hears(subscription: &mut Subscription) -> String {
-    timeout(Duration::from_secs(10), subscription.next())
-        .await
-        .expect("no message")
-        .expect("the subscription ended")
-}
-
-async fn everyone_who_subscribed_hears_a_message(fixture: Fixture) {
-    let mut first = fixture.bus.subscribe("heartBeat").await.unwrap();
-    let mut second = fixture.bus.subscribe("heartBeat").await.unwrap();
-    fixture
-        .bus
-        .publish("heartBeat", "来自网关中心的心跳请求")
-        .await
-        .unwrap();
-    assert_eq!(hears(&mut first).await, "来自网关中心的心跳请求");
-    assert_eq!(hears(&mut second).await, "来自网关中心的心跳请求");
-}
-
-async fn a_message_stays_on_its_channel(fixture: Fixture) {
-    let mut subscription = fixture.bus.subscribe("one").await.unwrap();
-    fixture.bus.publish("other", "not for one").await.unwrap();
-    fixture.bus.publish("one", "for one").await.unwrap();
-    assert_eq!(hears(&mut subscription).await, "for one");
-}
-
-async fn a_message_that_nobody_hears_is_gone(fixture: Fixture) {
-    fixture.bus.publish("channel", "early").await.unwrap();
-    let mut subscription = fixture.bus.subscribe("channel").await.unwrap();
-    fixture.bus.publish("channel", "late").await.unwrap();
-    assert_eq!(hears(&mut subscription).await, "late");
-}
-
-async fn messages_of_a_publisher_come_in_order(fixture: Fixture) {
-    let mut subscription = fixture.bus.subscribe("channel").await.unwrap();
-    for i in 0..500 {
-        fixture
-            .bus
-            .publish("channel", &i.to_string())
-            .await
-            .unwrap();
-    }
-    for i in 0..500 {
-        assert_eq!(hears(&mut subscription).await, i.to_string());
-    }
-}
-
 async fn a_claim_publishes_once_until_it_is_forgotten(fixture: Fixture) {
-    let mut subscription = fixture.bus.subscribe("channel").await.unwrap();
     let publish = async |message: &'static str, claim: &'static str| {
         let remember = Duration::from_millis(400);
         let bus = &fixture.bus;
@@ -134,9 +80,6 @@ async fn a_claim_publishes_once_until_it_is_forgotten(fixture: Fixture) {
         || async { publish("d", "tick-1").await.then_some(()) },
     )
     .await;
-    assert_eq!(hears(&mut subscription).await, "a");
-    assert_eq!(hears(&mut subscription).await, "c");
-    assert_eq!(hears(&mut subscription).await, "d");
 }
 
 async fn of_many_claims_at_once_one_publishes(fixture: Fixture) {

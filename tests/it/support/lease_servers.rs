@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rollcalld::bus::{self, BusError, BusUrl, EventBus, Following, Subscription};
+use rollcalld::bus::{self, BusError, BusUrl, EventBus, Following};
 use rollcalld::clock::Clock;
 use rollcalld::lease::{
     Identity, Lease, LeaseError, LeasePage, LeaseStore, ListCursor, Look, Renewal, Renewed,
@@ -266,10 +266,6 @@ impl LeaseStore for Route {
 
 #[async_trait]
 impl EventBus for Route {
-    async fn publish(&self, channel: &str, message: &str) -> Result<(), BusError> {
-        self.log(true)?.publish(channel, message).await
-    }
-
     async fn publish_once(
         &self,
         channel: &str,
@@ -283,10 +279,6 @@ impl EventBus for Route {
 
     async fn claim(&self, claim: &str, remember: Duration) -> Result<bool, BusError> {
         self.log(true)?.claim(claim, remember).await
-    }
-
-    async fn subscribe(&self, channel: &str) -> Result<Subscription, BusError> {
-        self.log(false)?.subscribe(channel).await
     }
 
     async fn append(&self, events: &[Event]) -> Result<(), BusError> {
