@@ -1,13 +1,15 @@
-//! How much may be under way at once: places for each kind of work.
+//! How much may be under way at once: permits for each kind of work.
 //!
-//! The HTTP side takes a place before it begins, and answers 503 where there is none.
+//! The HTTP side takes a permit before it begins, and answers 503 where there is none.
 //! Heartbeats have the most, so that they are the last to be refused. Nobody waits here.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::Mutex;
 
 /// How many bodies may be on their way at once. Those that arrive with their head are not.
 const BODIES: usize = 1024;
@@ -15,13 +17,13 @@ const BODIES: usize = 1024;
 /// How much memory large bodies may have together, in KiB.
 const BODY_MEMORY: usize = 32 * 1024;
 
-/// How many leases batches may renew at once, for each place of [`Work::Heartbeat`]. What is
+/// How many leases batches may renew at once, for each permit of [`RequestClass::Heartbeat`]. What is
 /// beyond would wait longer than it takes to come again.
 const LEASES: usize = 4;
 
 /// A kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Work {
+pub enum RequestClass {
     /// Answers from memory, mostly.
     Read,
     /// Waits for a commit.
@@ -36,7 +38,7 @@ pub enum Work {
     Body,
 }
 
-impl Work {
+impl RequestClass {
     /// Every kind.
     pub const ALL: [Self; 6] = [
         Self::Read,
@@ -60,43 +62,43 @@ impl Work {
     }
 }
 
-/// How many places there are.
+/// How many permits there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// For [`Work::Heartbeat`].
+    /// For [`RequestClass::Heartbeat`].
     pub heartbeats: usize,
-    /// For [`Work::Read`].
+    /// For [`RequestClass::Read`].
     pub reads: usize,
-    /// For [`Work::Write`].
+    /// For [`RequestClass::Write`].
     pub writes: usize,
-    /// For [`Work::Wait`].
+    /// For [`RequestClass::Wait`].
     pub waits: usize,
-    /// For [`Work::Stream`].
+    /// For [`RequestClass::Stream`].
     pub streams: usize,
     /// Of these, for one client.
     pub streams_per_client: usize,
 }
 
 impl Limits {
-    /// How many places there are for a kind of work.
-    pub fn of(&self, work: Work) -> usize {
+    /// How many permits there are for a kind of work.
+    pub fn of(&self, work: RequestClass) -> usize {
         match work {
-            Work::Read => self.reads,
-            Work::Write => self.writes,
-            Work::Heartbeat => self.heartbeats,
-            Work::Wait => self.waits,
-            Work::Stream => self.streams,
-            Work::Body => BODIES,
+            RequestClass::Read => self.reads,
+            RequestClass::Write => self.writes,
+            RequestClass::Heartbeat => self.heartbeats,
+            RequestClass::Wait => self.waits,
+            RequestClass::Stream => self.streams,
+            RequestClass::Body => BODIES,
         }
     }
 }
 
-/// There is no place.
+/// There is no permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
+pub enum LimitExceeded {
     /// For this kind of work.
     #[error("as many requests of the kind \"{}\" are under way as may be", .0.as_str())]
-    Work(Work),
+    RequestClass(RequestClass),
     /// For another stream of this client.
     #[error("this client has as many streams as it may have")]
     Client,
@@ -140,11 +142,11 @@ impl Drop for Share {
     }
 }
 
-/// A place, given back when this is dropped.
+/// A permit, given back when this is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct Permit {
     /// For what.
-    pub work: Work,
+    pub work: RequestClass,
     _share: Share,
 }
 
@@ -165,10 +167,10 @@ pub struct Leases {
     _share: Share,
 }
 
-/// Gives places out; shared by all workers.
-pub struct Admission<C> {
+/// Gives permits out; shared by all workers.
+pub struct ConcurrencyLimits<C> {
     limits: Limits,
-    places: [Taken; Work::ALL.len()],
+    permits: [Taken; RequestClass::ALL.len()],
     /// Leases that are being renewed by batches.
     leases: Taken,
     /// In KiB.
@@ -176,83 +178,83 @@ pub struct Admission<C> {
     streams: Arc<Mutex<HashMap<C, usize>>>,
 }
 
-impl<C: Eq + Hash + Clone> Admission<C> {
-    /// All places free. `C` tells clients apart.
+impl<C: Eq + Hash + Clone> ConcurrencyLimits<C> {
+    /// All permits free. `C` tells clients apart.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            places: Default::default(),
+            permits: Default::default(),
             leases: Taken::default(),
             memory: Taken::default(),
             streams: Arc::default(),
         }
     }
 
-    /// A place for a kind of work, if one is free.
-    pub fn enter(&self, work: Work) -> Result<Place, Full> {
+    /// A permit for a kind of work, if one is free.
+    pub fn acquire(&self, work: RequestClass) -> Result<Permit, LimitExceeded> {
         // So that no batch is read that is refused then.
-        if work == Work::Heartbeat && self.leases.count() >= self.most_leases() {
-            return Err(Full::Work(work));
+        if work == RequestClass::Heartbeat && self.leases.count() >= self.most_leases() {
+            return Err(LimitExceeded::RequestClass(work));
         }
         let limit = self.limits.of(work);
-        let share = self.places[work as usize].take(1, |taken| taken < limit);
+        let share = self.permits[work as usize].take(1, |taken| taken < limit);
         share
-            .map(|_share| Place { work, _share })
-            .ok_or(Full::Work(work))
+            .map(|_share| Permit { work, _share })
+            .ok_or(LimitExceeded::RequestClass(work))
     }
 
-    /// Places for the leases of a batch. The last one may take more than there are, so that
+    /// Permits for the leases of a batch. The last one may take more than there are, so that
     /// the largest fits whatever the limit.
-    pub fn leases(&self, count: usize) -> Result<Leases, Full> {
+    pub fn leases(&self, count: usize) -> Result<Leases, LimitExceeded> {
         let share = self.leases.take(count, |taken| taken < self.most_leases());
         share
             .map(|_share| Leases { _share })
-            .ok_or(Full::Work(Work::Heartbeat))
+            .ok_or(LimitExceeded::RequestClass(RequestClass::Heartbeat))
     }
 
     fn most_leases(&self) -> usize {
         self.limits.heartbeats.saturating_mul(LEASES)
     }
 
-    /// A place for a stream of a client.
-    pub fn stream(&self, client: C) -> Result<StreamPlace<C>, Full> {
-        let place = self.enter(Work::Stream)?;
-        let mut streams = lock(&self.streams);
+    /// A permit for a stream of a client.
+    pub fn stream(&self, client: C) -> Result<StreamPermit<C>, LimitExceeded> {
+        let permit = self.acquire(RequestClass::Stream)?;
+        let mut streams = self.streams.lock();
         let count = streams.get(&client).copied().unwrap_or_default();
         if count >= self.limits.streams_per_client {
-            return Err(Full::Client);
+            return Err(LimitExceeded::Client);
         }
         streams.insert(client.clone(), count + 1);
-        Ok(StreamPlace {
+        Ok(StreamPermit {
             client,
             streams: Arc::clone(&self.streams),
-            _place: place,
+            _place: permit,
         })
     }
 
     /// Memory for that many more bytes of a large body.
-    pub fn memory(&self, bytes: usize) -> Result<Memory, Full> {
+    pub fn memory(&self, bytes: usize) -> Result<Memory, LimitExceeded> {
         let kib = bytes.div_ceil(1024);
         let share = self.memory.take(kib, |taken| taken + kib <= BODY_MEMORY);
-        share.map(Memory).ok_or(Full::Memory)
+        share.map(Memory).ok_or(LimitExceeded::Memory)
     }
 
-    /// How many places are taken, and how many there are.
-    pub fn taken(&self, work: Work) -> (usize, usize) {
-        (self.places[work as usize].count(), self.limits.of(work))
+    /// How many permits are taken, and how many there are.
+    pub fn taken(&self, work: RequestClass) -> (usize, usize) {
+        (self.permits[work as usize].count(), self.limits.of(work))
     }
 }
 
-/// A place for a stream, given back when this is dropped.
-pub struct StreamPlace<C: Eq + Hash> {
+/// A permit for a stream, given back when this is dropped.
+pub struct StreamPermit<C: Eq + Hash> {
     client: C,
     streams: Arc<Mutex<HashMap<C, usize>>>,
-    _place: Place,
+    _place: Permit,
 }
 
-impl<C: Eq + Hash> Drop for StreamPlace<C> {
+impl<C: Eq + Hash> Drop for StreamPermit<C> {
     fn drop(&mut self) {
-        let mut streams = lock(&self.streams);
+        let mut streams = self.streams.lock();
         if let Some(count) = streams.get_mut(&self.client) {
             *count -= 1;
             if *count == 0 {
@@ -262,16 +264,12 @@ impl<C: Eq + Hash> Drop for StreamPlace<C> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn admission() -> Admission<&'static str> {
-        Admission::new(Limits {
+    fn admission() -> ConcurrencyLimits<&'static str> {
+        ConcurrencyLimits::new(Limits {
             heartbeats: 4,
             reads: 1,
             writes: 1,
@@ -284,15 +282,15 @@ mod tests {
     #[test]
     fn one_kind_of_work_does_not_take_the_places_of_another() {
         let admission = admission();
-        let read = admission.enter(Work::Read).unwrap();
+        let read = admission.acquire(RequestClass::Read).unwrap();
         assert_eq!(
-            admission.enter(Work::Read).unwrap_err(),
-            Full::Work(Work::Read)
+            admission.acquire(RequestClass::Read).unwrap_err(),
+            LimitExceeded::RequestClass(RequestClass::Read)
         );
-        assert!(admission.enter(Work::Heartbeat).is_ok());
-        assert_eq!(admission.taken(Work::Read), (1, 1));
+        assert!(admission.acquire(RequestClass::Heartbeat).is_ok());
+        assert_eq!(admission.taken(RequestClass::Read), (1, 1));
         drop(read);
-        assert_eq!(admission.taken(Work::Read), (0, 1));
+        assert_eq!(admission.taken(RequestClass::Read), (0, 1));
     }
 
     #[test]
@@ -302,14 +300,17 @@ mod tests {
             admission.stream("a").unwrap(),
             admission.stream("a").unwrap(),
         ];
-        assert_eq!(admission.stream("a").err(), Some(Full::Client));
-        // The refused one gave its place back.
+        assert_eq!(admission.stream("a").err(), Some(LimitExceeded::Client));
+        // The refused one gave its permit back.
         let other = admission.stream("b").unwrap();
-        assert_eq!(admission.stream("c").err(), Some(Full::Work(Work::Stream)));
+        assert_eq!(
+            admission.stream("c").err(),
+            Some(LimitExceeded::RequestClass(RequestClass::Stream))
+        );
         drop(own);
         assert!(admission.stream("a").is_ok());
         drop(other);
-        assert!(lock(&admission.streams).is_empty());
+        assert!(admission.streams.lock().is_empty());
     }
 
     #[test]
@@ -317,11 +318,14 @@ mod tests {
         let admission = admission();
         let (few, most) = (admission.leases(4 * LEASES - 1), admission.leases(10_000));
         let (few, most) = (few.unwrap(), most.unwrap());
-        let full = Full::Work(Work::Heartbeat);
+        let full = LimitExceeded::RequestClass(RequestClass::Heartbeat);
         assert_eq!(admission.leases(1).unwrap_err(), full);
-        assert_eq!(admission.enter(Work::Heartbeat).unwrap_err(), full);
+        assert_eq!(
+            admission.acquire(RequestClass::Heartbeat).unwrap_err(),
+            full
+        );
         drop(most);
-        assert!(admission.enter(Work::Heartbeat).is_ok());
+        assert!(admission.acquire(RequestClass::Heartbeat).is_ok());
         drop(few);
         assert_eq!(admission.leases.count(), 0);
     }
@@ -330,7 +334,7 @@ mod tests {
     fn large_bodies_share_a_bounded_memory() {
         let admission = admission();
         let mut all = admission.memory(BODY_MEMORY * 1024 - 1).unwrap();
-        assert_eq!(admission.memory(1).unwrap_err(), Full::Memory);
+        assert_eq!(admission.memory(1).unwrap_err(), LimitExceeded::Memory);
         all.merge(admission.memory(0).unwrap());
         drop(all);
         assert!(admission.memory(1).is_ok());

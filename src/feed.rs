@@ -5,14 +5,15 @@
 //! back to, or is told that it must read everything again.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
+use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
-use crate::bus::{EventBus, Following, Logged};
+use crate::bus::{EventBus, LogEntry, ReadOutcome};
 use crate::model::{Event, EventId};
 
 /// How many events a subscriber may be behind before it is dropped.
@@ -20,7 +21,7 @@ const LAG: usize = 1024;
 
 /// An event for subscribers.
 #[derive(Debug)]
-pub struct Notice {
+pub struct PublishedEvent {
     /// Where it stands in the log.
     pub id: EventId,
     /// What happened.
@@ -28,8 +29,8 @@ pub struct Notice {
     frame: OnceLock<Bytes>,
 }
 
-impl Notice {
-    fn new(Logged { id, event }: Logged) -> Arc<Self> {
+impl PublishedEvent {
+    fn new(LogEntry { id, event }: LogEntry) -> Arc<Self> {
         Arc::new(Self {
             id,
             event,
@@ -45,11 +46,11 @@ impl Notice {
 
 /// What a subscriber is told.
 #[derive(Debug, Clone)]
-pub enum Told {
+pub enum FeedItem {
     /// Nothing happened before this event that it is not told: from here it may resume.
     From(EventId),
     /// Something happened.
-    Event(Arc<Notice>),
+    Event(Arc<PublishedEvent>),
     /// What happened until this event is not known: everything must be read again.
     Resync(EventId),
     /// It was too slow, and is told nothing more.
@@ -58,18 +59,18 @@ pub enum Told {
 
 #[derive(Debug, Clone)]
 enum Live {
-    Event(Arc<Notice>),
+    Event(Arc<PublishedEvent>),
     Lost(EventId),
 }
 
 /// Passes events on.
-pub struct Feed {
+pub struct EventBroadcast {
     bus: Arc<dyn EventBus>,
     live: broadcast::Sender<Live>,
     head: Mutex<EventId>,
 }
 
-impl Feed {
+impl EventBroadcast {
     /// Reads from that log what subscribers have missed.
     pub fn new(bus: Arc<dyn EventBus>) -> Self {
         Self {
@@ -80,16 +81,16 @@ impl Feed {
     }
 
     /// Tells what happened.
-    pub fn publish(&self, logged: Logged) {
-        let mut head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn publish(&self, logged: LogEntry) {
+        let mut head = self.head.lock();
         *head = logged.id;
         // Nobody may be listening.
-        let _ = self.live.send(Live::Event(Notice::new(logged)));
+        let _ = self.live.send(Live::Event(PublishedEvent::new(logged)));
     }
 
     /// Tells that what happened until `head` was missed.
     pub fn lose(&self, head: EventId) {
-        let mut known = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.head.lock();
         *known = head;
         let _ = self.live.send(Live::Lost(head));
     }
@@ -100,7 +101,7 @@ impl Feed {
     }
 
     /// Everything from now on; or everything after `last`, if that is still known.
-    pub fn subscribe(&self, last: Option<EventId>) -> impl Stream<Item = Told> + use<> {
+    pub fn subscribe(&self, last: Option<EventId>) -> impl Stream<Item = FeedItem> + use<> {
         let (head, live) = self.listen();
         let phase = match last {
             None => Phase::Begin,
@@ -121,7 +122,7 @@ impl Feed {
 
     /// The last event that was told, and the receiver of all after it.
     fn listen(&self) -> (EventId, broadcast::Receiver<Live>) {
-        let head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        let head = self.head.lock();
         (*head, self.live.subscribe())
     }
 }
@@ -140,7 +141,7 @@ enum Phase {
     /// It is told what it missed.
     Missed {
         /// What was read of it.
-        read: VecDeque<Logged>,
+        read: VecDeque<LogEntry>,
         /// Whether what happens meanwhile is kept for it: once it has nearly caught up, so
         /// that it does not fall behind while it reads.
         listening: bool,
@@ -150,20 +151,20 @@ enum Phase {
 }
 
 impl Subscriber {
-    async fn next(mut self) -> Option<(Told, Self)> {
+    async fn next(mut self) -> Option<(FeedItem, Self)> {
         loop {
             let told = match &mut self.phase {
                 Phase::Begin => {
                     self.phase = Phase::Live;
-                    Told::From(self.last)
+                    FeedItem::From(self.last)
                 }
                 Phase::Missed { read, listening } => match read.pop_front() {
                     Some(logged) => {
                         self.last = logged.id;
-                        Told::Event(Notice::new(logged))
+                        FeedItem::Event(PublishedEvent::new(logged))
                     }
                     None => match self.bus.read(self.last, Duration::ZERO).await {
-                        Ok(Following::Events(events)) if events.is_empty() => {
+                        Ok(ReadOutcome::Events(events)) if events.is_empty() => {
                             if *listening {
                                 self.phase = Phase::Live;
                             } else {
@@ -172,16 +173,16 @@ impl Subscriber {
                             }
                             continue;
                         }
-                        Ok(Following::Events(events)) => {
+                        Ok(ReadOutcome::Events(events)) => {
                             *read = events.into();
                             continue;
                         }
-                        Ok(Following::Lost) | Err(_) => {
+                        Ok(ReadOutcome::Lost) | Err(_) => {
                             // In this order, so that nothing after the head is missed.
                             self.live = self.sender.subscribe();
                             self.last = self.bus.head().await.unwrap_or_default();
                             self.phase = Phase::Live;
-                            Told::Resync(self.last)
+                            FeedItem::Resync(self.last)
                         }
                     },
                 },
@@ -190,15 +191,15 @@ impl Subscriber {
                     Ok(Live::Event(notice)) if self.knows(notice.id) => continue,
                     Ok(Live::Event(notice)) => {
                         self.last = notice.id;
-                        Told::Event(notice)
+                        FeedItem::Event(notice)
                     }
                     Ok(Live::Lost(head)) => {
                         self.last = head;
-                        Told::Resync(head)
+                        FeedItem::Resync(head)
                     }
                     Err(broadcast::error::RecvError::Lagged(_)) => {
                         self.phase = Phase::End;
-                        Told::Dropped
+                        FeedItem::Dropped
                     }
                     Err(broadcast::error::RecvError::Closed) => return None,
                 },
@@ -209,7 +210,7 @@ impl Subscriber {
     }
 
     fn knows(&self, id: EventId) -> bool {
-        id.log == self.last.log && id.place <= self.last.place
+        id.epoch == self.last.epoch && id.sequence <= self.last.sequence
     }
 }
 
@@ -227,10 +228,13 @@ mod tests {
     #[tokio::test]
     async fn an_event_is_serialised_once_for_all_who_are_told() {
         let bus = bus::open(&BusUrl::Memory, Arc::new(SystemClock)).unwrap();
-        let feed = Feed::new(bus);
+        let feed = EventBroadcast::new(bus);
         let subscribers: Vec<_> = (0..1000).map(|_| feed.subscribe(None)).collect();
-        feed.publish(Logged {
-            id: EventId { log: 1, place: 1 },
+        feed.publish(LogEntry {
+            id: EventId {
+                epoch: 1,
+                sequence: 1,
+            },
             event: Event {
                 at: SystemClock.now(),
                 kind: EventKind::EventsLost,
@@ -239,8 +243,8 @@ mod tests {
         let mut made = 0;
         for subscriber in subscribers {
             let mut subscriber = pin!(subscriber);
-            assert!(matches!(subscriber.next().await, Some(Told::From(_))));
-            let Some(Told::Event(notice)) = subscriber.next().await else {
+            assert!(matches!(subscriber.next().await, Some(FeedItem::From(_))));
+            let Some(FeedItem::Event(notice)) = subscriber.next().await else {
                 panic!("it was not told");
             };
             notice.frame(|_| {

@@ -44,11 +44,11 @@ fn main() -> ExitCode {
         let done = match invocation {
             Invocation::Serve(config) => serve(*config).await,
             Invocation::Migrate(url) => migrate(&url).await,
-            Invocation::Token(identity) => make_token(&identity),
-            Invocation::Healthcheck { listen, tls } => check(listen, tls).await,
-            Invocation::Agent(config) => return answer_for(*config).await,
-            Invocation::Command(config) => return obey(*config).await,
-            Invocation::Completions(shell) => complete(shell),
+            Invocation::Token(identity) => print_new_token(&identity),
+            Invocation::Healthcheck { listen, tls } => run_healthcheck(listen, tls).await,
+            Invocation::Agent(config) => return run_agent(*config).await,
+            Invocation::Command(config) => return run_operator_command(*config).await,
+            Invocation::Completions(shell) => print_completions(shell),
         };
         done.map(|()| ExitCode::SUCCESS)
     });
@@ -73,7 +73,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
     };
     let daemon = Daemon::build(config, Arc::new(SystemClock))?;
     let listening = format!("listening on {scheme}://{}", daemon.address());
-    say(&listening)?;
+    print_line(&listening)?;
     log::info!(
         "rollcalld {} {listening}, {backends}",
         env!("CARGO_PKG_VERSION")
@@ -132,30 +132,30 @@ async fn migrate(url: &StoreUrl) -> Result<(), Failure> {
     let mut store = store::open(url)?;
     let applied = store.writer.migrate().await?;
     for migration in &applied {
-        say(&format!("applied {migration}"))?;
+        print_line(&format!("applied {migration}"))?;
     }
     if applied.is_empty() {
-        say(&format!("{url} is up to date"))?;
+        print_line(&format!("{url} is up to date"))?;
     }
     Ok(())
 }
 
-fn make_token(identity: &Identity) -> Result<(), Failure> {
+fn print_new_token(identity: &Identity) -> Result<(), Failure> {
     let token = Token::generate()?;
-    say(&format!("token, shown only now:     {}", token.reveal()))?;
-    say(&format!(
+    print_line(&format!("token, shown only now:     {}", token.reveal()))?;
+    print_line(&format!(
         "line for --tokens-file:    {}",
         token.line(identity)
     ))?;
     Ok(())
 }
 
-async fn check(listen: SocketAddr, tls: bool) -> Result<(), Failure> {
+async fn run_healthcheck(listen: SocketAddr, tls: bool) -> Result<(), Failure> {
     healthcheck::ask(listen, tls).await?;
-    Ok(say("ready")?)
+    Ok(print_line("ready")?)
 }
 
-async fn answer_for(config: AgentConfig) -> Result<ExitCode, Failure> {
+async fn run_agent(config: AgentConfig) -> Result<ExitCode, Failure> {
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
@@ -169,7 +169,7 @@ async fn answer_for(config: AgentConfig) -> Result<ExitCode, Failure> {
     Ok(agent::run(config, stop).await?.into())
 }
 
-async fn obey(config: CommandConfig) -> Result<ExitCode, Failure> {
+async fn run_operator_command(config: CommandConfig) -> Result<ExitCode, Failure> {
     match command::run(config).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) if error.is_broken_pipe() => Ok(ExitCode::SUCCESS),
@@ -180,14 +180,14 @@ async fn obey(config: CommandConfig) -> Result<ExitCode, Failure> {
     }
 }
 
-fn complete(shell: Shell) -> Result<(), Failure> {
+fn print_completions(shell: Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
     config::write_completions(shell, &mut script);
     Ok(std::io::stdout().write_all(&script)?)
 }
 
 /// A line for scripts, on standard output. Everything else is for people, in the log.
-fn say(line: &str) -> std::io::Result<()> {
+fn print_line(line: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()

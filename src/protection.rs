@@ -2,16 +2,17 @@
 //!
 //! Decides, and does nothing else. While the lease store does not work, and for one TTL
 //! after it or the process was interrupted, no instance is marked offline. And it is asked
-//! before instances are recorded as gone: when too many would go at once it has them held
+//! before instances are recorded as gone: when too many would go at once it has them active
 //! instead, until their heartbeats return, an operator confirms, or it has lasted for long
 //! enough.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::lease::Health;
@@ -61,7 +62,7 @@ struct State {
     agreement: Agreement,
     /// How many went offline when, within the last time to live.
     recent: VecDeque<(Instant, usize)>,
-    held: Option<Held>,
+    active: Option<ActivePeriod>,
 }
 
 /// Whether all replicas use the same lease store.
@@ -79,7 +80,7 @@ struct Agreement {
 
 /// Protection while it lasts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct ActivePeriod {
     /// When it began, as it is shown.
     pub at: DateTime<Utc>,
     /// Why.
@@ -92,17 +93,17 @@ pub struct Held {
 /// A part of those who are listed as online, and what their leases say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sample {
-    /// How many were looked at.
-    pub looked: usize,
+    /// How many were checked at.
+    pub checked: usize,
     /// Those without a lease, and those whose lease is overdue.
-    pub dying: usize,
+    pub expiring: usize,
 }
 
 /// What is to be done with those whose leases are gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// They are gone.
-    Gone,
+    Expired,
     /// They are suspects. With the reason where this is what began protection.
     Suspect(Option<String>),
 }
@@ -111,7 +112,7 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// Protection, while it lasts, and how much longer at most.
-    pub held: Option<(Held, Duration)>,
+    pub active: Option<(ActivePeriod, Duration)>,
     /// Why nobody with the default time to live is judged, and for how long still.
     pub grace: Option<(&'static str, Duration)>,
     /// Why the replicas do not agree on the lease store, or cannot be asked whether they do;
@@ -141,7 +142,7 @@ impl Protection {
                 last_tick: now,
                 agreement: Agreement::default(),
                 recent: VecDeque::new(),
-                held: None,
+                active: None,
             }),
         }
     }
@@ -153,18 +154,18 @@ impl Protection {
 
     /// The daemon has started, just now.
     pub fn start(&self) {
-        self.state().trusted = (Instant::now(), "the daemon has just started");
+        self.state.lock().trusted = (Instant::now(), "the daemon has just started");
     }
 
     /// The process runs. Called every [`TICK`].
     pub fn tick(&self) {
-        self.state().tick(Instant::now());
+        self.state.lock().tick(Instant::now());
     }
 
     /// This replica compared its lease store with those of the others. `disagreement` says
     /// why they are not the same working store.
     pub fn attested(&self, disagreement: Option<String>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let now = Instant::now();
         let agreement = &mut state.agreement;
         if agreement.pause(now) > AGREED {
@@ -175,7 +176,7 @@ impl Protection {
         let before = std::mem::replace(&mut agreement.disagreement, disagreement.clone());
         match (before, disagreement) {
             (None, Some(reason)) => log::warn!("{reason}; no instance is marked offline"),
-            (Some(_), None) => state.distrust(now, "the replicas used different lease stores"),
+            (Some(_), None) => state.start_grace(now, "the replicas used different lease stores"),
             _ => {}
         }
     }
@@ -183,7 +184,7 @@ impl Protection {
     /// This replica could not compare its lease store with those of the others.
     pub fn not_attested(&self, error: &dyn Display) {
         let failure = format!("the lease stores of the replicas cannot be compared: {error}");
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.agreement.failure.is_none() {
             log::warn!("{failure}; no instance is marked offline");
         }
@@ -191,8 +192,8 @@ impl Protection {
     }
 
     /// Until when an instance with that time to live is not judged; `None` if it may be.
-    pub fn patience(&self, ttl: Ttl) -> Option<Instant> {
-        let mut state = self.state();
+    pub fn grace_deadline(&self, ttl: Ttl) -> Option<Instant> {
+        let mut state = self.state.lock();
         let now = Instant::now();
         if now.duration_since(state.last_tick) > STALL {
             state.tick(now);
@@ -208,91 +209,94 @@ impl Protection {
 
     /// So many went offline, on this daemon or another.
     pub fn went_offline(&self, count: usize) {
-        self.state().recent.push_back((Instant::now(), count));
+        self.state.lock().recent.push_back((Instant::now(), count));
     }
 
     /// What is to be done with some whose leases are gone, where so many are `online`,
     /// they included, and a `sample` of those looks like that. `at` is shown if that
     /// begins protection.
-    pub fn judge(&self, online: usize, sample: Sample, at: DateTime<Utc>) -> Verdict {
-        let mut state = self.state();
-        if state.held.is_some() {
+    pub fn assess(&self, online: usize, sample: Sample, at: DateTime<Utc>) -> Verdict {
+        let mut state = self.state.lock();
+        if state.active.is_some() {
             return Verdict::Suspect(None);
         }
         let now = Instant::now();
         let recent = state.recent(now, self.limits.ttl.as_duration());
-        let share = sample.dying as f64 / sample.looked.max(1) as f64;
-        let dying = share * online as f64 + recent as f64;
+        let share = sample.expiring as f64 / sample.checked.max(1) as f64;
+        let expiring = share * online as f64 + recent as f64;
         let all = online + recent;
-        if all < self.limits.min || dying <= self.limits.ratio * all as f64 {
-            return Verdict::Gone;
+        if all < self.limits.min || expiring <= self.limits.ratio * all as f64 {
+            return Verdict::Expired;
         }
         let reason = format!(
-            "{dying:.0} of {all} online instances would go offline within {} s, more than --protect-ratio {}",
+            "{expiring:.0} of {all} online instances would go offline within {} s, more than --protection-threshold {}",
             self.limits.ttl.as_secs(),
             self.limits.ratio
         );
         log::warn!("protection entered: {reason}");
-        state.hold(now, at, reason.clone());
+        state.enter(now, at, reason.clone());
         Verdict::Suspect(Some(reason))
     }
 
     /// Another daemon began protection.
     pub fn entered_elsewhere(&self, at: DateTime<Utc>, reason: &str) {
-        let mut state = self.state();
-        if state.held.is_none() {
+        let mut state = self.state.lock();
+        if state.active.is_none() {
             log::warn!("protection entered, as another daemon says: {reason}");
-            state.hold(Instant::now(), at, reason.to_owned());
+            state.enter(Instant::now(), at, reason.to_owned());
         }
     }
 
     /// Ends it; whether it had begun. The count of those who went begins anew.
     pub fn leave(&self, reason: &str) -> bool {
-        let mut state = self.state();
-        let held = state.held.take().is_some();
-        if held {
+        let mut state = self.state.lock();
+        let active = state.active.take().is_some();
+        if active {
             state.recent.clear();
             log::warn!("protection left: {reason}");
         }
-        held
+        active
     }
 
     /// Whether it lasts.
-    pub fn is_held(&self) -> bool {
-        self.state().held.is_some()
+    pub fn is_active(&self) -> bool {
+        self.state.lock().active.is_some()
     }
 
     /// Why it should end now, where so many of those online are suspects.
     pub fn review(&self, online: usize, suspects: usize) -> Option<String> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let now = Instant::now();
         let limits = self.limits;
-        let held = state.held.as_mut()?;
-        if now.duration_since(held.since) >= limits.max {
-            return Some(format!("it has lasted for --protect-max {:?}", limits.max));
+        let active = state.active.as_mut()?;
+        if now.duration_since(active.since) >= limits.max {
+            return Some(format!(
+                "it has lasted for --protection-max-duration {:?}",
+                limits.max
+            ));
         }
         if suspects as f64 > limits.ratio * online as f64 {
-            held.exceeded_at = now;
+            active.exceeded_at = now;
         }
         if suspects == 0 {
             return Some("all heartbeats have returned".to_owned());
         }
-        let calm = now.duration_since(held.exceeded_at) > limits.ttl.as_duration();
+        let calm = now.duration_since(active.exceeded_at) > limits.ttl.as_duration();
         calm.then(|| format!("only {suspects} of {online} are still missing"))
     }
 
     /// What is shown of it.
     pub fn report(&self) -> Report {
-        let state = self.state();
+        let state = self.state.lock();
         let now = Instant::now();
-        let held = state.held.clone().map(|held| {
-            let end = held.since + self.limits.max;
-            (held, end.saturating_duration_since(now))
+        let active = state.active.clone().map(|active| {
+            let end = active.since + self.limits.max;
+            (active, end.saturating_duration_since(now))
         });
         let (since, reason) = self.trusted(&state);
         let left = (since + self.limits.ttl.as_duration()).saturating_duration_since(now);
         Report {
-            held,
+            active,
             grace: (!left.is_zero()).then_some((reason, left)),
             disagreement: state.agreement.trouble(now),
             lease_store_failure: self.health.failure(),
@@ -304,11 +308,6 @@ impl Protection {
         let interrupted = self.health.interrupted();
         let later = interrupted.filter(|(at, _)| *at > state.trusted.0);
         later.unwrap_or(state.trusted)
-    }
-
-    /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -340,17 +339,17 @@ impl State {
         let gap = now.duration_since(self.last_tick);
         self.last_tick = now;
         if gap > STALL {
-            self.distrust(now, "the process stood still");
+            self.start_grace(now, "the process stood still");
         }
     }
 
-    fn distrust(&mut self, now: Instant, reason: &'static str) {
+    fn start_grace(&mut self, now: Instant, reason: &'static str) {
         log::warn!("{reason}; no instance is marked offline for one TTL");
         self.trusted = (now, reason);
     }
 
-    fn hold(&mut self, now: Instant, at: DateTime<Utc>, reason: String) {
-        self.held = Some(Held {
+    fn enter(&mut self, now: Instant, at: DateTime<Utc>, reason: String) {
+        self.active = Some(ActivePeriod {
             at,
             reason,
             since: now,
@@ -399,67 +398,67 @@ mod tests {
         }
     }
 
-    fn judge(protection: &Protection, online: usize, dying: usize) -> bool {
+    fn assess(protection: &Protection, online: usize, expiring: usize) -> bool {
         let sample = Sample {
-            looked: online,
-            dying,
+            checked: online,
+            expiring,
         };
-        protection.judge(online, sample, DateTime::default()) == Verdict::Gone
+        protection.assess(online, sample, DateTime::default()) == Verdict::Expired
     }
 
     #[tokio::test(start_paused = true)]
     async fn after_a_start_and_after_a_stall_nobody_is_judged_for_a_time_to_live() {
         let protection = protection();
         run(&protection, TTL - 1).await;
-        assert!(protection.patience(ttl()).is_some());
+        assert!(protection.grace_deadline(ttl()).is_some());
         run(&protection, 1).await;
-        assert_eq!(protection.patience(ttl()), None);
+        assert_eq!(protection.grace_deadline(ttl()), None);
         advance(Duration::from_millis(1400)).await;
         protection.tick();
         assert_eq!(
-            protection.patience(ttl()),
+            protection.grace_deadline(ttl()),
             None,
             "a little late is no stall"
         );
         advance(Duration::from_secs(60)).await;
         // Asked before the tick that would have told it.
         let until = Instant::now() + ttl().as_duration();
-        assert_eq!(protection.patience(ttl()), Some(until));
+        assert_eq!(protection.grace_deadline(ttl()), Some(until));
         run(&protection, TTL).await;
-        assert_eq!(protection.patience(ttl()), None);
+        assert_eq!(protection.grace_deadline(ttl()), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_instance_is_judged_while_the_lease_store_fails_and_for_one_ttl_after_it() {
         let protection = protection();
         run(&protection, TTL).await;
-        assert_eq!(protection.patience(ttl()), None);
+        assert_eq!(protection.grace_deadline(ttl()), None);
         let health = &protection.health;
         health.failed(&LeaseError::Refused("OOM".into()));
         run(&protection, 2 * TTL).await;
         assert!(
-            protection.patience(ttl()).is_some(),
+            protection.grace_deadline(ttl()).is_some(),
             "however long it takes"
         );
         health.wrote();
         run(&protection, TTL - 1).await;
-        assert!(protection.patience(ttl()).is_some());
+        assert!(protection.grace_deadline(ttl()).is_some());
         run(&protection, 1).await;
-        assert_eq!(protection.patience(ttl()), None);
+        assert_eq!(protection.grace_deadline(ttl()), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_instance_is_judged_while_replicas_disagree_and_for_one_ttl_after_it() {
         let protection = protection();
         run(&protection, TTL).await;
-        assert_eq!(protection.patience(ttl()), None);
+        assert_eq!(protection.grace_deadline(ttl()), None);
         protection.attested(Some("replica b uses another lease store".into()));
-        assert!(protection.patience(ttl()).is_some());
+        assert!(protection.grace_deadline(ttl()).is_some());
         protection.attested(None);
         run(&protection, TTL - 1).await;
-        assert!(protection.patience(ttl()).is_some());
+        assert!(protection.grace_deadline(ttl()).is_some());
         run(&protection, 1).await;
-        assert_eq!(protection.patience(ttl()), None);
+        assert_eq!(protection.grace_deadline(ttl()), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -470,66 +469,66 @@ mod tests {
             advance(TICK).await;
             protection.tick();
         }
-        assert!(protection.patience(ttl()).is_some());
+        assert!(protection.grace_deadline(ttl()).is_some());
         protection.not_attested(&"permission denied");
         let reason = protection.report().disagreement.unwrap();
         assert!(reason.ends_with("permission denied"), "{reason}");
         // The others may have had no chance yet to attest.
         protection.attested(None);
         assert_eq!(protection.report().disagreement, None);
-        assert!(protection.patience(ttl()).is_some());
+        assert!(protection.grace_deadline(ttl()).is_some());
         run(&protection, 5).await;
-        assert_eq!(protection.patience(ttl()), None);
+        assert_eq!(protection.grace_deadline(ttl()), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn too_many_at_once_are_held_and_few_are_not() {
-        assert!(judge(&protection(), 100, 50));
+        assert!(assess(&protection(), 100, 50));
         assert!(
-            judge(&protection(), 9, 9),
+            assess(&protection(), 9, 9),
             "of fewer than the minimum all may go"
         );
         let protection = protection();
-        assert!(!judge(&protection, 100, 51));
-        assert!(!judge(&protection, 100, 1), "while it lasts nobody goes");
-        let report = protection.report().held.unwrap().0.reason;
+        assert!(!assess(&protection, 100, 51));
+        assert!(!assess(&protection, 100, 1), "while it lasts nobody goes");
+        let report = protection.report().active.unwrap().0.reason;
         assert_eq!(
             report,
-            "51 of 100 online instances would go offline within 30 s, more than --protect-ratio 0.5"
+            "51 of 100 online instances would go offline within 30 s, more than --protection-threshold 0.5"
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn those_who_went_within_a_time_to_live_count() {
         let protection = protection();
-        assert!(judge(&protection, 100, 40));
+        assert!(assess(&protection, 100, 40));
         protection.went_offline(40);
         advance(Duration::from_secs(TTL)).await;
-        assert!(judge(&protection, 60, 10));
-        assert!(!judge(&protection, 60, 11));
+        assert!(assess(&protection, 60, 10));
+        assert!(!assess(&protection, 60, 11));
         assert!(protection.leave("test"));
         protection.went_offline(40);
         advance(Duration::from_secs(TTL + 1)).await;
-        assert!(judge(&protection, 60, 30), "the others are long gone");
+        assert!(assess(&protection, 60, 30), "the others are long gone");
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_ends_when_the_heartbeats_return() {
         let protection = protection();
-        judge(&protection, 100, 60);
+        assess(&protection, 100, 60);
         assert_eq!(protection.review(100, 60), None);
         advance(Duration::from_secs(5)).await;
         assert_eq!(protection.review(100, 20), None, "the others may follow");
         let why = protection.review(100, 0).unwrap();
         assert_eq!(why, "all heartbeats have returned");
-        assert!(protection.leave(&why) && !protection.is_held());
+        assert!(protection.leave(&why) && !protection.is_active());
         assert!(!protection.leave(&why), "it ends once");
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_ends_when_few_are_missing_for_a_time_to_live() {
         let protection = protection();
-        judge(&protection, 100, 60);
+        assess(&protection, 100, 60);
         advance(Duration::from_secs(20)).await;
         assert_eq!(protection.review(100, 51), None);
         advance(Duration::from_secs(TTL)).await;
@@ -542,20 +541,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_always_ends() {
         let protection = protection();
-        judge(&protection, 100, 100);
+        assess(&protection, 100, 100);
         for _ in 0..119 {
             advance(Duration::from_secs(5)).await;
             assert_eq!(protection.review(100, 100), None);
         }
         advance(Duration::from_secs(5)).await;
         let why = protection.review(100, 100).unwrap();
-        assert_eq!(why, "it has lasted for --protect-max 600s");
+        assert_eq!(why, "it has lasted for --protection-max-duration 600s");
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_another_daemon_saw_holds_here_too() {
         let protection = protection();
         protection.entered_elsewhere(DateTime::default(), "too many");
-        assert!(!judge(&protection, 100, 1));
+        assert!(!assess(&protection, 100, 1));
     }
 }

@@ -76,7 +76,7 @@ pub(crate) fn serve(arguments: &[String]) {
 fn floor(app: &mut web::ServiceConfig) {
     let beat = web::put().to(async |instance: Instance| {
         assert!(!instance.2.is_empty());
-        json("{\"created\":false,\"ttl_seconds\":30,\"next_in_ms\":12345}")
+        json("{\"created\":false,\"ttl_seconds\":30,\"next_heartbeat_in_ms\":12345}")
     });
     let batch = web::post().to(async |batch: web::Json<Batch>| {
         let named = |lease: &Lease| !lease.service.is_empty() && !lease.address.is_empty();
@@ -168,7 +168,7 @@ fn seed_shaped(app: &mut web::ServiceConfig, url: &str) {
     });
     let beat = web::put().to(async |instance: Instance| {
         actor.send(SeedBeat(instance)).await.unwrap();
-        json("{\"created\":false,\"ttl_seconds\":30,\"next_in_ms\":12345}")
+        json("{\"created\":false,\"ttl_seconds\":30,\"next_heartbeat_in_ms\":12345}")
     });
     app.route(BEAT, beat);
 }
@@ -180,7 +180,7 @@ fn seed_direct(app: &mut web::ServiceConfig, url: &str) {
         let redis = redis.clone();
         async move {
             redis.beat(&instance.1, &instance.2).await;
-            json("{\"created\":false,\"ttl_seconds\":30,\"next_in_ms\":12345}")
+            json("{\"created\":false,\"ttl_seconds\":30,\"next_heartbeat_in_ms\":12345}")
         }
     });
     app.route(BEAT, beat);

@@ -1,4 +1,4 @@
-//! What becomes of those whose leases are gone: the one way from a deadline that passed,
+//! What becomes of those whose leases are expired: the one way from a deadline that passed,
 //! or a lease that a reconcile missed, to the record that an instance is offline.
 
 use std::sync::Arc;
@@ -8,17 +8,17 @@ use tokio::time::{Instant, sleep};
 
 use super::{AppendEvents, Mailbox, RecordOffline, RegistryActor};
 use crate::clock::Clock;
-use crate::directory::{Directory, Listed, Stale};
+use crate::directory::{Directory, InstanceEntry, Stale};
 use crate::lease::{Health, Lease, LeaseError, LeaseStore};
 use crate::metrics::Metrics;
 use crate::model::{Event, EventKind, InstanceKey, Ttl};
 use crate::protection::{OVERDUE, Protection, Sample, Verdict};
-use crate::store::Life;
+use crate::store::LeaseStart;
 
 /// The most leases to ask about in one round trip.
 const LOOK: usize = 1000;
 
-/// About how many instances to look at before some are believed to be gone.
+/// About how many instances to look at before some are proven to be expired.
 const SAMPLE: usize = 2000;
 
 /// The most instances in one message to the RegistryActor.
@@ -27,16 +27,16 @@ const MAX_RECORD: usize = 500;
 /// When those are looked at again who could not be looked at or not be recorded.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Looks at leases and has those who are gone recorded, or held as suspects.
+/// Looks at leases and has those who are expired recorded, or held as suspects.
 #[derive(Clone)]
-pub struct Expiry {
+pub struct ExpiryHandler {
     /// Says who is alive.
     pub leases: Arc<dyn LeaseStore>,
     /// Whether its answers are evidence.
     pub health: Arc<Health>,
     /// Knows who is listed as online.
     pub directory: Arc<Directory>,
-    /// Decides whether those who are gone are believed to be.
+    /// Decides whether those who are expired are proven to be.
     pub protection: Arc<Protection>,
     /// Records them, and appends the events of protection.
     pub registry: Mailbox<RegistryActor>,
@@ -46,62 +46,62 @@ pub struct Expiry {
     pub metrics: Arc<Metrics>,
 }
 
-/// Whose lease is gone, and since when, where that was seen here.
-pub(super) struct Gone {
-    pub(super) listed: Arc<Listed>,
+/// Whose lease is expired, and since when, where that was seen here.
+pub(super) struct ExpiredLease {
+    pub(super) listed: Arc<InstanceEntry>,
     pub(super) since: Option<Instant>,
 }
 
-fn keys<'a>(listed: impl IntoIterator<Item = &'a Arc<Listed>>) -> Vec<InstanceKey> {
+fn keys<'a>(listed: impl IntoIterator<Item = &'a Arc<InstanceEntry>>) -> Vec<InstanceKey> {
     let keys = listed.into_iter().map(|listed| listed.instance.key.clone());
     keys.collect()
 }
 
-impl Expiry {
+impl ExpiryHandler {
     /// Looks at leases whose deadlines have passed here. Who is alive was renewed by
     /// another daemon, which watches it now.
-    pub async fn settle(&self, passed: Vec<(Arc<Listed>, Instant)>) {
-        let mut gone = Vec::new();
+    pub async fn process_expired(&self, passed: Vec<(Arc<InstanceEntry>, Instant)>) {
+        let mut expired = Vec::new();
         let mut rest = passed.as_slice();
         while !rest.is_empty() {
             let (part, others) = rest.split_at(rest.len().min(LOOK));
             let Ok(leases) = self
-                .look(&keys(part.iter().map(|(listed, _)| listed)))
+                .inspect(&keys(part.iter().map(|(listed, _)| listed)))
                 .await
             else {
                 // The store is away, and would be for the others.
                 let keys = keys(rest.iter().map(|(listed, _)| listed));
-                self.watch_again(&keys, Instant::now() + AGAIN);
+                self.rearm(&keys, Instant::now() + AGAIN);
                 break;
             };
             // The instance as it was before the look: an answer proves nothing of what was
             // recorded after the question.
             let missing = part.iter().zip(leases).filter(|(_, lease)| lease.is_none());
-            gone.extend(missing.map(|((listed, deadline), _)| Gone {
+            expired.extend(missing.map(|((listed, deadline), _)| ExpiredLease {
                 listed: Arc::clone(listed),
                 since: Some(*deadline),
             }));
             rest = others;
         }
-        self.judge(gone).await;
+        self.evaluate(expired).await;
     }
 
-    /// Has those recorded as offline, or held, whose leases are gone.
-    pub(super) async fn judge(&self, gone: Vec<Gone>) {
-        let believed = self.proven(gone);
-        if believed.is_empty() {
+    /// Has those recorded as offline, or held, whose leases are expired.
+    pub(super) async fn evaluate(&self, expired: Vec<ExpiredLease>) {
+        let proven = self.proven(expired);
+        if proven.is_empty() {
             return;
         }
         let totals = self.directory.totals();
         let Ok(sample) = self.sample().await else {
-            let keys = keys(believed.iter().map(|gone| &gone.listed));
-            return self.watch_again(&keys, Instant::now() + AGAIN);
+            let keys = keys(proven.iter().map(|expired| &expired.listed));
+            return self.rearm(&keys, Instant::now() + AGAIN);
         };
         let now = self.clock.now();
-        match self.protection.judge(totals.instances.online, sample, now) {
-            Verdict::Gone => self.record(&believed).await,
+        match self.protection.assess(totals.instances.online, sample, now) {
+            Verdict::Expired => self.record(&proven).await,
             Verdict::Suspect(began) => {
-                let keys = keys(believed.iter().map(|gone| &gone.listed));
+                let keys = keys(proven.iter().map(|expired| &expired.listed));
                 self.directory.set_suspect(&keys, true);
                 if let Some(reason) = began {
                     self.append_protection(EventKind::ProtectionEntered { reason })
@@ -111,20 +111,20 @@ impl Expiry {
         }
     }
 
-    /// Those of `gone` whose missing lease is evidence. The others are watched until it is.
-    fn proven(&self, gone: Vec<Gone>) -> Vec<Gone> {
-        let is_proven = |gone: &Gone| {
-            let instance = &gone.listed.instance;
-            match self.protection.patience(self.ttl(&gone.listed)) {
+    /// Those of `expired` whose missing lease is evidence. The others are watched until it is.
+    fn proven(&self, expired: Vec<ExpiredLease>) -> Vec<ExpiredLease> {
+        let is_proven = |expired: &ExpiredLease| {
+            let instance = &expired.listed.instance;
+            match self.protection.grace_deadline(self.ttl(&expired.listed)) {
                 _ if !instance.presence.online => false,
                 Some(until) => {
-                    self.watch_again(std::slice::from_ref(&instance.key), until);
+                    self.rearm(std::slice::from_ref(&instance.key), until);
                     false
                 }
                 None => true,
             }
         };
-        gone.into_iter().filter(is_proven).collect()
+        expired.into_iter().filter(is_proven).collect()
     }
 
     /// Looks at everybody who is online, marks the suspects, and ends protection when it
@@ -133,7 +133,7 @@ impl Expiry {
         let online = self.directory.online();
         let mut suspects = 0;
         for part in online.chunks(LOOK) {
-            let leases = self.look(&keys(part)).await?;
+            let leases = self.inspect(&keys(part)).await?;
             let (mut missing, mut alive) = (Vec::new(), Vec::new());
             for (listed, lease) in part.iter().zip(leases) {
                 match lease {
@@ -160,31 +160,31 @@ impl Expiry {
         }
         self.append_protection(EventKind::ProtectionLeft { reason })
             .await;
-        Some(self.let_go().await)
+        Some(self.release_suspects().await)
     }
 
     /// Has all instances recorded as offline that have no lease, those included that are not
     /// suspects yet; returns how many. Where a missing lease is no evidence, none.
-    pub(super) async fn let_go(&self) -> usize {
+    pub(super) async fn release_suspects(&self) -> usize {
         let online = self.directory.online();
-        let mut gone = Vec::new();
+        let mut expired = Vec::new();
         for part in online.chunks(LOOK) {
             let keys = keys(part);
             self.directory.set_suspect(&keys, false);
-            match self.look(&keys).await {
+            match self.inspect(&keys).await {
                 Ok(leases) => {
                     let missing = part.iter().zip(leases).filter(|(_, lease)| lease.is_none());
-                    gone.extend(missing.map(|(listed, _)| Gone {
+                    expired.extend(missing.map(|(listed, _)| ExpiredLease {
                         listed: Arc::clone(listed),
                         since: None,
                     }));
                 }
-                Err(_) => self.watch_again(&keys, Instant::now() + AGAIN),
+                Err(_) => self.rearm(&keys, Instant::now() + AGAIN),
             }
         }
-        let gone = self.proven(gone);
-        self.record(&gone).await;
-        gone.len()
+        let expired = self.proven(expired);
+        self.record(&expired).await;
+        expired.len()
     }
 
     /// Asks the lease store whether it can be written and read.
@@ -197,11 +197,11 @@ impl Expiry {
     }
 
     /// Each lease as it is, where the answer is evidence.
-    pub(super) async fn look(
+    pub(super) async fn inspect(
         &self,
         keys: &[InstanceKey],
     ) -> Result<Vec<Option<Lease>>, LeaseError> {
-        let look = self.leases.look(keys).await?;
+        let look = self.leases.inspect(keys).await?;
         if self.health.proves(&look.identity) {
             Ok(look.leases)
         } else {
@@ -209,42 +209,42 @@ impl Expiry {
         }
     }
 
-    /// How many of those who are online are dying, by the leases of some of them.
+    /// How many of those who are online are expiring, by the leases of some of them.
     async fn sample(&self) -> Result<Sample, LeaseError> {
         let chosen = self.directory.sample_online(SAMPLE);
         let keys = keys(&chosen);
-        let mut dying = 0;
+        let mut expiring = 0;
         for (keys, chosen) in keys.chunks(LOOK).zip(chosen.chunks(LOOK)) {
-            let leases = self.look(keys).await?;
+            let leases = self.inspect(keys).await?;
             let overdue = chosen.iter().zip(leases).filter(|(listed, lease)| {
                 let ttl = self.ttl(listed).as_duration();
                 lease.is_none_or(|lease| lease.left.as_millis() * 100 < ttl.as_millis() * OVERDUE)
             });
-            dying += overdue.count();
+            expiring += overdue.count();
         }
         Ok(Sample {
-            looked: keys.len(),
-            dying,
+            checked: keys.len(),
+            expiring,
         })
     }
 
-    async fn record(&self, gone: &[Gone]) {
-        for part in gone.chunks(MAX_RECORD) {
-            let lives = part.iter().filter_map(|Gone { listed, .. }| {
-                Some(Life {
+    async fn record(&self, expired: &[ExpiredLease]) {
+        for part in expired.chunks(MAX_RECORD) {
+            let leases = part.iter().filter_map(|ExpiredLease { listed, .. }| {
+                Some(LeaseStart {
                     key: listed.instance.key.clone(),
                     epoch: listed.instance.presence.epoch?,
                 })
             });
-            let lives: Vec<Life> = lives.collect();
-            let keys = lives
+            let leases: Vec<LeaseStart> = leases.collect();
+            let keys = leases
                 .iter()
-                .map(|life| life.key.clone())
+                .map(|lease| lease.key.clone())
                 .collect::<Vec<_>>();
-            let failure = match self.registry.ask(RecordOffline(lives)).await {
+            let failure = match self.registry.ask(RecordOffline(leases)).await {
                 Ok(Ok(_)) => {
                     let lateness = &self.metrics.expiry_lateness;
-                    for since in part.iter().filter_map(|gone| gone.since) {
+                    for since in part.iter().filter_map(|expired| expired.since) {
                         lateness.observe(since.elapsed().as_secs_f64());
                     }
                     continue;
@@ -253,11 +253,11 @@ impl Expiry {
                 Err(error) => error.to_string(),
             };
             log::debug!("{} not recorded as offline yet: {failure}", keys.len());
-            self.watch_again(&keys, Instant::now() + AGAIN);
+            self.rearm(&keys, Instant::now() + AGAIN);
         }
     }
 
-    fn watch_again(&self, keys: &[InstanceKey], at: Instant) {
+    fn rearm(&self, keys: &[InstanceKey], at: Instant) {
         for key in keys {
             if let Some(slot) = self.directory.find(key).and_then(|listed| listed.slot()) {
                 self.directory.deadlines().arm(slot, at);
@@ -265,7 +265,7 @@ impl Expiry {
         }
     }
 
-    fn ttl(&self, listed: &Listed) -> Ttl {
+    fn ttl(&self, listed: &InstanceEntry) -> Ttl {
         listed.instance.ttl.unwrap_or(self.protection.limits().ttl)
     }
 

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Expiry, Lifeline};
-use crate::bus::{BusError, EventBus, Following, Logged};
+use super::{ExpiryHandler, Lifeline};
+use crate::bus::{BusError, EventBus, LogEntry, ReadOutcome};
 use crate::clock::Clock;
-use crate::directory::{Differences, Directory, Stale};
-use crate::feed::Feed;
+use crate::directory::{Directory, Drift, Stale};
+use crate::feed::EventBroadcast;
 use crate::metrics::Gauge;
 use crate::model::{Event, EventId, EventKind, Instance};
 use crate::store::{RegistryReader, StoreError};
@@ -43,9 +43,9 @@ pub struct Follower {
     /// Where other daemons tell what they changed.
     pub bus: Arc<dyn EventBus>,
     /// Where those who subscribed here are told.
-    pub feed: Arc<Feed>,
+    pub feed: Arc<EventBroadcast>,
     /// Is told how many went offline and of protection.
-    pub expiry: Expiry,
+    pub expiry: ExpiryHandler,
     /// The time of a transition that was missed.
     pub clock: Arc<dyn Clock>,
     /// Ends the process if this ends.
@@ -69,8 +69,8 @@ impl Follower {
         // In this order: what is told while the store is read may be known already, and is
         // not missed.
         let head = self.bus.head().await?;
-        self.directory.read_again().await?;
-        self.watch_everybody();
+        self.directory.reload().await?;
+        self.arm_deadlines();
         self.feed.lose(head);
         let backends = &self.expiry.metrics.backends;
         backends.store.set(1);
@@ -86,17 +86,17 @@ impl Follower {
         let backends = &metrics.backends;
         loop {
             match self.bus.read(last, WAIT).await {
-                Ok(Following::Events(events)) => {
+                Ok(ReadOutcome::Events(events)) => {
                     self.directory.set_stale(Stale::Events, false);
                     backends.bus.reads(true);
                     if let Some(event) = events.last() {
                         last = event.id;
                     }
-                    if self.take_over(events).await {
-                        self.read_again(last).await;
+                    if self.apply_events(events).await {
+                        self.reload(last).await;
                     }
                 }
-                Ok(Following::Lost) => last = self.catch_up().await,
+                Ok(ReadOutcome::Lost) => last = self.catch_up().await,
                 Err(error) => {
                     log::debug!("cannot follow the events: {error}");
                     self.directory.set_stale(Stale::Events, true);
@@ -109,13 +109,13 @@ impl Follower {
                     .compare(&self.directory, &*self.reader, &backends.store)
                     .await
             {
-                self.tell_differences(differences, last).await;
+                self.publish_drift(differences, last).await;
             }
         }
     }
 
     /// Applies events and passes them on; whether some were lost before they were told.
-    async fn take_over(&self, events: Vec<Logged>) -> bool {
+    async fn apply_events(&self, events: Vec<LogEntry>) -> bool {
         self.directory
             .apply(events.iter().map(|logged| &logged.event.kind));
         let (mut lost, now) = (false, self.clock.now());
@@ -129,7 +129,7 @@ impl Follower {
                     self.expiry.protection.entered_elsewhere(*at, reason);
                 }
                 EventKind::ProtectionLeft { reason } if self.expiry.protection.leave(reason) => {
-                    self.expiry.let_go().await;
+                    self.expiry.release_suspects().await;
                 }
                 EventKind::EventsLost => lost = true,
                 _ => {}
@@ -145,7 +145,7 @@ impl Follower {
         loop {
             match self.bus.head().await {
                 Ok(head) => {
-                    self.read_again(head).await;
+                    self.reload(head).await;
                     self.directory.set_stale(Stale::Events, false);
                     return head;
                 }
@@ -156,9 +156,9 @@ impl Follower {
     }
 
     /// Reads the store again and then tells subscribers that events until `head` were lost.
-    async fn read_again(&self, head: EventId) {
+    async fn reload(&self, head: EventId) {
         loop {
-            match self.directory.read_again().await {
+            match self.directory.reload().await {
                 Ok(_) => break,
                 Err(error) => log::debug!("cannot read the registry again: {error}"),
             }
@@ -170,7 +170,7 @@ impl Follower {
 
     /// Tells the transitions that nobody has told. What else was missed cannot be told as
     /// it happened.
-    async fn tell_differences(&self, differences: Differences, head: EventId) {
+    async fn publish_drift(&self, differences: Drift, head: EventId) {
         log::info!(
             "the registry was read again: {} transitions and {} other changes were missed",
             differences.transitions.len(),
@@ -205,7 +205,7 @@ impl Follower {
 
     /// Has everybody who is listed as online looked at in a time to live: whoever renewed
     /// their leases before may not be there any more.
-    fn watch_everybody(&self) {
+    fn arm_deadlines(&self) {
         let now = Instant::now();
         let default = self.expiry.protection.limits().ttl;
         for listed in self.directory.online() {
@@ -244,7 +244,7 @@ impl Comparison {
         directory: &Directory,
         reader: &dyn RegistryReader,
         up: &Gauge,
-    ) -> Option<Differences> {
+    ) -> Option<Drift> {
         let before = directory.digest();
         let stored = reader.digest().await;
         let quiet = directory.digest() == before;
@@ -268,8 +268,8 @@ impl Comparison {
             return None;
         }
         self.differed = false;
-        let differences = directory.read_again().await.ok()?;
+        let differences = directory.reload().await.ok()?;
         self.equal_at = now;
-        (differences != Differences::default()).then_some(differences)
+        (differences != Drift::default()).then_some(differences)
     }
 }

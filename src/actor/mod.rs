@@ -22,21 +22,21 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 
 pub use self::agreement::Agreement;
-pub use self::expiry::Expiry;
+pub use self::expiry::ExpiryHandler;
 pub use self::follow::{Follower, LoadError};
 pub use self::heartbeat::{
-    Beat, BeatAnswer, BeatError, BeatOutcome, HeartbeatActor, KeepAlive, LookAtLeases, ProbeLeases,
-    Revoke, Sweep,
+    GetLeases, HeartbeatActor, HeartbeatError, HeartbeatOutcome, HeartbeatReply, KeepAlive,
+    ProbeLeases, RecordHeartbeats, Revoke, Sweep,
 };
-pub use self::reconcile::{Reconciler, Repairs};
+pub use self::reconcile::{ReconcileResult, Reconciler};
 pub use self::registry::{
-    Announcement, AppendEvents, Attest, ChangeInstance, DeclareScope, DeleteScope,
-    DeregisterInstance, DisableServiceInstance, Drain, ForgetInstances, MigrateSchema,
-    RecordOffline, RecordOnline, RegisterInstance, RegistryActor, Write,
+    AppendEvents, Attest, ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance,
+    DisableServiceInstance, Drain, MigrateSchema, PurgeOffline, RecordOffline, RecordOnline,
+    RefreshNotice, RegisterInstance, RegistryActor, Write,
 };
 pub use self::scheduler::{
-    Chores, EndProtection, Enlist, RECONCILE, ReconcileReport, Report, ReportProgress, RollCall,
-    RollCallReport, SchedulerActor, until_next,
+    BackgroundJobs, EndProtection, GetStatus, RECONCILE, ReconcileReport, RegisterSweeper, Report,
+    RollCall, RollCallReport, SchedulerActor, until_next,
 };
 use crate::metrics::MailboxMetrics;
 
@@ -58,28 +58,28 @@ pub enum AskError {
 pub struct Mailbox<A: Actor> {
     address: Addr<A>,
     deadline: Duration,
-    places: Arc<Places>,
+    permits: Arc<Permits>,
 }
 
-/// The places of a mailbox, over all its clones.
-struct Places {
+/// The permits of a mailbox, over all its clones.
+struct Permits {
     free: Semaphore,
     metrics: MailboxMetrics,
 }
 
 impl<A: Actor> Mailbox<A> {
-    /// At most `places` questions at once, over all clones, each answered within `deadline`.
+    /// At most `permits` questions at once, over all clones, each answered within `deadline`.
     pub fn new(
         address: Addr<A>,
-        places: usize,
+        permits: usize,
         deadline: Duration,
         metrics: MailboxMetrics,
     ) -> Self {
         Self {
             address,
             deadline,
-            places: Arc::new(Places {
-                free: Semaphore::new(places),
+            permits: Arc::new(Permits {
+                free: Semaphore::new(permits),
                 metrics,
             }),
         }
@@ -93,14 +93,14 @@ impl<A: Actor> Mailbox<A> {
         A: Handler<Admitted<M>>,
         A::Context: ToEnvelope<A, Admitted<M>>,
     {
-        let place = Arc::new(Place::take(&self.places).ok_or(AskError::Overloaded)?);
-        // The place is given back when the caller has its answer or has given up, and
+        let permit = Arc::new(Permit::take(&self.permits).ok_or(AskError::Overloaded)?);
+        // The permit is given back when the caller has its answer or has given up, and
         // the message has left the mailbox: a stalled actor's mailbox stays bounded.
         let message = Admitted {
             message,
-            place: Arc::clone(&place),
+            permit: Arc::clone(&permit),
         };
-        let deadline = place.sent + self.deadline;
+        let deadline = permit.sent + self.deadline;
         match timeout_at(deadline, self.address.send(message)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(AskError::Gone),
@@ -114,52 +114,56 @@ impl<A: Actor> Clone for Mailbox<A> {
         Self {
             address: self.address.clone(),
             deadline: self.deadline,
-            places: Arc::clone(&self.places),
+            permits: Arc::clone(&self.permits),
         }
     }
 }
 
-/// A place in the mailbox.
-struct Place {
+/// A permit in the mailbox.
+struct Permit {
     sent: Instant,
-    places: Arc<Places>,
+    permits: Arc<Permits>,
 }
 
-impl Place {
-    /// A place, if one is free.
-    fn take(places: &Arc<Places>) -> Option<Self> {
-        let Ok(free) = places.free.try_acquire() else {
-            places.metrics.refused.inc();
+impl Permit {
+    /// A permit, if one is free.
+    fn take(permits: &Arc<Permits>) -> Option<Self> {
+        let Ok(free) = permits.free.try_acquire() else {
+            permits.metrics.refused.inc();
             return None;
         };
         // It is free again when this is dropped.
         free.forget();
-        places.metrics.waiting.inc();
+        permits.metrics.waiting.inc();
         Some(Self {
             sent: Instant::now(),
-            places: Arc::clone(places),
+            permits: Arc::clone(permits),
         })
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.places.metrics.waiting.dec();
-        self.places.free.add_permits(1);
+        self.permits.metrics.waiting.dec();
+        self.permits.free.add_permits(1);
     }
 }
 
-/// A message that was given a place in the mailbox.
+/// A message that was given a permit in the mailbox.
 pub struct Admitted<M> {
     message: M,
-    place: Arc<Place>,
+    permit: Arc<Permit>,
 }
 
 impl<M> Admitted<M> {
     /// The message, now that its actor takes it up.
-    fn take_up(self) -> M {
-        let waited = self.place.sent.elapsed();
-        self.place.places.metrics.wait.observe(waited.as_secs_f64());
+    fn into_inner(self) -> M {
+        let waited = self.permit.sent.elapsed();
+        self.permit
+            .permits
+            .metrics
+            .wait
+            .observe(waited.as_secs_f64());
         self.message
     }
 }
@@ -192,7 +196,7 @@ macro_rules! admit {
                 admitted: $crate::actor::Admitted<M>,
                 context: &mut Self::Context,
             ) -> Self::Result {
-                $crate::actor::Response(self.handle(admitted.take_up(), context))
+                $crate::actor::Response(self.handle(admitted.into_inner(), context))
             }
         }
     };

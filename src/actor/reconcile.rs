@@ -5,16 +5,18 @@
 //! nothing itself: what differs goes to the RegistryActor, whose conditional updates decide,
 //! and who is gone is judged before.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::expiry::Gone;
-use super::{AskError, Expiry, RecordOnline};
+use parking_lot::Mutex;
+
+use super::expiry::ExpiredLease;
+use super::{AskError, ExpiryHandler, RecordOnline};
 use crate::bus::{BusError, EventBus};
-use crate::directory::Listed;
+use crate::directory::InstanceEntry;
 use crate::lease::{LeaseError, ListCursor};
 use crate::model::InstanceKey;
-use crate::store::{Life, RegistryReader, StoreError};
+use crate::store::{LeaseStart, RegistryReader, StoreError};
 
 /// How many instances are looked at in one step. Bounds the memory, and how long a step
 /// holds up others in the stores.
@@ -32,7 +34,7 @@ pub struct Reconciler {
     /// Says who is registered of those who have a lease and are not listed as online.
     pub reader: Arc<dyn RegistryReader>,
     /// Looks at leases, and judges those that are gone.
-    pub expiry: Expiry,
+    pub expiry: ExpiryHandler,
     /// Knows which daemon does it.
     pub bus: Arc<dyn EventBus>,
     /// Where the next page of leases begins.
@@ -43,13 +45,13 @@ pub struct Reconciler {
 
 /// What a reconcile found different.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Repairs {
+pub struct ReconcileResult {
     /// How many it looked at, who are listed as online and not watched here.
-    pub looked: usize,
-    /// Listed as online, without a lease: to be judged.
-    pub gone: usize,
+    pub checked: usize,
+    /// Instances listed as online that have no lease.
+    pub expired: usize,
     /// Alive, and not recorded so: which they are now.
-    pub online: usize,
+    pub recovered: usize,
 }
 
 /// Why a reconcile was broken off. The next one begins anew.
@@ -71,43 +73,46 @@ pub enum ReconcileError {
 
 impl Reconciler {
     /// Compares everything once; `None` where it is another daemon's turn.
-    pub async fn run(&self) -> Result<Option<Repairs>, ReconcileError> {
+    pub async fn run(&self) -> Result<Option<ReconcileResult>, ReconcileError> {
         if !self.bus.claim(CLAIM, self.claim).await? {
             return Ok(None);
         }
         let default_ttl = self.expiry.protection.limits().ttl;
         let unwatched = self.expiry.directory.unwatched(default_ttl);
-        Ok(Some(Repairs {
-            looked: unwatched.len(),
-            gone: self.find_ended(&unwatched).await?,
-            online: self.find_begun().await?,
+        Ok(Some(ReconcileResult {
+            checked: unwatched.len(),
+            expired: self.find_expired(&unwatched).await?,
+            recovered: self.find_recovered().await?,
         }))
     }
 
     /// Looks at those who are listed as online and whose end no deadline here will find. All
     /// who are gone are judged together; how many they are.
-    async fn find_ended(&self, unwatched: &[Arc<Listed>]) -> Result<usize, ReconcileError> {
-        let mut gone = Vec::new();
+    async fn find_expired(
+        &self,
+        unwatched: &[Arc<InstanceEntry>],
+    ) -> Result<usize, ReconcileError> {
+        let mut expired = Vec::new();
         for part in unwatched.chunks(PAGE) {
             let keys = part.iter().map(|listed| listed.instance.key.clone());
-            let leases = self.expiry.look(&keys.collect::<Vec<_>>()).await?;
+            let leases = self.expiry.inspect(&keys.collect::<Vec<_>>()).await?;
             let ended = part.iter().zip(leases).filter(|(_, lease)| lease.is_none());
-            gone.extend(ended.map(|(listed, _)| Gone {
+            expired.extend(ended.map(|(listed, _)| ExpiredLease {
                 listed: Arc::clone(listed),
                 since: None,
             }));
         }
-        let found = gone.len();
-        self.expiry.judge(gone).await;
+        let found = expired.len();
+        self.expiry.evaluate(expired).await;
         Ok(found)
     }
 
     /// Goes through the leases, from where the last time ended, and has lives recorded of
     /// instances that are not listed as online; how many.
-    async fn find_begun(&self) -> Result<usize, ReconcileError> {
+    async fn find_recovered(&self) -> Result<usize, ReconcileError> {
         let mut begun = 0;
         for _ in 0..PAGES {
-            let cursor = *self.cursor();
+            let cursor = *self.cursor.lock();
             let page = self.expiry.leases.list(cursor).await?;
             let is_online = |key: &String| {
                 let listed = self.expiry.directory.find_by_lease_key(key);
@@ -117,10 +122,10 @@ impl Reconciler {
             // What is no lease key is nobody's.
             let others = others.filter_map(|key| InstanceKey::from_lease_key(key).ok());
             for keys in others.collect::<Vec<_>>().chunks(PAGE) {
-                begun += self.record_begun(keys).await?;
+                begun += self.record_recovered(keys).await?;
             }
             // Not before: where something failed, the page is gone through again.
-            *self.cursor() = page.next.unwrap_or_default();
+            *self.cursor.lock() = page.next.unwrap_or_default();
             if page.next.is_none() {
                 break;
             }
@@ -128,26 +133,21 @@ impl Reconciler {
         Ok(begun)
     }
 
-    /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
-    fn cursor(&self) -> MutexGuard<'_, ListCursor> {
-        self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn record_begun(&self, keys: &[InstanceKey]) -> Result<usize, ReconcileError> {
+    async fn record_recovered(&self, keys: &[InstanceKey]) -> Result<usize, ReconcileError> {
         let registered = self.reader.find_instances(keys).await?;
         let keys: Vec<_> = registered
             .iter()
             .map(|instance| instance.key.clone())
             .collect();
-        let leases = self.expiry.look(&keys).await?;
-        let begun: Vec<Life> = registered
+        let leases = self.expiry.inspect(&keys).await?;
+        let begun: Vec<LeaseStart> = registered
             .into_iter()
             .zip(leases)
             .filter_map(|(instance, lease)| {
                 let epoch = lease?.epoch;
                 let presence = instance.presence;
                 let is_recorded = presence.online && presence.epoch >= Some(epoch);
-                (!is_recorded).then(|| Life {
+                (!is_recorded).then(|| LeaseStart {
                     key: instance.key,
                     epoch: epoch.after(presence.epoch),
                 })

@@ -17,7 +17,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use super::clock_watch::ClockWatch;
-use super::{Agreement, Expiry, ForgetInstances, Lifeline, Reconciler, Repairs, Sweep, admit};
+use super::{
+    Agreement, ExpiryHandler, Lifeline, PurgeOffline, ReconcileResult, Reconciler, Sweep, admit,
+};
 use crate::bus::{BusError, EventBus};
 use crate::clock::Clock;
 use crate::model::{Event, EventKind, rfc3339_millis};
@@ -38,10 +40,10 @@ const REVIEW: Duration = Duration::from_secs(2);
 
 /// How often instances are looked for that may be forgotten: ten times within the time
 /// after which they are, within these limits.
-const FORGET: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const PURGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Keeps that to one daemon at a time.
-const FORGET_CLAIM: &str = "forget";
+const PURGE_CLAIM: &str = "purge";
 
 /// The message that asks every instance for a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,21 +57,21 @@ pub struct RollCall {
 }
 
 /// What is done now and then.
-pub struct Chores {
+pub struct BackgroundJobs {
     /// Compares the registry with the leases.
     pub reconciler: Reconciler,
     /// Looks at leases and at suspects.
-    pub expiry: Expiry,
+    pub expiry: ExpiryHandler,
     /// Compares the lease stores of the replicas.
     pub agreement: Agreement,
     /// After how long offline an instance is removed; `None` is never.
-    pub forget_after: Option<Duration>,
+    pub remove_offline_after: Option<Duration>,
 }
 
 /// Owns the timers.
 pub struct SchedulerActor {
     roll_call: RollCall,
-    chores: Arc<Chores>,
+    chores: Arc<BackgroundJobs>,
     reconciling: bool,
     probing: bool,
     reviewing: bool,
@@ -91,12 +93,12 @@ impl SchedulerActor {
     /// Calls the roll on that bus from the next tick on.
     pub fn new(
         roll_call: RollCall,
-        chores: Chores,
+        chores: BackgroundJobs,
         bus: Arc<dyn EventBus>,
         clock: Arc<dyn Clock>,
         lifeline: Lifeline,
     ) -> Self {
-        let window = chores.forget_after.unwrap_or_default();
+        let window = chores.remove_offline_after.unwrap_or_default();
         Self {
             roll_call,
             clock_watch: ClockWatch::new(window, Instant::now()),
@@ -214,7 +216,7 @@ impl SchedulerActor {
             let seconds = jump.as_seconds_f64();
             let to = if seconds > 0.0 { "ahead" } else { "back" };
             log::warn!(
-                "the clock was set {to} by {:.1} s; for --forget-after a clock that was set ahead counts only when it has stood there for that long",
+                "the clock was set {to} by {:.1} s; for --remove-offline-after a clock that was set ahead counts only when it has stood there for that long",
                 seconds.abs()
             );
         }
@@ -243,7 +245,7 @@ impl SchedulerActor {
     }
 
     fn review(&mut self, context: &mut Context<Self>) {
-        if self.reviewing || !self.chores.expiry.protection.is_held() {
+        if self.reviewing || !self.chores.expiry.protection.is_active() {
             return;
         }
         self.reviewing = true;
@@ -266,14 +268,14 @@ impl SchedulerActor {
     /// has been within the last `after` (see [`ClockWatch`]). What the process cannot see is a
     /// clock that has been ahead since before the start: it is believed after an hour, or a
     /// tenth of `after` if that is less.
-    fn forget(&mut self, after: Duration, interval: Duration, context: &mut Context<Self>) {
+    fn purge_offline(&mut self, after: Duration, interval: Duration, context: &mut Context<Self>) {
         self.watch_clock();
         let chores = Arc::clone(&self.chores);
         let now = self.clock_watch.slowest(Instant::now());
         let after = TimeDelta::from_std(after).unwrap_or(TimeDelta::MAX);
         if let Some(before) = now.and_then(|now| now.checked_sub_signed(after)) {
-            let forget = async move { chores.forget(before, interval).await };
-            context.spawn(wrap_future(forget));
+            let purge = async move { chores.purge_offline(before, interval).await };
+            context.spawn(wrap_future(purge));
         }
     }
 
@@ -325,23 +327,23 @@ impl SchedulerActor {
     }
 }
 
-impl Chores {
+impl BackgroundJobs {
     /// Removes instances that have been offline since before that time, if it is this
     /// daemon's turn.
-    async fn forget(&self, before: DateTime<Utc>, interval: Duration) {
+    async fn purge_offline(&self, before: DateTime<Utc>, interval: Duration) {
         // For a little less than the interval.
         let remember = interval * 9 / 10;
-        let claim = self.reconciler.bus.claim(FORGET_CLAIM, remember).await;
+        let claim = self.reconciler.bus.claim(PURGE_CLAIM, remember).await;
         if !matches!(claim, Ok(true)) {
             return;
         }
         loop {
-            match self.expiry.registry.ask(ForgetInstances { before }).await {
+            match self.expiry.registry.ask(PurgeOffline { before }).await {
                 Ok(Ok(gone)) => {
                     if !gone.is_empty() {
                         log::info!("{} instances were offline for too long", gone.len());
                     }
-                    if gone.len() < usize::from(ForgetInstances::LIMIT) {
+                    if gone.len() < usize::from(PurgeOffline::LIMIT) {
                         return;
                     }
                 }
@@ -389,10 +391,10 @@ impl Actor for SchedulerActor {
         context.run_interval(Agreement::INTERVAL, Self::attest);
         context.run_interval(RECONCILE, Self::reconcile);
         context.run_interval(REVIEW, Self::review);
-        if let Some(after) = self.chores.forget_after {
-            let interval = (after / 10).clamp(FORGET.0, FORGET.1);
+        if let Some(after) = self.chores.remove_offline_after {
+            let interval = (after / 10).clamp(PURGE.0, PURGE.1);
             context.run_interval(interval, move |actor, context| {
-                actor.forget(after, interval, context);
+                actor.purge_offline(after, interval, context);
             });
         }
     }
@@ -423,21 +425,21 @@ pub struct ReconcileReport {
     /// How many it completed.
     pub completed: u64,
     /// How many instances it looked at, in all of them.
-    pub looked: u64,
+    pub checked: u64,
     /// How many it found without a lease.
-    pub gone: u64,
+    pub expired: u64,
     /// How many it found alive, and recorded.
-    pub online: u64,
+    pub recovered: u64,
     /// When it completed one last.
     pub last_at: Option<DateTime<Utc>>,
 }
 
 impl ReconcileReport {
-    fn add(&mut self, repairs: Repairs, at: DateTime<Utc>) {
+    fn add(&mut self, result: ReconcileResult, at: DateTime<Utc>) {
         self.completed += 1;
-        self.looked += repairs.looked as u64;
-        self.gone += repairs.gone as u64;
-        self.online += repairs.online as u64;
+        self.checked += result.checked as u64;
+        self.expired += result.expired as u64;
+        self.recovered += result.recovered as u64;
         self.last_at = Some(at);
     }
 }
@@ -456,12 +458,12 @@ pub struct Report {
 /// Asks what was done by the clock. No effect.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Report")]
-pub struct ReportProgress;
+pub struct GetStatus;
 
-impl Handler<ReportProgress> for SchedulerActor {
-    type Result = MessageResult<ReportProgress>;
+impl Handler<GetStatus> for SchedulerActor {
+    type Result = MessageResult<GetStatus>;
 
-    fn handle(&mut self, _: ReportProgress, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, _: GetStatus, _: &mut Context<Self>) -> Self::Result {
         MessageResult(self.report.clone())
     }
 }
@@ -469,12 +471,12 @@ impl Handler<ReportProgress> for SchedulerActor {
 /// Adds a HeartbeatActor to those who share the sweeps. Not to be repeated.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Enlist(pub Recipient<Sweep>);
+pub struct RegisterSweeper(pub Recipient<Sweep>);
 
-impl Handler<Enlist> for SchedulerActor {
+impl Handler<RegisterSweeper> for SchedulerActor {
     type Result = ();
 
-    fn handle(&mut self, Enlist(sweeper): Enlist, _: &mut Context<Self>) {
+    fn handle(&mut self, RegisterSweeper(sweeper): RegisterSweeper, _: &mut Context<Self>) {
         self.sweepers.push(sweeper);
     }
 }

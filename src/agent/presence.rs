@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::{Mutex, PoisonError};
+
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
 use reqwest::{Method, redirect};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -47,7 +48,7 @@ pub(super) struct Presence {
 #[derive(Deserialize)]
 struct Beaten {
     unknown: Vec<LeaseRef>,
-    next_in_ms: Option<u64>,
+    next_heartbeat_in_ms: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -170,7 +171,7 @@ impl Presence {
     /// Registers whoever is not registered yet, and returns the first failure.
     async fn register(&self) -> Result<(), ClientError> {
         let missing = self.instances.iter();
-        let missing = missing.filter(|one| !self.change(|known| known.contains(&one.key)));
+        let missing = missing.filter(|one| !self.registered.lock().contains(&one.key));
         let outcomes = stream::iter(missing)
             .map(|instance| self.register_one(instance))
             .buffer_unordered(REGISTRATIONS);
@@ -183,14 +184,14 @@ impl Presence {
         let body = body_of(instance);
         self.client.send(Method::PUT, &path, Some(&body)).await?;
         log::info!("registered {}", instance.key);
-        self.change(|registered| registered.insert(instance.key.clone()));
+        self.registered.lock().insert(instance.key.clone());
         Ok(())
     }
 
     /// Beats for all who are registered. Whether some turned out not to be, and when to
     /// come again.
     async fn beat(&self) -> Result<(bool, Duration), ClientError> {
-        let keys: Vec<InstanceKey> = self.change(|registered| registered.iter().cloned().collect());
+        let keys: Vec<InstanceKey> = self.registered.lock().iter().cloned().collect();
         let (mut some_unknown, mut next) = (false, None);
         for keys in keys.chunks(BATCH) {
             let leases: Vec<Value> = keys.iter().map(lease_of).collect();
@@ -200,16 +201,15 @@ impl Presence {
                 .send(Method::POST, "/v1/heartbeats", Some(&body));
             let Beaten {
                 unknown,
-                next_in_ms,
+                next_heartbeat_in_ms,
             } = self.client.read(answer.await?)?;
-            next = next.or(next_in_ms);
+            next = next.or(next_heartbeat_in_ms);
             some_unknown |= !unknown.is_empty();
-            self.change(|registered| {
-                for key in unknown.into_iter().filter_map(LeaseRef::into_key) {
-                    log::warn!("{key} was not registered any more");
-                    registered.remove(&key);
-                }
-            });
+            let mut registered = self.registered.lock();
+            for key in unknown.into_iter().filter_map(LeaseRef::into_key) {
+                log::warn!("{key} was not registered any more");
+                registered.remove(&key);
+            }
         }
         let next = next.map_or(BACK_OFF.1, Duration::from_millis);
         Ok((some_unknown, next))
@@ -232,12 +232,6 @@ impl Presence {
         if timeout(END, ends).await.is_err() {
             log::warn!("not everybody was deregistered within {END:?}");
         }
-    }
-
-    /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
-    fn change<T>(&self, change: impl FnOnce(&mut HashSet<InstanceKey>) -> T) -> T {
-        let registered = self.registered.lock();
-        change(&mut registered.unwrap_or_else(PoisonError::into_inner))
     }
 }
 

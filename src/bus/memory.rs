@@ -2,14 +2,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::{BusError, EventBus, Following, LOG_CAPACITY, Logged, READ, TRANSITION_MEMORY};
+use super::{BusError, EventBus, LOG_CAPACITY, LogEntry, READ, ReadOutcome, TRANSITION_MEMORY};
 use crate::clock::Clock;
 use crate::model::{Event, EventId, EventKind, InstanceId};
 
@@ -23,7 +24,7 @@ pub(super) struct MemoryBus {
 struct State {
     /// Until when each claim is remembered.
     claims: HashMap<String, Instant>,
-    log: VecDeque<Logged>,
+    log: VecDeque<LogEntry>,
     /// Of each instance that changed lately the last transition.
     transitions: HashMap<InstanceId, Transition>,
     /// Old ones are forgotten when there are this many.
@@ -50,7 +51,7 @@ impl State {
         true
     }
 
-    fn append(&mut self, event: &Event, log: u64) {
+    fn append(&mut self, event: &Event, epoch: u64) {
         if event.kind == EventKind::EventsLost {
             // The revisions of a restored registry store may repeat.
             self.transitions.clear();
@@ -65,7 +66,7 @@ impl State {
             if told.is_some_and(|told| told.online == online)
                 && let Some(kind) = event.kind.opposite()
             {
-                self.push(Event { at: event.at, kind }, log);
+                self.push(Event { at: event.at, kind }, epoch);
             }
             let told = Transition {
                 revision: instance.revision,
@@ -79,17 +80,17 @@ impl State {
                 self.sweep_at = 2 * self.transitions.len();
             }
         }
-        self.push(event.clone(), log);
+        self.push(event.clone(), epoch);
     }
 
-    fn push(&mut self, event: Event, log: u64) {
+    fn push(&mut self, event: Event, epoch: u64) {
         let last = self.log.back().map(|last| last.id);
-        let last = last.unwrap_or(EventId { log, place: 0 });
+        let last = last.unwrap_or(EventId { epoch, sequence: 0 });
         let id = EventId {
-            place: last.place + 1,
+            sequence: last.sequence + 1,
             ..last
         };
-        self.log.push_back(Logged { id, event });
+        self.log.push_back(LogEntry { id, event });
         if self.log.len() > LOG_CAPACITY {
             self.log.pop_front();
         }
@@ -99,21 +100,22 @@ impl State {
         self.log.back().map(|last| last.id).unwrap_or_default()
     }
 
-    fn read(&self, after: EventId) -> Following {
+    fn read(&self, after: EventId) -> ReadOutcome {
         let head = self.head();
         if after == head {
-            return Following::Events(Vec::new());
+            return ReadOutcome::Events(Vec::new());
         }
         let first = self.log.front().map(|first| first.id).unwrap_or_default();
         // What is before the first that is kept may be followed by it.
-        let known = (after.log == head.log && after.place < head.place) || after.is_empty();
-        let skip = after.place.saturating_add(1).checked_sub(first.place);
+        let known =
+            (after.epoch == head.epoch && after.sequence < head.sequence) || after.is_empty();
+        let skip = after.sequence.saturating_add(1).checked_sub(first.sequence);
         match skip.and_then(|skip| usize::try_from(skip).ok()) {
             Some(skip) if known => {
                 let events = self.log.iter().skip(skip).take(READ);
-                Following::Events(events.cloned().collect())
+                ReadOutcome::Events(events.cloned().collect())
             }
-            _ => Following::Lost,
+            _ => ReadOutcome::Lost,
         }
     }
 }
@@ -125,11 +127,6 @@ impl MemoryBus {
             state: Mutex::default(),
             appended: Notify::new(),
         }
-    }
-
-    /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -147,16 +144,16 @@ impl EventBus for MemoryBus {
     }
 
     async fn claim(&self, claim: &str, remember: Duration) -> Result<bool, BusError> {
-        Ok(self.state().claim(claim, remember))
+        Ok(self.state.lock().claim(claim, remember))
     }
 
     async fn append(&self, events: &[Event]) -> Result<(), BusError> {
         // Only the log's first event takes its number from here.
-        let log = u64::try_from(self.clock.now().timestamp_millis()).unwrap_or(1);
+        let epoch = u64::try_from(self.clock.now().timestamp_millis()).unwrap_or(1);
         {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             for event in events {
-                state.append(event, log);
+                state.append(event, epoch);
             }
         }
         self.appended.notify_waiters();
@@ -164,18 +161,18 @@ impl EventBus for MemoryBus {
     }
 
     async fn head(&self) -> Result<EventId, BusError> {
-        Ok(self.state().head())
+        Ok(self.state.lock().head())
     }
 
-    async fn read(&self, after: EventId, wait: Duration) -> Result<Following, BusError> {
+    async fn read(&self, after: EventId, wait: Duration) -> Result<ReadOutcome, BusError> {
         let mut appended = pin!(self.appended.notified());
         appended.as_mut().enable();
-        let following = self.state().read(after);
+        let following = self.state.lock().read(after);
         match &following {
-            Following::Events(events) if events.is_empty() && !wait.is_zero() => {
+            ReadOutcome::Events(events) if events.is_empty() && !wait.is_zero() => {
                 // Whether one was appended or not, what is there now is the answer.
                 let _ = timeout(wait, appended).await;
-                Ok(self.state().read(after))
+                Ok(self.state.lock().read(after))
             }
             _ => Ok(following),
         }

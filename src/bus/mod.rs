@@ -49,7 +49,7 @@ const TRANSITION_MEMORY: Duration = Duration::from_secs(60);
 
 /// An event in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Logged {
+pub struct LogEntry {
     /// Where it stands.
     pub id: EventId,
     /// What happened.
@@ -58,9 +58,9 @@ pub struct Logged {
 
 /// What follows an event in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Following {
+pub enum ReadOutcome {
     /// The next events, without a gap; none if nothing happened yet.
-    Events(Vec<Logged>),
+    Events(Vec<LogEntry>),
     /// What followed is not known any more: the log was cut or lost.
     Lost,
 }
@@ -93,7 +93,7 @@ pub trait EventBus: Send + Sync {
 
     /// The events after that one. Where there is none it waits for the first, at most
     /// for `wait`.
-    async fn read(&self, after: EventId, wait: Duration) -> Result<Following, BusError>;
+    async fn read(&self, after: EventId, wait: Duration) -> Result<ReadOutcome, BusError>;
 }
 
 /// Which bus. It is where the leases are.

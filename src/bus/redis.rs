@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::Script;
 
-use super::{BusError, EventBus, Following, LOG_CAPACITY, Logged, READ, TRANSITION_MEMORY};
+use super::{BusError, EventBus, LOG_CAPACITY, LogEntry, READ, ReadOutcome, TRANSITION_MEMORY};
 use crate::model::{Event, EventId, EventKind};
-use crate::redis::{Call, RedisBackend, RedisLink};
+use crate::redis::{Call, RedisBackend, RedisConnection};
 
 // All keys have one hash tag, so that on a cluster they are in one slot.
 
@@ -32,9 +32,9 @@ const RUN_KEY: &str = "{rollcall}:run";
 const TRANSITION_PREFIX: &str = "{rollcall}:transition:";
 
 pub(super) struct RedisBus {
-    link: RedisLink,
+    link: RedisConnection,
     /// For reads that wait, because they delay all later calls on their connection.
-    waiting: RedisLink,
+    waiting: RedisConnection,
     publish_once: Script,
     append: Script,
 }
@@ -50,7 +50,11 @@ impl RedisBus {
     }
 
     /// Returns the next events of the log. If there are none, waits at most `wait` for the first.
-    async fn events_after(&self, after: EventId, wait: Duration) -> Result<Vec<Logged>, BusError> {
+    async fn events_after(
+        &self,
+        after: EventId,
+        wait: Duration,
+    ) -> Result<Vec<LogEntry>, BusError> {
         let mut read = Call::command("XREAD");
         read.arg("COUNT").arg(READ);
         if !wait.is_zero() {
@@ -143,7 +147,7 @@ impl EventBus for RedisBus {
         }
     }
 
-    async fn read(&self, after: EventId, wait: Duration) -> Result<Following, BusError> {
+    async fn read(&self, after: EventId, wait: Duration) -> Result<ReadOutcome, BusError> {
         let mut events = self.events_after(after, wait).await?;
         // Where another log begins the next read finds that something was lost.
         let mut last = after;
@@ -152,16 +156,14 @@ impl EventBus for RedisBus {
             .take_while(|logged| std::mem::replace(&mut last, logged.id).precedes(logged.id))
             .count();
         match events.len() {
-            1.. if follow == 0 => Ok(Following::Lost),
+            1.. if follow == 0 => Ok(ReadOutcome::Lost),
             1.. => {
                 events.truncate(follow);
-                Ok(Following::Events(events))
+                Ok(ReadOutcome::Events(events))
             }
             // Either nothing happened, or this is another log, whose ids may be smaller.
-            0 => match continues(after, self.head().await?) {
-                true => Ok(Following::Events(Vec::new())),
-                false => Ok(Following::Lost),
-            },
+            0 if continues(after, self.head().await?) => Ok(ReadOutcome::Events(Vec::new())),
+            0 => Ok(ReadOutcome::Lost),
         }
     }
 }
@@ -169,14 +171,14 @@ impl EventBus for RedisBus {
 /// Whether nothing is lost after a read of no event after `after`, when the log ended at `head`
 /// a moment later. Events may be appended in that moment; the next read returns those.
 fn continues(after: EventId, head: EventId) -> bool {
-    after.is_empty() || (head.log == after.log && head.place >= after.place)
+    after.is_empty() || (head.epoch == after.epoch && head.sequence >= after.sequence)
 }
 
 /// A stream's entry: its id and its fields.
 type Entry = (String, HashMap<String, String>);
 
 /// The entry as what was appended. The name may be the opposite of the event's own.
-fn logged((id, fields): Entry) -> Result<Logged, BusError> {
+fn logged((id, fields): Entry) -> Result<LogEntry, BusError> {
     let foreign = |why: &str| BusError::Refused(format!("{LOG_KEY} holds {id}, {why}"));
     let field = |name| {
         fields
@@ -196,7 +198,7 @@ fn logged((id, fields): Entry) -> Result<Logged, BusError> {
     let id = id
         .parse()
         .map_err(|_| foreign("which has another id than ours"))?;
-    Ok(Logged { id, event })
+    Ok(LogEntry { id, event })
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -209,7 +211,7 @@ mod tests {
 
     #[test]
     fn events_appended_after_an_empty_read_are_not_taken_for_a_loss() {
-        let id = |log, place| EventId { log, place };
+        let id = |epoch, sequence| EventId { epoch, sequence };
         let empty = EventId::default();
         assert!(continues(empty, empty));
         assert!(continues(empty, id(5, 3)));

@@ -326,7 +326,7 @@ async fn overview(client: &Client, json: bool) -> Result<(), CommandError> {
     let protection = &overview["protection"];
     for (name, value) in [
         ("version", &overview["version"]),
-        ("anonymous", &overview["anonymous"]),
+        ("auth disabled", &overview["auth_disabled"]),
         ("stale", &overview["stale"]),
         ("store answers", &overview["backends"]["store"]),
         ("leases answer", &overview["backends"]["leases"]),

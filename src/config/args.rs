@@ -112,7 +112,7 @@ pub(super) struct ServeArgs {
     pub(super) leases: String,
 
     /// How long an instance lives without a heartbeat, unless it registers with a
-    /// ttl_seconds of its own: whole seconds from 5s to 1h, longer than --roll-interval
+    /// ttl_seconds of its own: whole seconds from 5s to 1h, longer than --roll-call-interval
     #[arg(
         long,
         value_name = "DURATION",
@@ -126,81 +126,81 @@ pub(super) struct ServeArgs {
     #[arg(
         long,
         value_name = "DURATION",
-        env = "ROLLCALL_ROLL_INTERVAL",
+        env = "ROLLCALL_ROLL_CALL_INTERVAL",
         default_value = "15s",
-        value_parser = roll_interval
+        value_parser = roll_call_interval
     )]
-    pub(super) roll_interval: Duration,
+    pub(super) roll_call_interval: Duration,
 
     /// The channel on which the roll is called
     #[arg(
         long,
         value_name = "CHANNEL",
-        env = "ROLLCALL_ROLL_CHANNEL",
+        env = "ROLLCALL_ROLL_CALL_CHANNEL",
         default_value = "heartBeat",
         value_parser = clap::builder::NonEmptyStringValueParser::new()
     )]
-    pub(super) roll_channel: String,
+    pub(super) roll_call_channel: String,
 
     /// The message that calls the roll
     #[arg(
         long,
         value_name = "TEXT",
-        env = "ROLLCALL_ROLL_MESSAGE",
+        env = "ROLLCALL_ROLL_CALL_MESSAGE",
         default_value = "来自网关中心的心跳请求"
     )]
-    pub(super) roll_message: String,
+    pub(super) roll_call_message: String,
 
     /// Hold instances instead of recording them as offline when more than this share of
     /// those online would go within one --lease-ttl: from 0 to 1, and 1 is never
     #[arg(
         long,
         value_name = "SHARE",
-        env = "ROLLCALL_PROTECT_RATIO",
+        env = "ROLLCALL_PROTECTION_THRESHOLD",
         default_value = "0.5",
         value_parser = share
     )]
-    pub(super) protect_ratio: f64,
+    pub(super) protection_threshold: f64,
 
     /// But only where at least this many are online
     #[arg(
         long,
         value_name = "COUNT",
-        env = "ROLLCALL_PROTECT_MIN",
+        env = "ROLLCALL_PROTECTION_MIN_INSTANCES",
         default_value = "10"
     )]
-    pub(super) protect_min: usize,
+    pub(super) protection_min_instances: usize,
 
     /// And for no longer than this
     #[arg(
         long,
         value_name = "DURATION",
-        env = "ROLLCALL_PROTECT_MAX",
+        env = "ROLLCALL_PROTECTION_MAX_DURATION",
         default_value = "10m",
         value_parser = humantime::parse_duration
     )]
-    pub(super) protect_max: Duration,
+    pub(super) protection_max_duration: Duration,
 
     /// Remove an instance that has been offline for this long, unless it is held; 0s is never
     #[arg(
         long,
         value_name = "DURATION",
-        env = "ROLLCALL_FORGET_AFTER",
+        env = "ROLLCALL_REMOVE_OFFLINE_AFTER",
         default_value = "72h",
         value_parser = humantime::parse_duration
     )]
-    pub(super) forget_after: Duration,
+    pub(super) remove_offline_after: Duration,
 
     /// Publish the original's message to refresh, on the channel service-launched, when the
     /// available instances of a service have changed, at most twice a second
     #[arg(
         long,
         value_name = "BOOL",
-        env = "ROLLCALL_ANNOUNCE_SERVICES",
+        env = "ROLLCALL_PUBLISH_SERVICE_CHANGES",
         default_value_t = true,
         action = clap::ArgAction::Set
     )]
-    pub(super) announce_services: bool,
+    pub(super) publish_service_changes: bool,
 
     /// HTTP worker threads, from 1 to 256 [default: one per core]
     #[arg(
@@ -343,11 +343,11 @@ pub(super) struct LimitArgs {
     #[arg(
         long,
         value_name = "COUNT",
-        env = "ROLLCALL_MAX_WAITS",
+        env = "ROLLCALL_MAX_LONG_POLLS",
         default_value = "16384",
         value_parser = clap::value_parser!(u32).range(..=1_000_000)
     )]
-    pub(super) max_waits: u32,
+    pub(super) max_long_polls: u32,
 
     /// How many connections there may be; more are not accepted. Fewer where the system
     /// allows the process fewer open files. From 64 to 1000000
@@ -401,7 +401,7 @@ fn lease_ttl(text: &str) -> Result<Ttl, String> {
     Ttl::try_from(seconds).map_err(|error| error.to_string())
 }
 
-fn roll_interval(text: &str) -> Result<Duration, String> {
+fn roll_call_interval(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     match (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&duration) {
         true => Ok(duration),

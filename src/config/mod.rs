@@ -22,7 +22,7 @@ use clap_complete::generate;
 use self::args::{AccessArgs, Cli, Command, LimitArgs, ServeArgs, StoreArgs};
 use self::client_args::TOKEN_VARIABLE;
 pub use self::command_args::Shell;
-use crate::actor::{Announcement, RollCall};
+use crate::actor::{RefreshNotice, RollCall};
 use crate::admission;
 use crate::agent::AgentConfig;
 use crate::auth::{Identity, Role, Token, TokenSources};
@@ -84,9 +84,9 @@ pub struct Config {
     /// When too many would go offline at once, and for how long they are held.
     pub protection: protection::Limits,
     /// After how long offline an instance is removed; `None` is never.
-    pub forget_after: Option<Duration>,
+    pub remove_offline_after: Option<Duration>,
     /// What is published when a service has other available instances; `None` is nothing.
-    pub announcement: Option<Announcement>,
+    pub announcement: Option<RefreshNotice>,
     /// HTTP worker threads.
     pub workers: usize,
     /// How long to wait for the stores at the start.
@@ -319,7 +319,7 @@ impl LimitArgs {
             heartbeats: count(self.max_in_flight),
             reads: count(self.max_in_flight) / 4,
             writes: count(self.max_in_flight) / 4,
-            waits: count(self.max_waits),
+            waits: count(self.max_long_polls),
             streams: count(self.max_streams),
             streams_per_client: count(self.max_streams_per_client),
         }
@@ -339,12 +339,12 @@ impl ServeArgs {
                 ),
             ));
         }
-        if self.lease_ttl.as_duration() <= self.roll_interval {
+        if self.lease_ttl.as_duration() <= self.roll_call_interval {
             return Err(invalid(
                 ErrorKind::ValueValidation,
                 format!(
-                    "invalid value for '--lease-ttl <DURATION>': must be longer than --roll-interval, which is {:?}: whoever answers the roll call must not expire before the next",
-                    self.roll_interval
+                    "invalid value for '--lease-ttl <DURATION>': must be longer than --roll-call-interval, which is {:?}: whoever answers the roll call must not expire before the next",
+                    self.roll_call_interval
                 ),
             ));
         }
@@ -354,20 +354,21 @@ impl ServeArgs {
             store: self.store.url()?,
             leases: url("leases", &self.leases)?,
             protection: protection::Limits {
-                ratio: self.protect_ratio,
-                min: self.protect_min,
-                max: self.protect_max,
+                ratio: self.protection_threshold,
+                min: self.protection_min_instances,
+                max: self.protection_max_duration,
                 ttl: self.lease_ttl,
             },
-            forget_after: (!self.forget_after.is_zero()).then_some(self.forget_after),
-            announcement: self.announce_services.then(|| Announcement {
+            remove_offline_after: (!self.remove_offline_after.is_zero())
+                .then_some(self.remove_offline_after),
+            announcement: self.publish_service_changes.then(|| RefreshNotice {
                 channel: ANNOUNCE_CHANNEL.to_owned(),
                 message: ANNOUNCE_MESSAGE.to_owned(),
             }),
             roll_call: RollCall {
-                channel: self.roll_channel,
-                message: self.roll_message,
-                interval: self.roll_interval,
+                channel: self.roll_call_channel,
+                message: self.roll_call_message,
+                interval: self.roll_call_interval,
             },
             workers: self.workers.map_or(cores, usize::from),
             start_timeout: self.start_timeout,
@@ -413,7 +414,10 @@ mod tests {
         assert_eq!(config.protection.ttl.as_secs(), 30);
         assert_eq!((config.protection.ratio, config.protection.min), (0.5, 10));
         assert_eq!(config.protection.max, Duration::from_secs(600));
-        assert_eq!(config.forget_after, Some(Duration::from_secs(72 * 3600)));
+        assert_eq!(
+            config.remove_offline_after,
+            Some(Duration::from_secs(72 * 3600))
+        );
         let announcement = config.announcement.unwrap();
         assert_eq!(announcement.channel, "service-launched");
         assert_eq!(announcement.message, "来自网关中心的刷新本地缓存请求");
@@ -425,8 +429,17 @@ mod tests {
 
     #[test]
     fn instances_are_kept_for_ever_and_nothing_is_announced_if_told_so() {
-        let config = serve(&["--forget-after", "0s", "--announce-services", "false"]).unwrap();
-        assert_eq!((config.forget_after, config.announcement), (None, None));
+        let config = serve(&[
+            "--remove-offline-after",
+            "0s",
+            "--publish-service-changes",
+            "false",
+        ])
+        .unwrap();
+        assert_eq!(
+            (config.remove_offline_after, config.announcement),
+            (None, None)
+        );
     }
 
     #[test]
@@ -449,21 +462,36 @@ mod tests {
             ),
             (
                 ["--lease-ttl", "15s"],
-                "must be longer than --roll-interval, which is 15s",
+                "must be longer than --roll-call-interval, which is 15s",
             ),
             (
-                ["--roll-interval", "0s"],
-                "'--roll-interval <DURATION>': must be from 1s to 1h",
+                ["--roll-call-interval", "0s"],
+                "'--roll-call-interval <DURATION>': must be from 1s to 1h",
             ),
-            (["--roll-channel", ""], "'--roll-channel <CHANNEL>'"),
             (
-                ["--protect-ratio", "1.5"],
-                "'--protect-ratio <SHARE>': must be a number from 0 to 1",
+                ["--roll-call-channel", ""],
+                "'--roll-call-channel <CHANNEL>'",
             ),
-            (["--protect-min", "few"], "'--protect-min <COUNT>'"),
-            (["--protect-max", "600"], "'--protect-max <DURATION>'"),
-            (["--forget-after", "72"], "'--forget-after <DURATION>'"),
-            (["--announce-services", "2"], "'--announce-services <BOOL>'"),
+            (
+                ["--protection-threshold", "1.5"],
+                "'--protection-threshold <SHARE>': must be a number from 0 to 1",
+            ),
+            (
+                ["--protection-min-instances", "few"],
+                "'--protection-min-instances <COUNT>'",
+            ),
+            (
+                ["--protection-max-duration", "600"],
+                "'--protection-max-duration <DURATION>'",
+            ),
+            (
+                ["--remove-offline-after", "72"],
+                "'--remove-offline-after <DURATION>'",
+            ),
+            (
+                ["--publish-service-changes", "2"],
+                "'--publish-service-changes <BOOL>'",
+            ),
             (["--workers", "0"], "'--workers <COUNT>'"),
             (["--start-timeout", "soon"], "'--start-timeout <DURATION>'"),
             (

@@ -8,30 +8,31 @@ use std::future::{Future, pending};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Addr, Arbiter};
 use actix_web::dev::Server;
 use actix_web::{App, HttpServer};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::reach::reach_stores;
+use self::reach::wait_for_backends;
 pub use self::reload::Reloader;
 use crate::actor::{
-    Agreement, Chores, Drain, Enlist, Expiry, Follower, HeartbeatActor, Lifeline, Mailbox,
-    RECONCILE, Reconciler, RegistryActor, SchedulerActor,
+    Agreement, BackgroundJobs, Drain, ExpiryHandler, Follower, HeartbeatActor, Lifeline, Mailbox,
+    RECONCILE, Reconciler, RegisterSweeper, RegistryActor, SchedulerActor,
 };
-use crate::admission::Admission;
+use crate::admission::ConcurrencyLimits;
 use crate::auth::{TokenError, Tokens};
 use crate::bus::{self, BusUrl};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::error::OpenError;
-use crate::feed::Feed;
-use crate::http::{self, Api, Connections, LastProbe, Progress};
+use crate::feed::EventBroadcast;
+use crate::http::{self, Api, Connections, LastProbe, Lifecycle};
 use crate::lease::{self, Health, LeaseStore, ObservedLeaseStore};
 use crate::metrics::Metrics;
 use crate::model::ReplicaId;
@@ -117,7 +118,7 @@ pub struct Daemon {
     registry: Addr<RegistryActor>,
     leases: Arc<dyn LeaseStore>,
     follower: Follower,
-    progress: Progress,
+    lifecycle: Lifecycle,
     reloader: Reloader,
     ends: mpsc::UnboundedReceiver<&'static str>,
     arbiters: Arbiters,
@@ -139,7 +140,7 @@ impl Daemon {
         let tokens = Arc::new(Tokens::load(config.tokens.clone())?);
         let tls = config.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
         let metrics = Arc::new(Metrics::new());
-        let admission = Arc::new(Admission::new(config.limits));
+        let admission = Arc::new(ConcurrencyLimits::new(config.limits));
         let Store { reader, writer } = store::open(&config.store)?;
         let leases = lease::open(&config.leases, Arc::clone(&clock))?;
         let health = Arc::new(Health::default());
@@ -160,7 +161,7 @@ impl Daemon {
         let bus = bus::open(&bus_url, Arc::clone(&clock))?;
         let directory = Arc::new(Directory::new(Arc::clone(&reader)));
         let protection = Arc::new(Protection::new(config.protection, Arc::clone(&health)));
-        let feed = Arc::new(Feed::new(Arc::clone(&bus)));
+        let feed = Arc::new(EventBroadcast::new(Arc::clone(&bus)));
         let (ends, ended) = mpsc::unbounded_channel();
         let arbiters = Arbiters {
             scheduler: Arbiter::new(),
@@ -181,7 +182,7 @@ impl Daemon {
         let asked = metrics.mailbox("registry");
         let registry_mailbox = Mailbox::new(registry.clone(), REGISTRY.0, REGISTRY.1, asked);
         let asked = metrics.mailbox("recorder");
-        let expiry = Expiry {
+        let expiry = ExpiryHandler {
             leases: connect(),
             health,
             directory: Arc::clone(&directory),
@@ -190,7 +191,7 @@ impl Daemon {
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
         };
-        let chores = Chores {
+        let chores = BackgroundJobs {
             reconciler: Reconciler {
                 reader: Arc::clone(&reader),
                 expiry: expiry.clone(),
@@ -210,7 +211,7 @@ impl Daemon {
                 ),
                 protection: Arc::clone(&protection),
             },
-            forget_after: config.forget_after,
+            remove_offline_after: config.remove_offline_after,
         };
         let scheduler = SchedulerActor::new(
             config.roll_call.clone(),
@@ -231,25 +232,25 @@ impl Daemon {
             _lifeline: Lifeline::new("follower", ends.clone()),
         };
 
-        let progress = Progress::default();
+        let lifecycle = Lifecycle::default();
         let asked = metrics.mailbox("scheduler");
         let scheduler_mailbox = Mailbox::new(scheduler.clone(), SCHEDULER.0, SCHEDULER.1, asked);
         let probed = Arc::clone(&expiry.leases);
         let reloader = Reloader::new(Arc::clone(&tokens), tls.clone(), Arc::clone(&metrics));
-        let shared = (directory, protection, feed, progress.clone(), tokens);
+        let shared = (directory, protection, feed, lifecycle.clone(), tokens);
         let client_certificates = tls.as_ref().is_some_and(|tls| tls.asks_clients());
-        let (default_ttl, roll_interval) = (config.protection.ttl, config.roll_call.interval);
+        let (default_ttl, roll_call_interval) = (config.protection.ttl, config.roll_call.interval);
         let (limit, on_connect) = (connections.limit(), Arc::clone(&connections));
         // Runs once on each worker's own thread, where its HeartbeatActor then lives.
         let application = move || {
-            let (directory, protection, feed, progress, tokens) = shared.clone();
-            let own = Expiry {
+            let (directory, protection, feed, lifecycle, tokens) = shared.clone();
+            let own = ExpiryHandler {
                 leases: connect(),
                 ..expiry.clone()
             };
             let heartbeat = HeartbeatActor::new(own, Lifeline::new("heartbeat", ends.clone()));
             let heartbeat = heartbeat.start();
-            scheduler.do_send(Enlist(heartbeat.clone().recipient()));
+            scheduler.do_send(RegisterSweeper(heartbeat.clone().recipient()));
             let api = Api {
                 registry: registry_mailbox.clone(),
                 heartbeat: Mailbox::new(
@@ -263,9 +264,9 @@ impl Daemon {
                 protection,
                 feed,
                 clock: Arc::clone(&clock),
-                roll_interval,
+                roll_call_interval,
                 default_ttl,
-                progress,
+                lifecycle,
                 tokens,
                 client_certificates,
                 admission: Arc::clone(&admission),
@@ -300,7 +301,7 @@ impl Daemon {
             registry,
             leases: probed,
             follower,
-            progress,
+            lifecycle,
             reloader,
             ends: ended,
             arbiters,
@@ -335,7 +336,7 @@ impl Daemon {
             registry,
             leases,
             follower,
-            progress,
+            lifecycle,
             mut ends,
             arbiters,
             ..
@@ -343,12 +344,12 @@ impl Daemon {
         let server_handle = server.handle();
         let mut server = actix::spawn(server);
         let serve = async {
-            let head = reach_stores(&config, &registry, &*leases, &follower).await?;
+            let head = wait_for_backends(&config, &registry, &*leases, &follower).await?;
             follower.expiry.protection.start();
             arbiters
                 .follower
                 .spawn(async move { match follower.follow(head).await {} });
-            progress.start();
+            lifecycle.start();
             log::info!("ready");
             ready();
             pending().await
@@ -366,11 +367,11 @@ impl Daemon {
         log::info!("stopping");
         let latest = Instant::now() + config.shutdown_timeout;
         if let Ok(delay) = outcome {
-            progress.leave();
+            lifecycle.start_draining();
             sleep(delay).await;
         }
         // Streams and those who wait for a change would hold up the server.
-        progress.stop();
+        lifecycle.stop();
         server_handle.stop(true).await;
         end(arbiters.scheduler);
         // Every answered write is committed; this is for those whose caller gave up. A

@@ -17,7 +17,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 
 /// Waits until the registry store is there and migrated, the lease store answers, and the
 /// Directory is loaded. Returns the event from which to follow.
-pub(super) async fn reach_stores(
+pub(super) async fn wait_for_backends(
     config: &Config,
     registry: &Addr<RegistryActor>,
     leases: &dyn LeaseStore,

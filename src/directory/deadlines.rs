@@ -4,10 +4,11 @@
 //! are. The sweep reads all of them in a row. A deadline that passed proves nothing: it
 //! says that the lease store should be asked.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// How many deadlines are allocated at once.
@@ -80,7 +81,7 @@ impl<T> Default for Deadlines<T> {
 impl<T: Clone> Deadlines<T> {
     /// A place for an instance; without one if there are more than 16 million.
     pub(super) fn take(&self) -> Option<Slot> {
-        let mut slots = self.slots();
+        let mut slots = self.slots.lock();
         if let Some(index) = slots.free.pop() {
             let generation = Packed(self.at(index)?.load(Ordering::Acquire)).generation();
             return Some(Slot { index, generation });
@@ -97,14 +98,14 @@ impl<T: Clone> Deadlines<T> {
 
     /// Says whose a place is from now on.
     pub(super) fn own(&self, slot: Slot, owner: T) {
-        if let Some(place) = self.slots().owners.get_mut(slot.index as usize) {
+        if let Some(place) = self.slots.lock().owners.get_mut(slot.index as usize) {
             *place = Some(owner);
         }
     }
 
     /// Gives a place back. Its slot is worth nothing from now on.
     pub(super) fn give_back(&self, slot: Slot) {
-        let mut slots = self.slots();
+        let mut slots = self.slots.lock();
         let Some(place) = self.at(slot.index) else {
             return;
         };
@@ -143,7 +144,7 @@ impl<T: Clone> Deadlines<T> {
     /// says whose they are, and when they were.
     pub fn take_passed(&self, share: usize, of: usize) -> Vec<(T, Instant)> {
         let now = self.millis(Instant::now());
-        let count = self.slots().owners.len();
+        let count = self.slots.lock().owners.len();
         let (begin, end) = (count * share / of.max(1), count * (share + 1) / of.max(1));
         let mut passed = Vec::new();
         for (index, place) in self.places(begin, end) {
@@ -165,7 +166,7 @@ impl<T: Clone> Deadlines<T> {
         if passed.is_empty() {
             return Vec::new();
         }
-        let slots = self.slots();
+        let slots = self.slots.lock();
         let still = passed.into_iter().filter(|(index, packed)| {
             let place = self.at(*index as u32);
             place.is_some_and(|place| {
@@ -199,11 +200,6 @@ impl<T: Clone> Deadlines<T> {
 
     fn millis(&self, at: Instant) -> u64 {
         millis(at.saturating_duration_since(self.begin))
-    }
-
-    /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
-    fn slots(&self) -> MutexGuard<'_, Slots<T>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

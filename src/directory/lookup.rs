@@ -11,7 +11,7 @@ use papaya::Equivalent;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Directory, Listed, ScopeView, Slot};
+use super::{Directory, InstanceEntry, ScopeSnapshot, Slot};
 use crate::model::{
     Epoch, EventKind, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord, Ttl, Weight,
 };
@@ -81,7 +81,7 @@ pub enum DirectoryError {
 
 /// What a heartbeat needs to know of an instance.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Profile {
+pub struct HeartbeatInfo {
     /// Its weight, or the default.
     pub weight: Weight,
     /// Its own time to live, if it has one.
@@ -94,8 +94,8 @@ pub struct Profile {
     pub slot: Option<Slot>,
 }
 
-impl From<&Listed> for Profile {
-    fn from(listed: &Listed) -> Self {
+impl From<&InstanceEntry> for HeartbeatInfo {
+    fn from(listed: &InstanceEntry) -> Self {
         Self {
             weight: listed.instance.weight(),
             ttl: listed.instance.ttl,
@@ -109,7 +109,10 @@ impl From<&Listed> for Profile {
 impl Directory {
     /// An instance, if it is registered. What is unknown here may have been registered
     /// on another daemon a moment ago, so the store is asked before it is none.
-    pub async fn instance(&self, key: &InstanceKey) -> Result<Option<Arc<Listed>>, DirectoryError> {
+    pub async fn instance(
+        &self,
+        key: &InstanceKey,
+    ) -> Result<Option<Arc<InstanceEntry>>, DirectoryError> {
         if let Some(listed) = self.find(key) {
             return Ok(Some(listed));
         }
@@ -119,8 +122,11 @@ impl Directory {
     }
 
     /// A scope, if it is declared; the store is asked before it is none.
-    pub async fn declared(&self, scope: &Scope) -> Result<Option<Arc<ScopeView>>, DirectoryError> {
-        let known = |view: &Arc<ScopeView>| view.record.is_some();
+    pub async fn declared(
+        &self,
+        scope: &Scope,
+    ) -> Result<Option<Arc<ScopeSnapshot>>, DirectoryError> {
+        let known = |view: &Arc<ScopeSnapshot>| view.record.is_some();
         if let Some(view) = self.scope(scope).filter(known) {
             return Ok(Some(view));
         }
@@ -142,21 +148,21 @@ impl Directory {
     }
 
     /// The key of an instance that is known here, and what a heartbeat needs of it.
-    pub fn known(&self, parts: KeyParts<'_>) -> Option<(InstanceKey, Profile)> {
+    pub fn known(&self, parts: KeyParts<'_>) -> Option<(InstanceKey, HeartbeatInfo)> {
         let known = self.maps.instances.pin();
         let (key, listed) = known.get_key_value(&parts)?;
-        Some((key.clone(), Profile::from(&**listed)))
+        Some((key.clone(), HeartbeatInfo::from(&**listed)))
     }
 
     /// The same of many.
     pub fn all_known<'a>(
         &self,
         parts: impl Iterator<Item = KeyParts<'a>>,
-    ) -> Vec<Option<(InstanceKey, Profile)>> {
+    ) -> Vec<Option<(InstanceKey, HeartbeatInfo)>> {
         let known = self.maps.instances.pin();
         let look = |parts| {
             let (key, listed) = known.get_key_value(&parts)?;
-            Some((key, Profile::from(&**listed)))
+            Some((key, HeartbeatInfo::from(&**listed)))
         };
         // All are looked up before one key is cloned: a counter of references that goes up lets
         // the processor begin no other look-up meanwhile, and with many instances each of them
@@ -174,8 +180,8 @@ impl Directory {
     pub async fn resolve(
         &self,
         keys: &[InstanceKey],
-    ) -> Result<Vec<Option<Profile>>, DirectoryError> {
-        let profile = |known: &Listed| Profile::from(known);
+    ) -> Result<Vec<Option<HeartbeatInfo>>, DirectoryError> {
+        let profile = |known: &InstanceEntry| HeartbeatInfo::from(known);
         let (mut profiles, mut unknown) = (Vec::with_capacity(keys.len()), Vec::new());
         {
             let known = self.maps.instances.pin();
@@ -208,9 +214,9 @@ impl Directory {
 
     /// The same for one heartbeat in the original's manner, which may be of an address
     /// that never registers: so it is asked of the store only while few others are.
-    pub async fn resolve_keep_alive(&self, key: &InstanceKey) -> Option<Profile> {
+    pub async fn resolve_keep_alive(&self, key: &InstanceKey) -> Option<HeartbeatInfo> {
         if let Some(known) = self.maps.instances.pin().get(key) {
-            return Some(Profile::from(&**known));
+            return Some(HeartbeatInfo::from(&**known));
         }
         if self.places.keep_alive.available_permits() == 0 {
             return None;
@@ -243,7 +249,7 @@ impl Directory {
         &self,
         keys: &[InstanceKey],
         places: &Semaphore,
-    ) -> Result<HashMap<InstanceKey, Profile>, DirectoryError> {
+    ) -> Result<HashMap<InstanceKey, HeartbeatInfo>, DirectoryError> {
         let found = self
             .ask_in(places, self.reader.find_instances(keys))
             .await?;
@@ -252,7 +258,7 @@ impl Directory {
         let found = found.iter().filter_map(EventKind::instance);
         let profiles = found.map(|instance| {
             let listed = self.find(&instance.key);
-            let profile = listed.map(|listed| Profile::from(&*listed));
+            let profile = listed.map(|listed| HeartbeatInfo::from(&*listed));
             (instance.key.clone(), profile.unwrap_or_default())
         });
         Ok(profiles.collect())

@@ -12,19 +12,20 @@ mod state;
 mod view;
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::deadlines::{Deadlines, Slot};
 use self::lookup::Places;
-pub use self::lookup::{DirectoryError, KeyParts, Profile};
-pub use self::roster::Roster;
-pub use self::state::{Applied, Differences};
+pub use self::lookup::{DirectoryError, HeartbeatInfo, KeyParts};
+pub use self::roster::InstanceList;
+pub use self::state::{Applied, Drift};
 use self::state::{Maps, State};
-pub use self::view::{Body, Counts, Listed, ScopeView, Totals, Which};
+pub use self::view::{Body, Counts, InstanceEntry, InstanceFilter, ScopeSnapshot, Totals};
 use crate::model::{
     EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeKind, ScopeRecord, Ttl,
 };
@@ -52,7 +53,7 @@ pub struct Directory {
     maps: Maps,
     /// Whoever changes the maps holds this; nobody who only reads.
     state: Mutex<State>,
-    deadlines: Deadlines<Arc<Listed>>,
+    deadlines: Deadlines<Arc<InstanceEntry>>,
     /// Why what is here may be old, a bit for each [`Stale`]; 0 if it is not.
     stale: AtomicU8,
     /// Tells those who wait for a scope that is not there.
@@ -61,7 +62,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Empty, until [`Directory::read_again`].
+    /// Empty, until [`Directory::reload`].
     pub fn new(reader: Arc<dyn RegistryReader>) -> Self {
         Self {
             reader,
@@ -75,13 +76,13 @@ impl Directory {
     }
 
     /// A scope as it is now.
-    pub fn scope(&self, scope: &Scope) -> Option<Arc<ScopeView>> {
+    pub fn scope(&self, scope: &Scope) -> Option<Arc<ScopeSnapshot>> {
         self.maps.scopes.pin().get(scope).cloned()
     }
 
     /// All declared scopes of a kind, by key.
-    pub fn scopes(&self, kind: ScopeKind) -> Vec<Arc<ScopeView>> {
-        let mut views: Vec<(Scope, Arc<ScopeView>)> = self
+    pub fn scopes(&self, kind: ScopeKind) -> Vec<Arc<ScopeSnapshot>> {
+        let mut views: Vec<(Scope, Arc<ScopeSnapshot>)> = self
             .maps
             .scopes
             .pin()
@@ -94,12 +95,12 @@ impl Directory {
     }
 
     /// An instance as it is now.
-    pub fn find(&self, key: &InstanceKey) -> Option<Arc<Listed>> {
+    pub fn find(&self, key: &InstanceKey) -> Option<Arc<InstanceEntry>> {
         self.maps.instances.pin().get(key).cloned()
     }
 
     /// The instance that a lease key belongs to, as it is now.
-    pub fn find_by_lease_key(&self, text: &str) -> Option<Arc<Listed>> {
+    pub fn find_by_lease_key(&self, text: &str) -> Option<Arc<InstanceEntry>> {
         let parts = KeyParts::of(text)?;
         self.maps.instances.pin().get(&parts).cloned()
     }
@@ -120,7 +121,7 @@ impl Directory {
     }
 
     /// Everybody who is listed as online.
-    pub fn online(&self) -> Vec<Arc<Listed>> {
+    pub fn online(&self) -> Vec<Arc<InstanceEntry>> {
         let scopes = self.maps.scopes.pin();
         let views = scopes.values().filter(|view| view.counts.online > 0);
         let listed = views.flat_map(|view| view.instances.iter());
@@ -131,9 +132,9 @@ impl Directory {
     /// Those who are listed as online, and whose end no deadline here will find in time: their
     /// leases were renewed elsewhere, or live shorter than they once did. `default_ttl` is that
     /// of instances that gave none.
-    pub fn unwatched(&self, default_ttl: Ttl) -> Vec<Arc<Listed>> {
+    pub fn unwatched(&self, default_ttl: Ttl) -> Vec<Arc<InstanceEntry>> {
         let now = Instant::now();
-        let is_watched = |listed: &Listed| {
+        let is_watched = |listed: &InstanceEntry| {
             let ttl = listed.instance.ttl.unwrap_or(default_ttl);
             let deadline = listed.slot.and_then(|slot| self.deadlines.deadline(slot));
             deadline.is_some_and(|deadline| deadline <= now + ttl.as_duration())
@@ -149,7 +150,7 @@ impl Directory {
 
     /// Some of those who are listed as online, evenly taken from all instances, of which it
     /// looks at no more than `looked`. Everybody, where there are no more than that.
-    pub fn sample_online(&self, looked: usize) -> Vec<Arc<Listed>> {
+    pub fn sample_online(&self, looked: usize) -> Vec<Arc<InstanceEntry>> {
         let scopes = self.maps.scopes.pin();
         let count: usize = scopes.values().map(|view| view.counts.instances).sum();
         let step = count.div_ceil(looked.max(1)).max(1);
@@ -170,7 +171,7 @@ impl Directory {
         &self,
         scope: &Scope,
         deadline: Instant,
-        mut answer: impl FnMut(Option<&ScopeView>) -> Option<T>,
+        mut answer: impl FnMut(Option<&ScopeSnapshot>) -> Option<T>,
     ) -> Option<T> {
         loop {
             let before = self.scope(scope);
@@ -222,7 +223,7 @@ impl Directory {
     }
 
     /// When the leases renewed here are over.
-    pub fn deadlines(&self) -> &Deadlines<Arc<Listed>> {
+    pub fn deadlines(&self) -> &Deadlines<Arc<InstanceEntry>> {
         &self.deadlines
     }
 
@@ -245,26 +246,24 @@ impl Directory {
     }
 
     /// Reads all of the store, page by page, and takes over what is different.
-    pub async fn read_again(&self) -> Result<Differences, StoreError> {
-        self.state().begin_reading();
+    pub async fn reload(&self) -> Result<Drift, StoreError> {
+        self.state.lock().begin_reading();
         let read = self.read_store().await;
-        let left = self.state().end_reading();
+        let left = self.state.lock().end_reading();
         let (scopes, mut seen, mut differences) = read?;
         seen.extend(left.instances);
         seen.sort_unstable();
         self.change(|change| {
-            change.take_over_all(scopes, &left.scopes, &seen, &mut differences);
+            change.finish_reload(scopes, &left.scopes, &seen, &mut differences);
         });
         Ok(differences)
     }
 
     /// Takes over the instances that are different; all scopes, and the ids of all instances.
-    async fn read_store(
-        &self,
-    ) -> Result<(Vec<ScopeRecord>, Vec<InstanceId>, Differences), StoreError> {
+    async fn read_store(&self) -> Result<(Vec<ScopeRecord>, Vec<InstanceId>, Drift), StoreError> {
         let scopes = self.reader.list_scopes().await?;
         let (mut seen, mut changed) = (Vec::new(), Vec::new());
-        let mut differences = Differences::default();
+        let mut differences = Drift::default();
         // Later, what is different is taken over whole or not at all: it is to be told.
         let is_first = self.maps.instances.is_empty();
         let mut after = InstanceId(0);
@@ -280,7 +279,7 @@ impl Directory {
             changed.extend(page.into_iter().filter(is_other));
             // A change costs as much as the scopes that it touches are large.
             if (is_first && changed.len() >= CHANGED) || last.is_none() {
-                self.change(|change| change.take_over(changed.drain(..), &mut differences));
+                self.change(|change| change.apply_rows(changed.drain(..), &mut differences));
             }
             match last {
                 Some(last) => after = last,
@@ -291,12 +290,12 @@ impl Directory {
 
     /// Counts and sums of what is here, to compare with the store's.
     pub fn digest(&self) -> Digest {
-        self.state().digest
+        self.state.lock().digest
     }
 
     /// Changes the maps, and then tells those who wait.
     fn change(&self, make: impl FnOnce(&mut state::Change<'_>)) -> Applied {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let mut change = state::Change::begin(&self.maps, &mut state, &self.deadlines);
         make(&mut change);
         let (applied, replaced) = change.end();
@@ -308,10 +307,5 @@ impl Directory {
             self.scope_added.notify_waiters();
         }
         applied
-    }
-
-    /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,29 +4,29 @@
 use std::mem;
 use std::sync::Arc;
 
-use super::view::{Counts, Listed};
+use super::view::{Counts, InstanceEntry};
 use crate::model::Address;
 
 /// How many instances a part has after it was split; it is split at twice as many.
 const PART: usize = 32;
 
 /// A change: the instance at an address, `None` where it was removed.
-pub(super) type Edit = (Address, Option<Arc<Listed>>);
+pub(super) type Edit = (Address, Option<Arc<InstanceEntry>>);
 
 /// Instances by address. Never changes.
 #[derive(Default)]
-pub struct Roster {
+pub struct InstanceList {
     parts: Vec<Arc<Part>>,
 }
 
 /// At least one instance.
 struct Part {
-    instances: Box<[Arc<Listed>]>,
+    instances: Box<[Arc<InstanceEntry>]>,
     counts: Counts,
 }
 
 impl Part {
-    fn new(instances: &[Arc<Listed>]) -> Arc<Self> {
+    fn new(instances: &[Arc<InstanceEntry>]) -> Arc<Self> {
         Arc::new(Self {
             instances: instances.into(),
             counts: instances.iter().map(|listed| Counts::of(listed)).sum(),
@@ -40,9 +40,9 @@ impl Part {
     }
 }
 
-impl Roster {
+impl InstanceList {
     /// All of them, by address.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Listed>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<InstanceEntry>> {
         self.parts.iter().flat_map(|part| part.instances.iter())
     }
 
@@ -78,7 +78,7 @@ impl Roster {
             while let Some((address, edit)) = edits
                 .next_if(|(address, _)| after.first().is_none_or(|next| next.is_behind(address)))
             {
-                let earlier = |listed: &Arc<Listed>| listed.instance.key.address < address;
+                let earlier = |listed: &Arc<InstanceEntry>| listed.instance.key.address < address;
                 let (before, from) = known.split_at(known.partition_point(earlier));
                 instances.extend_from_slice(before);
                 instances.extend(edit);
@@ -96,7 +96,7 @@ impl Roster {
     }
 
     /// Adds instances at the end, together with the last part where both are small.
-    fn push(&mut self, mut instances: Vec<Arc<Listed>>) {
+    fn push(&mut self, mut instances: Vec<Arc<InstanceEntry>>) {
         if let Some(last) = self
             .parts
             .pop_if(|last| last.instances.len() + instances.len() <= PART)
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::model::{Instance, InstanceId, InstanceKey, Presence, ScopeKind, Status};
 
-    fn listed(address: &Address, online: bool) -> Arc<Listed> {
+    fn listed(address: &Address, online: bool) -> Arc<InstanceEntry> {
         let instance = Instance {
             id: InstanceId(1),
             key: InstanceKey {
@@ -147,7 +147,7 @@ mod tests {
             updated_at: Default::default(),
             revision: 1,
         };
-        Arc::new(Listed {
+        Arc::new(InstanceEntry {
             instance,
             suspect: false,
             slot: None,
@@ -157,7 +157,7 @@ mod tests {
     /// Edits all over, of which many meet the same part or the same address.
     #[test]
     fn a_roster_is_what_its_edits_made_of_it() {
-        let (mut roster, mut expected) = (Roster::default(), BTreeMap::new());
+        let (mut roster, mut expected) = (InstanceList::default(), BTreeMap::new());
         let mut random = 1_u32;
         let mut next = |below: u32| {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -180,7 +180,7 @@ mod tests {
                 };
             }
             roster = roster.edited(edits);
-            let same = |(a, b): (&Arc<Listed>, &Arc<Listed>)| Arc::ptr_eq(a, b);
+            let same = |(a, b): (&Arc<InstanceEntry>, &Arc<InstanceEntry>)| Arc::ptr_eq(a, b);
             assert!(roster.iter().zip(expected.values()).all(same), "{round}");
             assert_eq!(roster.iter().count(), expected.len());
             let online = expected.values().filter(|one| one.instance.presence.online);
@@ -209,7 +209,7 @@ mod tests {
     fn an_edit_leaves_the_parts_that_it_does_not_touch() {
         let address = |i: u32| -> Address { format!("host-{i:05}:80").parse().unwrap() };
         let edit = |i: u32| (address(i), Some(listed(&address(i), true)));
-        let roster = Roster::default().edited((0..6400).map(edit).collect());
+        let roster = InstanceList::default().edited((0..6400).map(edit).collect());
         let edited = roster.edited(vec![edit(3000)]);
         let both = roster.parts.iter().zip(&edited.parts);
         let copied = both.filter(|(before, after)| !Arc::ptr_eq(before, after));

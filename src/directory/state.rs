@@ -8,8 +8,8 @@ use foldhash::fast::RandomState;
 use tokio::sync::Notify;
 
 use super::deadlines::Deadlines;
-use super::roster::{Edit, Roster};
-use super::view::{Listed, ScopeView, Tally};
+use super::roster::{Edit, InstanceList};
+use super::view::{AtomicTotals, InstanceEntry, ScopeSnapshot};
 use crate::model::{
     EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord,
 };
@@ -24,16 +24,16 @@ type Map<K, V> = papaya::HashMap<K, V, RandomState>;
 /// What readers read.
 #[derive(Default)]
 pub(super) struct Maps {
-    pub(super) instances: Map<InstanceKey, Arc<Listed>>,
-    pub(super) scopes: Map<Scope, Arc<ScopeView>>,
+    pub(super) instances: Map<InstanceKey, Arc<InstanceEntry>>,
+    pub(super) scopes: Map<Scope, Arc<ScopeSnapshot>>,
     /// Of groups.
-    pub(super) groups: Tally,
+    pub(super) groups: AtomicTotals,
     /// Of services.
-    pub(super) services: Tally,
+    pub(super) services: AtomicTotals,
 }
 
 impl Maps {
-    pub(super) fn tally(&self, kind: ScopeKind) -> &Tally {
+    pub(super) fn tally(&self, kind: ScopeKind) -> &AtomicTotals {
         match kind {
             ScopeKind::Group => &self.groups,
             ScopeKind::Service => &self.services,
@@ -45,36 +45,36 @@ impl Maps {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) digest: Digest,
-    removed_instances: Removed<InstanceId>,
-    removed_scopes: Removed<ScopeId>,
+    removed_instances: Tombstones<InstanceId>,
+    removed_scopes: Tombstones<ScopeId>,
     /// What changed since the store began to be read; its pages may be older.
-    reading: Option<Touched>,
+    reading: Option<ChangedDuringLoad>,
 }
 
 /// What was changed by events.
 #[derive(Default)]
-pub(super) struct Touched {
+pub(super) struct ChangedDuringLoad {
     pub(super) instances: HashSet<InstanceId>,
     pub(super) scopes: HashSet<ScopeId>,
 }
 
 impl State {
     pub(super) fn begin_reading(&mut self) {
-        self.reading = Some(Touched::default());
+        self.reading = Some(ChangedDuringLoad::default());
     }
 
-    pub(super) fn end_reading(&mut self) -> Touched {
+    pub(super) fn end_reading(&mut self) -> ChangedDuringLoad {
         self.reading.take().unwrap_or_default()
     }
 }
 
 /// The last ids that were removed.
-struct Removed<T> {
+struct Tombstones<T> {
     ids: HashSet<T>,
     order: VecDeque<T>,
 }
 
-impl<T> Default for Removed<T> {
+impl<T> Default for Tombstones<T> {
     fn default() -> Self {
         Self {
             ids: HashSet::new(),
@@ -83,7 +83,7 @@ impl<T> Default for Removed<T> {
     }
 }
 
-impl<T: Copy + Eq + Hash> Removed<T> {
+impl<T: Copy + Eq + Hash> Tombstones<T> {
     fn forget(&mut self, id: T) {
         if self.ids.remove(&id) {
             self.order.retain(|known| *known != id);
@@ -113,7 +113,7 @@ pub struct Applied {
 
 /// What was different in the store.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Differences {
+pub struct Drift {
     /// Instances that had come or gone, as they are now.
     pub transitions: Vec<Instance>,
     /// How much else was different.
@@ -127,7 +127,7 @@ pub struct Differences {
 pub(super) struct Change<'a> {
     maps: &'a Maps,
     state: &'a mut State,
-    deadlines: &'a Deadlines<Arc<Listed>>,
+    deadlines: &'a Deadlines<Arc<InstanceEntry>>,
     edits: HashMap<Scope, Edits>,
     applied: Applied,
 }
@@ -145,7 +145,7 @@ impl<'a> Change<'a> {
     pub(super) fn begin(
         maps: &'a Maps,
         state: &'a mut State,
-        deadlines: &'a Deadlines<Arc<Listed>>,
+        deadlines: &'a Deadlines<Arc<InstanceEntry>>,
     ) -> Self {
         Self {
             maps,
@@ -203,7 +203,7 @@ impl<'a> Change<'a> {
             .is_some_and(|before| before.suspect && before.instance.presence == instance.presence);
         self.set(
             before,
-            Listed {
+            InstanceEntry {
                 instance,
                 suspect,
                 slot,
@@ -212,7 +212,7 @@ impl<'a> Change<'a> {
     }
 
     /// Puts `listed` in the place of `before`, which has the same id.
-    fn set(&mut self, before: Option<Arc<Listed>>, listed: Listed) {
+    fn set(&mut self, before: Option<Arc<InstanceEntry>>, listed: InstanceEntry) {
         let instance = &listed.instance;
         let (key, available) = (instance.key.clone(), instance.available());
         let was_available = before
@@ -279,7 +279,7 @@ impl<'a> Change<'a> {
         let before = self.maps.instances.pin().get(key).cloned();
         let Some(before) = before else { return };
         if before.suspect != suspect && before.instance.presence.online {
-            let listed = Listed {
+            let listed = InstanceEntry {
                 instance: before.instance.clone(),
                 suspect,
                 slot: before.slot,
@@ -339,10 +339,10 @@ impl<'a> Change<'a> {
     }
 
     /// Takes over instances that were read from the store and are different.
-    pub(super) fn take_over(
+    pub(super) fn apply_rows(
         &mut self,
         changed: impl IntoIterator<Item = Instance>,
-        differences: &mut Differences,
+        differences: &mut Drift,
     ) {
         for instance in changed {
             let known = self.maps.instances.pin().get(&instance.key).cloned();
@@ -367,12 +367,12 @@ impl<'a> Change<'a> {
     /// Whether the store, from which `read` was just read, has gone back behind what is
     /// `known`, or has gone another way since: then a revision may have another content. What
     /// an event changed meanwhile may be later than what was read.
-    fn is_restored(&self, known: Option<&Listed>, read: &Instance) -> bool {
+    fn is_restored(&self, known: Option<&InstanceEntry>, read: &Instance) -> bool {
         let touched = |id: InstanceId| {
             let reading = self.state.reading.as_ref();
             reading.is_some_and(|reading| reading.instances.contains(&id))
         };
-        let is_older = known.is_some_and(|Listed { instance, .. }| {
+        let is_older = known.is_some_and(|InstanceEntry { instance, .. }| {
             let known = (instance.id, instance.revision);
             let is_other = known == (read.id, read.revision) && instance != read;
             (known > (read.id, read.revision) || is_other) && !touched(instance.id)
@@ -383,12 +383,12 @@ impl<'a> Change<'a> {
 
     /// Takes over all `scopes` that were read from the store, and the removal of what was
     /// `seen` neither there nor in events meanwhile.
-    pub(super) fn take_over_all(
+    pub(super) fn finish_reload(
         &mut self,
         scopes: Vec<ScopeRecord>,
         touched_scopes: &HashSet<ScopeId>,
         seen: &[InstanceId],
-        differences: &mut Differences,
+        differences: &mut Drift,
     ) {
         let ids: HashSet<ScopeId> = scopes.iter().map(|record| record.id).collect();
         let gone: Vec<ScopeRecord> = {
@@ -438,7 +438,7 @@ impl<'a> Change<'a> {
 
     /// Replaces the pictures of what was changed. Those who wait for them are returned.
     pub(super) fn end(mut self) -> (Applied, Vec<Arc<Notify>>) {
-        let (scopes, nobody) = (self.maps.scopes.pin(), Roster::default());
+        let (scopes, nobody) = (self.maps.scopes.pin(), InstanceList::default());
         let mut replaced = Vec::with_capacity(self.edits.len());
         for (scope, edits) in self.edits {
             let before = scopes.get(&scope);
@@ -450,7 +450,7 @@ impl<'a> Change<'a> {
             let instances = known.edited(edits.instances);
             let waiting = before.map(|view| Arc::clone(&view.replaced));
             let waiting = waiting.unwrap_or_default();
-            let declared = |view: &Arc<ScopeView>| view.record.is_some();
+            let declared = |view: &Arc<ScopeSnapshot>| view.record.is_some();
             self.applied.scopes |=
                 before.is_none() || before.is_some_and(declared) != record.is_some();
             let tally = self.maps.tally(scope.kind);
@@ -458,7 +458,7 @@ impl<'a> Change<'a> {
                 tally.replace(before.map(|view| &**view), None);
                 scopes.remove(&scope);
             } else {
-                let view = ScopeView::new(record, instances, Arc::clone(&waiting));
+                let view = ScopeSnapshot::new(record, instances, Arc::clone(&waiting));
                 tally.replace(before.map(|view| &**view), Some(&view));
                 scopes.insert(scope, Arc::new(view));
             }

@@ -10,12 +10,12 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 use super::deadlines::Slot;
-use super::roster::Roster;
+use super::roster::InstanceList;
 use crate::model::{Instance, ScopeRecord};
 
 /// An instance as the Directory has it.
 #[derive(Debug)]
-pub struct Listed {
+pub struct InstanceEntry {
     /// What is recorded.
     pub instance: Instance,
     /// Whether its lease is gone, and it is not believed yet.
@@ -23,7 +23,7 @@ pub struct Listed {
     pub(super) slot: Option<Slot>,
 }
 
-impl Listed {
+impl InstanceEntry {
     /// Where its deadline is; `None` beyond 16 million instances.
     pub fn slot(&self) -> Option<Slot> {
         self.slot
@@ -65,12 +65,12 @@ impl Add for Totals {
 
 /// [`Totals`] that one thread changes and all may read.
 #[derive(Default)]
-pub(super) struct Tally([AtomicUsize; 5]);
+pub(super) struct AtomicTotals([AtomicUsize; 5]);
 
-impl Tally {
+impl AtomicTotals {
     /// Counts `now` instead of `before`.
-    pub(super) fn replace(&self, before: Option<&ScopeView>, now: Option<&ScopeView>) {
-        let figures = |view: Option<&ScopeView>| {
+    pub(super) fn replace(&self, before: Option<&ScopeSnapshot>, now: Option<&ScopeSnapshot>) {
+        let figures = |view: Option<&ScopeSnapshot>| {
             view.map_or([0; 5], |view| {
                 let counts = view.counts;
                 let declared = usize::from(view.record.is_some());
@@ -105,7 +105,7 @@ impl Tally {
 }
 
 impl Counts {
-    pub(super) fn of(listed: &Listed) -> Self {
+    pub(super) fn of(listed: &InstanceEntry) -> Self {
         Self {
             instances: 1,
             online: listed.instance.presence.online.into(),
@@ -136,7 +136,7 @@ impl Sum for Counts {
 
 /// Which instances of a scope are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
+pub enum InstanceFilter {
     /// All of them.
     All,
     /// Those that are online.
@@ -145,7 +145,7 @@ pub enum Which {
     Available,
 }
 
-impl Which {
+impl InstanceFilter {
     /// Those that are asked for by these two words; available ones are online.
     pub fn of(available: bool, online: bool) -> Self {
         match (available, online) {
@@ -178,23 +178,23 @@ impl Body {
 
 /// A picture of one scope.
 #[derive(Default)]
-pub struct ScopeView {
+pub struct ScopeSnapshot {
     /// What was declared; `None` for a moment, where an instance was heard of first.
     pub record: Option<ScopeRecord>,
     /// Its instances, by address.
-    pub instances: Roster,
+    pub instances: InstanceList,
     /// How many they are.
     pub counts: Counts,
-    /// The bodies that were asked for, made once: for each of [`Which`], fresh and stale.
+    /// The bodies that were asked for, made once: for each of [`InstanceFilter`], fresh and stale.
     bodies: [OnceLock<Body>; 6],
     /// Tells those who wait for another picture, and is handed on to that one.
     pub(super) replaced: Arc<Notify>,
 }
 
-impl ScopeView {
+impl ScopeSnapshot {
     pub(super) fn new(
         record: Option<ScopeRecord>,
-        instances: Roster,
+        instances: InstanceList,
         replaced: Arc<Notify>,
     ) -> Self {
         Self {
@@ -207,17 +207,22 @@ impl ScopeView {
     }
 
     /// Those that are asked for.
-    pub fn list(&self, which: Which) -> impl Iterator<Item = &Listed> {
+    pub fn list(&self, which: InstanceFilter) -> impl Iterator<Item = &InstanceEntry> {
         let instances = self.instances.iter().map(|listed| &**listed);
         instances.filter(move |listed| match which {
-            Which::All => true,
-            Which::Online => listed.instance.presence.online,
-            Which::Available => listed.instance.available(),
+            InstanceFilter::All => true,
+            InstanceFilter::Online => listed.instance.presence.online,
+            InstanceFilter::Available => listed.instance.available(),
         })
     }
 
     /// The body of an answer, which `make` makes for the first who asks.
-    pub fn body(&self, which: Which, stale: bool, make: impl FnOnce(&Self) -> Vec<u8>) -> &Body {
+    pub fn body(
+        &self,
+        which: InstanceFilter,
+        stale: bool,
+        make: impl FnOnce(&Self) -> Vec<u8>,
+    ) -> &Body {
         self.bodies[2 * which as usize + usize::from(stale)].get_or_init(|| Body::new(make(self)))
     }
 }
@@ -237,23 +242,23 @@ mod tests {
 
     #[test]
     fn a_body_is_serialised_once_for_all_who_ask() {
-        let (view, made) = (ScopeView::default(), Cell::new(0));
+        let (view, made) = (ScopeSnapshot::default(), Cell::new(0));
         let ask = |which, stale| {
-            let make = |_: &ScopeView| {
+            let make = |_: &ScopeSnapshot| {
                 made.set(made.get() + 1);
                 b"{}".to_vec()
             };
             view.body(which, stale, make).bytes.as_ptr()
         };
-        let first = ask(Which::Available, false);
-        assert!((0..1000).all(|_| ask(Which::Available, false) == first));
+        let first = ask(InstanceFilter::Available, false);
+        assert!((0..1000).all(|_| ask(InstanceFilter::Available, false) == first));
         assert_eq!(made.get(), 1);
         assert_ne!(
-            ask(Which::Available, true),
+            ask(InstanceFilter::Available, true),
             first,
             "it says that it may be old"
         );
-        assert_ne!(ask(Which::All, false), first);
+        assert_ne!(ask(InstanceFilter::All, false), first);
         assert_eq!(made.get(), 3);
     }
 }

@@ -76,7 +76,7 @@ impl Connections {
     }
 }
 
-/// Lives as long as a connection.
+/// NewLeases as long as a connection.
 struct Connection {
     connections: Arc<Connections>,
     peer: Option<SocketAddr>,

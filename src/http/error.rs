@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::Code;
-use crate::actor::{AskError, BeatError};
-use crate::admission::Full;
+use crate::actor::{AskError, HeartbeatError};
+use crate::admission::LimitExceeded;
 use crate::directory::DirectoryError;
 use crate::lease::LeaseError;
 use crate::model::{InstanceKey, Invalid, Scope, ScopeKind};
@@ -131,8 +131,8 @@ impl Problem {
         )
     }
 
-    /// There is no place for it. Logged as rarely as any failure.
-    pub(super) fn shed(full: Full) -> Self {
+    /// There is no place for it. LogEntry as rarely as any failure.
+    pub(super) fn shed(full: LimitExceeded) -> Self {
         let detail = format!("{full}; try again later");
         Self::fault(Code::Overloaded, &detail, &full)
     }
@@ -288,11 +288,11 @@ impl From<DirectoryError> for Problem {
     }
 }
 
-impl From<BeatError> for Problem {
-    fn from(error: BeatError) -> Self {
+impl From<HeartbeatError> for Problem {
+    fn from(error: HeartbeatError) -> Self {
         match error {
-            BeatError::Leases(error) => error.into(),
-            BeatError::Directory(error) => error.into(),
+            HeartbeatError::Leases(error) => error.into(),
+            HeartbeatError::Directory(error) => error.into(),
         }
     }
 }
@@ -341,7 +341,7 @@ mod tests {
             ),
             (DirectoryError::Overloaded.into(), Code::Overloaded),
             (
-                BeatError::Leases(LeaseError::Unavailable(secret())).into(),
+                HeartbeatError::Leases(LeaseError::Unavailable(secret())).into(),
                 Code::LeasesUnavailable,
             ),
         ];

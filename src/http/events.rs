@@ -15,9 +15,9 @@ use utoipa::IntoParams;
 
 use super::extract::Query;
 use super::gate::{self, Caller};
-use super::openapi::{BadRequest, Refused};
+use super::openapi::{AuthErrors, BadRequest};
 use super::{Api, Problem, schema};
-use crate::feed::{Notice, Told};
+use crate::feed::{FeedItem, PublishedEvent};
 use crate::model::{
     EventId, EventKind, Instance, Scope, ScopeKey, ScopeKind, Status, Weight, rfc3339_millis,
 };
@@ -34,8 +34,8 @@ const SPREAD: (u64, u64) = (1000, 3000);
 
 /// Stands for an id that no log gave out: so nothing is known of what was missed.
 const NONE_OF_OURS: EventId = EventId {
-    log: u64::MAX,
-    place: 0,
+    epoch: u64::MAX,
+    sequence: 0,
 };
 
 /// The query.
@@ -111,7 +111,7 @@ impl<'a> InstanceData<'a> {
 }
 
 impl<'a> Data<'a> {
-    fn of(notice: &'a Notice) -> Self {
+    fn of(notice: &'a PublishedEvent) -> Self {
         let kind = &notice.event.kind;
         let scope = kind.scope();
         let key = |wanted| {
@@ -143,7 +143,7 @@ fn come_back(request: &HttpRequest) -> u64 {
 }
 
 /// An event as it is sent. What is only for daemons has no text, and its id is not told.
-fn frame(notice: &Notice) -> Bytes {
+fn frame(notice: &PublishedEvent) -> Bytes {
     let kind = &notice.event.kind;
     if matches!(kind, EventKind::InstanceLives(_) | EventKind::EventsLost) {
         return Bytes::new();
@@ -166,11 +166,11 @@ fn resync(id: Option<EventId>, reason: &str) -> Bytes {
 
 /// GET: a stream that ends when the client does, when it is too slow, or with the daemon.
 #[utoipa::path(
-    get, path = "/v1/events", operation_id = "listen", tag = "instances",
+    get, path = "/v1/events", operation_id = "subscribe_events", tag = "instances",
     params(Filter, ("Last-Event-ID" = Option<String>, Header, description = "the id of the last event that the client knows")),
     responses(
         (status = 200, description = "Server-Sent Events", body = String, content_type = "text/event-stream"),
-        BadRequest, Refused,
+        BadRequest, AuthErrors,
     )
 )]
 pub(super) async fn stream(
@@ -192,15 +192,15 @@ pub(super) async fn stream(
     let dropped = api.metrics.streams_dropped.clone();
     let told = told.filter_map(move |told| {
         future::ready(match told {
-            Told::From(id) => Some(format!("retry: {RETRY}\nid: {id}\n\n").into()),
-            Told::Event(notice) if filter.wants(&notice.event.kind) => {
+            FeedItem::From(id) => Some(format!("retry: {RETRY}\nid: {id}\n\n").into()),
+            FeedItem::Event(notice) if filter.wants(&notice.event.kind) => {
                 let frame = notice.frame(frame);
                 (!frame.is_empty()).then_some(frame)
             }
-            Told::Event(_) => None,
-            Told::Resync(id) => Some(resync(Some(id), "events were lost")),
+            FeedItem::Event(_) => None,
+            FeedItem::Resync(id) => Some(resync(Some(id), "events were lost")),
             // Without an id: it comes back for what it has not read.
-            Told::Dropped => {
+            FeedItem::Dropped => {
                 dropped.inc();
                 Some(resync(None, "too slow"))
             }
@@ -214,7 +214,7 @@ pub(super) async fn stream(
     let back = come_back(&request);
     let end = {
         let api = api.clone();
-        Box::pin(async move { api.progress.stopping().await })
+        Box::pin(async move { api.lifecycle.stopping().await })
     };
     // Ends with what is told, and not with the pings.
     let told = told.map(Some).chain(stream::iter([None]));

@@ -22,8 +22,8 @@ use tokio::time::timeout;
 use super::Code;
 use super::error::{InField, Problem};
 use super::{Api, gate};
-use crate::admission::{Memory, Work};
-use crate::directory::{Directory, KeyParts, Profile};
+use crate::admission::{Memory, RequestClass};
+use crate::directory::{Directory, HeartbeatInfo, KeyParts};
 use crate::model::{InstanceKey, Scope, ScopeKind};
 
 /// How long a client may take to send a body.
@@ -130,9 +130,9 @@ async fn read(
     if let Some(body) = body.as_mut().now_or_never() {
         return body;
     }
-    let work = gate::leave_place(request);
-    let enter = |work| api.admission.enter(work).map_err(|full| api.shed(full));
-    let waiting = enter(Work::Body)?;
+    let work = gate::release_permit(request);
+    let enter = |work| api.admission.acquire(work).map_err(|full| api.shed(full));
+    let waiting = enter(RequestClass::Body)?;
     let body = timeout(BODY, body).await.map_err(|_| {
         Problem::new(
             Code::BodyTimeout,
@@ -141,7 +141,7 @@ async fn read(
     })??;
     drop(waiting);
     if let Some(work) = work {
-        gate::keep_place(request, enter(work)?);
+        gate::replace_permit(request, enter(work)?);
     }
     Ok(body)
 }
@@ -289,7 +289,7 @@ impl FromRequest for InstancePath {
 }
 
 /// The same, and what is known of that instance.
-pub(super) struct KnownPath(pub(super) InstanceKey, pub(super) Option<Profile>);
+pub(super) struct KnownPath(pub(super) InstanceKey, pub(super) Option<HeartbeatInfo>);
 
 impl KnownPath {
     fn of(request: &HttpRequest) -> Result<Self, Problem> {
@@ -359,7 +359,10 @@ impl<'a> Segments<'a> {
         Ok(kind.with(self.key.parse().in_field(kind.as_str())?))
     }
 
-    fn instance(&self, directory: &Directory) -> Result<(InstanceKey, Option<Profile>), Problem> {
+    fn instance(
+        &self,
+        directory: &Directory,
+    ) -> Result<(InstanceKey, Option<HeartbeatInfo>), Problem> {
         let parts = KeyParts {
             kind: self.kind(),
             key: &self.key,
@@ -372,8 +375,8 @@ impl<'a> Segments<'a> {
 /// The key of an instance, and what is known of it; a key that is not known is parsed.
 pub(super) fn parsed(
     KeyParts { kind, key, address }: KeyParts<'_>,
-    known: Option<(InstanceKey, Profile)>,
-) -> Result<(InstanceKey, Option<Profile>), Problem> {
+    known: Option<(InstanceKey, HeartbeatInfo)>,
+) -> Result<(InstanceKey, Option<HeartbeatInfo>), Problem> {
     if let Some((key, profile)) = known {
         return Ok((key, Some(profile)));
     }

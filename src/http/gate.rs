@@ -1,7 +1,7 @@
-//! The gate of every route: who may pass, and whether there is a place.
+//! The gate of every route: who may pass, and whether there is a permit.
 //!
-//! A rule belongs to the route that was matched, never to the text of a path, so a path
-//! that is written oddly meets the same rule or none at all. What has no rule is refused.
+//! A policy belongs to the route that was matched, never to the text of a path, so a path
+//! that is written oddly meets the same policy or none at all. What has no policy is refused.
 
 use std::cell::RefMut;
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,25 +24,25 @@ use tokio::time::Instant;
 use super::Code;
 use super::extract::ScopePath;
 use super::{Api, Problem};
-use crate::admission::{Place, Work};
+use crate::admission::{Permit, RequestClass};
 use crate::auth::{Identity, Role};
 use crate::metrics::RouteMetrics;
 use crate::model::{Scope, ScopeKey, ScopeKind};
 
 /// What a route asks of whoever takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Rule {
+pub(super) struct RoutePolicy {
     /// The least role; `None` lets everybody in.
     pub(super) role: Option<Role>,
-    /// What it takes a place of. Without one it is also served before the stores are there.
-    pub(super) work: Option<Work>,
+    /// What it takes a permit of. Without one it is also served before the stores are there.
+    pub(super) work: Option<RequestClass>,
     /// Where its scope is, for tokens that are limited to some.
-    pub(super) scope: ScopeIn,
+    pub(super) scope: ScopeSource,
 }
 
 /// Where a request says with which scope it has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ScopeIn {
+pub(super) enum ScopeSource {
     /// In its path: the gate looks.
     Path,
     /// In its query or body: the handler looks, by [`Caller::check`].
@@ -52,27 +52,27 @@ pub(super) enum ScopeIn {
 }
 
 /// The gate of one path.
-pub(super) struct Gate {
+pub(super) struct RouteGuard {
     api: web::Data<Api>,
-    rules: Vec<(&'static str, Rule, RouteMetrics)>,
+    policies: Vec<(&'static str, RoutePolicy, RouteMetrics)>,
     /// For methods that the path does not take.
     other: RouteMetrics,
     /// Whether each route is for everybody, so that it needs no token to ask for another.
     public: bool,
 }
 
-impl Gate {
+impl RouteGuard {
     pub(super) fn new(
         pattern: &'static str,
-        rules: impl Iterator<Item = (&'static str, Rule)>,
+        policies: impl Iterator<Item = (&'static str, RoutePolicy)>,
         api: &web::Data<Api>,
     ) -> Self {
-        let rules: Vec<_> = rules
-            .map(|(method, rule)| (method, rule, api.metrics.route(pattern, method)))
+        let policies: Vec<_> = policies
+            .map(|(method, policy)| (method, policy, api.metrics.route(pattern, method)))
             .collect();
         Self {
-            public: rules.iter().all(|(_, rule, _)| rule.role.is_none()),
-            rules,
+            public: policies.iter().all(|(_, policy, _)| policy.role.is_none()),
+            policies,
             other: api.metrics.refusals(pattern),
             api: api.clone(),
         }
@@ -90,12 +90,12 @@ impl Gate {
             Method::HEAD => "GET",
             _ => method.as_str(),
         };
-        let known = self.rules.iter().find(|(known, ..)| *known == name);
-        let (rule, metrics) = match known {
-            Some((_, rule, metrics)) => (Some(rule), metrics),
+        let known = self.policies.iter().find(|(known, ..)| *known == name);
+        let (policy, metrics) = match known {
+            Some((_, policy, metrics)) => (Some(policy), metrics),
             None => (None, &self.other),
         };
-        let mut answer = match self.admit(rule, &request) {
+        let mut answer = match self.admit(policy, &request) {
             Ok(()) => next.call(request).await?,
             Err(problem) => {
                 let answer = problem.error_response();
@@ -107,22 +107,25 @@ impl Gate {
             answer = answer.map_body(|_, _| BoxBody::new(body::None::new()));
         }
         let head = answer.response_mut().head_mut();
-        if self.api.progress.is_leaving() || self.api.connections.are_scarce() {
+        if self.api.lifecycle.is_draining() || self.api.connections.are_scarce() {
             // So that the client's next request goes elsewhere, or leaves room for others.
             head.set_connection_type(ConnectionType::Close);
         }
         add_headers(&method, head.headers_mut());
         metrics.answered(answer.status().as_u16());
         // How long a client waited because it wanted to says nothing of the daemon.
-        let passed = answer.request().extensions();
-        if !passed.get::<Passed>().is_some_and(|passed| passed.waited) {
+        let context = answer.request().extensions();
+        if !context
+            .get::<RequestContext>()
+            .is_some_and(|context| context.waited)
+        {
             metrics.took(begin.elapsed());
         }
-        drop(passed);
+        drop(context);
         Ok(answer)
     }
 
-    fn admit(&self, rule: Option<&Rule>, request: &ServiceRequest) -> Result<(), Problem> {
+    fn admit(&self, policy: Option<&RoutePolicy>, request: &ServiceRequest) -> Result<(), Problem> {
         let api = &**self.api;
         let expectation = request.headers().get(EXPECT);
         if expectation.is_some_and(|it| !it.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
@@ -132,65 +135,65 @@ impl Gate {
             );
             return Err(problem.closing());
         }
-        let mut passed = Passed::default();
-        let role = match rule {
-            Some(rule) => rule.role,
+        let mut context = RequestContext::default();
+        let role = match policy {
+            Some(policy) => policy.role,
             // It will be told which methods there are.
             None => (!self.public).then_some(Role::Read),
         };
         if let Some(role) = role {
             let caller = identify(api, request.request())?;
             check_role(&caller, role)?;
-            if let Some(rule) = rule {
-                check_limit(&caller, rule.scope, request)?;
+            if let Some(policy) = policy {
+                check_limit(&caller, policy.scope, request)?;
             }
-            passed.caller = Some(caller);
+            context.caller = Some(caller);
         }
-        if let Some(work) = rule.and_then(|rule| rule.work) {
-            if !api.progress.has_started() {
+        if let Some(work) = policy.and_then(|policy| policy.work) {
+            if !api.lifecycle.has_started() {
                 return Err(Problem::new(
                     Code::Starting,
                     "the daemon is starting and waits for its stores; /readyz says for which",
                 ));
             }
-            let place = api.admission.enter(work);
-            passed.place = Some(place.map_err(|full| api.shed(full))?);
+            let permit = api.admission.acquire(work);
+            context.permit = Some(permit.map_err(|full| api.shed(full))?);
         }
-        request.extensions_mut().insert(passed);
+        request.extensions_mut().insert(context);
         Ok(())
     }
 }
 
 /// What the gate keeps with a request.
 #[derive(Default)]
-struct Passed {
+struct RequestContext {
     caller: Option<Arc<Identity>>,
-    place: Option<Place>,
+    permit: Option<Permit>,
     /// Whether it was held because its client asked for that.
     waited: bool,
 }
 
-fn passed(request: &HttpRequest) -> Option<RefMut<'_, Passed>> {
+fn context(request: &HttpRequest) -> Option<RefMut<'_, RequestContext>> {
     RefMut::filter_map(request.extensions_mut(), Extensions::get_mut).ok()
 }
 
-/// Gives the place of a request's work back; of which work it is.
-pub(super) fn leave_place(request: &HttpRequest) -> Option<Work> {
-    let place = passed(request)?.place.take();
-    place.map(|place| place.work)
+/// Gives the permit of a request's work back; of which work it is.
+pub(super) fn release_permit(request: &HttpRequest) -> Option<RequestClass> {
+    let permit = context(request)?.permit.take();
+    permit.map(|permit| permit.work)
 }
 
-/// Keeps another place with a request, until it is answered.
-pub(super) fn keep_place(request: &HttpRequest, place: Place) {
-    if let Some(mut passed) = passed(request) {
-        passed.place = Some(place);
+/// Keeps another permit with a request, until it is answered.
+pub(super) fn replace_permit(request: &HttpRequest, permit: Permit) {
+    if let Some(mut context) = context(request) {
+        context.permit = Some(permit);
     }
 }
 
 /// Notes that a request is held because its client asks for that.
 pub(super) fn note_wait(request: &HttpRequest) {
-    if let Some(mut passed) = passed(request) {
-        passed.waited = true;
+    if let Some(mut context) = context(request) {
+        context.waited = true;
     }
 }
 
@@ -242,12 +245,16 @@ fn check_role(caller: &Identity, role: Role) -> Result<(), Problem> {
     }
 }
 
-fn check_limit(caller: &Identity, scope: ScopeIn, request: &ServiceRequest) -> Result<(), Problem> {
+fn check_limit(
+    caller: &Identity,
+    scope: ScopeSource,
+    request: &ServiceRequest,
+) -> Result<(), Problem> {
     match scope {
         _ if caller.limit.is_none() => Ok(()),
-        ScopeIn::Content => Ok(()),
-        ScopeIn::Nowhere => Err(limited(caller)),
-        ScopeIn::Path => {
+        ScopeSource::Content => Ok(()),
+        ScopeSource::Nowhere => Err(limited(caller)),
+        ScopeSource::Path => {
             let ScopePath(scope) = ScopePath::of(request.request())?;
             check_scope(caller, &scope)
         }
@@ -308,7 +315,7 @@ impl FromRequest for Caller {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let caller = passed(request).and_then(|passed| passed.caller.clone());
+        let caller = context(request).and_then(|context| context.caller.clone());
         ready(caller.map(Self).ok_or_else(Problem::unauthorized))
     }
 }

@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::error::InField;
 use super::extract::{Json, Query};
 use super::gate::Caller;
-use super::openapi::Refused;
+use super::openapi::AuthErrors;
 use super::{Api, Problem, schema};
 use crate::actor::{DisableServiceInstance, KeepAlive, RegisterInstance};
 use crate::model::{
@@ -82,7 +82,7 @@ pub(super) struct CreateBody {
 #[utoipa::path(
     post, path = "/gateway-group-detail/create", operation_id = "gateway_center_create", tag = "gateway center",
     request_body = CreateBody,
-    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<i64>>), Refused)
+    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<i64>>), AuthErrors)
 )]
 pub(super) async fn create(
     api: web::Data<Api>,
@@ -148,7 +148,7 @@ enum ServerId {
 #[utoipa::path(
     post, path = "/gateway-server-detail/register", operation_id = "gateway_center_register", tag = "gateway center",
     request_body = RegisterBody,
-    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>), Refused)
+    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>), AuthErrors)
 )]
 pub(super) async fn register(
     api: web::Data<Api>,
@@ -215,7 +215,7 @@ pub(super) struct ServerBeat {
 #[utoipa::path(
     put, path = "/gateway-server-detail/keep-alive", operation_id = "gateway_center_keep_server_alive", tag = "gateway center",
     request_body = ServerBeat,
-    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>), Refused)
+    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>), AuthErrors)
 )]
 pub(super) async fn keep_server_alive(
     api: web::Data<Api>,
@@ -246,7 +246,7 @@ pub(super) struct GatewayBeat {
 #[utoipa::path(
     put, path = "/gateway-group-detail/keep-alive", operation_id = "gateway_center_keep_gateway_alive", tag = "gateway center",
     request_body = GatewayBeat,
-    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>), Refused)
+    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>), AuthErrors)
 )]
 pub(super) async fn keep_gateway_alive(
     api: web::Data<Api>,
@@ -290,7 +290,7 @@ pub(super) struct OfflineQuery {
 #[utoipa::path(
     put, path = "/gateway-server-detail/offline", operation_id = "gateway_center_offline", tag = "gateway center",
     params(OfflineQuery),
-    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>), Refused)
+    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>), AuthErrors)
 )]
 pub(super) async fn offline(
     api: web::Data<Api>,

@@ -13,9 +13,11 @@ use utoipa::ToSchema;
 use super::Code;
 use super::extract::{JsonText, KnownPath, Object, parsed};
 use super::gate::Caller;
-use super::openapi::{BadBody, BadRequest, NotFound, OfInstance, Refused, Unknown};
+use super::openapi::{
+    AuthErrors, BadRequest, BodyErrors, InstancePathParams, NotFound, OutcomeErrors,
+};
 use super::{Api, Problem, schema};
-use crate::actor::{Beat, BeatOutcome};
+use crate::actor::{HeartbeatOutcome, RecordHeartbeats};
 use crate::directory::KeyParts;
 use crate::model::{ScopeKind, Ttl};
 
@@ -27,24 +29,24 @@ const BATCH_LIMIT: usize = 4 * 1024 * 1024;
 
 /// What a heartbeat did.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Beat)]
-pub(super) struct BeatView {
+#[schema(as = RecordHeartbeats)]
+pub(super) struct HeartbeatResponse {
     /// Whether a new life began.
     created: bool,
     /// How long the lease lives.
     #[schema(value_type = u32)]
     ttl_seconds: Ttl,
     /// When the next heartbeat should come, in milliseconds from now.
-    next_in_ms: u64,
+    next_heartbeat_in_ms: u64,
 }
 
 /// PUT: renews one lease.
 #[utoipa::path(
-    put, path = "/v1/{kind}/{key}/instances/{address}/heartbeat", operation_id = "beat",
-    tag = "instances", params(OfInstance),
+    put, path = "/v1/{kind}/{key}/instances/{address}/heartbeat", operation_id = "send_heartbeat",
+    tag = "instances", params(InstancePathParams),
     responses(
-        (status = 200, description = "the lease lives", body = BeatView),
-        BadRequest, NotFound, Refused, Unknown,
+        (status = 200, description = "the lease lives", body = HeartbeatResponse),
+        BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
 pub(super) async fn beat(
@@ -52,19 +54,19 @@ pub(super) async fn beat(
     KnownPath(key, profile): KnownPath,
 ) -> Result<HttpResponse, Problem> {
     let instances = vec![(key.clone(), profile)];
-    let outcomes = api.heartbeat.ask(Beat { instances }).await??;
+    let outcomes = api.heartbeat.ask(RecordHeartbeats { instances }).await??;
     let (created, ttl) = match outcomes.first() {
-        Some(BeatOutcome::Created(ttl)) => (true, *ttl),
-        Some(BeatOutcome::Renewed(ttl)) => (false, *ttl),
-        Some(BeatOutcome::Unknown) | None => return Err(Problem::instance_not_found(&key)),
+        Some(HeartbeatOutcome::Created(ttl)) => (true, *ttl),
+        Some(HeartbeatOutcome::Renewed(ttl)) => (false, *ttl),
+        Some(HeartbeatOutcome::Unknown) | None => return Err(Problem::instance_not_found(&key)),
     };
-    Ok(HttpResponse::Ok().json(BeatView {
+    Ok(HttpResponse::Ok().json(HeartbeatResponse {
         created,
         ttl_seconds: ttl,
-        next_in_ms: next_beat(
+        next_heartbeat_in_ms: next_beat(
             key.address.as_str(),
             ttl,
-            api.roll_interval,
+            api.roll_call_interval,
             api.clock.now(),
         ),
     }))
@@ -73,8 +75,8 @@ pub(super) async fn beat(
 /// How many milliseconds an instance should wait for its next heartbeat: until its own moment of
 /// the beat interval, which is the hash of its address, so that a fleet does not beat
 /// in step. The interval is the roll call's, or half the time to live if that is less.
-fn next_beat(address: &str, ttl: Ttl, roll_interval: Duration, now: DateTime<Utc>) -> u64 {
-    let interval = roll_interval.min(ttl.as_duration() / 2);
+fn next_beat(address: &str, ttl: Ttl, roll_call_interval: Duration, now: DateTime<Utc>) -> u64 {
+    let interval = roll_call_interval.min(ttl.as_duration() / 2);
     let millis = i64::try_from(interval.as_millis())
         .unwrap_or(i64::MAX)
         .max(1);
@@ -177,7 +179,7 @@ impl<'a> LeaseRef<'a> {
 /// What became of a batch; each lease is counted once.
 #[derive(Serialize, ToSchema)]
 #[schema(as = BatchOutcome)]
-pub(super) struct BatchView<'a> {
+pub(super) struct HeartbeatBatchResponse<'a> {
     renewed: usize,
     created: usize,
     /// Those of whom no instance is registered: they should register again.
@@ -186,16 +188,16 @@ pub(super) struct BatchView<'a> {
     /// of these leases that lives.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    next_in_ms: Option<u64>,
+    next_heartbeat_in_ms: Option<u64>,
 }
 
 /// POST: renews many leases; one that is named twice is renewed and counted once.
 #[utoipa::path(
-    post, path = "/v1/heartbeats", operation_id = "beat_many", tag = "instances",
+    post, path = "/v1/heartbeats", operation_id = "send_heartbeats", tag = "instances",
     request_body = Batch<'_>,
     responses(
-        (status = 200, description = "the leases live, but for the unknown", body = BatchView<'_>),
-        BadBody, Refused, Unknown,
+        (status = 200, description = "the leases live, but for the unknown", body = HeartbeatBatchResponse<'_>),
+        BodyErrors, AuthErrors, OutcomeErrors,
     )
 )]
 pub(super) async fn beat_many(
@@ -232,25 +234,25 @@ pub(super) async fn beat_many(
         renewals.retain(|(_, (key, _))| seen.insert(key.clone()));
     }
     let (leases, instances): (Vec<_>, Vec<_>) = renewals.into_iter().unzip();
-    let outcomes = api.heartbeat.ask(Beat { instances }).await??;
-    let mut view = BatchView {
+    let outcomes = api.heartbeat.ask(RecordHeartbeats { instances }).await??;
+    let mut view = HeartbeatBatchResponse {
         renewed: 0,
         created: 0,
         unknown: Vec::new(),
-        next_in_ms: None,
+        next_heartbeat_in_ms: None,
     };
     let mut living: Option<(&str, Ttl)> = None;
     for (lease, outcome) in leases.into_iter().zip(outcomes) {
         let ttl = match outcome {
-            BeatOutcome::Renewed(ttl) => {
+            HeartbeatOutcome::Renewed(ttl) => {
                 view.renewed += 1;
                 ttl
             }
-            BeatOutcome::Created(ttl) => {
+            HeartbeatOutcome::Created(ttl) => {
                 view.created += 1;
                 ttl
             }
-            BeatOutcome::Unknown => {
+            HeartbeatOutcome::Unknown => {
                 view.unknown.push(LeaseRef::of(lease));
                 continue;
             }
@@ -260,8 +262,9 @@ pub(super) async fn beat_many(
             None => living = Some((lease.address, ttl)),
         }
     }
-    view.next_in_ms = living
-        .map(|(first, shortest)| next_beat(first, shortest, api.roll_interval, api.clock.now()));
+    view.next_heartbeat_in_ms = living.map(|(first, shortest)| {
+        next_beat(first, shortest, api.roll_call_interval, api.clock.now())
+    });
     Ok(HttpResponse::Ok().json(view))
 }
 

@@ -11,11 +11,14 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{InstancePath, Json, Query, ScopePath};
 use super::gate::{self, Caller};
-use super::openapi::{BadBody, BadRequest, NotFound, OfInstance, OfScope, Refused, Unknown};
+use super::openapi::{
+    AuthErrors, BadRequest, BodyErrors, InstancePathParams, NotFound, OutcomeErrors,
+    ScopePathParams,
+};
 use super::{Api, Problem, schema};
 use crate::actor::{ChangeInstance, DeregisterInstance, RegisterInstance, Revoke};
-use crate::admission::{Place, Work};
-use crate::directory::{Body, Listed, ScopeView, Which};
+use crate::admission::{Permit, RequestClass};
+use crate::directory::{Body, InstanceEntry, InstanceFilter, ScopeSnapshot};
 use crate::model::{
     DisplayName, Hold, Instance, InstanceChange, Metadata, Note, Registration, ScopeKind, Status,
     StatusChange, Ttl, Weight, rfc3339_millis,
@@ -125,7 +128,7 @@ impl TryFrom<String> for Wait {
 /// A registered instance.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Instance)]
-pub(super) struct View<'a> {
+pub(super) struct InstanceResponse<'a> {
     id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -157,9 +160,9 @@ pub(super) struct View<'a> {
 /// A registered instance with what its lease says.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ListedInstance)]
-pub(super) struct ListedView<'a> {
+pub(super) struct ListedInstanceResponse<'a> {
     #[serde(flatten)]
-    instance: View<'a>,
+    instance: InstanceResponse<'a>,
     online: bool,
     available: bool,
     /// Its lease is gone, and it is not believed yet.
@@ -173,14 +176,14 @@ pub(super) struct ListedView<'a> {
 /// The instances of a scope.
 #[derive(Serialize, ToSchema)]
 #[schema(as = InstanceList)]
-pub(super) struct ListView<'a> {
+pub(super) struct InstanceListResponse<'a> {
     /// This may be old: the lease store or the log of events is away.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     stale: bool,
-    instances: Vec<ListedView<'a>>,
+    instances: Vec<ListedInstanceResponse<'a>>,
 }
 
-impl<'a> View<'a> {
+impl<'a> InstanceResponse<'a> {
     fn of(instance: &'a Instance, default_ttl: Ttl) -> Self {
         let scope = &instance.key.scope;
         let key = |kind| (scope.kind == kind).then_some(scope.key.as_str());
@@ -203,9 +206,9 @@ impl<'a> View<'a> {
     }
 }
 
-impl<'a> ListedView<'a> {
-    fn of(listed: &'a Listed, default_ttl: Ttl) -> Self {
-        let Listed {
+impl<'a> ListedInstanceResponse<'a> {
+    fn of(listed: &'a InstanceEntry, default_ttl: Ttl) -> Self {
+        let InstanceEntry {
             instance, suspect, ..
         } = listed;
         Self {
@@ -213,7 +216,7 @@ impl<'a> ListedView<'a> {
             available: instance.available(),
             suspect: *suspect,
             online_changed_at: instance.presence.changed_at.map(rfc3339_millis),
-            instance: View::of(instance, default_ttl),
+            instance: InstanceResponse::of(instance, default_ttl),
         }
     }
 }
@@ -221,11 +224,11 @@ impl<'a> ListedView<'a> {
 /// PUT: registers an instance.
 #[utoipa::path(
     put, path = "/v1/{kind}/{key}/instances/{address}", operation_id = "register",
-    tag = "instances", params(OfInstance), request_body = RegistrationBody,
+    tag = "instances", params(InstancePathParams), request_body = RegistrationBody,
     responses(
-        (status = 201, description = "it is new", body = View<'_>),
-        (status = 200, description = "it was known", body = View<'_>),
-        BadBody, NotFound, Refused, Unknown,
+        (status = 201, description = "it is new", body = InstanceResponse<'_>),
+        (status = 200, description = "it was known", body = InstanceResponse<'_>),
+        BodyErrors, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
 pub(super) async fn register(
@@ -246,19 +249,20 @@ pub(super) async fn register(
         true => StatusCode::CREATED,
         false => StatusCode::OK,
     };
-    Ok(HttpResponse::build(status).json(View::of(&registered.instance, api.default_ttl)))
+    Ok(HttpResponse::build(status)
+        .json(InstanceResponse::of(&registered.instance, api.default_ttl)))
 }
 
 /// GET: the instances of a group or service. A service that nobody registered with
 /// has none; a group must be declared. With the tag of an answer that the client has, it
 /// is held until there is another one.
 #[utoipa::path(
-    get, path = "/v1/{kind}/{key}/instances", operation_id = "discover", tag = "instances",
-    params(OfScope, ListQuery, ("If-None-Match" = Option<String>, Header, description = "the `ETag` of the answer that the client has")),
+    get, path = "/v1/{kind}/{key}/instances", operation_id = "list_instances", tag = "instances",
+    params(ScopePathParams, ListQuery, ("If-None-Match" = Option<String>, Header, description = "the `ETag` of the answer that the client has")),
     responses(
-        (status = 200, description = "by address", body = ListView<'_>, headers(("ETag" = String, description = "of the content alone"))),
+        (status = 200, description = "by address", body = InstanceListResponse<'_>, headers(("ETag" = String, description = "of the content alone"))),
         (status = 304, description = "it is what the client has"),
-        BadRequest, NotFound, Refused, Unknown,
+        BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
 pub(super) async fn list(
@@ -276,8 +280,8 @@ pub(super) async fn list(
     };
     // A header that cannot be parsed names no entity that the client has.
     let known = IfNoneMatch::parse(&request).unwrap_or(IfNoneMatch::Items(Vec::new()));
-    let which = Which::of(query.available, query.online);
-    let answer = |view: Option<&ScopeView>| {
+    let which = InstanceFilter::of(query.available, query.online);
+    let answer = |view: Option<&ScopeSnapshot>| {
         let body = body(view, which, api.directory.is_stale(), api.default_ttl);
         (!matches(&known, &body)).then_some(body)
     };
@@ -286,7 +290,7 @@ pub(super) async fn list(
     let changed = tokio::select! {
         biased;
         changed = wait => changed,
-        () = api.progress.stopping() => None,
+        () = api.lifecycle.stopping() => None,
     };
     Ok(match changed {
         Some(Body { bytes, etag }) => HttpResponse::Ok()
@@ -310,23 +314,28 @@ fn matches(known: &IfNoneMatch, body: &Body) -> bool {
 }
 
 /// Whoever waits gives the place of a read back, and takes one for those who wait.
-fn wait_in_its_own_place(request: &HttpRequest, api: &Api) -> Result<Place, Problem> {
+fn wait_in_its_own_place(request: &HttpRequest, api: &Api) -> Result<Permit, Problem> {
     api.spare_connection()?;
-    let place = api.admission.enter(Work::Wait);
+    let place = api.admission.acquire(RequestClass::Wait);
     let place = place.map_err(|full| api.shed(full))?;
-    gate::leave_place(request);
+    gate::release_permit(request);
     gate::note_wait(request);
     Ok(place)
 }
 
 /// The body of a list, made once for all who ask for it.
-fn body(view: Option<&ScopeView>, which: Which, stale: bool, default_ttl: Ttl) -> Body {
-    let make = |view: &ScopeView| {
+fn body(
+    view: Option<&ScopeSnapshot>,
+    which: InstanceFilter,
+    stale: bool,
+    default_ttl: Ttl,
+) -> Body {
+    let make = |view: &ScopeSnapshot| {
         let instances = view.list(which);
-        let list = ListView {
+        let list = InstanceListResponse {
             stale,
             instances: instances
-                .map(|listed| ListedView::of(listed, default_ttl))
+                .map(|listed| ListedInstanceResponse::of(listed, default_ttl))
                 .collect(),
         };
         // Plain data: nothing in it can fail to be written.
@@ -334,17 +343,17 @@ fn body(view: Option<&ScopeView>, which: Which, stale: bool, default_ttl: Ttl) -
     };
     match view {
         Some(view) => view.body(which, stale, make).clone(),
-        None => ScopeView::default().body(which, stale, make).clone(),
+        None => ScopeSnapshot::default().body(which, stale, make).clone(),
     }
 }
 
 /// GET: one instance.
 #[utoipa::path(
-    get, path = "/v1/{kind}/{key}/instances/{address}", operation_id = "show_instance",
-    tag = "instances", params(OfInstance),
+    get, path = "/v1/{kind}/{key}/instances/{address}", operation_id = "get_instance",
+    tag = "instances", params(InstancePathParams),
     responses(
-        (status = 200, description = "it is registered", body = ListedView<'_>),
-        BadRequest, NotFound, Refused, Unknown,
+        (status = 200, description = "it is registered", body = ListedInstanceResponse<'_>),
+        BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
 pub(super) async fn show(
@@ -352,18 +361,20 @@ pub(super) async fn show(
     InstancePath(key): InstancePath,
 ) -> Result<HttpResponse, Problem> {
     match api.directory.instance(&key).await? {
-        Some(listed) => Ok(HttpResponse::Ok().json(ListedView::of(&listed, api.default_ttl))),
+        Some(listed) => {
+            Ok(HttpResponse::Ok().json(ListedInstanceResponse::of(&listed, api.default_ttl)))
+        }
         None => Err(Problem::instance_not_found(&key)),
     }
 }
 
 /// PATCH: an operator's change.
 #[utoipa::path(
-    patch, path = "/v1/{kind}/{key}/instances/{address}", operation_id = "change_instance",
-    tag = "instances", params(OfInstance), request_body = ChangeBody,
+    patch, path = "/v1/{kind}/{key}/instances/{address}", operation_id = "update_instance",
+    tag = "instances", params(InstancePathParams), request_body = ChangeBody,
     responses(
-        (status = 200, description = "as it is now", body = View<'_>),
-        BadBody, NotFound, Refused, Unknown,
+        (status = 200, description = "as it is now", body = InstanceResponse<'_>),
+        BodyErrors, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
 pub(super) async fn change(
@@ -381,7 +392,7 @@ pub(super) async fn change(
         Some(instance) => {
             let (name, status) = (caller.name(), instance.status);
             log::info!("{name:?} changed {key}: it is {}", status.as_str());
-            Ok(HttpResponse::Ok().json(View::of(&instance, api.default_ttl)))
+            Ok(HttpResponse::Ok().json(InstanceResponse::of(&instance, api.default_ttl)))
         }
         None => Err(Problem::instance_not_found(&key)),
     }
@@ -393,10 +404,10 @@ pub(super) async fn change(
 /// instance: so that repeating it mends what went wrong the first time.
 #[utoipa::path(
     delete, path = "/v1/{kind}/{key}/instances/{address}", operation_id = "deregister",
-    tag = "instances", params(OfInstance),
+    tag = "instances", params(InstancePathParams),
     responses(
         (status = 204, description = "it is gone, and its lease"),
-        BadRequest, NotFound, Refused, Unknown,
+        BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
 pub(super) async fn deregister(

@@ -6,19 +6,19 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::extract::ScopePath;
-use super::openapi::{BadRequest, NotFound, OfScope, Refused, Unknown};
+use super::openapi::{AuthErrors, BadRequest, NotFound, OutcomeErrors, ScopePathParams};
 use super::{Api, Problem};
-use crate::actor::LookAtLeases;
-use crate::directory::Which;
+use crate::actor::GetLeases;
+use crate::directory::InstanceFilter;
 use crate::model::{InstanceKey, rfc3339_millis};
 
 /// The lease of an instance.
 #[derive(Serialize, ToSchema)]
 #[schema(as = LivingLease)]
-pub(super) struct LeaseView<'a> {
+pub(super) struct LeaseResponse<'a> {
     address: &'a str,
     /// How long it lives without another heartbeat.
-    left_ms: u64,
+    remaining_ms: u64,
     /// When its life began, by the clock of the lease store.
     started_at: String,
 }
@@ -26,18 +26,18 @@ pub(super) struct LeaseView<'a> {
 /// The leases of a scope.
 #[derive(Serialize, ToSchema)]
 #[schema(as = LeaseList)]
-pub(super) struct LeaseListView<'a> {
-    leases: Vec<LeaseView<'a>>,
+pub(super) struct LeaseListResponse<'a> {
+    leases: Vec<LeaseResponse<'a>>,
 }
 
 /// GET: the leases of the registered instances of a group or service, as the lease store has
 /// them now; none where nobody is registered.
 #[utoipa::path(
-    get, path = "/v1/{kind}/{key}/leases", operation_id = "leases", tag = "instances",
-    params(OfScope),
+    get, path = "/v1/{kind}/{key}/leases", operation_id = "list_leases", tag = "instances",
+    params(ScopePathParams),
     responses(
-        (status = 200, description = "by address, without those who have none", body = LeaseListView<'_>),
-        BadRequest, NotFound, Refused, Unknown,
+        (status = 200, description = "by address, without those who have none", body = LeaseListResponse<'_>),
+        BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
 pub(super) async fn list(
@@ -46,23 +46,23 @@ pub(super) async fn list(
 ) -> Result<HttpResponse, Problem> {
     let view = api.directory.scope(&scope);
     let keys = view.iter().flat_map(|view| {
-        let listed = view.list(Which::of(false, false));
+        let listed = view.list(InstanceFilter::of(false, false));
         listed.map(|listed| listed.instance.key.clone())
     });
     let keys: Vec<InstanceKey> = keys.collect();
     let leases = api
         .heartbeat
-        .ask(LookAtLeases { keys: keys.clone() })
+        .ask(GetLeases { keys: keys.clone() })
         .await??;
     let views = keys.iter().zip(leases).filter_map(|(key, lease)| {
         let lease = lease?;
-        Some(LeaseView {
+        Some(LeaseResponse {
             address: key.address.as_str(),
-            left_ms: u64::try_from(lease.left.as_millis()).unwrap_or(u64::MAX),
+            remaining_ms: u64::try_from(lease.left.as_millis()).unwrap_or(u64::MAX),
             started_at: rfc3339_millis(lease.epoch.at()),
         })
     });
-    Ok(HttpResponse::Ok().json(LeaseListView {
+    Ok(HttpResponse::Ok().json(LeaseListResponse {
         leases: views.collect(),
     }))
 }

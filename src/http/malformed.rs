@@ -7,10 +7,10 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use log::{LevelFilter, Log, Metadata, Record, SetLoggerError};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// How often they are logged, at most.
@@ -45,7 +45,7 @@ pub(super) fn count() -> u64 {
 pub(super) fn ended(peer: Option<SocketAddr>) {
     let Some(reason) = SAID.take() else { return };
     let more = {
-        let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = LOGGED.lock();
         let now = Instant::now();
         if logged
             .0

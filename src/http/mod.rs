@@ -14,11 +14,11 @@ mod gateway_center;
 mod heartbeats;
 mod instances;
 mod leases;
+mod lifecycle;
 mod malformed;
 mod openapi;
 mod ops;
 mod overview;
-mod progress;
 mod schema;
 mod scopes;
 mod targets;
@@ -36,16 +36,16 @@ pub use self::code::Code;
 pub use self::connections::Connections;
 pub use self::error::Problem;
 pub use self::gate::Client;
-use self::gate::{Gate, Rule, ScopeIn};
+use self::gate::{RouteGuard, RoutePolicy, ScopeSource};
+pub use self::lifecycle::Lifecycle;
 pub use self::malformed::log_to;
 pub use self::ops::LastProbe;
-pub use self::progress::Progress;
 use crate::actor::{HeartbeatActor, Mailbox, RegistryActor, SchedulerActor};
-use crate::admission::{Admission, Full, Work};
+use crate::admission::{ConcurrencyLimits, LimitExceeded, RequestClass};
 use crate::auth::{Role, Tokens};
 use crate::clock::Clock;
 use crate::directory::Directory;
-use crate::feed::Feed;
+use crate::feed::EventBroadcast;
 use crate::metrics::Metrics;
 use crate::model::Ttl;
 use crate::protection::Protection;
@@ -63,21 +63,21 @@ pub struct Api {
     /// For what is shown of protection.
     pub protection: Arc<Protection>,
     /// For those who want to be told.
-    pub feed: Arc<Feed>,
+    pub feed: Arc<EventBroadcast>,
     /// For the spread of heartbeats.
     pub clock: Arc<dyn Clock>,
     /// How often the roll is called.
-    pub roll_interval: Duration,
+    pub roll_call_interval: Duration,
     /// The time to live of instances that gave none.
     pub default_ttl: Ttl,
     /// Whether requests are served.
-    pub progress: Progress,
+    pub lifecycle: Lifecycle,
     /// Who may come in.
     pub tokens: Arc<Tokens>,
     /// Whether clients must also have a certificate.
     pub client_certificates: bool,
     /// How much may be under way.
-    pub admission: Arc<Admission<Client>>,
+    pub admission: Arc<ConcurrencyLimits<Client>>,
     /// The connections of all workers.
     pub connections: Arc<Connections>,
     /// What is counted.
@@ -99,11 +99,11 @@ impl Api {
     }
 
     /// The answer where there is no place; counts it.
-    fn shed(&self, full: Full) -> Problem {
+    fn shed(&self, full: LimitExceeded) -> Problem {
         let work = match full {
-            Full::Work(work) => work,
-            Full::Client => Work::Stream,
-            Full::Memory => Work::Body,
+            LimitExceeded::RequestClass(work) => work,
+            LimitExceeded::Client => RequestClass::Stream,
+            LimitExceeded::Memory => RequestClass::Body,
         };
         self.metrics.shed(work.as_str()).inc();
         Problem::shed(full)
@@ -120,7 +120,7 @@ struct Path {
 struct Endpoint {
     method: &'static str,
     route: Route,
-    rule: Rule,
+    rule: RoutePolicy,
 }
 
 /// Every path of the daemon, and who may take it. The router tries them in this order, so what
@@ -171,7 +171,7 @@ fn table() -> Vec<Path> {
             "/v1/prometheus/targets",
             [get(Read, targets::list).checks_scopes()],
         ),
-        path("/v1/protection/confirm", [post(Admin, overview::confirm)]),
+        path("/v1/protection/release", [post(Admin, overview::release)]),
         path(
             "/gateway-group-detail/create",
             [post(Agent, gateway_center::create).checks_scopes()],
@@ -219,7 +219,7 @@ pub fn configure(app: &mut web::ServiceConfig, api: Api) {
         let rules = endpoints
             .iter()
             .map(|endpoint| (endpoint.method, endpoint.rule));
-        let gate = Rc::new(Gate::new(pattern, rules, &api));
+        let gate = Rc::new(RouteGuard::new(pattern, rules, &api));
         let mut resource = web::resource(matcher(pattern));
         for endpoint in endpoints {
             resource = resource.route(endpoint.route);
@@ -232,7 +232,7 @@ pub fn configure(app: &mut web::ServiceConfig, api: Api) {
         app.service(resource.wrap(from_fn(pass)));
     }
     // So that each is told from the start, as 0.
-    for work in Work::ALL {
+    for work in RequestClass::ALL {
         api.metrics.shed(work.as_str());
     }
     let unknown = Rc::new(api.metrics.refusals("none"));
@@ -300,23 +300,23 @@ impl Endpoint {
     fn new(access: impl Access, method: &'static str, route: Route) -> Self {
         let role = access.role();
         let work = match method {
-            "GET" => Work::Read,
-            _ => Work::Write,
+            "GET" => RequestClass::Read,
+            _ => RequestClass::Write,
         };
         Self {
             method,
             route,
-            rule: Rule {
+            rule: RoutePolicy {
                 role,
                 work: role.map(|_| work),
-                scope: ScopeIn::Nowhere,
+                scope: ScopeSource::Nowhere,
             },
         }
     }
 
     /// It waits for the lease store, and is refused last.
     fn heartbeat(mut self) -> Self {
-        self.rule.work = Some(Work::Heartbeat);
+        self.rule.work = Some(RequestClass::Heartbeat);
         self
     }
 
@@ -328,13 +328,13 @@ impl Endpoint {
 
     /// Its scope is in its path.
     fn of_its_scope(mut self) -> Self {
-        self.rule.scope = ScopeIn::Path;
+        self.rule.scope = ScopeSource::Path;
         self
     }
 
     /// Its handler finds out with which scopes it has to do.
     fn checks_scopes(mut self) -> Self {
-        self.rule.scope = ScopeIn::Content;
+        self.rule.scope = ScopeSource::Content;
         self
     }
 }

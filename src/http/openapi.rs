@@ -43,7 +43,7 @@ const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline';
         heartbeats::beat_many,
         events::stream,
         overview::show,
-        overview::confirm,
+        overview::release,
         targets::list,
         gateway_center::create,
         gateway_center::keep_gateway_alive,
@@ -84,7 +84,7 @@ static DOCUMENT: LazyLock<String> =
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "it describes what ScopePath takes")]
-pub(super) struct OfScope {
+pub(super) struct ScopePathParams {
     /// `groups` or `services`.
     #[param(pattern = "^(groups|services)$", example = "services")]
     kind: String,
@@ -97,7 +97,7 @@ pub(super) struct OfScope {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "it describes what InstancePath takes")]
-pub(super) struct OfInstance {
+pub(super) struct InstancePathParams {
     /// `groups` or `services`.
     #[param(pattern = "^(groups|services)$", example = "services")]
     kind: String,
@@ -125,7 +125,7 @@ macro_rules! refusals {
 
 refusals! {
     /// What the gate may say on every route with a role.
-    Refused:
+    AuthErrors:
         401 "no token that is known here",
         403 "the token's role or scope is too little",
         503 "too much is under way, or a store is away: try again after `Retry-After`";
@@ -134,13 +134,13 @@ refusals! {
     /// What is named is not there.
     NotFound: 404 "no such scope or instance, or nothing at this path";
     /// A body that is not taken.
-    BadBody:
+    BodyErrors:
         400 "what is wrong with the request; `field` says where",
         408 "the body did not arrive in time",
         413 "the body or the batch is too large",
         415 "the body is not application/json";
     /// A change whose fate may be unknown.
-    Unknown:
+    OutcomeErrors:
         500 "a store refused; the daemon's log says why",
         504 "it may or may not have happened: send it again";
 }

@@ -12,13 +12,13 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::openapi::Refused;
-use super::overview::RollCallView;
+use super::openapi::AuthErrors;
+use super::overview::RollCallResponse;
 use super::{Api, malformed};
-use crate::actor::{AskError, Ping, ProbeLeases, Report, ReportProgress, RollCallReport};
-use crate::admission::Work;
+use crate::actor::{AskError, GetStatus, Ping, ProbeLeases, Report, RollCallReport};
+use crate::admission::RequestClass;
 use crate::directory::Totals;
-use crate::metrics::{Figures, KindFigures, ScheduleFigures, WorkFigures};
+use crate::metrics::{KindFigures, MetricsSnapshot, ScheduleFigures, WorkFigures};
 use crate::model::ScopeKind;
 
 /// GET: the process answers. Asks nobody.
@@ -65,7 +65,7 @@ impl Probe {
             api.directory.ping_store(),
             api.registry.ask(Ping),
             api.heartbeat.ask(ProbeLeases),
-            api.scheduler.ask(ReportProgress),
+            api.scheduler.ask(GetStatus),
         );
         api.metrics.backends.store.set(store.is_ok().into());
         let report = scheduler.as_ref().ok();
@@ -99,7 +99,7 @@ pub(super) struct Readiness {
     status: &'static str,
     #[schema(value_type = HashMap<String, String>)]
     checks: Map<String, Value>,
-    roll_call: Option<RollCallView>,
+    roll_call: Option<RollCallResponse>,
 }
 
 /// GET: asks each actor and each backend; 503 while one of them does not answer.
@@ -112,7 +112,7 @@ pub(super) struct Readiness {
 )]
 pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
     let probe = api.last_probe.get(&api).await;
-    let (started, leaving) = (api.progress.has_started(), api.progress.is_leaving());
+    let (started, leaving) = (api.lifecycle.has_started(), api.lifecycle.is_draining());
     let (code, status) = match probe.all_answer && started && !leaving {
         true => (StatusCode::OK, "ready"),
         false if leaving => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
@@ -124,7 +124,7 @@ pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
         checks: probe.checks,
         roll_call: probe
             .roll_call
-            .map(|report| RollCallView::of(&report, &api)),
+            .map(|report| RollCallResponse::of(&report, &api)),
     })
 }
 
@@ -133,22 +133,24 @@ pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
     get, path = "/metrics", operation_id = "metrics", tag = "daemon",
     responses(
         (status = 200, description = "Prometheus' text format 0.0.4", body = String, content_type = "text/plain"),
-        Refused,
+        AuthErrors,
     )
 )]
 pub(super) async fn metrics(api: web::Data<Api>) -> HttpResponse {
-    let schedule = api.scheduler.ask(ReportProgress).await;
-    let figures = Figures {
-        ready: api.progress.has_started() && !api.progress.is_leaving(),
-        anonymous: api.tokens.anonymous().is_some(),
+    let schedule = api.scheduler.ask(GetStatus).await;
+    let figures = MetricsSnapshot {
+        ready: api.lifecycle.has_started() && !api.lifecycle.is_draining(),
+        auth_disabled: api.tokens.anonymous().is_some(),
         kinds: [ScopeKind::Group, ScopeKind::Service]
             .map(|kind| kind_figures(&api, kind))
             .into(),
-        works: Work::ALL.map(|work| work_figures(&api, work)).into(),
+        works: RequestClass::ALL
+            .map(|work| work_figures(&api, work))
+            .into(),
         http_connections: [api.connections.open(), api.connections.limit()],
         malformed: malformed::count(),
         stale: api.directory.is_stale(),
-        protection: api.protection.is_held(),
+        protection: api.protection.is_active(),
         detection_suspended: api.protection.report().is_suspended(),
         pool: api
             .directory
@@ -175,7 +177,7 @@ fn kind_figures(api: &Api, kind: ScopeKind) -> KindFigures {
     }
 }
 
-fn work_figures(api: &Api, work: Work) -> WorkFigures {
+fn work_figures(api: &Api, work: RequestClass) -> WorkFigures {
     let (taken, limit) = api.admission.taken(work);
     WorkFigures {
         work: work.as_str(),
@@ -198,7 +200,10 @@ fn schedule_figures(report: &Report) -> ScheduleFigures {
         clock_jumps: report.clock_jumps,
         reconciles: reconcile.completed,
         reconcile_at: seconds(reconcile.last_at),
-        repairs: [("online", reconcile.online), ("offline", reconcile.gone)],
+        repairs: [
+            ("online", reconcile.recovered),
+            ("offline", reconcile.expired),
+        ],
     }
 }
 

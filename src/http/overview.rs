@@ -5,10 +5,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::gate::Caller;
-use super::openapi::{Refused, Unknown};
+use super::openapi::{AuthErrors, OutcomeErrors};
 use super::{Api, Problem};
-use crate::actor::{EndProtection, ReconcileReport, ReportProgress, RollCallReport, until_next};
-use crate::admission::Work;
+use crate::actor::{EndProtection, GetStatus, ReconcileReport, RollCallReport, until_next};
+use crate::admission::RequestClass;
 use crate::directory::Totals;
 use crate::model::{ScopeKind, rfc3339_millis};
 
@@ -17,23 +17,23 @@ use crate::model::{ScopeKind, rfc3339_millis};
 pub(super) struct Overview {
     version: &'static str,
     /// There are no tokens: everybody who can reach the daemon may do everything.
-    anonymous: bool,
+    auth_disabled: bool,
     #[serde(flatten)]
-    totals: TotalsView,
-    groups: TotalsView,
-    services: TotalsView,
-    backends: BackendsView,
+    totals: TotalsResponse,
+    groups: TotalsResponse,
+    services: TotalsResponse,
+    backends: BackendsResponse,
     /// Whether what is listed may be old.
     stale: bool,
-    roll_call: RollCallView,
-    reconcile: ReconcileView,
-    protection: ProtectionView,
-    events: EventsView,
+    roll_call: RollCallResponse,
+    reconcile: ReconcileResponse,
+    protection: ProtectionResponse,
+    events: EventsResponse,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Totals)]
-struct TotalsView {
+struct TotalsResponse {
     scopes: usize,
     instances: usize,
     online: usize,
@@ -44,7 +44,7 @@ struct TotalsView {
 /// Whether each backend answered when it was last asked.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Backends)]
-struct BackendsView {
+struct BackendsResponse {
     store: bool,
     leases: bool,
     bus: bool,
@@ -52,7 +52,7 @@ struct BackendsView {
     leases_evicted: bool,
 }
 
-impl From<Totals> for TotalsView {
+impl From<Totals> for TotalsResponse {
     fn from(totals: Totals) -> Self {
         let counts = totals.instances;
         Self {
@@ -68,7 +68,7 @@ impl From<Totals> for TotalsView {
 /// What became of the roll calls.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RollCall)]
-pub(super) struct RollCallView {
+pub(super) struct RollCallResponse {
     interval_seconds: u64,
     sent: u64,
     sent_by_others: u64,
@@ -78,11 +78,11 @@ pub(super) struct RollCallView {
     next_in_ms: u64,
 }
 
-impl RollCallView {
+impl RollCallResponse {
     pub(super) fn of(report: &RollCallReport, api: &Api) -> Self {
-        let next = until_next(api.clock.now(), api.roll_interval);
+        let next = until_next(api.clock.now(), api.roll_call_interval);
         Self {
-            interval_seconds: api.roll_interval.as_secs(),
+            interval_seconds: api.roll_call_interval.as_secs(),
             sent: report.sent,
             sent_by_others: report.sent_by_others,
             skipped: report.skipped,
@@ -95,21 +95,21 @@ impl RollCallView {
 /// What this daemon's turns at reconciling came to.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Reconcile)]
-struct ReconcileView {
+struct ReconcileResponse {
     completed: u64,
-    looked: u64,
-    gone: u64,
-    online: u64,
+    checked: u64,
+    expired: u64,
+    recovered: u64,
     last_at: Option<String>,
 }
 
-impl From<ReconcileReport> for ReconcileView {
+impl From<ReconcileReport> for ReconcileResponse {
     fn from(report: ReconcileReport) -> Self {
         Self {
             completed: report.completed,
-            looked: report.looked,
-            gone: report.gone,
-            online: report.online,
+            checked: report.checked,
+            expired: report.expired,
+            recovered: report.recovered,
             last_at: report.last_at.map(rfc3339_millis),
         }
     }
@@ -117,7 +117,7 @@ impl From<ReconcileReport> for ReconcileView {
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Protection)]
-struct ProtectionView {
+struct ProtectionResponse {
     /// Whether instances are held instead of recorded as offline.
     active: bool,
     /// Why; or why nobody is judged for the moment.
@@ -131,20 +131,20 @@ struct ProtectionView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     ends_in_seconds: Option<u64>,
-    lease_store_away: bool,
+    lease_store_unavailable: bool,
 }
 
-impl ProtectionView {
+impl ProtectionResponse {
     fn of(api: &Api) -> Self {
         let report = api.protection.report();
-        let lease_store_away = report.lease_store_failure.is_some();
-        if let Some((held, left)) = report.held {
+        let lease_store_unavailable = report.lease_store_failure.is_some();
+        if let Some((active, left)) = report.active {
             return Self {
                 active: true,
-                reason: Some(held.reason),
-                since: Some(rfc3339_millis(held.at)),
+                reason: Some(active.reason),
+                since: Some(rfc3339_millis(active.at)),
                 ends_in_seconds: Some(left.as_secs()),
-                lease_store_away,
+                lease_store_unavailable,
             };
         }
         let grace = |reason| format!("{reason}: no instance is marked offline for one TTL");
@@ -162,14 +162,14 @@ impl ProtectionView {
             reason,
             since: None,
             ends_in_seconds: left,
-            lease_store_away,
+            lease_store_unavailable,
         }
     }
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Subscriptions)]
-struct EventsView {
+struct EventsResponse {
     subscribers: usize,
     /// Requests that wait for a change.
     waiting: usize,
@@ -177,58 +177,58 @@ struct EventsView {
 
 /// GET: how it stands, from memory, in the same time however much there is.
 #[utoipa::path(
-    get, path = "/v1/overview", operation_id = "overview", tag = "daemon",
-    responses((status = 200, description = "how it stands", body = Overview), Refused, Unknown)
+    get, path = "/v1/overview", operation_id = "get_overview", tag = "daemon",
+    responses((status = 200, description = "how it stands", body = Overview), AuthErrors, OutcomeErrors)
 )]
 pub(super) async fn show(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
-    let report = api.scheduler.ask(ReportProgress).await?;
+    let report = api.scheduler.ask(GetStatus).await?;
     let backends = &api.metrics.backends;
     Ok(HttpResponse::Ok().json(Overview {
         version: env!("CARGO_PKG_VERSION"),
-        anonymous: api.tokens.anonymous().is_some(),
+        auth_disabled: api.tokens.anonymous().is_some(),
         totals: api.directory.totals().into(),
         groups: api.directory.totals_of(ScopeKind::Group).into(),
         services: api.directory.totals_of(ScopeKind::Service).into(),
-        backends: BackendsView {
+        backends: BackendsResponse {
             store: backends.store.get() == 1,
             leases: backends.leases.get() == 1,
             bus: backends.bus.is_up(),
             leases_evicted: backends.leases_evicted.get() == 1,
         },
         stale: api.directory.is_stale(),
-        roll_call: RollCallView::of(&report.roll_call, &api),
+        roll_call: RollCallResponse::of(&report.roll_call, &api),
         reconcile: report.reconcile.into(),
-        protection: ProtectionView::of(&api),
-        events: EventsView {
+        protection: ProtectionResponse::of(&api),
+        events: EventsResponse {
             subscribers: api.feed.subscribers(),
-            waiting: api.admission.taken(Work::Wait).0,
+            waiting: api.admission.taken(RequestClass::Wait).0,
         },
     }))
 }
 
 /// What an operator's word came to.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Confirmation {
+pub(super) struct ReleaseResponse {
     /// Whether protection was on until now.
     ended: bool,
     /// How many suspects went offline by it.
-    let_go: usize,
+    released: usize,
 }
 
 /// POST: an operator confirms that those who are missing are gone.
 #[utoipa::path(
-    post, path = "/v1/protection/confirm", operation_id = "confirm", tag = "daemon",
-    responses((status = 200, description = "it is ended", body = Confirmation), Refused, Unknown)
+    post, path = "/v1/protection/release", operation_id = "release_protection", tag = "daemon",
+    responses((status = 200, description = "it is ended", body = ReleaseResponse), AuthErrors, OutcomeErrors)
 )]
-pub(super) async fn confirm(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
+pub(super) async fn release(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
     let reason = "an operator confirmed that those who are missing are gone".to_owned();
     let ended = api.scheduler.ask(EndProtection { reason }).await?;
     if let Some(gone) = ended {
         let name = caller.name();
         log::info!("{name:?} ended protection: {gone} instances were let go");
     }
-    Ok(HttpResponse::Ok().json(Confirmation {
+    Ok(HttpResponse::Ok().json(ReleaseResponse {
         ended: ended.is_some(),
-        let_go: ended.unwrap_or_default(),
+        released: ended.unwrap_or_default(),
     }))
 }

@@ -9,7 +9,9 @@ use super::Code;
 use super::error::Document;
 use super::extract::{Json, KindPath, ScopePath};
 use super::gate::Caller;
-use super::openapi::{BadBody, BadRequest, NotFound, OfScope, Refused, Unknown};
+use super::openapi::{
+    AuthErrors, BadRequest, BodyErrors, NotFound, OutcomeErrors, ScopePathParams,
+};
 use super::{Api, Problem, schema};
 use crate::actor::{DeclareScope, DeleteScope};
 use crate::directory::Counts;
@@ -28,7 +30,7 @@ pub(super) struct Declaration {
 /// A group or service.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Scope)]
-pub(super) struct View<'a> {
+pub(super) struct ScopeResponse<'a> {
     id: String,
     key: &'a str,
     name: &'a str,
@@ -38,9 +40,9 @@ pub(super) struct View<'a> {
 /// A group or service with its instances counted.
 #[derive(Serialize, ToSchema)]
 #[schema(as = CountedScope)]
-pub(super) struct CountedView<'a> {
+pub(super) struct ScopeSummaryResponse<'a> {
     #[serde(flatten)]
-    scope: View<'a>,
+    scope: ScopeResponse<'a>,
     /// How many are registered.
     instances: usize,
     /// How many of these are online.
@@ -52,16 +54,16 @@ pub(super) struct CountedView<'a> {
 /// All scopes of one kind.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ScopeList)]
-pub(super) struct ListView<'a> {
+pub(super) struct InstanceListResponse<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    groups: Option<Vec<CountedView<'a>>>,
+    groups: Option<Vec<ScopeSummaryResponse<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    services: Option<Vec<CountedView<'a>>>,
+    services: Option<Vec<ScopeSummaryResponse<'a>>>,
 }
 
-impl<'a> View<'a> {
+impl<'a> ScopeResponse<'a> {
     fn of(record: &'a ScopeRecord) -> Self {
         Self {
             id: record.id.0.to_string(),
@@ -72,10 +74,10 @@ impl<'a> View<'a> {
     }
 }
 
-impl<'a> CountedView<'a> {
+impl<'a> ScopeSummaryResponse<'a> {
     fn of(record: &'a ScopeRecord, counts: Counts) -> Self {
         Self {
-            scope: View::of(record),
+            scope: ScopeResponse::of(record),
             instances: counts.instances,
             online: counts.online,
             available: counts.available,
@@ -86,11 +88,11 @@ impl<'a> CountedView<'a> {
 /// PUT: declares a group or service.
 #[utoipa::path(
     put, path = "/v1/{kind}/{key}", operation_id = "declare_scope", tag = "scopes",
-    params(OfScope), request_body = Declaration,
+    params(ScopePathParams), request_body = Declaration,
     responses(
-        (status = 201, description = "it is new", body = View<'_>),
-        (status = 200, description = "it was known", body = View<'_>),
-        BadBody, NotFound, Refused, Unknown,
+        (status = 201, description = "it is new", body = ScopeResponse<'_>),
+        (status = 200, description = "it was known", body = ScopeResponse<'_>),
+        BodyErrors, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
 pub(super) async fn declare(
@@ -106,7 +108,7 @@ pub(super) async fn declare(
         true => StatusCode::CREATED,
         false => StatusCode::OK,
     };
-    Ok(HttpResponse::build(status).json(View::of(&declared.record)))
+    Ok(HttpResponse::build(status).json(ScopeResponse::of(&declared.record)))
 }
 
 /// GET: all groups, or all services.
@@ -114,30 +116,33 @@ pub(super) async fn declare(
     get, path = "/v1/{kind}", operation_id = "list_scopes", tag = "scopes",
     params(("kind" = String, Path, pattern = "^(groups|services)$")),
     responses(
-        (status = 200, description = "by key", body = ListView<'_>),
-        NotFound, Refused,
+        (status = 200, description = "by key", body = InstanceListResponse<'_>),
+        NotFound, AuthErrors,
     )
 )]
 pub(super) async fn list(api: web::Data<Api>, KindPath(kind): KindPath) -> HttpResponse {
     let scopes = api.directory.scopes(kind);
-    let views = scopes
-        .iter()
-        .filter_map(|scope| Some(CountedView::of(scope.record.as_ref()?, scope.counts)));
+    let views = scopes.iter().filter_map(|scope| {
+        Some(ScopeSummaryResponse::of(
+            scope.record.as_ref()?,
+            scope.counts,
+        ))
+    });
     let views = Some(views.collect());
     let (groups, services) = match kind {
         ScopeKind::Group => (views, None),
         ScopeKind::Service => (None, views),
     };
-    HttpResponse::Ok().json(ListView { groups, services })
+    HttpResponse::Ok().json(InstanceListResponse { groups, services })
 }
 
 /// GET: one group or service.
 #[utoipa::path(
-    get, path = "/v1/{kind}/{key}", operation_id = "show_scope", tag = "scopes",
-    params(OfScope),
+    get, path = "/v1/{kind}/{key}", operation_id = "get_scope", tag = "scopes",
+    params(ScopePathParams),
     responses(
-        (status = 200, description = "it is declared", body = CountedView<'_>),
-        BadRequest, NotFound, Refused, Unknown,
+        (status = 200, description = "it is declared", body = ScopeSummaryResponse<'_>),
+        BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
 pub(super) async fn show(
@@ -149,7 +154,9 @@ pub(super) async fn show(
         .as_ref()
         .and_then(|view| view.record.as_ref().zip(Some(view.counts)))
     {
-        Some((record, counts)) => Ok(HttpResponse::Ok().json(CountedView::of(record, counts))),
+        Some((record, counts)) => {
+            Ok(HttpResponse::Ok().json(ScopeSummaryResponse::of(record, counts)))
+        }
         None => Err(Problem::scope_not_found(&scope)),
     }
 }
@@ -157,11 +164,11 @@ pub(super) async fn show(
 /// DELETE: removes a group or service without instances.
 #[utoipa::path(
     delete, path = "/v1/{kind}/{key}", operation_id = "remove_scope", tag = "scopes",
-    params(OfScope),
+    params(ScopePathParams),
     responses(
         (status = 204, description = "it is removed"),
         (status = 409, description = "it has instances", body = Document<'_>, content_type = "application/problem+json"),
-        BadRequest, NotFound, Refused, Unknown,
+        BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
 pub(super) async fn remove(

@@ -14,9 +14,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::extract::Query;
 use super::gate::Caller;
-use super::openapi::{BadRequest, Refused};
+use super::openapi::{AuthErrors, BadRequest};
 use super::{Api, Problem};
-use crate::directory::{Directory, ScopeView, Which};
+use crate::directory::{Directory, InstanceFilter, ScopeSnapshot};
 use crate::model::{Instance, Metadata, ScopeKey, ScopeKind};
 
 /// The query.
@@ -40,7 +40,7 @@ pub(super) struct TargetsQuery {
 
 impl TargetsQuery {
     /// Services and then groups, each by key: the same registry gives the same bytes.
-    fn scopes(self, directory: &Directory) -> Result<Vec<Arc<ScopeView>>, Problem> {
+    fn scopes(self, directory: &Directory) -> Result<Vec<Arc<ScopeSnapshot>>, Problem> {
         let kinds = [ScopeKind::Service, ScopeKind::Group];
         let scope = match (self.service, self.group) {
             (None, None) => {
@@ -62,8 +62,8 @@ impl TargetsQuery {
 
 /// The list, written target by target: it may have every instance there is.
 struct Targets {
-    scopes: Vec<Arc<ScopeView>>,
-    which: Which,
+    scopes: Vec<Arc<ScopeSnapshot>>,
+    which: InstanceFilter,
 }
 
 impl Serialize for Targets {
@@ -159,7 +159,7 @@ fn metadata_labels(metadata: &Metadata) -> BTreeMap<String, String> {
     params(TargetsQuery),
     responses(
         (status = 200, description = "as Prometheus' http_sd wants them", body = Vec<Target<'_>>),
-        BadRequest, Refused,
+        BadRequest, AuthErrors,
     )
 )]
 pub(super) async fn list(
@@ -168,7 +168,7 @@ pub(super) async fn list(
     Query(query): Query<TargetsQuery>,
 ) -> Result<HttpResponse, Problem> {
     caller.check_filter(query.service.as_ref(), query.group.as_ref())?;
-    let which = Which::of(query.available, query.online);
+    let which = InstanceFilter::of(query.available, query.online);
     let scopes = query.scopes(&api.directory)?;
     Ok(HttpResponse::Ok().json(Targets { scopes, which }))
 }

@@ -7,8 +7,8 @@
 //! shows to be missing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Identity, LeaseError};
@@ -36,7 +36,7 @@ struct State {
 impl Health {
     /// A call failed, on any connection.
     pub fn failed(&self, error: &LeaseError) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.failure.is_none() {
             log::warn!("{error}; no instance is marked offline until a write succeeds again");
         }
@@ -47,13 +47,13 @@ impl Health {
     /// Leases were renewed or a probe was written.
     pub fn wrote(&self) {
         if self.failing.load(Ordering::Acquire) {
-            self.state().recover(&self.failing);
+            self.state.lock().recover(&self.failing);
         }
     }
 
     /// A probe reached these servers, all there are.
     pub fn probed(&self, identity: Identity) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.recover(&self.failing);
         state.has_worked = true;
         if state.identity.as_ref() == Some(&identity) {
@@ -67,7 +67,7 @@ impl Health {
     /// Whether leases that are missing on these servers are evidence. The caller must ask
     /// after the answer came.
     pub fn proves(&self, asked: &Identity) -> bool {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         match &state.identity {
             Some(identity) if !identity.contains(asked) => {
                 // The next probe tells which servers there are now.
@@ -87,30 +87,25 @@ impl Health {
 
     /// Whether a probe has ever succeeded.
     pub fn has_worked(&self) -> bool {
-        self.state().has_worked
+        self.state.lock().has_worked
     }
 
     /// The servers of the store as one text; `None` while it does not work.
     pub fn identity(&self) -> Option<String> {
-        let state = self.state();
+        let state = self.state.lock();
         let identity = state.identity.as_ref().map(ToString::to_string);
         identity.filter(|_| state.failure.is_none())
     }
 
     /// Why the store is unavailable; `None` while it works.
     pub fn failure(&self) -> Option<String> {
-        self.state().failure.clone()
+        self.state.lock().failure.clone()
     }
 
     /// When the store last began to work again or became another one, and why leases that
     /// were missing before prove nothing; `None` if neither happened.
     pub fn interrupted(&self) -> Option<(Instant, &'static str)> {
-        self.state().interrupted
-    }
-
-    /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().interrupted
     }
 }
 

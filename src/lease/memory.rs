@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use foldhash::fast::RandomState;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    Identity, Lease, LeaseError, LeasePage, LeaseStore, ListCursor, Look, Renewal, Renewed,
+    Identity, Lease, LeaseError, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal, Renewed,
 };
 use crate::clock::Clock;
 use crate::model::{Epoch, InstanceKey};
@@ -51,11 +52,6 @@ impl MemoryLeaseStore {
             }),
         }
     }
-
-    /// No code that holds the lock can panic half-way, so a poisoned lock is whole.
-    fn leases(&self) -> MutexGuard<'_, Leases> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Leases {
@@ -88,29 +84,29 @@ impl Leases {
 impl LeaseStore for MemoryLeaseStore {
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError> {
         let (now, clock_millis) = (Instant::now(), self.clock.now().timestamp_millis());
-        let mut leases = self.leases();
+        let mut leases = self.leases.lock();
         Ok(renewals
             .iter()
             .map(|renewal| leases.renew(renewal, now, clock_millis))
             .collect())
     }
 
-    async fn look(&self, keys: &[InstanceKey]) -> Result<Look, LeaseError> {
+    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, LeaseError> {
         let now = Instant::now();
-        let leases = self.leases();
-        let look = |key| {
+        let leases = self.leases.lock();
+        let inspect = |key| {
             let Held { epoch, expires_at } = *leases.by_key.get(key)?;
             let left = expires_at.saturating_duration_since(now);
             (!left.is_zero()).then_some(Lease { left, epoch })
         };
-        Ok(Look {
-            leases: keys.iter().map(look).collect(),
+        Ok(LeaseSnapshot {
+            leases: keys.iter().map(inspect).collect(),
             identity: self.identity.clone(),
         })
     }
 
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {
-        let mut leases = self.leases();
+        let mut leases = self.leases.lock();
         for key in keys {
             leases.by_key.remove(key);
         }
@@ -123,7 +119,7 @@ impl LeaseStore for MemoryLeaseStore {
 
     async fn list(&self, _cursor: ListCursor) -> Result<LeasePage, LeaseError> {
         let now = Instant::now();
-        let leases = self.leases();
+        let leases = self.leases.lock();
         let alive = leases
             .by_key
             .iter()
@@ -163,6 +159,6 @@ mod tests {
             store.list(ListCursor::default()).await.unwrap().keys.len(),
             499
         );
-        assert!(store.leases().by_key.len() <= MIN_SWEEP);
+        assert!(store.leases.lock().by_key.len() <= MIN_SWEEP);
     }
 }

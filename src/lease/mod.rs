@@ -103,7 +103,7 @@ impl fmt::Display for Identity {
 
 /// What [`LeaseStore::look`] found. What one server holds was read at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
+pub struct LeaseSnapshot {
     /// Each lease in the order of the keys, `None` where there is none.
     pub leases: Vec<Option<Lease>>,
     /// The servers that were asked, each as it was at the moment of its answer.
@@ -128,7 +128,7 @@ pub struct LeasePage {
     pub next: Option<ListCursor>,
 }
 
-/// Leases with a time to live. Expiry is by the store's own clock.
+/// Leases with a time to live. ExpiryHandler is by the store's own clock.
 #[async_trait]
 pub trait LeaseStore: Send + Sync {
     /// Creates or renews leases in one atomic round trip: no lease is ever seen
@@ -137,7 +137,7 @@ pub trait LeaseStore: Send + Sync {
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError>;
 
     /// Returns each lease as it is now.
-    async fn look(&self, keys: &[InstanceKey]) -> Result<Look, LeaseError>;
+    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, LeaseError>;
 
     /// Ends leases at once; harmless where there is none.
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError>;

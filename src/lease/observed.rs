@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{
-    Health, Identity, LeaseError, LeasePage, LeaseStore, ListCursor, Look, Renewal, Renewed,
+    Health, Identity, LeaseError, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal,
+    Renewed,
 };
 use crate::metrics::{Gauge, Histogram, Metrics, RoundTripMetrics};
 use crate::model::InstanceKey;
@@ -17,7 +18,7 @@ pub struct ObservedLeaseStore {
     inner: Arc<dyn LeaseStore>,
     health: Arc<Health>,
     renew: RoundTripMetrics,
-    look: RoundTripMetrics,
+    inspect: RoundTripMetrics,
     revoke: RoundTripMetrics,
     probe: RoundTripMetrics,
     list: RoundTripMetrics,
@@ -32,7 +33,7 @@ impl ObservedLeaseStore {
             inner,
             health,
             renew: metrics.round_trip("renew"),
-            look: metrics.round_trip("look"),
+            inspect: metrics.round_trip("inspect"),
             revoke: metrics.round_trip("revoke"),
             probe: metrics.round_trip("probe"),
             list: metrics.round_trip("list"),
@@ -90,8 +91,8 @@ impl LeaseStore for ObservedLeaseStore {
         Ok(renewed)
     }
 
-    async fn look(&self, keys: &[InstanceKey]) -> Result<Look, LeaseError> {
-        self.observed(&self.look, self.inner.look(keys)).await
+    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, LeaseError> {
+        self.observed(&self.inspect, self.inner.inspect(keys)).await
     }
 
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {

@@ -3,7 +3,7 @@
 -- KEYS[1]   exists until the database is flushed
 -- KEYS[2]   is written
 --
--- Returns the identity of this server, as look.lua does.
+-- Returns the identity of this server, as inspect.lua does.
 
 local clock = redis.call('TIME')
 redis.call('SET', KEYS[2], clock[1] .. '.' .. clock[2], 'EX', 60)

@@ -9,10 +9,12 @@ use futures_util::future::try_join_all;
 use redis::Script;
 
 use super::{
-    Identity, Lease, LeaseError, LeasePage, LeaseStore, ListCursor, Look, Renewal, Renewed,
+    Identity, Lease, LeaseError, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal, Renewed,
 };
 use crate::model::{Epoch, InstanceKey};
-use crate::redis::{ANSWER, Call, LinkError, Master, RedisBackend, RedisLink, SlotMap, within};
+use crate::redis::{
+    ANSWER, Call, LinkError, Master, RedisBackend, RedisConnection, SlotMap, within,
+};
 
 /// The hash tag of the keys of this store that are not leases, if one master has all keys.
 /// Each master of a cluster has another tag.
@@ -22,22 +24,22 @@ const TAG: &str = "{rollcall}";
 const SCAN_COUNT: usize = 1000;
 
 pub(super) struct RedisLeaseStore {
-    link: RedisLink,
+    link: RedisConnection,
     renew: Script,
-    look: Script,
+    inspect: Script,
     probe: Script,
     list: Script,
 }
 
-/// A lease as look.lua returns it: its startTime and its remaining milliseconds.
-type Told = (String, u64);
+/// A lease as inspect.lua returns it: its startTime and its remaining milliseconds.
+type FeedItem = (String, u64);
 
 impl RedisLeaseStore {
     pub(super) fn new(backend: &Arc<RedisBackend>) -> Self {
         Self {
             link: backend.link(),
             renew: Script::new(include_str!("renew.lua")),
-            look: Script::new(include_str!("look.lua")),
+            inspect: Script::new(include_str!("inspect.lua")),
             probe: Script::new(include_str!("probe.lua")),
             list: Script::new(include_str!("list.lua")),
         }
@@ -124,32 +126,36 @@ impl RedisLeaseStore {
     }
 
     /// Reads leases of one server together with its mark, which is a key.
-    async fn look_at_once(&self, mark: &str, keys: &[String]) -> Result<Look, LinkError> {
-        let mut call = Call::script(&self.look, 1 + keys.len());
+    async fn inspect_at_once(
+        &self,
+        mark: &str,
+        keys: &[String],
+    ) -> Result<LeaseSnapshot, LinkError> {
+        let mut call = Call::script(&self.inspect, 1 + keys.len());
         call.arg(mark);
         for key in keys {
             call.arg(key);
         }
         call.arg("mark");
-        let (identity, told): (String, Vec<Told>) = self.link.ask(mark, &call).await?;
-        Ok(Look {
+        let (identity, told): (String, Vec<FeedItem>) = self.link.ask(mark, &call).await?;
+        Ok(LeaseSnapshot {
             leases: leases(told, keys.len())?,
             identity: Identity::of([identity]),
         })
     }
 
-    async fn look_on(&self, map: &SlotMap, keys: &[String]) -> Result<Look, LinkError> {
+    async fn inspect_on(&self, map: &SlotMap, keys: &[String]) -> Result<LeaseSnapshot, LinkError> {
         let parts = parts(map, keys)?
             .into_iter()
             .map(|(master, indices)| async move {
-                let mut call = Call::script(&self.look, 1);
+                let mut call = Call::script(&self.inspect, 1);
                 call.arg(mark(&master.tag)).arg("mark");
                 for index in &indices {
                     call.arg(&keys[*index]);
                 }
                 let told = self
                     .link
-                    .ask_master::<(String, Vec<Told>)>(master, &call)
+                    .ask_master::<(String, Vec<FeedItem>)>(master, &call)
                     .await?;
                 Ok::<_, LinkError>(match told {
                     Some((identity, told)) => {
@@ -166,27 +172,27 @@ impl RedisLeaseStore {
         match parts {
             Some(parts) => {
                 let (identities, leases): (Vec<String>, Vec<_>) = parts.into_iter().unzip();
-                Ok(Look {
+                Ok(LeaseSnapshot {
                     leases: in_order(leases, keys.len())?,
                     identity: Identity::of(identities),
                 })
             }
-            None => self.look_at_each(keys).await,
+            None => self.inspect_at_each(keys).await,
         }
     }
 
     /// Reads each lease from the master that has it now, and only then the identities of all
     /// masters: a master that lost its leases before has another identity by then.
-    async fn look_at_each(&self, keys: &[String]) -> Result<Look, LinkError> {
+    async fn inspect_at_each(&self, keys: &[String]) -> Result<LeaseSnapshot, LinkError> {
         let calls = keys.iter().map(|key| async move {
-            let mut call = Call::script(&self.look, 1);
+            let mut call = Call::script(&self.inspect, 1);
             call.arg(key).arg("");
-            let (_, told): (String, Vec<Told>) = self.link.ask(key, &call).await?;
+            let (_, told): (String, Vec<FeedItem>) = self.link.ask(key, &call).await?;
             Ok::<_, LinkError>(leases(told, 1)?.into_iter().next().flatten())
         });
         let leases = try_join_all(calls).await?;
         let identity = self.probe_all().await?;
-        Ok(Look { leases, identity })
+        Ok(LeaseSnapshot { leases, identity })
     }
 
     async fn probe_all(&self) -> Result<Identity, LinkError> {
@@ -229,12 +235,12 @@ impl LeaseStore for RedisLeaseStore {
         Ok(within(ANSWER, renewed).await?)
     }
 
-    async fn look(&self, keys: &[InstanceKey]) -> Result<Look, LeaseError> {
+    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, LeaseError> {
         let keys: Vec<String> = keys.iter().map(InstanceKey::lease_key).collect();
         let looked = async {
             match self.link.masters().await? {
-                Some(map) => self.look_on(&map, &keys).await,
-                None => self.look_at_once(&mark(TAG), &keys).await,
+                Some(map) => self.inspect_on(&map, &keys).await,
+                None => self.inspect_at_once(&mark(TAG), &keys).await,
             }
         };
         Ok(within(ANSWER, looked).await?)
@@ -347,9 +353,9 @@ fn check_count(answered: usize, asked: usize) -> Result<(), LinkError> {
     }
 }
 
-fn leases(told: Vec<Told>, count: usize) -> Result<Vec<Option<Lease>>, LinkError> {
+fn leases(told: Vec<FeedItem>, count: usize) -> Result<Vec<Option<Lease>>, LinkError> {
     check_count(told.len(), count)?;
-    let lease = |(start_time, left): &Told| {
+    let lease = |(start_time, left): &FeedItem| {
         Some(Lease {
             // Another text than a time was not written by renew.lua, so this is no lease.
             epoch: Epoch::parse(start_time)?,

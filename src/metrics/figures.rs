@@ -30,11 +30,11 @@ pub struct WorkFigures {
 
 /// What others know, read when the metrics are asked for.
 #[derive(Debug, Default)]
-pub struct Figures {
+pub struct MetricsSnapshot {
     /// Requests are served, and go on to be.
     pub ready: bool,
     /// There are no tokens.
-    pub anonymous: bool,
+    pub auth_disabled: bool,
     /// What is registered.
     pub kinds: Vec<KindFigures>,
     /// What is under way.
@@ -73,9 +73,9 @@ pub struct ScheduleFigures {
 }
 
 impl Metrics {
-    pub(super) fn take_over(&self, figures: &Figures) {
+    pub(super) fn set_snapshot(&self, figures: &MetricsSnapshot) {
         self.ready.set(figures.ready.into());
-        self.anonymous.set(figures.anonymous.into());
+        self.auth_disabled.set(figures.auth_disabled.into());
         self.stale.set(figures.stale.into());
         self.protection.set(figures.protection.into());
         self.detection_suspended

@@ -20,7 +20,7 @@ pub use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::histogram::exponential_buckets;
 use prometheus_client::registry::{Metric, Registry};
 
-pub use self::figures::{Figures, KindFigures, ScheduleFigures, WorkFigures};
+pub use self::figures::{KindFigures, MetricsSnapshot, ScheduleFigures, WorkFigures};
 
 /// One label and its value.
 type Label = [(&'static str, &'static str); 1];
@@ -179,9 +179,9 @@ pub struct Metrics {
     malformed: Counter,
     in_flight: Family<Label, Gauge>,
     limits: Family<Label, Gauge>,
-    mailbox_waiting: Family<Label, Gauge>,
+    mailbox_pending: Family<Label, Gauge>,
     mailbox_waits: Histograms<Label>,
-    mailbox_refused: Family<Label, Counter>,
+    mailbox_rejected: Family<Label, Counter>,
     round_trips: Histograms<Label>,
     lease_errors: Family<Label, Counter>,
     scopes: Family<Label, Gauge>,
@@ -195,7 +195,7 @@ pub struct Metrics {
     reconcile_at: Gauge,
     repairs: Family<Label, Counter>,
     ready: Gauge,
-    anonymous: Gauge,
+    auth_disabled: Gauge,
     stale: Gauge,
     protection: Gauge,
     detection_suspended: Gauge,
@@ -291,7 +291,7 @@ impl Metrics {
                 Family::default(),
             ),
             shed: all.add(
-                "http_shed",
+                "http_requests_rejected",
                 "Requests that were refused because as many were under way as may be",
                 Family::default(),
             ),
@@ -403,7 +403,7 @@ impl Metrics {
                 Family::default(),
             ),
             connections_waiting: all.add(
-                "store_waiting",
+                "store_pool_pending",
                 "Reads that wait for a connection to the registry store",
                 Gauge::default(),
             ),
@@ -417,8 +417,8 @@ impl Metrics {
                 "Whether no instance is marked offline for now: the lease store does not work or has just begun to, or the replicas do not agree on it",
                 Gauge::default(),
             ),
-            mailbox_waiting: all.add(
-                "mailbox_waiting",
+            mailbox_pending: all.add(
+                "mailbox_pending",
                 "Questions to an actor that are not answered yet",
                 Family::default(),
             ),
@@ -427,8 +427,8 @@ impl Metrics {
                 "How long a question waited until the actor took it up",
                 Family::new_with_constructor(durations as fn() -> Histogram),
             ),
-            mailbox_refused: all.add(
-                "mailbox_refused",
+            mailbox_rejected: all.add(
+                "mailbox_rejected",
                 "Questions to an actor for which there was no place",
                 Family::default(),
             ),
@@ -437,8 +437,8 @@ impl Metrics {
                 "Whether requests are served: 1 from the start to the stop",
                 Gauge::default(),
             ),
-            anonymous: all.add(
-                "anonymous",
+            auth_disabled: all.add(
+                "auth_disabled",
                 "Whether there are no tokens, so that everybody may do everything",
                 Gauge::default(),
             ),
@@ -496,9 +496,9 @@ impl Metrics {
     pub fn mailbox(&self, actor: &'static str) -> MailboxMetrics {
         let labels = [("actor", actor)];
         MailboxMetrics {
-            waiting: self.mailbox_waiting.get_or_create_owned(&labels),
+            waiting: self.mailbox_pending.get_or_create_owned(&labels),
             wait: self.mailbox_waits.get_or_create_owned(&labels),
-            refused: self.mailbox_refused.get_or_create_owned(&labels),
+            refused: self.mailbox_rejected.get_or_create_owned(&labels),
         }
     }
 
@@ -524,8 +524,8 @@ impl Metrics {
     }
 
     /// Everything, in Prometheus' text format.
-    pub fn encode(&self, figures: &Figures) -> String {
-        self.take_over(figures);
+    pub fn encode(&self, figures: &MetricsSnapshot) -> String {
+        self.set_snapshot(figures);
         self.process.read();
         let mut text = String::new();
         // A text takes whatever is written to it.

@@ -8,21 +8,22 @@ use serde::{Deserialize, Serialize};
 
 use super::{Instance, Scope, ScopeRecord};
 
-/// Where an event stands in the log: the number of its log and its place in that log.
+/// Where an event stands in the log: the number of its log and its sequence in that log.
 /// A log that was lost is followed by one with another number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct EventId {
     /// When the log began, in Unix milliseconds of whatever keeps it; 0 is the log
     /// that has not begun.
-    pub log: u64,
+    pub epoch: u64,
     /// 1 for its first event, then without gaps; 0 is before the first.
-    pub place: u64,
+    pub sequence: u64,
 }
 
 impl EventId {
     /// Whether `next` is the event after this one.
     pub fn precedes(self, next: Self) -> bool {
-        self.place.checked_add(1) == Some(next.place) && (next.log == self.log || self.is_empty())
+        self.sequence.checked_add(1) == Some(next.sequence)
+            && (next.epoch == self.epoch || self.is_empty())
     }
 
     /// Whether it stands for a log in which nothing happened yet.
@@ -34,7 +35,7 @@ impl EventId {
 /// `1763805600000-17`: as in `Last-Event-ID`, and as the id in a Redis Stream.
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.log, self.place)
+        write!(f, "{}-{}", self.epoch, self.sequence)
     }
 }
 
@@ -47,10 +48,10 @@ impl FromStr for EventId {
     type Err = EventIdError;
 
     fn from_str(text: &str) -> Result<Self, EventIdError> {
-        let (log, place) = text.split_once('-').ok_or(EventIdError)?;
+        let (epoch, sequence) = text.split_once('-').ok_or(EventIdError)?;
         Ok(Self {
-            log: log.parse().map_err(|_| EventIdError)?,
-            place: place.parse().map_err(|_| EventIdError)?,
+            epoch: epoch.parse().map_err(|_| EventIdError)?,
+            sequence: sequence.parse().map_err(|_| EventIdError)?,
         })
     }
 }
@@ -189,8 +190,8 @@ mod tests {
     #[test]
     fn an_event_id_reads_back_from_its_text() {
         let id = EventId {
-            log: 1_763_805_600_000,
-            place: 17,
+            epoch: 1_763_805_600_000,
+            sequence: 17,
         };
         assert_eq!(id.to_string(), "1763805600000-17");
         assert_eq!(id.to_string().parse(), Ok(id));
@@ -211,7 +212,7 @@ mod tests {
 
     #[test]
     fn an_event_follows_another_without_a_gap_in_the_same_log() {
-        let id = |log, place| EventId { log, place };
+        let id = |epoch, sequence| EventId { epoch, sequence };
         assert!(id(5, 1).precedes(id(5, 2)));
         assert!(EventId::default().precedes(id(5, 1)));
         assert!(!id(5, 1).precedes(id(5, 3)));

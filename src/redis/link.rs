@@ -6,9 +6,10 @@
 //! no call is queued while Redis is unavailable.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex as StdMutex;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind, ToRedisArgs};
 use tokio::runtime::Handle;
@@ -90,7 +91,7 @@ impl<'a> Call<'a> {
 }
 
 /// A link whose connections live on the runtime that it was created on.
-pub(crate) struct RedisLink {
+pub(crate) struct RedisConnection {
     backend: Arc<RedisBackend>,
     home: Handle,
     /// By address. Without a cluster, the key of the one master is `None`.
@@ -148,7 +149,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl RedisLink {
+impl RedisConnection {
     pub(super) fn new(backend: Arc<RedisBackend>) -> Self {
         Self {
             backend,
@@ -249,7 +250,7 @@ impl RedisLink {
 
     fn server(&self, address: Option<Address>) -> Arc<Server> {
         let node = self.backend.node(&address);
-        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut servers = self.servers.lock();
         if let Some(server) = servers.get(&address)
             && Arc::ptr_eq(&server.node, &node)
         {

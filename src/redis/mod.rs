@@ -13,9 +13,10 @@ mod url;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
@@ -24,7 +25,7 @@ pub(crate) use self::cluster::{Master, SlotMap};
 use self::connection::{Connected, Connector};
 use self::error::Fault;
 pub use self::error::LinkError;
-pub(crate) use self::link::{ANSWER, Call, RedisLink, within};
+pub(crate) use self::link::{ANSWER, Call, RedisConnection, within};
 use self::node::Node;
 use self::settings::Settings;
 use self::url::{Address, Arrangement};
@@ -82,16 +83,16 @@ impl RedisBackend {
 
     /// Returns a link whose connections live on the current runtime. The first one also starts
     /// the watch over the servers, on the same runtime.
-    pub(crate) fn link(self: &Arc<Self>) -> RedisLink {
+    pub(crate) fn link(self: &Arc<Self>) -> RedisConnection {
         if !self.watched.swap(true, Ordering::Relaxed) {
             tokio::spawn(watch(Arc::downgrade(self)));
         }
-        RedisLink::new(Arc::clone(self))
+        RedisConnection::new(Arc::clone(self))
     }
 
     /// Returns the state that all links share about one master.
     fn node(&self, address: &Option<Address>) -> Arc<Node> {
-        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut nodes = self.nodes.lock();
         if let Some(node) = nodes.get(address) {
             return Arc::clone(node);
         }
@@ -100,7 +101,7 @@ impl RedisBackend {
     }
 
     fn has(&self, address: &Option<Address>) -> bool {
-        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let nodes = self.nodes.lock();
         nodes.contains_key(address)
     }
 
@@ -134,7 +135,7 @@ impl RedisBackend {
 
     /// Checks that the masters are still the same ones. It makes a new connection each time,
     /// because an open one may still lead to an old master.
-    async fn look(&self) -> Result<(), LinkError> {
+    async fn inspect(&self) -> Result<(), LinkError> {
         let Some(cluster) = &self.cluster else {
             let node = self.node(&None);
             let begun = node.generation();
@@ -151,7 +152,7 @@ impl RedisBackend {
             return Err(fault.into_error());
         };
         let map = cluster.refresh(&self.connector).await?;
-        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut nodes = self.nodes.lock();
         nodes.retain(|address, node| {
             let is_master = |master: &Master| Some(&master.address) == address.as_ref();
             let stays = map.masters.iter().any(is_master);
@@ -195,7 +196,7 @@ async fn watch(backend: Weak<RedisBackend>) {
             let Some(backend) = backend.upgrade() else {
                 return;
             };
-            match backend.look().await {
+            match backend.inspect().await {
                 Err(error) => log::debug!("cannot check the masters of Redis: {error}"),
                 Ok(()) if checked.is_some_and(|checked| checked.elapsed() < CHECK) => {}
                 Ok(()) => {

@@ -1,7 +1,8 @@
 //! The state that all connections of the process to one master share.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::url::Address;
 
@@ -43,7 +44,7 @@ impl Node {
     /// connection, which was begun in the generation `begun`. If it reached another server than
     /// the connections before, or another run of it, the next generation begins.
     pub(super) fn agree(&self, address: &Address, run: Option<&str>, begun: u64) -> u64 {
-        let mut agreed = self.agreed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut agreed = self.agreed.lock();
         let moved = agreed
             .address
             .as_ref()

@@ -163,7 +163,7 @@ pub trait RegistryTransaction: Send {
 
     /// Removes instances that went offline, and were changed last, before `before`, at
     /// most `limit`; not those that are held. Returns them as they were last, in no order.
-    async fn forget_instances(
+    async fn purge_offline_instances(
         &mut self,
         before: DateTime<Utc>,
         limit: u16,
@@ -172,12 +172,12 @@ pub trait RegistryTransaction: Send {
     /// Records that instances are alive, each since an epoch; of an instance that is
     /// unknown, or known to be of that or a later life, nothing. Answers for those that
     /// changed, in no order. No instance may come twice.
-    async fn record_online(&mut self, lives: &[Life]) -> Result<Vec<WentOnline>, StoreError>;
+    async fn record_online(&mut self, lives: &[LeaseStart]) -> Result<Vec<WentOnline>, StoreError>;
 
     /// Records that lives are over; of an instance that is unknown, offline or of another
     /// life by now, nothing. Answers for those that changed, in no order. No instance may
     /// come twice.
-    async fn record_offline(&mut self, lives: &[Life]) -> Result<Vec<Instance>, StoreError>;
+    async fn record_offline(&mut self, lives: &[LeaseStart]) -> Result<Vec<Instance>, StoreError>;
 
     /// Records which lease store a replica of the daemon uses, and returns what all other
     /// replicas that run have recorded. Old records of replicas that ended are removed. A
@@ -258,7 +258,7 @@ impl Digest {
 
 /// A life of an instance's lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Life {
+pub struct LeaseStart {
     /// Whose lease.
     pub key: InstanceKey,
     /// When it began.
@@ -277,7 +277,7 @@ pub struct WentOnline {
 /// What deleting a scope did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScopeDeletion {
-    /// It is gone, and was this.
+    /// It is closed, and was this.
     Deleted(ScopeRecord),
     /// It still has instances, and stays.
     HasInstances,

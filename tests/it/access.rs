@@ -225,7 +225,7 @@ async fn a_limited_token_reaches_its_scopes_and_nothing_else() {
         out(Method::GET, path, json!({})).await;
     }
     out(Method::GET, "/v1/events?service=payments", json!({})).await;
-    out(Method::POST, "/v1/protection/confirm", json!({})).await;
+    out(Method::POST, "/v1/protection/release", json!({})).await;
     out(
         Method::PUT,
         "/gateway-server-detail/offline?id=1",
@@ -291,7 +291,7 @@ async fn an_operators_acts_are_logged_by_the_name_of_the_token() {
     assert!(!log.contains(&token), "{log}");
     let (status, overview) = send(Method::GET, "/v1/overview", json!({})).await;
     assert_eq!(
-        (status.as_u16(), &overview["anonymous"]),
+        (status.as_u16(), &overview["auth_disabled"]),
         (200, &json!(false))
     );
 }
@@ -368,7 +368,7 @@ async fn a_daemon_without_tokens_says_so_loudly() {
         daemon.log()
     );
     let (_, overview) = daemon.get("/v1/overview").await;
-    assert_eq!(overview["anonymous"], json!(true));
+    assert_eq!(overview["auth_disabled"], json!(true));
     let (_, body) = daemon.put(ORDERS, json!({})).await;
     assert_eq!(body["service"], json!("orders"));
     let (_, body) = daemon.patch(ORDERS, json!({"status": "held"})).await;

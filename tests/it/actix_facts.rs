@@ -88,12 +88,12 @@ impl Actor for Worker {
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Work;
+struct RequestClass;
 
-impl Handler<Work> for Worker {
+impl Handler<RequestClass> for Worker {
     type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, _: Work, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, _: RequestClass, _: &mut Context<Self>) -> Self::Result {
         let (done, gate) = (Arc::clone(&self.0), Arc::clone(&self.1));
         let work = async move {
             gate.notified().await;
@@ -108,7 +108,7 @@ async fn what_a_caller_gave_up_on_is_done_all_the_same_once_it_began() {
     let done = Arc::new(AtomicUsize::new(0));
     let gate = Arc::new(Notify::new());
     let address = Worker(Arc::clone(&done), Arc::clone(&gate)).start();
-    timeout(Duration::from_millis(5), address.send(Work))
+    timeout(Duration::from_millis(5), address.send(RequestClass))
         .await
         .unwrap_err();
     gate.notify_one();

@@ -9,14 +9,16 @@ use actix::{Actor, Addr};
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use rollcalld::actor::{
-    Beat, BeatOutcome, Chores, DeclareScope, Drain, Expiry, HeartbeatActor, Lifeline, Reconciler,
-    RegisterInstance, RegistryActor, ReportProgress, RollCall, RollCallReport, SchedulerActor,
+    BackgroundJobs, DeclareScope, Drain, ExpiryHandler, GetStatus, HeartbeatActor,
+    HeartbeatOutcome, Lifeline, Reconciler, RecordHeartbeats, RegisterInstance, RegistryActor,
+    RollCall, RollCallReport, SchedulerActor,
 };
-use rollcalld::bus::{self, BusError, BusUrl, EventBus, Following};
+use rollcalld::bus::{self, BusError, BusUrl, EventBus, ReadOutcome};
 use rollcalld::clock::{Clock, SystemClock};
-use rollcalld::directory::{Directory, Profile};
+use rollcalld::directory::{Directory, HeartbeatInfo};
 use rollcalld::lease::{
-    Health, Identity, LeaseError, LeasePage, LeaseStore, ListCursor, Look, Renewal, Renewed,
+    Health, Identity, LeaseError, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal,
+    Renewed,
 };
 use rollcalld::model::{
     DisplayName, Epoch, Event, EventId, EventKind, Instance, InstanceChange, InstanceId,
@@ -25,8 +27,8 @@ use rollcalld::model::{
 };
 use rollcalld::protection::{Limits, Protection};
 use rollcalld::store::{
-    Attestation, Declared, Digest, Life, MigrateError, Registered, RegisteredMany, RegistryReader,
-    RegistryTransaction, RegistryWriter, ScopeDeletion, StoreError, WentOnline,
+    Attestation, Declared, Digest, LeaseStart, MigrateError, Registered, RegisteredMany,
+    RegistryReader, RegistryTransaction, RegistryWriter, ScopeDeletion, StoreError, WentOnline,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -184,7 +186,7 @@ impl RegistryTransaction for FakeTransaction<'_> {
         Ok(None)
     }
 
-    async fn forget_instances(
+    async fn purge_offline_instances(
         &mut self,
         _: DateTime<Utc>,
         _: u16,
@@ -192,12 +194,12 @@ impl RegistryTransaction for FakeTransaction<'_> {
         Ok(Vec::new())
     }
 
-    async fn record_online(&mut self, lives: &[Life]) -> Result<Vec<WentOnline>, StoreError> {
-        for Life { key, epoch } in lives {
+    async fn record_online(&mut self, lives: &[LeaseStart]) -> Result<Vec<WentOnline>, StoreError> {
+        for LeaseStart { key, epoch } in lives {
             self.writes
                 .push(format!("{} since {}", key.address, epoch.0));
         }
-        let online = |Life { key, epoch }: &Life| WentOnline {
+        let online = |LeaseStart { key, epoch }: &LeaseStart| WentOnline {
             instance: Instance {
                 presence: Presence {
                     online: true,
@@ -218,7 +220,7 @@ impl RegistryTransaction for FakeTransaction<'_> {
         }
     }
 
-    async fn record_offline(&mut self, _: &[Life]) -> Result<Vec<Instance>, StoreError> {
+    async fn record_offline(&mut self, _: &[LeaseStart]) -> Result<Vec<Instance>, StoreError> {
         Ok(Vec::new())
     }
 
@@ -300,8 +302,8 @@ impl LeaseStore for FakeLeases {
         Ok(renewals.iter().map(renew).collect())
     }
 
-    async fn look(&self, keys: &[InstanceKey]) -> Result<Look, LeaseError> {
-        Ok(Look {
+    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, LeaseError> {
+        Ok(LeaseSnapshot {
             leases: vec![None; keys.len()],
             identity: Identity::default(),
         })
@@ -372,7 +374,11 @@ fn memory_bus() -> Arc<dyn EventBus> {
     bus::open(&BusUrl::Memory, Arc::new(SystemClock)).unwrap()
 }
 
-fn expiry(store: &Arc<FakeStore>, leases: &Arc<FakeLeases>, bus: Arc<dyn EventBus>) -> Expiry {
+fn expiry(
+    store: &Arc<FakeStore>,
+    leases: &Arc<FakeLeases>,
+    bus: Arc<dyn EventBus>,
+) -> ExpiryHandler {
     let directory = Arc::new(Directory::new(store.clone()));
     let (registry, _) = registry_of(store, directory.clone(), bus);
     let limits = Limits {
@@ -382,7 +388,7 @@ fn expiry(store: &Arc<FakeStore>, leases: &Arc<FakeLeases>, bus: Arc<dyn EventBu
         ttl: Ttl::try_from(30).unwrap(),
     };
     let health = Arc::<Health>::default();
-    Expiry {
+    ExpiryHandler {
         leases: observed(leases.clone(), &health),
         health: health.clone(),
         directory,
@@ -608,18 +614,18 @@ fn heartbeats(
 }
 
 /// Of instances of which whoever sends it knows nothing.
-fn beat(addresses: &[&str]) -> Beat {
+fn beat(addresses: &[&str]) -> RecordHeartbeats {
     beat_of(addresses, None)
 }
 
 /// Of instances that whoever sends it knows.
-fn known_beat(addresses: &[&str]) -> Beat {
-    beat_of(addresses, Some(Profile::default()))
+fn known_beat(addresses: &[&str]) -> RecordHeartbeats {
+    beat_of(addresses, Some(HeartbeatInfo::default()))
 }
 
-fn beat_of(addresses: &[&str], known: Option<Profile>) -> Beat {
+fn beat_of(addresses: &[&str], known: Option<HeartbeatInfo>) -> RecordHeartbeats {
     let instances = addresses.iter().map(|address| (key(address), known));
-    Beat {
+    RecordHeartbeats {
         instances: instances.collect(),
     }
 }
@@ -649,7 +655,7 @@ async fn beats_that_arrive_during_a_round_trip_share_the_next_one() {
     for beat in beats {
         let outcomes = beat.await.unwrap().unwrap().unwrap();
         assert!(
-            matches!(outcomes[..], [BeatOutcome::Created(_)]),
+            matches!(outcomes[..], [HeartbeatOutcome::Created(_)]),
             "{outcomes:?}"
         );
     }
@@ -720,10 +726,10 @@ async fn outcomes_are_in_the_order_of_the_keys() {
     assert_eq!(
         outcomes,
         [
-            BeatOutcome::Created(ttl),
-            BeatOutcome::Unknown,
-            BeatOutcome::Renewed(ttl),
-            BeatOutcome::Created(ttl)
+            HeartbeatOutcome::Created(ttl),
+            HeartbeatOutcome::Unknown,
+            HeartbeatOutcome::Renewed(ttl),
+            HeartbeatOutcome::Created(ttl)
         ]
     );
 }
@@ -759,12 +765,18 @@ async fn beats_go_on_while_the_store_is_away() {
     let ttl = Ttl::try_from(30).unwrap();
     assert_eq!(
         outcomes,
-        [BeatOutcome::Renewed(ttl), BeatOutcome::Created(ttl)]
+        [
+            HeartbeatOutcome::Renewed(ttl),
+            HeartbeatOutcome::Created(ttl)
+        ]
     );
     // Once it answers again, what was taken on trust is found out.
     *store.registered.lock().unwrap() = Some(HashSet::from([key("a:1")]));
     let outcomes = actor.send(beat(&["a:1", "b:1"])).await.unwrap().unwrap();
-    assert_eq!(outcomes, [BeatOutcome::Renewed(ttl), BeatOutcome::Unknown]);
+    assert_eq!(
+        outcomes,
+        [HeartbeatOutcome::Renewed(ttl), HeartbeatOutcome::Unknown]
+    );
 }
 
 #[actix::test]
@@ -779,7 +791,7 @@ async fn a_lease_created_for_an_instance_that_is_gone_is_taken_back() {
     store.registered.lock().unwrap().as_mut().unwrap().clear();
     leases.leases.lock().unwrap().clear();
     let outcomes = actor.send(beat(&["a:1"])).await.unwrap().unwrap();
-    assert_eq!(outcomes, [BeatOutcome::Unknown]);
+    assert_eq!(outcomes, [HeartbeatOutcome::Unknown]);
     assert!(leases.leases.lock().unwrap().is_empty());
 }
 
@@ -859,8 +871,8 @@ impl EventBus for FakeBus {
         Ok(EventId::default())
     }
 
-    async fn read(&self, _: EventId, _: Duration) -> Result<Following, BusError> {
-        Ok(Following::Lost)
+    async fn read(&self, _: EventId, _: Duration) -> Result<ReadOutcome, BusError> {
+        Ok(ReadOutcome::Lost)
     }
 }
 
@@ -886,7 +898,7 @@ impl Roll {
         };
         let (store, lifeline) = (Arc::new(FakeStore::default()), lifeline().0);
         let expiry = expiry(&store, &Arc::default(), bus.clone());
-        let chores = Chores {
+        let chores = BackgroundJobs {
             reconciler: Reconciler {
                 reader: store.clone(),
                 expiry: expiry.clone(),
@@ -896,7 +908,7 @@ impl Roll {
             },
             agreement: agreement(&expiry),
             expiry,
-            forget_after: None,
+            remove_offline_after: None,
         };
         let actor = SchedulerActor::new(roll_call, chores, bus.clone(), clock.clone(), lifeline);
         let actor = actor.start();
@@ -919,7 +931,7 @@ impl Roll {
     }
 
     async fn report(&self) -> RollCallReport {
-        self.actor.send(ReportProgress).await.unwrap().roll_call
+        self.actor.send(GetStatus).await.unwrap().roll_call
     }
 }
 

@@ -28,7 +28,7 @@ const LONG: Duration = Duration::from_secs(20);
 const TTL: Duration = Duration::from_secs(5);
 
 fn short_lives() -> [String; 4] {
-    ["--lease-ttl", "5s", "--roll-interval", "2s"].map(str::to_owned)
+    ["--lease-ttl", "5s", "--roll-call-interval", "2s"].map(str::to_owned)
 }
 
 async fn start_daemon() -> Daemon {

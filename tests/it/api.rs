@@ -236,13 +236,13 @@ async fn a_beat_says_when_to_come_again<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     daemon.put(ORDERS, json!({})).await;
     let (_, body) = beat(&daemon, ORDERS).await;
-    let next = body["next_in_ms"].as_u64().unwrap();
+    let next = body["next_heartbeat_in_ms"].as_u64().unwrap();
     assert!((1_500..=16_500).contains(&next), "{next}");
     assert_eq!(body["ttl_seconds"], json!(30));
 }
 
 async fn an_instance_that_stops_beating_is_not_available<B: Backends>() {
-    let arguments = ["--lease-ttl", "5s", "--roll-interval", "2s"];
+    let arguments = ["--lease-ttl", "5s", "--roll-call-interval", "2s"];
     let daemon = Setup::<B>::start_with(&arguments).await;
     daemon.put(ORDERS, json!({})).await;
     beat(&daemon, ORDERS).await;
@@ -287,7 +287,7 @@ async fn a_batch_counts_each_lease_once<B: Backends>() {
     ]});
     let (status, mut body) = daemon.post("/v1/heartbeats", batch).await;
     assert_eq!(status, 200);
-    let next = body.as_object_mut().unwrap().remove("next_in_ms");
+    let next = body.as_object_mut().unwrap().remove("next_heartbeat_in_ms");
     let next = next.unwrap().as_u64().unwrap();
     assert!((250..=16_500).contains(&next), "{next}");
     let unknown =
@@ -518,7 +518,7 @@ async fn leases_say_how_long_they_live<B: Backends>() {
     let all = body["leases"].as_array().unwrap();
     assert_eq!(all.len(), 1, "{body}");
     assert_eq!(all[0]["address"], json!("10.0.0.5:8080"));
-    let left = all[0]["left_ms"].as_u64().unwrap();
+    let left = all[0]["remaining_ms"].as_u64().unwrap();
     assert!((40_000..=60_000).contains(&left), "{left}");
     let started = all[0]["started_at"].as_str().unwrap();
     assert!(started.len() == 24 && started.ends_with('Z'), "{started}");

@@ -86,7 +86,7 @@ async fn scopes_and_instances_are_tables_for_people_and_json_for_machines() {
 
     let overview = printed(&daemon, &["overview"]).await;
     assert_eq!(words(&overview)[1], ["services", "1", "2", "1", "1", "0"]);
-    assert!(overview.contains("anonymous            yes"), "{overview}");
+    assert!(overview.contains("auth disabled        yes"), "{overview}");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use crate::support::{addresses, eventually};
 const ORDERS: &str = "/v1/services/orders/instances/10.0.0.5:8080";
 
 fn short_lives() -> [String; 4] {
-    ["--lease-ttl", "5s", "--roll-interval", "2s"].map(str::to_owned)
+    ["--lease-ttl", "5s", "--roll-call-interval", "2s"].map(str::to_owned)
 }
 
 /// The page with the service orders open.
@@ -269,7 +269,7 @@ async fn protection_is_shown_with_its_reason_and_ended_by_an_operator() {
         })
         .await;
     browser.sees(ROW, |text| text.contains("suspect")).await;
-    browser.click("#confirm").await;
+    browser.click("#release").await;
     browser.click("#dialog-ok").await;
     browser.sees(ROW, |text| text.contains("offline")).await;
     browser

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use reqwest::StatusCode;
-use rollcalld::directory::{Directory, Which};
+use rollcalld::directory::{Directory, InstanceFilter};
 use rollcalld::model::{EventKind, InstanceKey, Registration, ScopeKind};
 use rollcalld::store::{self, StoreUrl};
 use rustix::process::Signal;
@@ -35,13 +35,13 @@ const AVAILABLE: &str = "/v1/services/orders/instances?available=true";
 const ADDRESS: &str = "10.0.0.5:8080";
 
 /// An answer with its tag.
-struct Listed {
+struct InstanceEntry {
     status: StatusCode,
     etag: Option<String>,
     body: Value,
 }
 
-async fn list(daemon: &Daemon, path: &str, known: Option<&str>) -> Listed {
+async fn list(daemon: &Daemon, path: &str, known: Option<&str>) -> InstanceEntry {
     let mut request = daemon.client().get(format!("{}{path}", daemon.url()));
     if let Some(known) = known {
         request = request.header("If-None-Match", known);
@@ -55,7 +55,7 @@ async fn list(daemon: &Daemon, path: &str, known: Option<&str>) -> Listed {
     if status == 304 {
         assert!(body.is_empty());
     }
-    Listed {
+    InstanceEntry {
         status,
         etag,
         body: serde_json::from_slice(&body).unwrap_or(Value::Null),
@@ -289,9 +289,9 @@ async fn ten_thousand_who_wait_for_a_scope_cost_one_serialisation() {
         async move {
             let deadline = Instant::now() + Duration::from_secs(30);
             let answer = directory.wait(scope, deadline, |view| {
-                let body = view?.body(Which::All, false, |view| {
+                let body = view?.body(InstanceFilter::All, false, |view| {
                     made.fetch_add(1, Ordering::SeqCst);
-                    view.list(Which::All)
+                    view.list(InstanceFilter::All)
                         .next()
                         .unwrap()
                         .instance

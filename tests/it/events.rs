@@ -27,7 +27,7 @@ const ORDERS: &str = "/v1/services/orders/instances/10.0.0.5:8080";
 const SOON: Duration = Duration::from_secs(10);
 
 async fn each_change_is_an_event<B: Backends>() {
-    let daemon = Setup::<B>::start_with(&["--roll-interval", "1s"]).await;
+    let daemon = Setup::<B>::start_with(&["--roll-call-interval", "1s"]).await;
     let mut subscriber = Subscriber::new(&daemon, "").await;
     daemon
         .put(ORDERS, json!({"weight": 3, "ttl_seconds": 5}))
@@ -89,7 +89,7 @@ async fn each_change_is_an_event<B: Backends>() {
 }
 
 async fn a_subscriber_hears_only_of_its_scope_and_of_what_concerns_everybody<B: Backends>() {
-    let daemon = Setup::<B>::start_with(&["--roll-interval", "1s"]).await;
+    let daemon = Setup::<B>::start_with(&["--roll-call-interval", "1s"]).await;
     daemon.put("/v1/groups/edge", json!({})).await;
     let mut of_service = Subscriber::new(&daemon, "?service=orders").await;
     let mut of_group = Subscriber::new(&daemon, "?group=edge").await;
@@ -408,7 +408,7 @@ async fn gateways_are_asked_to_refresh_at_most_twice_a_second_and_after_the_last
 
 #[tokio::test]
 async fn gateways_are_not_asked_if_the_setting_says_so() {
-    let setup = Setup::<Shared>::start_with(&["--announce-services", "false"]).await;
+    let setup = Setup::<Shared>::start_with(&["--publish-service-changes", "false"]).await;
     let mut messages = announcements(&setup).await;
     setup.put(ORDERS, json!({})).await;
     setup.beat("orders", &["10.0.0.5:8080".to_owned()]).await;

@@ -1,4 +1,4 @@
-//! Expiry: whoever stops beating is found within a second of its time, told once, and by
+//! ExpiryHandler: whoever stops beating is found within a second of its time, told once, and by
 //! nobody who still beats.
 
 use std::collections::HashMap;
@@ -39,9 +39,9 @@ const TTL: Duration = Duration::from_secs(5);
 const SHORT: [&str; 6] = [
     "--lease-ttl",
     "5s",
-    "--roll-interval",
+    "--roll-call-interval",
     "2s",
-    "--protect-ratio",
+    "--protection-threshold",
     "1",
 ];
 
@@ -216,7 +216,7 @@ async fn a_beat_in_flight_while_its_lease_expires_wins<B: Backends>() {
 
 async fn whoever_is_offline_for_long_is_forgotten<B: Backends>() {
     let mut arguments = SHORT.to_vec();
-    arguments.extend(["--forget-after", "3s"]);
+    arguments.extend(["--remove-offline-after", "3s"]);
     let setup = Setup::<B>::start_with(&arguments).await;
     let addresses = addresses(3);
     let mut subscriber = Subscriber::new(&setup, "").await;
@@ -325,7 +325,7 @@ fn config(backends: &Shared) -> Config {
             max: Duration::from_secs(600),
             ttl: Ttl::try_from(5).unwrap(),
         },
-        forget_after: Some(Duration::from_secs(3600)),
+        remove_offline_after: Some(Duration::from_secs(3600)),
         announcement: None,
         roll_call: RollCall {
             channel: "heartBeat".into(),
@@ -388,7 +388,7 @@ async fn a_jump_of_the_clock_removes_no_instance() {
     let backends = Shared::new().await;
     let clock = Arc::new(Set::default());
     let config = Config {
-        forget_after: Some(Duration::from_secs(20)),
+        remove_offline_after: Some(Duration::from_secs(20)),
         ..config(&backends)
     };
     let daemon = Daemon::start_with_clock(config, clock.clone()).await;

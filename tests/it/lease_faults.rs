@@ -44,8 +44,8 @@ impl Pair {
         for proxy in &proxies {
             // Protection alone would keep instances online for no longer than a second.
             let arguments = format!(
-                "--store {store} --leases redis://127.0.0.1:{} --lease-ttl {}s --roll-interval 5s \
-                 --protect-max 1s",
+                "--store {store} --leases redis://127.0.0.1:{} --lease-ttl {}s --roll-call-interval 5s \
+                 --protection-max-duration 1s",
                 proxy.port(),
                 TTL.as_secs()
             );

@@ -225,7 +225,7 @@ async fn a_client_has_a_share_of_the_streams() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_for_a_change_takes_no_place_of_those_who_read() {
     let arguments = [
-        "--max-waits",
+        "--max-long-polls",
         "20",
         "--max-in-flight",
         "64",

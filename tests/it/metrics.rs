@@ -78,7 +78,7 @@ async fn promtool_finds_nothing_to_complain_of() {
 }
 
 async fn what_happens_is_counted<B: Backends>() {
-    let setup = Setup::<B>::start_with(&["--lease-ttl", "5s", "--roll-interval", "2s"]).await;
+    let setup = Setup::<B>::start_with(&["--lease-ttl", "5s", "--roll-call-interval", "2s"]).await;
     let listener = Subscriber::new(&setup, "").await;
     setup.register("orders", &addresses(30), &json!({})).await;
     setup.beat("orders", &addresses(20)).await;
@@ -117,7 +117,10 @@ async fn what_happens_is_counted<B: Backends>() {
         ("rollcall_transitions_total{to=\"online\"}", 20.0),
         ("rollcall_http_in_flight{work=\"stream\"}", 1.0),
         ("rollcall_http_in_flight{work=\"read\"}", 0.0),
-        ("rollcall_http_shed_total{work=\"heartbeat\"}", 0.0),
+        (
+            "rollcall_http_requests_rejected_total{work=\"heartbeat\"}",
+            0.0,
+        ),
         ("rollcall_backend_up{backend=\"store\"}", 1.0),
         ("rollcall_backend_up{backend=\"leases\"}", 1.0),
         ("rollcall_backend_up{backend=\"bus\"}", 1.0),
@@ -126,7 +129,7 @@ async fn what_happens_is_counted<B: Backends>() {
         ("rollcall_protection_active", 0.0),
         // For one time to live after the start.
         ("rollcall_detection_suspended", 1.0),
-        ("rollcall_anonymous", 1.0),
+        ("rollcall_auth_disabled", 1.0),
         ("rollcall_ready", 1.0),
         (
             "rollcall_http_requests_total{route=\"/v1/heartbeats\",method=\"POST\",status=\"200\"}",
@@ -144,7 +147,7 @@ async fn what_happens_is_counted<B: Backends>() {
             "rollcall_http_request_duration_seconds_count{route=\"/v1/events\",method=\"GET\"}",
             0.0,
         ),
-        ("rollcall_mailbox_waiting{actor=\"registry\"}", 0.0),
+        ("rollcall_mailbox_pending{actor=\"registry\"}", 0.0),
     ] {
         assert_eq!(samples.get(name), value, "{name}");
     }

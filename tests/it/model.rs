@@ -13,14 +13,14 @@ use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rollcalld::actor::{
-    Beat, BeatOutcome, ChangeInstance, Chores, DeregisterInstance, Enlist, Expiry, Follower,
-    HeartbeatActor, Lifeline, RECONCILE, Reconciler, RegisterInstance, RegistryActor, Revoke,
-    RollCall, SchedulerActor,
+    BackgroundJobs, ChangeInstance, DeregisterInstance, ExpiryHandler, Follower, HeartbeatActor,
+    HeartbeatOutcome, Lifeline, RECONCILE, Reconciler, RecordHeartbeats, RegisterInstance,
+    RegisterSweeper, RegistryActor, Revoke, RollCall, SchedulerActor,
 };
-use rollcalld::bus::{EventBus, Following};
+use rollcalld::bus::{EventBus, ReadOutcome};
 use rollcalld::clock::Clock;
-use rollcalld::directory::{Directory, Profile, Which};
-use rollcalld::feed::Feed;
+use rollcalld::directory::{Directory, HeartbeatInfo, InstanceFilter};
+use rollcalld::feed::EventBroadcast;
 use rollcalld::lease::Health;
 use rollcalld::model::{
     EventId, EventKind, Hold, InstanceChange, InstanceKey, Registration, ScopeKind, Status,
@@ -48,7 +48,7 @@ const REPLICAS: usize = 2;
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Register(usize, usize),
-    Beat(usize, usize),
+    RecordHeartbeats(usize, usize),
     Deregister(usize, usize),
     Set(usize, usize, Status),
     Pass(Duration),
@@ -65,7 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         3 => (instance(), replica()).prop_map(|(i, r)| Step::Register(i, r)),
-        8 => (instance(), replica()).prop_map(|(i, r)| Step::Beat(i, r)),
+        8 => (instance(), replica()).prop_map(|(i, r)| Step::RecordHeartbeats(i, r)),
         1 => (instance(), replica()).prop_map(|(i, r)| Step::Deregister(i, r)),
         2 => (instance(), replica(), status).prop_map(|(i, r, s)| Step::Set(i, r, s)),
         6 => (1..12_000_u64).prop_map(|millis| Step::Pass(Duration::from_millis(millis))),
@@ -170,7 +170,7 @@ impl Replica {
             ttl: Ttl::try_from(TTL.as_secs() as i64).unwrap(),
         };
         let health = Arc::<Health>::default();
-        let expiry = Expiry {
+        let expiry = ExpiryHandler {
             leases: observed(leases, &health),
             health: health.clone(),
             directory: directory.clone(),
@@ -179,7 +179,7 @@ impl Replica {
             clock: clock.clone(),
             metrics: Arc::default(),
         };
-        let chores = Chores {
+        let chores = BackgroundJobs {
             reconciler: Reconciler {
                 reader: reader.clone(),
                 expiry: expiry.clone(),
@@ -189,7 +189,7 @@ impl Replica {
             },
             agreement: agreement(&expiry),
             expiry: expiry.clone(),
-            forget_after: None,
+            remove_offline_after: None,
         };
         let roll_call = RollCall {
             channel: "heartBeat".into(),
@@ -209,12 +209,12 @@ impl Replica {
             scheduler
         });
         let heartbeat = HeartbeatActor::new(expiry.clone(), lifeline()).start();
-        scheduler.do_send(Enlist(heartbeat.clone().recipient()));
+        scheduler.do_send(RegisterSweeper(heartbeat.clone().recipient()));
         let follower = Follower {
             directory: directory.clone(),
             reader,
             bus: bus.clone(),
-            feed: Arc::new(Feed::new(bus.clone())),
+            feed: Arc::new(EventBroadcast::new(bus.clone())),
             expiry,
             clock: clock.clone(),
             _lifeline: lifeline(),
@@ -276,24 +276,27 @@ impl World {
                     expected.status = Status::Enabled;
                 }
             }
-            Step::Beat(i, r) => {
+            Step::RecordHeartbeats(i, r) => {
                 let listed = self.replicas[r].directory.find(&key(i));
-                let known = listed.map(|listed| Profile::from(&*listed));
+                let known = listed.map(|listed| HeartbeatInfo::from(&*listed));
                 let instances = vec![(key(i), known)];
-                let outcome = self.replicas[r].heartbeat.send(Beat { instances }).await;
+                let outcome = self.replicas[r]
+                    .heartbeat
+                    .send(RecordHeartbeats { instances })
+                    .await;
                 let outcome = outcome.unwrap().unwrap()[0];
                 match &mut self.expected[i] {
                     Some(expected) => {
                         let alive = expected.beaten.is_some_and(|(at, _)| at.elapsed() < TTL);
-                        let created = matches!(outcome, BeatOutcome::Created(_));
-                        assert!(created || outcome != BeatOutcome::Unknown);
+                        let created = matches!(outcome, HeartbeatOutcome::Created(_));
+                        assert!(created || outcome != HeartbeatOutcome::Unknown);
                         assert_eq!(created, !alive, "{outcome:?}");
                         expected.beaten = Some((Instant::now(), r));
                         // Whoever beat and asks there is online.
                         let listed = self.replicas[r].directory.find(&key(i)).unwrap();
                         assert!(listed.instance.presence.online);
                     }
-                    None => assert_eq!(outcome, BeatOutcome::Unknown),
+                    None => assert_eq!(outcome, HeartbeatOutcome::Unknown),
                 }
             }
             Step::Deregister(i, r) => {
@@ -374,7 +377,7 @@ impl World {
                 }
                 let view = replica.directory.scope(&key(i).scope).unwrap();
                 let address = key(i).address;
-                let mut all = view.list(Which::All);
+                let mut all = view.list(InstanceFilter::All);
                 let shown = all
                     .find(|shown| shown.instance.key.address == address)
                     .unwrap();
@@ -390,7 +393,7 @@ impl World {
         loop {
             let read = self.backends.leases.of(0).read(after, Duration::ZERO).await;
             let read = read.unwrap();
-            let Following::Events(events) = read else {
+            let ReadOutcome::Events(events) = read else {
                 panic!("lost");
             };
             let Some(last) = events.last() else { return };
@@ -518,12 +521,12 @@ impl Troubled {
             let replica = &self.replicas[i % REPLICAS];
             let send = async || {
                 let listed = replica.directory.find(&key(i));
-                let known = listed.map(|listed| Profile::from(&*listed));
+                let known = listed.map(|listed| HeartbeatInfo::from(&*listed));
                 let instances = vec![(key(i), known)];
-                let outcome = replica.heartbeat.send(Beat { instances }).await;
+                let outcome = replica.heartbeat.send(RecordHeartbeats { instances }).await;
                 outcome.unwrap().map(|outcomes| outcomes[0])
             };
-            if let Ok(BeatOutcome::Unknown) = send().await {
+            if let Ok(HeartbeatOutcome::Unknown) = send().await {
                 let message = RegisterInstance(Registration::of(key(i)));
                 replica.registry.send(message).await.unwrap().unwrap();
                 // It may fail: the lease store has faults.
@@ -607,7 +610,7 @@ impl Troubled {
         for log in self.backends.leases.logs() {
             let (mut after, mut own) = (EventId::default(), std::collections::HashSet::new());
             loop {
-                let Following::Events(events) = log.read(after, Duration::ZERO).await.unwrap()
+                let ReadOutcome::Events(events) = log.read(after, Duration::ZERO).await.unwrap()
                 else {
                     panic!("lost");
                 };

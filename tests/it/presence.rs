@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
-use rollcalld::actor::{Expiry, Lifeline, Mailbox, Reconciler, RegistryActor, Repairs};
+use rollcalld::actor::{
+    ExpiryHandler, Lifeline, Mailbox, ReconcileResult, Reconciler, RegistryActor,
+};
 use rollcalld::bus::{self, BusUrl, EventBus};
 use rollcalld::clock::SystemClock;
 use rollcalld::directory::Directory;
 use rollcalld::lease::{self, Health, LeaseStore, LeaseUrl, Renewal};
 use rollcalld::model::{InstanceKey, Registration, ScopeKind, Ttl, Weight};
 use rollcalld::protection::{Limits, Protection};
-use rollcalld::store::{self, Life, RegistryReader, Store, StoreUrl};
+use rollcalld::store::{self, LeaseStart, RegistryReader, Store, StoreUrl};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -132,7 +134,7 @@ impl Fixture {
         let health = Arc::<Health>::default();
         let leases = observed(leases, &health);
         leases.probe().await.unwrap();
-        let expiry = Expiry {
+        let expiry = ExpiryHandler {
             leases: leases.clone(),
             health: health.clone(),
             directory,
@@ -168,7 +170,7 @@ impl Fixture {
     }
 
     /// Gives leases, and returns the lives that began.
-    async fn renew(&self, keys: &[InstanceKey]) -> Vec<Life> {
+    async fn renew(&self, keys: &[InstanceKey]) -> Vec<LeaseStart> {
         let renewals: Vec<Renewal> = keys
             .iter()
             .map(|key| Renewal {
@@ -180,7 +182,7 @@ impl Fixture {
         let renewed = self.leases.renew(&renewals).await.unwrap();
         let lives = keys.iter().zip(renewed);
         lives
-            .map(|(key, renewed)| Life {
+            .map(|(key, renewed)| LeaseStart {
                 key: key.clone(),
                 epoch: renewed.epoch,
             })
@@ -188,7 +190,7 @@ impl Fixture {
     }
 
     /// Once the last claim is forgotten.
-    async fn reconcile(&self) -> Repairs {
+    async fn reconcile(&self) -> ReconcileResult {
         self.reconciler.expiry.protection.tick();
         self.reconciler.expiry.protection.attested(None);
         eventually(Duration::from_secs(10), "it is our turn", || async {
@@ -204,7 +206,7 @@ impl Fixture {
         eventually(Duration::from_secs(20), "it may judge", || async {
             protection.tick();
             protection.attested(None);
-            protection.patience(ttl).is_none().then_some(())
+            protection.grace_deadline(ttl).is_none().then_some(())
         })
         .await;
     }
@@ -231,10 +233,10 @@ async fn a_reconcile_mends_both_ways_and_then_finds_nothing() {
     let keys = keys(1300);
     fixture.register(&keys).await;
     let lives = fixture.renew(&keys).await;
-    let found = |looked, gone, online| Repairs {
-        looked,
-        gone,
-        online,
+    let found = |checked, expired, recovered| ReconcileResult {
+        checked,
+        expired,
+        recovered,
     };
     assert_eq!(fixture.reconcile().await, found(0, 0, 1300));
     assert_eq!(fixture.reconcile().await, found(1300, 0, 0));
@@ -245,7 +247,7 @@ async fn a_reconcile_mends_both_ways_and_then_finds_nothing() {
     assert!(!fixture.online(&keys[0]).await && fixture.online(&keys[700]).await);
     // A later life is online again; the report of the first one's end comes too late.
     fixture.renew(&keys[..1]).await;
-    assert_eq!(fixture.reconcile().await.online, 1);
+    assert_eq!(fixture.reconcile().await.recovered, 1);
     let late = rollcalld::actor::RecordOffline(lives[..1].to_vec());
     assert_eq!(fixture.registry.ask(late).await.unwrap().unwrap(), []);
     assert!(fixture.online(&keys[0]).await);
@@ -257,7 +259,7 @@ async fn a_reconcile_judges_nobody_without_the_leases() {
     let keys = keys(20);
     fixture.register(&keys).await;
     fixture.renew(&keys).await;
-    assert_eq!(fixture.reconcile().await.online, 20);
+    assert_eq!(fixture.reconcile().await.recovered, 20);
     fixture.reconciler.bus = bus::open(&BusUrl::Memory, Arc::new(SystemClock)).unwrap();
     fixture.redis.kill();
     fixture.reconciler.run().await.unwrap_err();

@@ -32,14 +32,14 @@ struct Fleet<B> {
 }
 
 impl<B: Backends> Fleet<B> {
-    async fn start(count: usize, protect_max: &str) -> Self {
+    async fn start(count: usize, protection_max_duration: &str) -> Self {
         let arguments = [
             "--lease-ttl",
             "5s",
-            "--roll-interval",
+            "--roll-call-interval",
             "2s",
-            "--protect-max",
-            protect_max,
+            "--protection-max-duration",
+            protection_max_duration,
         ];
         let setup = Setup::<B>::start_with(&arguments).await;
         let second = setup.replica(&arguments).await;
@@ -121,8 +121,8 @@ impl<B: Backends> Fleet<B> {
 }
 
 /// Sixty of a hundred have stopped, and are suspects on every daemon.
-async fn sixty_stop<B: Backends>(protect_max: &str) -> Fleet<B> {
-    let mut fleet = Fleet::<B>::start(100, protect_max).await;
+async fn sixty_stop<B: Backends>(protection_max_duration: &str) -> Fleet<B> {
+    let mut fleet = Fleet::<B>::start(100, protection_max_duration).await;
     let (entered, before) = fleet.beat_until(60, "protection.entered", 2 * TTL).await;
     assert_eq!(offline(&before), Vec::<&str>::new());
     let reason = entered.data["reason"].as_str().unwrap().to_owned();
@@ -215,7 +215,7 @@ async fn sixty_of_a_hundred_that_do_not_return_go_when_it_has_lasted_long_enough
     assert_eq!(offline(&before), Vec::<&str>::new());
     assert_eq!(
         left.data["reason"],
-        json!("it has lasted for --protect-max 12s")
+        json!("it has lasted for --protection-max-duration 12s")
     );
     gone(&mut fleet).await;
 }
@@ -223,14 +223,14 @@ async fn sixty_of_a_hundred_that_do_not_return_go_when_it_has_lasted_long_enough
 async fn an_operator_lets_the_suspects_go<B: Backends>() {
     let mut fleet = sixty_stop::<B>("10m").await;
     let confirm = async |daemon: &Daemon| {
-        let path = "/v1/protection/confirm";
+        let path = "/v1/protection/release";
         daemon.try_send(Method::POST, path, None).await.unwrap()
     };
     // On any daemon; the last is the second one, where there are two.
     let daemons = fleet.both().await;
     let (status, body) = confirm(daemons.last().unwrap()).await;
     assert_eq!(
-        (status.as_u16(), &body["ended"], &body["let_go"]),
+        (status.as_u16(), &body["ended"], &body["released"]),
         (200, &json!(true), &json!(60))
     );
     gone(&mut fleet).await;
@@ -238,7 +238,7 @@ async fn an_operator_lets_the_suspects_go<B: Backends>() {
         let (status, body) = confirm(daemon).await;
         assert_eq!(
             (status.as_u16(), body),
-            (200, json!({"ended": false, "let_go": 0}))
+            (200, json!({"ended": false, "released": 0}))
         );
     }
 }
@@ -298,10 +298,10 @@ async fn a_confirmation_after_redis_was_flushed_lets_no_living_instance_go() {
         fleet.beat(60).await;
         let (_, body) = fleet
             .setup
-            .try_send(Method::POST, "/v1/protection/confirm", None)
+            .try_send(Method::POST, "/v1/protection/release", None)
             .await
             .unwrap();
-        assert!([json!(0), json!(60)].contains(&body["let_go"]), "{body}");
+        assert!([json!(0), json!(60)].contains(&body["released"]), "{body}");
         sleep(Duration::from_millis(500)).await;
     }
     gone(&mut fleet).await;

@@ -82,7 +82,7 @@ async fn what_the_originals_three_calls_could_leave_behind_is_made_whole() {
         let _: () = write.query_async(&mut connection).await.unwrap();
         let key = [renewal("a:1").key];
         assert_eq!(
-            leases.look(&key).await.unwrap().leases,
+            leases.inspect(&key).await.unwrap().leases,
             [None],
             "{broken}: it proves nothing"
         );
@@ -94,7 +94,7 @@ async fn what_the_originals_three_calls_could_leave_behind_is_made_whole() {
         assert_eq!(renewed.len(), 2, "{broken}");
         assert_eq!(every_lease_is_whole(&mut connection).await, 2, "{broken}");
         assert!(
-            leases.look(&key).await.unwrap().leases[0].is_some(),
+            leases.inspect(&key).await.unwrap().leases[0].is_some(),
             "{broken}"
         );
     }
@@ -145,7 +145,7 @@ async fn no_renewal_goes_on_with_a_life_that_was_seen_to_be_over() {
     for _ in 0..50 {
         let life = leases.renew(&batch).await.unwrap()[0].epoch;
         let _: () = connection.pexpire(KEY, 10).await.unwrap();
-        while leases.look(&key).await.unwrap().leases[0].is_some() {}
+        while leases.inspect(&key).await.unwrap().leases[0].is_some() {}
         let next = leases.renew(&batch).await.unwrap()[0];
         assert!(next.created && next.epoch > life, "{next:?} after {life:?}");
         leases.revoke(&key).await.unwrap();

@@ -268,7 +268,7 @@ async fn do_everything(leases: &str) -> Daemon {
         leases,
         "--lease-ttl",
         "5s",
-        "--roll-interval",
+        "--roll-call-interval",
         "1s",
     ];
     let daemon = Daemon::start(&arguments.map(str::to_owned)).await;

@@ -90,11 +90,11 @@ async fn after_redis_was_away_the_next_roll_call_is_on_time_and_alone() {
 #[tokio::test]
 async fn the_channel_the_message_and_the_interval_are_settings() {
     let arguments = [
-        "--roll-interval",
+        "--roll-call-interval",
         "1s",
-        "--roll-channel",
+        "--roll-call-channel",
         "roll",
-        "--roll-message",
+        "--roll-call-message",
         "here?",
     ];
     let setup = Setup::<Shared>::start_with(&arguments).await;
@@ -111,7 +111,7 @@ async fn the_channel_the_message_and_the_interval_are_settings() {
 
 #[tokio::test]
 async fn without_redis_the_roll_is_called_within_the_process() {
-    let setup = Setup::<Embedded>::start_with(&["--roll-interval", "1s"]).await;
+    let setup = Setup::<Embedded>::start_with(&["--roll-call-interval", "1s"]).await;
     eventually(
         Duration::from_secs(20),
         "three roll calls were sent",

@@ -253,7 +253,7 @@ impl Balancer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_are_replaced_one_by_one_and_nobody_notices() {
-    let flags = ["--lease-ttl", "10s", "--roll-interval", "5s"];
+    let flags = ["--lease-ttl", "10s", "--roll-call-interval", "5s"];
     let setup = Setup::<Shared>::start_with(&flags).await;
     let second = setup.replica(&flags).await.unwrap();
     let instances = addresses(500);

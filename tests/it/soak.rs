@@ -48,8 +48,8 @@ struct Replica {
 impl Replica {
     async fn start(store: &str, leases: &str) -> Self {
         let arguments = format!(
-            "--store {store} --leases {leases} --lease-ttl 15s --roll-interval 5s \
-             --protect-max 5s --start-timeout 10m"
+            "--store {store} --leases {leases} --lease-ttl 15s --roll-call-interval 5s \
+             --protection-max-duration 5s --start-timeout 10m"
         );
         let replica = Self {
             listen: format!("127.0.0.1:{}", free_port()),

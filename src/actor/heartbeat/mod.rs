@@ -4,8 +4,8 @@
 //! for the next: no timer, and no delay when idle. When the SchedulerActor says so it
 //! sweeps its share of the deadlines. It never writes to the database.
 
-mod beat;
-mod lives;
+mod new_leases;
+mod record;
 mod renewals;
 
 use std::sync::Arc;
@@ -13,10 +13,12 @@ use std::sync::Arc;
 use actix::fut::wrap_future;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture};
 
-pub use self::beat::{Beat, BeatAnswer, BeatError, BeatOutcome, KeepAlive};
-use self::lives::Unrecorded;
+use self::new_leases::PendingTransitions;
+pub use self::record::{
+    HeartbeatError, HeartbeatOutcome, HeartbeatReply, KeepAlive, RecordHeartbeats,
+};
 use self::renewals::Renewals;
-use super::{Expiry, Lifeline, Ping, admit};
+use super::{ExpiryHandler, Lifeline, Ping, admit};
 use crate::directory::Directory;
 use crate::lease::{Lease, LeaseError, LeaseStore};
 use crate::metrics::Metrics;
@@ -29,20 +31,20 @@ const LOOK: usize = 1000;
 pub struct HeartbeatActor {
     leases: Arc<dyn LeaseStore>,
     directory: Arc<Directory>,
-    expiry: Expiry,
+    expiry: ExpiryHandler,
     default_ttl: Ttl,
     metrics: Arc<Metrics>,
     renewals: Renewals,
     /// Whether a round trip of renewals is.
     under_way: bool,
-    unrecorded: Unrecorded,
+    unrecorded: PendingTransitions,
     sweeping: bool,
     _lifeline: Lifeline,
 }
 
 impl HeartbeatActor {
     /// Renews leases where `expiry` looks for them.
-    pub fn new(expiry: Expiry, lifeline: Lifeline) -> Self {
+    pub fn new(expiry: ExpiryHandler, lifeline: Lifeline) -> Self {
         Self {
             leases: Arc::clone(&expiry.leases),
             directory: Arc::clone(&expiry.directory),
@@ -51,7 +53,7 @@ impl HeartbeatActor {
             expiry,
             renewals: Renewals::default(),
             under_way: false,
-            unrecorded: Unrecorded::default(),
+            unrecorded: PendingTransitions::default(),
             sweeping: false,
             _lifeline: lifeline,
         }
@@ -89,20 +91,20 @@ impl Handler<Revoke> for HeartbeatActor {
 /// Says how long each lease still lives; `None` where there is none. No effect.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Vec<Option<Lease>>, LeaseError>")]
-pub struct LookAtLeases {
+pub struct GetLeases {
     /// Whose leases.
     pub keys: Vec<InstanceKey>,
 }
 
-impl Handler<LookAtLeases> for HeartbeatActor {
+impl Handler<GetLeases> for HeartbeatActor {
     type Result = ResponseFuture<Result<Vec<Option<Lease>>, LeaseError>>;
 
-    fn handle(&mut self, message: LookAtLeases, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, message: GetLeases, _: &mut Context<Self>) -> Self::Result {
         let leases = Arc::clone(&self.leases);
         Box::pin(async move {
             let mut found = Vec::with_capacity(message.keys.len());
             for keys in message.keys.chunks(LOOK) {
-                found.extend(leases.look(keys).await?.leases);
+                found.extend(leases.inspect(keys).await?.leases);
             }
             Ok(found)
         })
@@ -133,7 +135,7 @@ impl Handler<Sweep> for HeartbeatActor {
         }
         self.sweeping = true;
         let expiry = self.expiry.clone();
-        let sweep = async move { expiry.settle(passed).await };
+        let sweep = async move { expiry.process_expired(passed).await };
         context.spawn(
             wrap_future(sweep)
                 .map(|(), actor: &mut Self, _: &mut Context<Self>| actor.sweeping = false),

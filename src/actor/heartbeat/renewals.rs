@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::HeartbeatActor;
-use super::beat::Outcomes;
-use crate::directory::{Directory, Profile};
+use super::record::Outcomes;
+use crate::directory::{Directory, HeartbeatInfo};
 use crate::lease::{LeaseError, LeaseStore, Renewal, Renewed};
 
 /// The most leases in one round trip: a script holds up everybody else on Redis.
@@ -32,26 +32,30 @@ pub(super) struct Renewals(Rc<RefCell<Batch>>);
 struct Batch {
     renewals: Vec<Renewal>,
     /// What is known of their instances.
-    profiles: Vec<Profile>,
+    infos: Vec<HeartbeatInfo>,
     /// How many of these are whose.
-    askers: Vec<(usize, Asker)>,
+    askers: Vec<(usize, Waiter)>,
 }
 
 /// Who is told what a round trip did.
-pub(super) enum Asker {
+pub(super) enum Waiter {
     /// A heartbeat of instances that are all known here.
-    Beat(Option<OneshotSender<Outcomes>>),
+    RecordHeartbeats(Option<OneshotSender<Outcomes>>),
     /// Whoever sent [`Renew`].
     Renew(oneshot::Sender<Result<Vec<Renewed>, LeaseError>>),
 }
 
 impl Renewals {
-    pub(super) fn push(&self, renewals: impl Iterator<Item = (Renewal, Profile)>, asker: Asker) {
+    pub(super) fn push(
+        &self,
+        renewals: impl Iterator<Item = (Renewal, HeartbeatInfo)>,
+        asker: Waiter,
+    ) {
         let waiting = &mut *self.0.borrow_mut();
         let before = waiting.renewals.len();
-        for (renewal, profile) in renewals {
+        for (renewal, info) in renewals {
             waiting.renewals.push(renewal);
-            waiting.profiles.push(profile);
+            waiting.infos.push(info);
         }
         let count = waiting.renewals.len() - before;
         waiting.askers.push((count, asker));
@@ -74,7 +78,7 @@ impl Renewals {
         }
         let rest = Batch {
             renewals: waiting.renewals.split_off(renewals),
-            profiles: waiting.profiles.split_off(renewals),
+            infos: waiting.infos.split_off(renewals),
             askers: waiting.askers.split_off(askers),
         };
         mem::replace(&mut *waiting, rest)
@@ -118,7 +122,7 @@ impl HeartbeatActor {
         context: &Context<Self>,
     ) {
         // Also where no answer came: the lease may live all the same, until then.
-        watch(&self.directory, &batch.renewals, &batch.profiles);
+        watch(&self.directory, &batch.renewals, &batch.infos);
         let heartbeats = &self.metrics.heartbeats;
         let (mut begin, mut lived_on) = (0, 0);
         for (count, asker) in batch.askers {
@@ -130,18 +134,18 @@ impl HeartbeatActor {
                 Err(error) => Err(error.clone()),
             };
             match (asker, renewed) {
-                (Asker::Beat(answer), Ok(renewed)) => {
-                    let (renewals, profiles) = (&batch.renewals[own.clone()], &batch.profiles[own]);
-                    if self.told(renewals, renewed, profiles, answer, context) {
+                (Waiter::RecordHeartbeats(answer), Ok(renewed)) => {
+                    let (renewals, infos) = (&batch.renewals[own.clone()], &batch.infos[own]);
+                    if self.reply_if_renewed(renewals, renewed, infos, answer, context) {
                         lived_on += count;
                     }
                 }
-                (Asker::Beat(answer), Err(error)) => {
+                (Waiter::RecordHeartbeats(answer), Err(error)) => {
                     heartbeats.rejected.inc_by(count as u64);
                     // Whoever asked may have given up meanwhile, here and below.
                     let _ = answer.map(|answer| answer.send(Err(error.into())));
                 }
-                (Asker::Renew(answer), renewed) => {
+                (Waiter::Renew(answer), renewed) => {
                     let _ = answer.send(renewed.map(<[_]>::to_vec));
                 }
             }
@@ -151,10 +155,10 @@ impl HeartbeatActor {
 }
 
 /// From now on these leases are watched here: they live no longer than their time to live.
-fn watch(directory: &Directory, renewals: &[Renewal], profiles: &[Profile]) {
+fn watch(directory: &Directory, renewals: &[Renewal], infos: &[HeartbeatInfo]) {
     let now = Instant::now();
-    for (renewal, profile) in renewals.iter().zip(profiles) {
-        if let Some(slot) = profile.slot {
+    for (renewal, info) in renewals.iter().zip(infos) {
+        if let Some(slot) = info.slot {
             let deadline = now + renewal.ttl.as_duration();
             directory.deadlines().arm(slot, deadline);
         }
@@ -179,19 +183,19 @@ async fn renew(leases: &dyn LeaseStore, renewals: &[Renewal]) -> Result<Vec<Rene
 /// Renewals that join the next round trip, and what is known of their instances.
 #[derive(Message)]
 #[rtype(result = "Result<Vec<Renewed>, LeaseError>")]
-pub(super) struct Renew(pub(super) Vec<Renewal>, pub(super) Vec<Profile>);
+pub(super) struct Renew(pub(super) Vec<Renewal>, pub(super) Vec<HeartbeatInfo>);
 
 impl Handler<Renew> for HeartbeatActor {
     type Result = ResponseFuture<Result<Vec<Renewed>, LeaseError>>;
 
     fn handle(
         &mut self,
-        Renew(renewals, profiles): Renew,
+        Renew(renewals, infos): Renew,
         context: &mut Context<Self>,
     ) -> Self::Result {
         let (answer, answered) = oneshot::channel();
         self.renewals
-            .push(renewals.into_iter().zip(profiles), Asker::Renew(answer));
+            .push(renewals.into_iter().zip(infos), Waiter::Renew(answer));
         self.send(context);
         Box::pin(async { answered.await.unwrap_or_else(|_| Err(ended())) })
     }

@@ -10,7 +10,7 @@ use crate::model::{
     DisplayName, EventKind, Instance, InstanceChange, InstanceId, InstanceKey, Scope,
 };
 use crate::store::{
-    Attestation, Declared, Life, RegistryTransaction, ScopeDeletion, StoreError, WentOnline,
+    Attestation, Declared, LeaseStart, RegistryTransaction, ScopeDeletion, StoreError, WentOnline,
 };
 
 /// Declares a group or service, or gives a known one a name. Idempotent.
@@ -145,28 +145,30 @@ impl Write for DeregisterInstance {
 }
 
 /// Removes instances that went offline, and were changed last, before a time; not those
-/// that are held. How many they were, [`ForgetInstances::LIMIT`] at most. Idempotent.
+/// that are held. How many they were, [`PurgeOffline::LIMIT`] at most. Idempotent.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<Vec<Instance>, StoreError>")]
-pub struct ForgetInstances {
+pub struct PurgeOffline {
     /// That time.
     pub before: DateTime<Utc>,
 }
 
-impl ForgetInstances {
+impl PurgeOffline {
     /// The most that are removed at once.
     pub const LIMIT: u16 = 500;
 }
 
 #[async_trait]
-impl Write for ForgetInstances {
+impl Write for PurgeOffline {
     type Output = Vec<Instance>;
 
     async fn apply(
         &self,
         transaction: &mut dyn RegistryTransaction,
     ) -> Result<Vec<Instance>, StoreError> {
-        transaction.forget_instances(self.before, Self::LIMIT).await
+        transaction
+            .purge_offline_instances(self.before, Self::LIMIT)
+            .await
     }
 
     fn events(&self, forgotten: &Vec<Instance>) -> Vec<EventKind> {
@@ -202,7 +204,7 @@ impl Write for Attest {
 /// [`RecordOffline`], from any number of daemons.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Vec<WentOnline>, StoreError>")]
-pub struct RecordOnline(pub Vec<Life>);
+pub struct RecordOnline(pub Vec<LeaseStart>);
 
 #[async_trait]
 impl Write for RecordOnline {
@@ -229,7 +231,7 @@ impl Write for RecordOnline {
 /// Idempotent.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Vec<Instance>, StoreError>")]
-pub struct RecordOffline(pub Vec<Life>);
+pub struct RecordOffline(pub Vec<LeaseStart>);
 
 #[async_trait]
 impl Write for RecordOffline {

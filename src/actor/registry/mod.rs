@@ -19,10 +19,10 @@ use tokio::task::yield_now;
 
 pub use self::messages::{
     Attest, ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance, DisableServiceInstance,
-    ForgetInstances, RecordOffline, RecordOnline,
+    PurgeOffline, RecordOffline, RecordOnline,
 };
-pub use self::outbox::Announcement;
 use self::outbox::Outbox;
+pub use self::outbox::RefreshNotice;
 pub use self::queue::Write;
 use self::queue::{Done, Queue};
 use super::{Lifeline, Ping, admit};
@@ -58,7 +58,7 @@ impl RegistryActor {
         clock: Arc<dyn Clock>,
         directory: Arc<Directory>,
         bus: Arc<dyn EventBus>,
-        announcement: Option<Announcement>,
+        announcement: Option<RefreshNotice>,
         metrics: Arc<Metrics>,
         lifeline: Lifeline,
     ) -> Self {
@@ -89,9 +89,7 @@ impl RegistryActor {
             let (batch, now) = (actor.queue.take_batch(), actor.clock.now());
             let (directory, metrics) = (Arc::clone(&actor.directory), Arc::clone(&actor.metrics));
             wrap_future(async move {
-                let done = batch
-                    .carry_out(&mut *writer, now, &directory, &metrics)
-                    .await;
+                let done = batch.execute(&mut *writer, now, &directory, &metrics).await;
                 (writer, done)
             })
         });
@@ -114,9 +112,9 @@ impl RegistryActor {
     /// Makes known what was committed.
     fn settle(&mut self, context: &mut Context<Self>) {
         while let Some(mut done) = self.unsettled.pop_front() {
-            done.settle(&self.directory, &self.metrics);
+            done.apply_committed(&self.directory, &self.metrics);
             self.outbox.push(done.events);
-            self.tell(context);
+            self.flush(context);
             if done.availability {
                 self.announce(context);
             }
@@ -221,7 +219,7 @@ impl Handler<AppendEvents> for RegistryActor {
 
     fn handle(&mut self, AppendEvents(events): AppendEvents, context: &mut Context<Self>) {
         self.outbox.push(events);
-        self.tell(context);
+        self.flush(context);
     }
 }
 
@@ -238,7 +236,7 @@ impl Handler<Drain> for RegistryActor {
         let (done, drained) = oneshot::channel();
         self.drains.push(done);
         self.work(context);
-        self.tell(context);
+        self.flush(context);
         Box::pin(async {
             // A lost sender is an actor that ended: there is nothing left to wait for.
             let _ = drained.await;

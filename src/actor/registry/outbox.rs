@@ -33,7 +33,7 @@ const ANNOUNCE_CLAIM: &str = "service-launched";
 
 /// A message to all gateways of the original gateway center.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Announcement {
+pub struct RefreshNotice {
     /// Where it is published.
     pub channel: String,
     /// What is published.
@@ -48,12 +48,12 @@ pub(super) struct Outbox {
     /// Since when the log has taken nothing.
     failing: Option<Instant>,
     metrics: Arc<Metrics>,
-    announcement: Option<Announcement>,
-    announcing: Announcing,
+    announcement: Option<RefreshNotice>,
+    announcing: RefreshState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Announcing {
+enum RefreshState {
     /// Nothing to say.
     Idle,
     /// A message is on its way, or was a moment ago.
@@ -65,7 +65,7 @@ enum Announcing {
 impl Outbox {
     pub(super) fn new(
         bus: Arc<dyn EventBus>,
-        announcement: Option<Announcement>,
+        announcement: Option<RefreshNotice>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -75,7 +75,7 @@ impl Outbox {
             failing: None,
             metrics,
             announcement,
-            announcing: Announcing::Idle,
+            announcing: RefreshState::Idle,
         }
     }
 
@@ -121,7 +121,7 @@ impl Outbox {
 
 impl RegistryActor {
     /// Sends what waits, unless something is on its way.
-    pub(super) fn tell(&mut self, context: &mut Context<Self>) {
+    pub(super) fn flush(&mut self, context: &mut Context<Self>) {
         let outbox = &mut self.outbox;
         if outbox.sending || outbox.waiting.is_empty() {
             return;
@@ -140,9 +140,9 @@ impl RegistryActor {
                     let later = std::mem::take(&mut outbox.waiting);
                     outbox.push(batch);
                     outbox.push(later);
-                    context.run_later(AGAIN, |actor, context| actor.tell(context));
+                    context.run_later(AGAIN, |actor, context| actor.flush(context));
                 } else {
-                    actor.tell(context);
+                    actor.flush(context);
                 }
                 actor.outbox.note(&outcome);
                 actor.drained();
@@ -156,16 +156,18 @@ impl RegistryActor {
             return;
         }
         match self.outbox.announcing {
-            Announcing::Idle => self.publish_announcement(context, true),
-            Announcing::Busy | Announcing::Again => self.outbox.announcing = Announcing::Again,
+            RefreshState::Idle => self.publish_announcement(context, true),
+            RefreshState::Busy | RefreshState::Again => {
+                self.outbox.announcing = RefreshState::Again
+            }
         }
     }
 
     fn publish_announcement(&mut self, context: &mut Context<Self>, first: bool) {
-        let Some(Announcement { channel, message }) = self.outbox.announcement.clone() else {
+        let Some(RefreshNotice { channel, message }) = self.outbox.announcement.clone() else {
             return;
         };
-        self.outbox.announcing = Announcing::Busy;
+        self.outbox.announcing = RefreshState::Busy;
         let bus = Arc::clone(&self.outbox.bus);
         let publishing = async move {
             bus.publish_once(&channel, &message, ANNOUNCE_CLAIM, ANNOUNCE_EVERY)
@@ -183,8 +185,8 @@ impl RegistryActor {
                     }
                 };
                 context.run_later(ANNOUNCE_EVERY, move |actor, context| {
-                    let more = actor.outbox.announcing == Announcing::Again;
-                    actor.outbox.announcing = Announcing::Idle;
+                    let more = actor.outbox.announcing == RefreshState::Again;
+                    actor.outbox.announcing = RefreshState::Idle;
                     if more || again {
                         actor.publish_announcement(context, more);
                     }

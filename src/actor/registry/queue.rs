@@ -72,7 +72,7 @@ impl Queue {
         write: W,
     ) -> impl Future<Output = Result<W::Output, StoreError>> + use<W> {
         let (answer, answered) = oneshot::channel();
-        if self.take_place() {
+        if self.reserve() {
             self.close_registrations();
             self.entries.push_back(Box::new(Waiting {
                 write,
@@ -91,7 +91,7 @@ impl Queue {
         registration: Registration,
     ) -> impl Future<Output = Result<Option<Registered>, StoreError>> + use<> {
         let (answer, answered) = oneshot::channel();
-        if self.take_place() {
+        if self.reserve() {
             if self.registrations.keys.contains(&registration.key)
                 || self.registrations.len() >= MAX_BATCH
             {
@@ -104,7 +104,7 @@ impl Queue {
         async { answered.await.unwrap_or_else(|_| Err(ended())) }
     }
 
-    fn take_place(&mut self) -> bool {
+    fn reserve(&mut self) -> bool {
         let free = self.waiting < MAX_WAITING;
         self.waiting += usize::from(free);
         free
@@ -170,7 +170,7 @@ impl Done {
     }
 
     /// Changes the Directory by what is committed, then answers the callers.
-    pub(super) fn settle(&mut self, directory: &Directory, metrics: &Metrics) {
+    pub(super) fn apply_committed(&mut self, directory: &Directory, metrics: &Metrics) {
         let (now, entries) = (self.now, mem::take(&mut self.committed));
         let kinds: Vec<EventKind> = entries.iter().flat_map(|entry| entry.events()).collect();
         for (_, online) in kinds.iter().filter_map(EventKind::transition) {
@@ -194,7 +194,7 @@ impl Batch {
     /// settled. Where one of them may be to blame for a failure each is tried alone, and
     /// settled, so that no other fails with it; and a conflict with another daemon is hardly
     /// met twice.
-    pub(super) async fn carry_out(
+    pub(super) async fn execute(
         mut self,
         writer: &mut dyn RegistryWriter,
         now: DateTime<Utc>,
@@ -239,7 +239,7 @@ impl Batch {
             match outcome {
                 Ok(()) => {
                     done.committed.push(entry);
-                    done.settle(directory, metrics);
+                    done.apply_committed(directory, metrics);
                 }
                 Err(error) => entry.answer(Err(error)),
             }

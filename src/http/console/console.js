@@ -147,11 +147,11 @@ function drawBanners() {
     if (overview.stale) banners.push(banner("warn", word("staleText")));
     const { active, reason, ends_in_seconds: left } = overview.protection;
     if (active) {
-      const confirm = element("button", { type: "button", className: "danger", id: "confirm" }, word("confirm"));
-      confirm.onclick = confirmGone;
-      banners.push(banner("hold", element("p", {}, element("b", {}, word("protection")), ` ${reason}. ${word("endsIn")} ${duration(1000 * left)}.`), confirm));
+      const release = element("button", { type: "button", className: "danger", id: "release" }, word("release"));
+      release.onclick = releaseProtection;
+      banners.push(banner("hold", element("p", {}, element("b", {}, word("protection")), ` ${reason}. ${word("endsIn")} ${duration(1000 * left)}.`), release));
     }
-    if (overview.anonymous) banners.push(banner("warn", word("anonymous")));
+    if (overview.auth_disabled) banners.push(banner("warn", word("authDisabled")));
   }
   replace(byId("banners"), ...banners);
 }
@@ -250,9 +250,9 @@ async function withToken(act) {
   }
 }
 
-async function confirmGone() {
-  const sure = await ask({ title: word("confirm"), text: word("confirmText"), danger: true });
-  if (sure !== undefined) await withToken(() => call("POST", "/v1/protection/confirm")).then(() => registry.readAgain()).catch(report);
+async function releaseProtection() {
+  const sure = await ask({ title: word("release"), text: word("releaseText"), danger: true });
+  if (sure !== undefined) await withToken(() => call("POST", "/v1/protection/release")).then(() => registry.readAgain()).catch(report);
 }
 
 // The same for each that is selected, a few at a time.

@@ -92,7 +92,7 @@ export class Registry extends EventTarget {
     if (scope === undefined) return;
     const { leases } = await call("GET", `/v1/${scope}/leases`);
     const now = performance.now();
-    this.leases = new Map(leases.map((lease) => [`${scope} ${lease.address}`, now + lease.left_ms]));
+    this.leases = new Map(leases.map((lease) => [`${scope} ${lease.address}`, now + lease.remaining_ms]));
     this.changed("leases");
   }
 

@@ -31,12 +31,12 @@ const COMMIT: &str = "SET LOCAL statement_timeout = 0; COMMIT";
 
 /// A connection that goes back to the pool only when the last answer has come. Dropped
 /// before, with its caller or by a timeout, it is closed.
-pub(super) struct Checkout {
+pub(super) struct PooledConnection {
     pub(super) connection: Option<Object>,
     pub(super) idle: bool,
 }
 
-impl Checkout {
+impl PooledConnection {
     pub(super) async fn from(pool: &Pool) -> Result<Self, StoreError> {
         let connection = pool
             .get()
@@ -67,7 +67,7 @@ impl Checkout {
 
     /// Statements that are sent together, so that they cost one round trip; where they begin
     /// a transaction, that too. They are carried out in this order, and after a failure none is.
-    pub(super) async fn query_together(
+    pub(super) async fn query_pipelined(
         &mut self,
         begins: bool,
         questions: &[(&'static str, Params<'_>)],
@@ -117,7 +117,7 @@ impl Checkout {
         }
     }
 
-    /// Whether the server is gone, so that nothing can have come of what was asked.
+    /// Whether the server is closed, so that nothing can have come of what was asked.
     pub(super) fn is_closed(&self) -> bool {
         self.connection
             .as_ref()
@@ -129,7 +129,7 @@ impl Checkout {
         ask: impl AsyncFnOnce(&Object) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, StoreError> {
         let Some(connection) = &self.connection else {
-            return Err(gone());
+            return Err(closed());
         };
         self.idle = false;
         match timeout(connect::ANSWER, ask(connection)).await {
@@ -146,7 +146,7 @@ impl Checkout {
     }
 }
 
-impl Drop for Checkout {
+impl Drop for PooledConnection {
     fn drop(&mut self) {
         if !self.idle
             && let Some(connection) = self.connection.take()
@@ -156,7 +156,7 @@ impl Drop for Checkout {
     }
 }
 
-pub(super) fn gone() -> StoreError {
+pub(super) fn closed() -> StoreError {
     StoreError::Unavailable("the connection was closed".into())
 }
 

@@ -3,10 +3,11 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use parking_lot::Mutex;
 use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -254,10 +255,7 @@ struct HomeConnect {
 
 impl HomeConnect {
     fn credentials(&self) -> Credentials {
-        let mut last = self
-            .credentials
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.credentials.lock();
         match Credentials::read(&self.files) {
             Ok(read) => *last = read,
             Err(reason) => log::warn!("{reason}; what was read before is used"),

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
-use super::checkout::{Checkout, gone, store_error};
+use super::checkout::{PooledConnection, closed, store_error};
 use crate::store::{MigrateError, StoreError, migrate_error, with_sources};
 
 refinery::embed_migrations!("sql/postgres/migrations");
@@ -44,12 +44,12 @@ pub(super) async fn migrate(pool: &Pool) -> Result<Vec<String>, MigrateError> {
 }
 
 async fn attempt(pool: &Pool) -> Result<Vec<String>, MigrateError> {
-    let mut checkout = Checkout::from(pool).await?;
+    let mut checkout = PooledConnection::from(pool).await?;
     checkout.writable().await?;
     // A migration may take longer than any request. Its locks end with this connection.
     checkout.idle = false;
     let Some(connection) = checkout.connection.as_ref() else {
-        return Err(gone().into());
+        return Err(closed().into());
     };
     let client: &Client = connection;
     let store = |error: Error| MigrateError::Store(store_error(&error));

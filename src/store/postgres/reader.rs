@@ -5,7 +5,7 @@ use deadpool_postgres::Pool;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::checkout::Checkout;
+use super::checkout::PooledConnection;
 use super::{KeyColumns, Params, one, rows};
 use crate::model::{Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeRecord};
 use crate::store::{Digest, PoolFigures, RegistryReader, StoreError};
@@ -18,11 +18,14 @@ impl PostgresReader {
     /// One read. A pooled connection may have died unseen, so a read whose
     /// connection failed is tried once more on another one.
     async fn query(&self, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
-        let mut connection = Checkout::from(&self.pool).await?;
+        let mut connection = PooledConnection::from(&self.pool).await?;
         match connection.query(sql, params).await {
             Err(StoreError::Unavailable(_)) if connection.is_closed() => {
                 drop(connection);
-                Checkout::from(&self.pool).await?.query(sql, params).await
+                PooledConnection::from(&self.pool)
+                    .await?
+                    .query(sql, params)
+                    .await
             }
             answer => answer,
         }
@@ -78,7 +81,7 @@ impl RegistryReader for PostgresReader {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        let pinged = Checkout::from(&self.pool).await?.writable().await;
+        let pinged = PooledConnection::from(&self.pool).await?.writable().await;
         if pinged.is_err() {
             // The other connections lead to the same server, which may be a standby now.
             self.pool.retain(|_, _| false);

@@ -8,15 +8,15 @@ use deadpool_postgres::Pool;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::checkout::Checkout;
+use super::checkout::PooledConnection;
 use super::{KeyColumns, Params, migrate, one, rows};
 use crate::model::{
     DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Note, Registration,
     ReplicaId, Scope, ScopeKind, ScopeRecord,
 };
 use crate::store::{
-    Attestation, Declared, Life, MigrateError, Registered, RegisteredMany, RegistryTransaction,
-    RegistryWriter, ScopeDeletion, StoreError, WentOnline,
+    Attestation, Declared, LeaseStart, MigrateError, Registered, RegisteredMany,
+    RegistryTransaction, RegistryWriter, ScopeDeletion, StoreError, WentOnline,
 };
 
 pub(super) struct PostgresWriter {
@@ -35,7 +35,7 @@ impl RegistryWriter for PostgresWriter {
     ) -> Result<Box<dyn RegistryTransaction + 'a>, StoreError> {
         Ok(Box::new(PostgresTransaction {
             pool: &self.pool,
-            connection: Checkout::from(&self.pool).await?,
+            connection: PooledConnection::from(&self.pool).await?,
             now,
             state: State::Due,
         }))
@@ -44,7 +44,7 @@ impl RegistryWriter for PostgresWriter {
 
 struct PostgresTransaction<'a> {
     pool: &'a Pool,
-    connection: Checkout,
+    connection: PooledConnection,
     now: DateTime<Utc>,
     state: State,
 }
@@ -72,21 +72,21 @@ impl PostgresTransaction<'_> {
         sql: &'static str,
         params: Params<'_>,
     ) -> Result<Vec<Row>, StoreError> {
-        let mut answers = self.query_together(&[(sql, params)]).await?;
+        let mut answers = self.query_pipelined(&[(sql, params)]).await?;
         Ok(answers.pop().unwrap_or_default())
     }
 
-    async fn query_together(
+    async fn query_pipelined(
         &mut self,
         questions: &[(&'static str, Params<'_>)],
     ) -> Result<Vec<Vec<Row>>, StoreError> {
         let begins = self.state == State::Due;
         self.state = State::Begun;
-        match self.connection.query_together(begins, questions).await {
+        match self.connection.query_pipelined(begins, questions).await {
             // A pooled connection may have died unseen; nothing was committed on it.
             Err(StoreError::Unavailable(_)) if begins && self.connection.is_closed() => {
-                self.connection = Checkout::from(self.pool).await?;
-                self.connection.query_together(begins, questions).await
+                self.connection = PooledConnection::from(self.pool).await?;
+                self.connection.query_pipelined(begins, questions).await
             }
             answers => answers,
         }
@@ -126,7 +126,7 @@ impl PostgresTransaction<'_> {
         if !services.is_empty() {
             questions.insert(0, (sql!("declare_services"), declare));
         }
-        let mut answers = self.query_together(&questions).await?;
+        let mut answers = self.query_pipelined(&questions).await?;
         let registered = answers.pop().unwrap_or_default();
         let declared = answers.pop().unwrap_or_default();
         let registered = registered.iter().map(|row| {
@@ -153,7 +153,11 @@ impl PostgresTransaction<'_> {
         rows.iter().map(rows::instance).collect()
     }
 
-    async fn record(&mut self, sql: &'static str, lives: &[Life]) -> Result<Vec<Row>, StoreError> {
+    async fn record(
+        &mut self,
+        sql: &'static str,
+        lives: &[LeaseStart],
+    ) -> Result<Vec<Row>, StoreError> {
         let columns = KeyColumns::of(lives.iter().map(|life| &life.key));
         let epochs: Vec<i64> = lives.iter().map(|life| life.epoch.0).collect();
         let now = self.now;
@@ -316,7 +320,7 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         one(&rows, rows::instance)
     }
 
-    async fn forget_instances(
+    async fn purge_offline_instances(
         &mut self,
         before: DateTime<Utc>,
         limit: u16,
@@ -325,11 +329,11 @@ impl RegistryTransaction for PostgresTransaction<'_> {
             (&before, Type::TIMESTAMPTZ),
             (&i64::from(limit), Type::INT8),
         ];
-        let rows = self.query(sql!("forget_instances"), params).await?;
+        let rows = self.query(sql!("purge_offline_instances"), params).await?;
         rows.iter().map(rows::instance).collect()
     }
 
-    async fn record_online(&mut self, lives: &[Life]) -> Result<Vec<WentOnline>, StoreError> {
+    async fn record_online(&mut self, lives: &[LeaseStart]) -> Result<Vec<WentOnline>, StoreError> {
         let rows = self.record(sql!("record_online"), lives).await?;
         let changed = rows.iter().map(|row| {
             Ok(WentOnline {
@@ -340,7 +344,7 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         changed.collect()
     }
 
-    async fn record_offline(&mut self, lives: &[Life]) -> Result<Vec<Instance>, StoreError> {
+    async fn record_offline(&mut self, lives: &[LeaseStart]) -> Result<Vec<Instance>, StoreError> {
         let rows = self.record(sql!("record_offline"), lives).await?;
         rows.iter().map(rows::instance).collect()
     }

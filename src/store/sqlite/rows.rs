@@ -11,7 +11,7 @@ use crate::model::{
     Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, Presence, Scope, ScopeId,
     ScopeKind, ScopeRecord,
 };
-use crate::store::{Digest, Life};
+use crate::store::{Digest, LeaseStart};
 
 /// `id, kind, key, name, created_at, revision`, in this order in every query.
 pub(super) fn scope(row: &Row<'_>) -> Result<ScopeRecord> {
@@ -72,7 +72,7 @@ pub(super) fn key_params(key: &InstanceKey) -> [&str; 3] {
 }
 
 /// The parameters ?1 kind, ?2 key, ?3 address, ?4 epoch, ?5 now.
-pub(super) fn life_params(life: &Life, now: i64) -> impl Params + use<'_> {
+pub(super) fn life_params(life: &LeaseStart, now: i64) -> impl Params + use<'_> {
     let [kind, key, address] = key_params(&life.key);
     (kind, key, address, life.epoch.0, now)
 }

@@ -126,7 +126,7 @@ impl SqliteThread {
                 }
             })
             .await?;
-            answered.await.map_err(|_| gone())
+            answered.await.map_err(|_| closed())
         };
         timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(late()))
     }
@@ -136,7 +136,7 @@ impl SqliteThread {
         &self,
         job: impl FnOnce(&mut Connection) + Send + 'static,
     ) -> Result<(), StoreError> {
-        self.jobs.send(Box::new(job)).await.map_err(|_| gone())
+        self.jobs.send(Box::new(job)).await.map_err(|_| closed())
     }
 }
 
@@ -146,7 +146,7 @@ fn late() -> StoreError {
 }
 
 /// The error of a caller whose thread has ended.
-pub(super) fn gone() -> StoreError {
+pub(super) fn closed() -> StoreError {
     StoreError::Unavailable("the SQLite thread has ended".into())
 }
 

@@ -9,15 +9,16 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavio
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::thread::{self, SqliteThread, Writes, gone, store_error};
+use super::thread::{self, SqliteThread, Writes, closed, store_error};
 use super::{find_scope, rows};
 use crate::model::{
     Address, DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Note, Registration,
     Scope, ScopeId, ScopeKind,
 };
 use crate::store::{
-    Attestation, Declared, Life, MigrateError, Registered, RegisteredMany, RegistryTransaction,
-    RegistryWriter, ScopeDeletion, StoreError, WentOnline, migrate_error, with_sources,
+    Attestation, Declared, LeaseStart, MigrateError, Registered, RegisteredMany,
+    RegistryTransaction, RegistryWriter, ScopeDeletion, StoreError, WentOnline, migrate_error,
+    with_sources,
 };
 
 refinery::embed_migrations!("sql/sqlite/migrations");
@@ -47,7 +48,7 @@ impl RegistryWriter for SqliteWriter {
                 let _ = answer.send(migrate(connection));
             })
             .await?;
-        migrated.await.map_err(|_| gone())?
+        migrated.await.map_err(|_| closed())?
     }
 
     async fn begin<'a>(
@@ -114,10 +115,10 @@ fn migrate(connection: &mut Connection) -> Result<Vec<String>, MigrateError> {
 }
 
 /// What is done within a transaction, or with the error by which it did not begin.
-type Work = Box<dyn FnOnce(Result<&Connection, &StoreError>) + Send>;
+type RequestClass = Box<dyn FnOnce(Result<&Connection, &StoreError>) + Send>;
 
 enum Step {
-    Run(Work),
+    Run(RequestClass),
     Commit(oneshot::Sender<Result<(), StoreError>>),
 }
 
@@ -142,8 +143,8 @@ impl SqliteTransaction {
             }
             let _ = answer.send(outcome);
         }));
-        self.steps.send(step).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
+        self.steps.send(step).await.map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
     }
 }
 
@@ -298,14 +299,14 @@ impl RegistryTransaction for SqliteTransaction {
         .await
     }
 
-    async fn forget_instances(
+    async fn purge_offline_instances(
         &mut self,
         before: DateTime<Utc>,
         limit: u16,
     ) -> Result<Vec<Instance>, StoreError> {
         self.run(move |connection| {
             connection
-                .prepare_cached(sql!("forget_instances"))?
+                .prepare_cached(sql!("purge_offline_instances"))?
                 .query_map(
                     [before.timestamp_millis(), i64::from(limit)],
                     rows::instance,
@@ -315,7 +316,7 @@ impl RegistryTransaction for SqliteTransaction {
         .await
     }
 
-    async fn record_online(&mut self, lives: &[Life]) -> Result<Vec<WentOnline>, StoreError> {
+    async fn record_online(&mut self, lives: &[LeaseStart]) -> Result<Vec<WentOnline>, StoreError> {
         let (lives, now) = (lives.to_vec(), self.now.timestamp_millis());
         self.run(move |connection| {
             let mut find = connection.prepare_cached(sql!("find_instances"))?;
@@ -338,7 +339,7 @@ impl RegistryTransaction for SqliteTransaction {
         .await
     }
 
-    async fn record_offline(&mut self, lives: &[Life]) -> Result<Vec<Instance>, StoreError> {
+    async fn record_offline(&mut self, lives: &[LeaseStart]) -> Result<Vec<Instance>, StoreError> {
         let (lives, now) = (lives.to_vec(), self.now.timestamp_millis());
         self.run(move |connection| {
             let mut record = connection.prepare_cached(sql!("record_offline"))?;
@@ -362,9 +363,9 @@ impl RegistryTransaction for SqliteTransaction {
         self.steps
             .send(Step::Commit(done))
             .await
-            .map_err(|_| gone())?;
+            .map_err(|_| closed())?;
         match timeout(thread::ANSWER, committed).await {
-            Ok(outcome) => outcome.map_err(|_| gone())?,
+            Ok(outcome) => outcome.map_err(|_| closed())?,
             Err(_) => Err(StoreError::OutcomeUnknown(
                 "SQLite has not confirmed a commit".into(),
             )),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use rollcalld::bus::{self, BusUrl, EventBus, Following, Logged};
+use rollcalld::bus::{self, BusUrl, EventBus, LogEntry, ReadOutcome};
 use rollcalld::clock::SystemClock;
 use rollcalld::model::{
     Event, EventId, EventKind, Instance, InstanceId, InstanceKey, Metadata, Presence, ScopeKind,
@@ -159,18 +159,18 @@ fn offline(id: i64, revision: i64) -> Event {
 
 impl Fixture {
     /// What follows an event, to the end of the log.
-    async fn following(&self, mut after: EventId) -> Option<Vec<Logged>> {
-        let mut all: Vec<Logged> = Vec::new();
+    async fn following(&self, mut after: EventId) -> Option<Vec<LogEntry>> {
+        let mut all: Vec<LogEntry> = Vec::new();
         loop {
             match self.bus.read(after, Duration::ZERO).await.unwrap() {
-                Following::Events(events) => {
+                ReadOutcome::Events(events) => {
                     let Some(last) = events.last() else {
                         return Some(all);
                     };
                     after = last.id;
                     all.extend(events);
                 }
-                Following::Lost => return None,
+                ReadOutcome::Lost => return None,
             }
         }
     }
@@ -206,7 +206,7 @@ async fn events_are_read_in_order_without_a_gap(fixture: Fixture) {
 async fn whoever_waits_for_an_event_is_woken_by_it(fixture: Fixture) {
     for after in 0..3 {
         let head = fixture.bus.head().await.unwrap();
-        assert_eq!(head.place, after);
+        assert_eq!(head.sequence, after);
         let wait = Duration::from_secs(20);
         let (read, ()) = tokio::join!(fixture.bus.read(head, wait), async {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -216,7 +216,7 @@ async fn whoever_waits_for_an_event_is_woken_by_it(fixture: Fixture) {
                 .await
                 .unwrap();
         });
-        let Following::Events(events) = read.unwrap() else {
+        let ReadOutcome::Events(events) = read.unwrap() else {
             panic!("lost");
         };
         assert_eq!(events.len(), 1);
@@ -224,11 +224,11 @@ async fn whoever_waits_for_an_event_is_woken_by_it(fixture: Fixture) {
     }
     let head = fixture.bus.head().await.unwrap();
     let nothing = fixture.bus.read(head, Duration::from_millis(50)).await;
-    assert_eq!(nothing.unwrap(), Following::Events(Vec::new()));
+    assert_eq!(nothing.unwrap(), ReadOutcome::Events(Vec::new()));
 }
 
 async fn an_id_that_the_log_does_not_know_has_lost_what_followed(fixture: Fixture) {
-    let unknown = |log, place| EventId { log, place };
+    let unknown = |epoch, sequence| EventId { epoch, sequence };
     assert_eq!(fixture.following(unknown(5, 1)).await, None, "an empty log");
     fixture
         .bus
@@ -237,12 +237,12 @@ async fn an_id_that_the_log_does_not_know_has_lost_what_followed(fixture: Fixtur
         .unwrap();
     let head = fixture.bus.head().await.unwrap();
     for id in [
-        unknown(head.log, 3),
-        unknown(head.log - 1, 1),
-        unknown(head.log + 1, 1),
+        unknown(head.epoch, 3),
+        unknown(head.epoch - 1, 1),
+        unknown(head.epoch + 1, 1),
         unknown(u64::MAX, 0),
         unknown(0, u64::MAX),
-        unknown(head.log, u64::MAX),
+        unknown(head.epoch, u64::MAX),
     ] {
         assert_eq!(fixture.following(id).await, None, "{id}");
     }
@@ -255,20 +255,23 @@ async fn the_log_forgets_its_oldest_events_and_says_so(fixture: Fixture) {
     }
     assert_eq!(fixture.following(EventId::default()).await, None);
     let head = fixture.bus.head().await.unwrap();
-    assert_eq!(head.place, 45 * 500);
+    assert_eq!(head.sequence, 45 * 500);
     let kept = EventId {
-        place: head.place - 19_000,
+        sequence: head.sequence - 19_000,
         ..head
     };
     assert_eq!(fixture.following(kept).await.unwrap().len(), 19_000);
-    let gone = EventId { place: 1, ..head };
+    let gone = EventId {
+        sequence: 1,
+        ..head
+    };
     assert_eq!(fixture.following(gone).await, None);
 }
 
 async fn transitions_alternate_in_whatever_order_they_come(fixture: Fixture) {
     let append = async |event| fixture.bus.append(&[event]).await.unwrap();
     append(online(1, 2)).await;
-    // Told twice.
+    // FeedItem twice.
     append(online(1, 2)).await;
     append(online(2, 2)).await;
     // Another daemon was first with what came after.
@@ -306,7 +309,7 @@ async fn after_a_resync_a_smaller_revision_is_a_transition(fixture: Fixture) {
     fixture.bus.append(&events[..1]).await.unwrap();
     fixture.bus.append(&events[1..3]).await.unwrap();
     fixture.bus.append(&events[3..]).await.unwrap();
-    // Told twice.
+    // FeedItem twice.
     fixture.bus.append(&events[3..]).await.unwrap();
     assert_eq!(
         fixture.names().await,
@@ -353,14 +356,14 @@ async fn a_promoted_server_that_lacks_events_begins_another_log() {
     let lost = at_old.head().await.unwrap();
     let at_new = open(&new);
     at_new.append(&[online(2, 2)]).await.unwrap();
-    assert!(at_new.head().await.unwrap().log > lost.log);
+    assert!(at_new.head().await.unwrap().epoch > lost.epoch);
     for known in [kept, lost] {
         let read = at_new.read(known, Duration::ZERO).await.unwrap();
-        assert!(matches!(read, Following::Lost), "{read:?}");
+        assert!(matches!(read, ReadOutcome::Lost), "{read:?}");
     }
     // Whoever begins before the first event reads what is there, and then that more was lost.
     let read = at_new.read(EventId::default(), Duration::ZERO).await;
-    let Following::Events(events) = read.unwrap() else {
+    let ReadOutcome::Events(events) = read.unwrap() else {
         panic!("the first event is there");
     };
     let ids: Vec<EventId> = events.iter().map(|logged| logged.id).collect();
@@ -391,5 +394,5 @@ async fn a_promoted_server_begins_another_log_although_it_first_refused_an_appen
     at_new.append(&[offline(1, 3)]).await.unwrap_err();
     new.run::<()>(&allow_append("+xadd")).await;
     at_new.append(&[offline(1, 3)]).await.unwrap();
-    assert!(at_new.head().await.unwrap().log > known.log);
+    assert!(at_new.head().await.unwrap().epoch > known.epoch);
 }

@@ -99,7 +99,11 @@ impl Fixture {
     }
 
     async fn left(&self, key: &InstanceKey) -> Option<Duration> {
-        let look = self.leases.look(std::slice::from_ref(key)).await.unwrap();
+        let look = self
+            .leases
+            .inspect(std::slice::from_ref(key))
+            .await
+            .unwrap();
         look.leases[0].map(|lease| lease.left)
     }
 
@@ -117,7 +121,7 @@ async fn a_first_renewal_creates_and_a_second_renews_the_same_life(fixture: Fixt
     assert!(first.created);
     assert!(!second.created);
     assert_eq!(first.epoch, second.epoch);
-    let lease = fixture.leases.look(&[orders(1)]).await.unwrap().leases[0];
+    let lease = fixture.leases.inspect(&[orders(1)]).await.unwrap().leases[0];
     assert_eq!(lease.unwrap().epoch, first.epoch);
 }
 
@@ -125,7 +129,7 @@ async fn answers_come_in_the_order_of_the_questions(fixture: Fixture) {
     fixture.renew_one(&orders(2), 30).await;
     fixture.renew_one(&orders(4), 600).await;
     let questions = [orders(1), orders(2), orders(3), orders(4)];
-    let leases = fixture.leases.look(&questions).await.unwrap().leases;
+    let leases = fixture.leases.inspect(&questions).await.unwrap().leases;
     let left: Vec<_> = leases
         .iter()
         .map(|lease| lease.map(|lease| lease.left))
@@ -148,7 +152,7 @@ async fn answers_come_in_the_order_of_the_questions(fixture: Fixture) {
 
 async fn nothing_is_asked_for_nothing(fixture: Fixture) {
     assert_eq!(fixture.leases.renew(&[]).await.unwrap(), []);
-    assert_eq!(fixture.leases.look(&[]).await.unwrap().leases, []);
+    assert_eq!(fixture.leases.inspect(&[]).await.unwrap().leases, []);
     fixture.leases.revoke(&[]).await.unwrap();
 }
 
@@ -275,7 +279,7 @@ async fn it_is_the_same_for_as_long_as_it_has_its_leases(fixture: Fixture) {
     assert_eq!(incarnation().await, first);
     fixture.leases.revoke(&[orders(1)]).await.unwrap();
     assert_eq!(incarnation().await, first);
-    let look = fixture.leases.look(&[orders(1)]).await.unwrap();
+    let look = fixture.leases.inspect(&[orders(1)]).await.unwrap();
     assert_eq!(look.leases, [None]);
     assert_ne!(look.identity, Identity::default());
     // A store on several servers asks only those that can have the lease.

@@ -8,7 +8,7 @@ use rollcalld::model::{
     Presence, Registration, Scope, ScopeId, ScopeKind, Status, StatusChange, Ttl, Weight,
 };
 use rollcalld::store::{
-    self, Digest, Life, MigrateError, Registered, RegistryTransaction, ScopeDeletion, Store,
+    self, Digest, LeaseStart, MigrateError, Registered, RegistryTransaction, ScopeDeletion, Store,
     StoreUrl, WentOnline,
 };
 use tempfile::TempDir;
@@ -190,8 +190,8 @@ impl Fixture {
     }
 }
 
-fn life(key: &InstanceKey, epoch: i64) -> Life {
-    Life {
+fn life(key: &InstanceKey, epoch: i64) -> LeaseStart {
+    LeaseStart {
         key: key.clone(),
         epoch: Epoch(epoch),
     }
@@ -786,7 +786,7 @@ async fn those_who_are_offline_for_long_are_forgotten(mut fixture: Fixture) {
     fixture.set(&keys[5], hold("ada", None)).await;
     let forget = async |fixture: &mut Fixture, before: DateTime<Utc>, limit| {
         let forgotten = fixture
-            .write(async |tx| tx.forget_instances(before, limit).await.unwrap())
+            .write(async |tx| tx.purge_offline_instances(before, limit).await.unwrap())
             .await;
         let mut keys: Vec<InstanceKey> = forgotten.into_iter().map(|gone| gone.key).collect();
         keys.sort();

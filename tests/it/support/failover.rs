@@ -33,7 +33,7 @@ impl Failover {
     /// Replicas with these flags, on which a missing lease is evidence already.
     pub(crate) async fn start(arguments: &[Vec<String>; 2]) -> Self {
         let own = format!(
-            "--lease-ttl {}s --roll-interval {}s --protect-max 1s",
+            "--lease-ttl {}s --roll-call-interval {}s --protection-max-duration 1s",
             TTL.as_secs(),
             INTERVAL.as_secs()
         );

@@ -106,8 +106,7 @@ impl Shared {
                 }
                 return Ok(());
             }
-            let answer =
-                json!({"renewed": 1, "created": 0, "unknown": [], "next_in_ms": 3_600_000});
+            let answer = json!({"renewed": 1, "created": 0, "unknown": [], "next_heartbeat_in_ms": 3_600_000});
             let (status, answer) = (health.unwrap_or(200), answer.to_string());
             let head = format!(
                 "HTTP/1.1 {status} Said\r\nContent-Length: {}\r\n\r\n",

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rollcalld::bus::{self, BusError, BusUrl, EventBus, Following};
+use rollcalld::bus::{self, BusError, BusUrl, EventBus, ReadOutcome};
 use rollcalld::clock::Clock;
 use rollcalld::lease::{
-    Identity, Lease, LeaseError, LeasePage, LeaseStore, ListCursor, Look, Renewal, Renewed,
+    Identity, Lease, LeaseError, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal, Renewed,
 };
 use rollcalld::model::{Epoch, Event, EventId, InstanceKey};
 use tokio::time::Instant;
@@ -225,7 +225,7 @@ impl LeaseStore for Route {
         })
     }
 
-    async fn look(&self, keys: &[InstanceKey]) -> Result<Look, LeaseError> {
+    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, LeaseError> {
         let now = Instant::now();
         self.ask(false, |server, _| {
             let look = |key| {
@@ -233,7 +233,7 @@ impl LeaseStore for Route {
                 let left = expires_at.saturating_duration_since(now);
                 (!left.is_zero()).then_some(Lease { left, epoch })
             };
-            Look {
+            LeaseSnapshot {
                 leases: keys.iter().map(look).collect(),
                 identity: identity(server),
             }
@@ -289,7 +289,7 @@ impl EventBus for Route {
         self.log(false)?.head().await
     }
 
-    async fn read(&self, after: EventId, wait: Duration) -> Result<Following, BusError> {
+    async fn read(&self, after: EventId, wait: Duration) -> Result<ReadOutcome, BusError> {
         self.log(false)?.read(after, wait).await
     }
 }

@@ -11,8 +11,9 @@ use rollcalld::model::{
     Scope, ScopeId, ScopeKind, ScopeRecord, Status,
 };
 use rollcalld::store::{
-    Attestation, Declared, Digest, Life, MigrateError, Registered, RegisteredMany, RegistryReader,
-    RegistryTransaction, RegistryWriter, ScopeDeletion, Store, StoreError, WentOnline,
+    Attestation, Declared, Digest, LeaseStart, MigrateError, Registered, RegisteredMany,
+    RegistryReader, RegistryTransaction, RegistryWriter, ScopeDeletion, Store, StoreError,
+    WentOnline,
 };
 use tokio::time::Instant;
 
@@ -316,7 +317,7 @@ impl RegistryTransaction for MemoryTransaction {
         self.write(move |rows| rows.instances.remove(&key))
     }
 
-    async fn forget_instances(
+    async fn purge_offline_instances(
         &mut self,
         before: DateTime<Utc>,
         limit: u16,
@@ -336,7 +337,7 @@ impl RegistryTransaction for MemoryTransaction {
         })
     }
 
-    async fn record_online(&mut self, lives: &[Life]) -> Result<Vec<WentOnline>, StoreError> {
+    async fn record_online(&mut self, lives: &[LeaseStart]) -> Result<Vec<WentOnline>, StoreError> {
         let (lives, now) = (lives.to_vec(), self.now);
         self.write(move |rows| {
             let Rows {
@@ -344,7 +345,7 @@ impl RegistryTransaction for MemoryTransaction {
                 transitions,
                 ..
             } = rows;
-            let record = |Life { key, epoch }: &Life| {
+            let record = |LeaseStart { key, epoch }: &LeaseStart| {
                 let instance = instances.get_mut(key)?;
                 let presence = &mut instance.presence;
                 if presence.epoch.is_some_and(|known| known >= *epoch) {
@@ -370,7 +371,7 @@ impl RegistryTransaction for MemoryTransaction {
         })
     }
 
-    async fn record_offline(&mut self, lives: &[Life]) -> Result<Vec<Instance>, StoreError> {
+    async fn record_offline(&mut self, lives: &[LeaseStart]) -> Result<Vec<Instance>, StoreError> {
         let (lives, now) = (lives.to_vec(), self.now);
         self.write(move |rows| {
             let Rows {
@@ -378,7 +379,7 @@ impl RegistryTransaction for MemoryTransaction {
                 transitions,
                 ..
             } = rows;
-            let record = |Life { key, epoch }: &Life| {
+            let record = |LeaseStart { key, epoch }: &LeaseStart| {
                 let instance = instances.get_mut(key)?;
                 let presence = &mut instance.presence;
                 let current: Option<Epoch> = presence.epoch.filter(|_| presence.online);

@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr};
-use rollcalld::actor::{Agreement, Expiry, Mailbox};
+use rollcalld::actor::{Agreement, ExpiryHandler, Mailbox};
 use rollcalld::lease::{Health, LeaseStore, ObservedLeaseStore};
 use rollcalld::metrics::Metrics;
 use rollcalld::model::ReplicaId;
@@ -64,7 +64,7 @@ pub(crate) fn observed(leases: Arc<dyn LeaseStore>, health: &Arc<Health>) -> Arc
 }
 
 /// Compares the lease store of `expiry` with those of the replicas.
-pub(crate) fn agreement(expiry: &Expiry) -> Agreement {
+pub(crate) fn agreement(expiry: &ExpiryHandler) -> Agreement {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     Agreement {
         replica: ReplicaId(format!("r-{}", NEXT.fetch_add(1, Ordering::Relaxed))),

@@ -11,9 +11,9 @@ use tokio::time::timeout;
 
 use super::HeartbeatActor;
 use crate::actor::RecordOnline;
-use crate::directory::Profile;
+use crate::directory::HeartbeatInfo;
 use crate::lease::{Renewal, Renewed};
-use crate::store::Life;
+use crate::store::LeaseStart;
 
 /// The most new lives in one message to the RegistryActor.
 const MAX_RECORD: usize = 500;
@@ -27,30 +27,30 @@ const MAX_WAITING: usize = 20_000;
 const RECORDED: Duration = Duration::from_millis(600);
 
 /// What renewals tell of lives that are to be recorded.
-pub(super) struct Lives {
+pub(super) struct NewLeases {
     /// They began with this renewal.
-    pub(super) begun: Vec<Life>,
+    pub(super) begun: Vec<LeaseStart>,
     /// They began before, and the instance is recorded as offline or with an earlier lease:
     /// the report was lost, the instance had a lease before it registered, or another lease
     /// store lost its lease. The renewal is proof of life, whatever the epochs are.
-    pub(super) unrecorded: Vec<Life>,
+    pub(super) unrecorded: Vec<LeaseStart>,
 }
 
-impl Lives {
-    pub(super) fn of(renewals: &[Renewal], renewed: &[Renewed], profiles: &[Profile]) -> Self {
+impl NewLeases {
+    pub(super) fn of(renewals: &[Renewal], renewed: &[Renewed], infos: &[HeartbeatInfo]) -> Self {
         let mut lives = Self {
             begun: Vec::new(),
             unrecorded: Vec::new(),
         };
-        for ((renewal, renewed), profile) in renewals.iter().zip(renewed).zip(profiles) {
-            let life = || Life {
+        for ((renewal, renewed), info) in renewals.iter().zip(renewed).zip(infos) {
+            let life = || LeaseStart {
                 key: renewal.key.clone(),
-                epoch: renewed.epoch.after(profile.epoch),
+                epoch: renewed.epoch.after(info.epoch),
             };
-            let is_recorded = profile.online && profile.epoch >= Some(renewed.epoch);
+            let is_recorded = info.online && info.epoch >= Some(renewed.epoch);
             if renewed.created {
                 lives.begun.push(life());
-            } else if profile.slot.is_some() && !is_recorded {
+            } else if info.slot.is_some() && !is_recorded {
                 lives.unrecorded.push(life());
             }
         }
@@ -64,7 +64,7 @@ impl Lives {
 
 /// Has lives recorded, and waits for that a while: a report that is still under way when
 /// its heartbeat is answered could be taken for one of an instance that registers anew.
-pub(super) async fn recorded(actor: &Addr<HeartbeatActor>, lives: Vec<Life>) {
+pub(super) async fn record_and_wait(actor: &Addr<HeartbeatActor>, lives: Vec<LeaseStart>) {
     if lives.is_empty() {
         return;
     }
@@ -74,19 +74,19 @@ pub(super) async fn recorded(actor: &Addr<HeartbeatActor>, lives: Vec<Life>) {
     let _ = timeout(RECORDED, recorded).await;
 }
 
-/// Lives that wait to be recorded, and who waits for that.
+/// NewLeases that wait to be recorded, and who waits for that.
 #[derive(Default)]
-pub(super) struct Unrecorded {
-    waiting: Vec<(Vec<Life>, oneshot::Sender<()>)>,
+pub(super) struct PendingTransitions {
+    waiting: Vec<(Vec<LeaseStart>, oneshot::Sender<()>)>,
     /// How many lives wait.
     count: usize,
     under_way: bool,
 }
 
-/// Lives that are to be recorded. Private: the actor sends it to itself.
+/// NewLeases that are to be recorded. Private: the actor sends it to itself.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Record(Vec<Life>, oneshot::Sender<()>);
+struct Record(Vec<LeaseStart>, oneshot::Sender<()>);
 
 impl Handler<Record> for HeartbeatActor {
     type Result = ();

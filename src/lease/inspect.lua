@@ -25,7 +25,7 @@ if ARGV[1] == 'mark' then
 end
 
 local answer = {}
-local function look(key)
+local function inspect(key)
   local start = redis.pcall('HGET', key, 'startTime')
   if type(start) == 'table' and not string.find(start.err, 'WRONGTYPE', 1, true) then
     error(start.err)
@@ -37,6 +37,6 @@ local function look(key)
     answer[#answer + 1] = { '', 0 }
   end
 end
-for i = first, #KEYS do look(KEYS[i]) end
-for i = 2, #ARGV do look(ARGV[i]) end
+for i = first, #KEYS do inspect(KEYS[i]) end
+for i = 2, #ARGV do inspect(ARGV[i]) end
 return { identity, answer }

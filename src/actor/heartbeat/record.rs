@@ -7,16 +7,16 @@ use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
 
 use super::HeartbeatActor;
-use super::lives::{Lives, recorded};
-use super::renewals::{Asker, Renew, Renewals, ended};
-use crate::directory::{Directory, DirectoryError, Profile};
+use super::new_leases::{NewLeases, record_and_wait};
+use super::renewals::{Renew, Renewals, Waiter, ended};
+use crate::directory::{Directory, DirectoryError, HeartbeatInfo};
 use crate::lease::{LeaseError, LeaseStore, Renewal, Renewed};
 use crate::metrics::Metrics;
 use crate::model::{InstanceKey, Ttl, Weight};
 
 /// Why a heartbeat was not taken.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum BeatError {
+pub enum HeartbeatError {
     /// The lease store gave no answer.
     #[error(transparent)]
     Leases(#[from] LeaseError),
@@ -27,7 +27,7 @@ pub enum BeatError {
 
 /// What a heartbeat did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BeatOutcome {
+pub enum HeartbeatOutcome {
     /// Its lease lives on; with its time to live.
     Renewed(Ttl),
     /// A new life began; with its time to live.
@@ -37,7 +37,7 @@ pub enum BeatOutcome {
 }
 
 /// What became of each heartbeat of a message.
-pub(super) type Outcomes = Result<Vec<BeatOutcome>, BeatError>;
+pub(super) type Outcomes = Result<Vec<HeartbeatOutcome>, HeartbeatError>;
 
 /// Heartbeats of registered instances, in order; each creates or renews a lease.
 /// Idempotent but for the time.
@@ -47,31 +47,35 @@ pub(super) type Outcomes = Result<Vec<BeatOutcome>, BeatError>;
 /// was deregistered elsewhere has no lease, so a beat that was under way creates
 /// one, finds that out, and takes it back.
 #[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Vec<BeatOutcome>, BeatError>")]
-pub struct Beat {
+#[rtype(result = "Result<Vec<HeartbeatOutcome>, HeartbeatError>")]
+pub struct RecordHeartbeats {
     /// Whose heartbeats, none of them twice, and what the Directory knows of each.
-    pub instances: Vec<(InstanceKey, Option<Profile>)>,
+    pub instances: Vec<(InstanceKey, Option<HeartbeatInfo>)>,
 }
 
-impl Handler<Beat> for HeartbeatActor {
-    type Result = BeatAnswer;
+impl Handler<RecordHeartbeats> for HeartbeatActor {
+    type Result = HeartbeatReply;
 
-    fn handle(&mut self, Beat { instances }: Beat, context: &mut Context<Self>) -> BeatAnswer {
+    fn handle(
+        &mut self,
+        RecordHeartbeats { instances }: RecordHeartbeats,
+        context: &mut Context<Self>,
+    ) -> HeartbeatReply {
         // Most are of instances that are known here, and wait for a round trip alone.
         if instances.iter().all(|(_, known)| known.is_some()) {
             self.send(context);
-            return BeatAnswer(Answer::RoundTrip {
+            return HeartbeatReply(Answer::RoundTrip {
                 instances,
                 default_ttl: self.default_ttl,
                 queue: self.renewals.clone(),
             });
         }
         let keys = instances.into_iter().map(|(key, _)| key).collect();
-        BeatAnswer(Answer::Later(Box::pin(self.beats(context).beat(keys))))
+        HeartbeatReply(Answer::Later(Box::pin(self.recorder(context).record(keys))))
     }
 }
 
-impl Profile {
+impl HeartbeatInfo {
     fn renewal(&self, key: InstanceKey, default_ttl: Ttl) -> Renewal {
         Renewal {
             key,
@@ -81,13 +85,13 @@ impl Profile {
     }
 }
 
-/// The answer of a [`Beat`].
-pub struct BeatAnswer(Answer);
+/// The answer of a [`RecordHeartbeats`].
+pub struct HeartbeatReply(Answer);
 
 enum Answer {
     /// Given with the next round trip, without a task of its own.
     RoundTrip {
-        instances: Vec<(InstanceKey, Option<Profile>)>,
+        instances: Vec<(InstanceKey, Option<HeartbeatInfo>)>,
         default_ttl: Ttl,
         queue: Renewals,
     },
@@ -95,7 +99,7 @@ enum Answer {
     Later(ResponseFuture<Outcomes>),
 }
 
-impl MessageResponse<HeartbeatActor, Beat> for BeatAnswer {
+impl MessageResponse<HeartbeatActor, RecordHeartbeats> for HeartbeatReply {
     fn handle(
         self,
         context: &mut Context<HeartbeatActor>,
@@ -107,14 +111,16 @@ impl MessageResponse<HeartbeatActor, Beat> for BeatAnswer {
                 default_ttl,
                 queue,
             } => {
-                let renewal = |(key, known): (_, Option<Profile>)| {
+                let renewal = |(key, known): (_, Option<HeartbeatInfo>)| {
                     known.map(|known| (known.renewal(key, default_ttl), known))
                 };
                 let renewals = instances.into_iter().filter_map(renewal);
-                queue.push(renewals, Asker::Beat(answer));
+                queue.push(renewals, Waiter::RecordHeartbeats(answer));
             }
             Answer::Later(outcomes) => {
-                MessageResponse::<HeartbeatActor, Beat>::handle(outcomes, context, answer);
+                MessageResponse::<HeartbeatActor, RecordHeartbeats>::handle(
+                    outcomes, context, answer,
+                );
             }
         }
     }
@@ -123,33 +129,35 @@ impl MessageResponse<HeartbeatActor, Beat> for BeatAnswer {
 impl HeartbeatActor {
     /// Answers a heartbeat whose round trip is over and was answered: at once, where all its
     /// leases live on. Whether it was.
-    pub(super) fn told(
+    pub(super) fn reply_if_renewed(
         &self,
         renewals: &[Renewal],
         renewed: &[Renewed],
-        profiles: &[Profile],
+        infos: &[HeartbeatInfo],
         answer: Option<OneshotSender<Outcomes>>,
         context: &Context<Self>,
     ) -> bool {
-        let lives = Lives::of(renewals, renewed, profiles);
+        let lives = NewLeases::of(renewals, renewed, infos);
         if lives.is_empty() {
-            let outcomes = renewals.iter().map(|own| BeatOutcome::Renewed(own.ttl));
+            let outcomes = renewals
+                .iter()
+                .map(|own| HeartbeatOutcome::Renewed(own.ttl));
             // Whoever asked may have given up meanwhile, here and below.
             let _ = answer.map(|answer| answer.send(Ok(outcomes.collect())));
             return true;
         }
         let (renewals, renewed) = (renewals.to_vec(), renewed.to_vec());
-        let beats = self.beats(context);
+        let recorder = self.recorder(context);
         actix::spawn(async move {
-            let outcomes = beats.settle(&renewals, &renewed, lives).await;
-            beats.tally(renewals.len(), &outcomes);
+            let outcomes = recorder.record_new_leases(&renewals, &renewed, lives).await;
+            recorder.count(renewals.len(), &outcomes);
             answer.map(|answer| answer.send(outcomes))
         });
         false
     }
 
-    fn beats(&self, context: &Context<Self>) -> Beats {
-        Beats {
+    fn recorder(&self, context: &Context<Self>) -> HeartbeatRecorder {
+        HeartbeatRecorder {
             directory: Arc::clone(&self.directory),
             leases: Arc::clone(&self.leases),
             metrics: Arc::clone(&self.metrics),
@@ -160,7 +168,7 @@ impl HeartbeatActor {
 }
 
 /// What a heartbeat needs that waits for more than one round trip.
-struct Beats {
+struct HeartbeatRecorder {
     directory: Arc<Directory>,
     leases: Arc<dyn LeaseStore>,
     metrics: Arc<Metrics>,
@@ -168,33 +176,33 @@ struct Beats {
     actor: Addr<HeartbeatActor>,
 }
 
-impl Beats {
+impl HeartbeatRecorder {
     /// A heartbeat of instances of which some are not known here.
-    async fn beat(self, keys: Vec<InstanceKey>) -> Outcomes {
+    async fn record(self, keys: Vec<InstanceKey>) -> Outcomes {
         let count = keys.len();
         let outcomes = self.outcomes(keys).await;
-        self.tally(count, &outcomes);
+        self.count(count, &outcomes);
         outcomes
     }
 
     async fn outcomes(&self, keys: Vec<InstanceKey>) -> Outcomes {
         let known = self.directory.resolve(&keys).await?;
         let registered = keys.into_iter().zip(&known);
-        let registered = registered.filter_map(|(key, profile)| Some((key, (*profile)?)));
-        let (renewals, profiles): (Vec<_>, Vec<_>) = registered
-            .map(|(key, profile)| (profile.renewal(key, self.default_ttl), profile))
+        let registered = registered.filter_map(|(key, info)| Some((key, (*info)?)));
+        let (renewals, infos): (Vec<_>, Vec<_>) = registered
+            .map(|(key, info)| (info.renewal(key, self.default_ttl), info))
             .unzip();
         let mut outcomes = match renewals.is_empty() {
             true => Vec::new(),
             false => {
-                let (renewed, lives) = self.renew(&renewals, &profiles).await?;
-                self.settle(&renewals, &renewed, lives).await?
+                let (renewed, lives) = self.renew(&renewals, &infos).await?;
+                self.record_new_leases(&renewals, &renewed, lives).await?
             }
         }
         .into_iter();
-        let each = known.iter().map(|profile| {
-            let outcome = profile.and_then(|_| outcomes.next());
-            outcome.unwrap_or(BeatOutcome::Unknown)
+        let each = known.iter().map(|info| {
+            let outcome = info.and_then(|_| outcomes.next());
+            outcome.unwrap_or(HeartbeatOutcome::Unknown)
         });
         Ok(each.collect())
     }
@@ -203,18 +211,23 @@ impl Beats {
     async fn renew(
         &self,
         renewals: &[Renewal],
-        profiles: &[Profile],
-    ) -> Result<(Vec<Renewed>, Lives), LeaseError> {
-        let renew = Renew(renewals.to_vec(), profiles.to_vec());
+        infos: &[HeartbeatInfo],
+    ) -> Result<(Vec<Renewed>, NewLeases), LeaseError> {
+        let renew = Renew(renewals.to_vec(), infos.to_vec());
         let renewed = self.actor.send(renew).await;
         let renewed = renewed.unwrap_or_else(|_| Err(ended()))?;
-        let lives = Lives::of(renewals, &renewed, profiles);
+        let lives = NewLeases::of(renewals, &renewed, infos);
         Ok((renewed, lives))
     }
 
     /// Has recorded what lives began, and takes those back whose instances are gone.
-    async fn settle(&self, renewals: &[Renewal], renewed: &[Renewed], lives: Lives) -> Outcomes {
-        let Lives {
+    async fn record_new_leases(
+        &self,
+        renewals: &[Renewal],
+        renewed: &[Renewed],
+        lives: NewLeases,
+    ) -> Outcomes {
+        let NewLeases {
             mut begun,
             unrecorded,
         } = lives;
@@ -224,17 +237,17 @@ impl Beats {
         let gone: HashSet<InstanceKey> = gone.into_iter().collect();
         begun.retain(|life| !gone.contains(&life.key));
         begun.extend(unrecorded);
-        recorded(&self.actor, begun).await;
+        record_and_wait(&self.actor, begun).await;
         let outcome = |(renewal, renewed): (&Renewal, &Renewed)| match renewed.created {
-            _ if gone.contains(&renewal.key) => BeatOutcome::Unknown,
-            true => BeatOutcome::Created(renewal.ttl),
-            false => BeatOutcome::Renewed(renewal.ttl),
+            _ if gone.contains(&renewal.key) => HeartbeatOutcome::Unknown,
+            true => HeartbeatOutcome::Created(renewal.ttl),
+            false => HeartbeatOutcome::Renewed(renewal.ttl),
         };
         Ok(renewals.iter().zip(renewed).map(outcome).collect())
     }
 
     /// Counts what became of that many heartbeats.
-    fn tally(&self, count: usize, outcomes: &Outcomes) {
+    fn count(&self, count: usize, outcomes: &Outcomes) {
         let metrics = &self.metrics.heartbeats;
         let Ok(outcomes) = outcomes else {
             metrics.rejected.inc_by(count as u64);
@@ -242,9 +255,9 @@ impl Beats {
         };
         for outcome in outcomes {
             let counter = match outcome {
-                BeatOutcome::Renewed(_) => &metrics.renewed,
-                BeatOutcome::Created(_) => &metrics.created,
-                BeatOutcome::Unknown => &metrics.unknown,
+                HeartbeatOutcome::Renewed(_) => &metrics.renewed,
+                HeartbeatOutcome::Created(_) => &metrics.created,
+                HeartbeatOutcome::Unknown => &metrics.unknown,
             };
             counter.inc();
         }
@@ -254,7 +267,7 @@ impl Beats {
 /// A heartbeat in the original's manner: also of an address that never registered.
 /// Creates or renews one lease. Idempotent but for the time.
 #[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Renewed, BeatError>")]
+#[rtype(result = "Result<Renewed, HeartbeatError>")]
 pub struct KeepAlive {
     /// Whose heartbeat.
     pub key: InstanceKey,
@@ -263,13 +276,13 @@ pub struct KeepAlive {
 }
 
 impl Handler<KeepAlive> for HeartbeatActor {
-    type Result = ResponseFuture<Result<Renewed, BeatError>>;
+    type Result = ResponseFuture<Result<Renewed, HeartbeatError>>;
 
     fn handle(&mut self, message: KeepAlive, context: &mut Context<Self>) -> Self::Result {
-        let beats = self.beats(context);
+        let recorder = self.recorder(context);
         Box::pin(async move {
-            let outcome = beats.keep_alive(message).await;
-            let heartbeats = &beats.metrics.heartbeats;
+            let outcome = recorder.keep_alive(message).await;
+            let heartbeats = &recorder.metrics.heartbeats;
             let counter = match &outcome {
                 Ok(Renewed { created: true, .. }) => &heartbeats.created,
                 Ok(Renewed { created: false, .. }) => &heartbeats.renewed,
@@ -281,18 +294,21 @@ impl Handler<KeepAlive> for HeartbeatActor {
     }
 }
 
-impl Beats {
-    async fn keep_alive(&self, KeepAlive { key, weight }: KeepAlive) -> Result<Renewed, BeatError> {
-        let profile = self.directory.resolve_keep_alive(&key).await;
-        let known = profile.unwrap_or_default();
+impl HeartbeatRecorder {
+    async fn keep_alive(
+        &self,
+        KeepAlive { key, weight }: KeepAlive,
+    ) -> Result<Renewed, HeartbeatError> {
+        let info = self.directory.resolve_keep_alive(&key).await;
+        let known = info.unwrap_or_default();
         let renewal = Renewal {
             weight: weight.unwrap_or(known.weight),
             ..known.renewal(key, self.default_ttl)
         };
         let (renewed, mut lives) = self.renew(&[renewal], &[known]).await?;
-        if profile.is_some() {
+        if info.is_some() {
             lives.begun.extend(lives.unrecorded);
-            recorded(&self.actor, lives.begun).await;
+            record_and_wait(&self.actor, lives.begun).await;
         }
         Ok(renewed.first().copied().ok_or_else(ended)?)
     }
