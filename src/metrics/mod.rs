@@ -240,10 +240,14 @@ impl Metrics {
         build
             .get_or_create(&[("version", env!("CARGO_PKG_VERSION"))])
             .set(1);
-        all.add("build_info", "The version of the daemon; always 1", build);
+        all.add(
+            "build_info",
+            "Version of the daemon; the value is always 1",
+            build,
+        );
         let heartbeats = all.add(
             "heartbeats",
-            "Heartbeats by what became of them",
+            "Heartbeats by outcome: created or renewed a lease, of an unknown instance, or rejected",
             Family::<Label, Counter>::default(),
         );
         let outcome = |outcome| heartbeats.get_or_create_owned(&[("outcome", outcome)]);
@@ -255,7 +259,7 @@ impl Metrics {
         };
         let backends = all.add(
             "backend_up",
-            "Whether a backend answered when it was last asked",
+            "Whether a backend answered the last call: 1 or 0",
             Family::<Label, Gauge>::default(),
         );
         let backend = |backend| backends.get_or_create_owned(&[("backend", backend)]);
@@ -265,136 +269,136 @@ impl Metrics {
             bus: BothWays::new(backend("bus")),
             leases_evicted: all.add(
                 "lease_store_evicts",
-                "Whether Redis may evict leases: it has a maxmemory, and a maxmemory-policy other than noeviction",
+                "Whether Redis may evict leases: maxmemory is set and maxmemory-policy is not noeviction",
                 Gauge::default(),
             ),
         };
         let metrics = Self {
             requests: all.add(
                 "http_requests",
-                "Requests by route and status",
+                "HTTP requests by route and status",
                 Family::default(),
             ),
             request_durations: all.add(
                 "http_request_duration_seconds",
-                "How long requests took, but for streams and those that wait for a change",
+                "Duration of HTTP requests, without event streams and long polls",
                 Family::new_with_constructor(durations as fn() -> Histogram),
             ),
             in_flight: all.add(
                 "http_in_flight",
-                "Requests under way by kind of work: wait is long polls, stream is event streams",
+                "HTTP requests in flight by class: wait is long polls, stream is event streams",
                 Family::default(),
             ),
             limits: all.add(
                 "http_limit",
-                "How many requests of a kind of work may be under way",
+                "Limit of HTTP requests in flight by class",
                 Family::default(),
             ),
             shed: all.add(
                 "http_requests_rejected",
-                "Requests that were refused because as many were under way as may be",
+                "HTTP requests rejected because the limit of their class was reached",
                 Family::default(),
             ),
             http_connections: all.add(
                 "http_connections",
-                "Connections of clients that are open",
+                "Open client connections",
                 Gauge::default(),
             ),
             http_connections_limit: all.add(
                 "http_connections_limit",
-                "How many connections of clients may be open",
+                "Limit of open client connections",
                 Gauge::default(),
             ),
             malformed: all.add(
                 "http_malformed_requests",
-                "Requests that could not be read as HTTP",
+                "Requests that are not valid HTTP",
                 Counter::default(),
             ),
             heartbeats,
             lease_batch: all.add("lease_batch_size", "Leases renewed in one round trip", sizes()),
             round_trips: all.add(
                 "lease_round_trip_seconds",
-                "How long the lease store took to answer",
+                "Duration of calls to the lease store",
                 Family::new_with_constructor(durations as fn() -> Histogram),
             ),
             lease_errors: all.add(
                 "lease_errors",
-                "Questions to the lease store that it did not answer",
+                "Calls to the lease store that failed",
                 Family::default(),
             ),
-            commit_size: all.add("commit_size", "Writes in one transaction", sizes()),
+            commit_size: all.add("commit_size", "Writes in one transaction of the registry store", sizes()),
             commit_duration: all.add(
                 "commit_duration_seconds",
-                "How long a transaction took until its commit was confirmed",
+                "Duration of transactions of the registry store, from the begin to the confirmed commit",
                 durations(),
             ),
-            commit_errors: all.add("commit_errors", "Transactions that failed", Counter::default()),
+            commit_errors: all.add("commit_errors", "Transactions of the registry store that failed", Counter::default()),
             scopes: all.add("scopes", "Declared groups and services", Family::default()),
             instances: all.add(
                 "instances",
-                "Instances by state: registered contains online, which contains available and suspect",
+                "Instances by state: registered includes online, and online includes available and suspect",
                 Family::default(),
             ),
             transitions: all.add(
                 "transitions",
-                "Instances that this daemon recorded as online or offline",
+                "Transitions to online or offline that this replica recorded",
                 Family::default(),
             ),
             expiry_lateness: all.add(
                 "expiry_lateness_seconds",
-                "From the end of a lease until its instance was recorded as offline",
+                "Time from the end of a lease until its instance was marked offline",
                 lateness(),
             ),
-            roll_calls: all.add("roll_calls", "Roll calls by what became of them: late ones were not sent, because their moment had passed", Family::default()),
+            roll_calls: all.add("roll_calls", "Roll calls by outcome; a late one was not sent because its time had passed", Family::default()),
             roll_call_at: all.add(
                 "roll_call_last_timestamp_seconds",
-                "When the roll was called last, by this daemon or as it saw another do it; 0 is never",
+                "Time of the last roll call, by this replica or another one; 0 if there was none",
                 Gauge::default(),
             ),
             clock_jumps: all.add(
                 "clock_jumps",
-                "How often the wall clock was found to have been set by more than a second",
+                "Jumps of the wall clock by more than one second",
                 Counter::default(),
             ),
             reconciles: all.add(
                 "reconciles",
-                "Comparisons of the registry with the leases that this daemon completed",
+                "Reconciles that this replica completed",
                 Counter::default(),
             ),
             reconcile_at: all.add(
                 "reconcile_last_timestamp_seconds",
-                "When this daemon completed one last; 0 is never",
+                "Time of the last reconcile that this replica completed; 0 if there was none",
                 Gauge::default(),
             ),
             repairs: all.add(
                 "reconcile_repairs",
-                "Instances that a reconcile found to be other than recorded",
+                "Instances whose record a reconcile corrected, by new state",
                 Family::default(),
             ),
             events_waiting: all.add(
                 "events_waiting",
-                "Events of what was committed here that the log of events has not taken yet",
+                "Events of committed changes that wait to be appended to the event log",
                 Gauge::default(),
             ),
             events: all.add(
                 "events",
-                "Events that this daemon read from the log, by type",
+                "Events read from the event log, by type",
                 Family::default(),
             ),
             event_lag: all.add(
                 "event_lag_seconds",
-                "From when something happened, by the clock of whoever did it, until it was known here",
+                "Time from an event, by the clock of the replica that recorded it, until this replica read it",
                 lateness(),
             ),
             streams_dropped: all.add(
                 "streams_dropped",
-                "Event streams that ended because their reader was too slow",
+                "Event streams ended because their client read too slowly",
                 Counter::default(),
             ),
             backends,
             stale: all.add(
                 "directory_stale",
-                "Whether what is listed may be old",
+                "Whether lists may be out of date",
                 Gauge::default(),
             ),
             connections: all.add(
@@ -404,47 +408,47 @@ impl Metrics {
             ),
             connections_waiting: all.add(
                 "store_pool_pending",
-                "Reads that wait for a connection to the registry store",
+                "Reads waiting for a connection to the registry store",
                 Gauge::default(),
             ),
             protection: all.add(
                 "protection_active",
-                "Whether instances are held instead of recorded as offline",
+                "Whether protection mode is active: instances without a lease stay listed as suspects",
                 Gauge::default(),
             ),
             detection_suspended: all.add(
                 "detection_suspended",
-                "Whether no instance is marked offline for now: the lease store does not work or has just begun to, or the replicas do not agree on it",
+                "Whether detection is suspended: no instance is marked offline, because the lease store is unavailable or has just recovered, or the replicas use different ones",
                 Gauge::default(),
             ),
             mailbox_pending: all.add(
                 "mailbox_pending",
-                "Questions to an actor that are not answered yet",
+                "Messages to an actor that are not answered yet",
                 Family::default(),
             ),
             mailbox_waits: all.add(
                 "mailbox_wait_seconds",
-                "How long a question waited until the actor took it up",
+                "Time a message waits until the actor handles it",
                 Family::new_with_constructor(durations as fn() -> Histogram),
             ),
             mailbox_rejected: all.add(
                 "mailbox_rejected",
-                "Questions to an actor for which there was no place",
+                "Messages to an actor rejected because its mailbox was full",
                 Family::default(),
             ),
             ready: all.add(
                 "ready",
-                "Whether requests are served: 1 from the start to the stop",
+                "Whether the daemon serves requests: 1 between start and stop",
                 Gauge::default(),
             ),
             auth_disabled: all.add(
                 "auth_disabled",
-                "Whether there are no tokens, so that everybody may do everything",
+                "Whether no tokens are configured, so that every client may do everything",
                 Gauge::default(),
             ),
             reloaded: all.add(
                 "config_last_reload_successful",
-                "Whether the tokens and certificates that were read last are those in use",
+                "Whether the last reload of tokens and certificates succeeded",
                 Gauge::default(),
             ),
             process: process::ProcessMetrics::default(),

@@ -22,6 +22,7 @@ mod console;
 mod container;
 mod deploy;
 mod discovery;
+mod docs;
 mod durability;
 mod events;
 mod expiry;

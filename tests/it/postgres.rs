@@ -43,7 +43,7 @@ async fn a_role_without_create_can_run_the_daemon() {
         "{text}"
     );
     assert_eq!(migrate(setup.store.clone()).await.0, Some(0));
-    // As README.md lists them.
+    // As docs/deployment.md lists them.
     let rights = format!(
         "GRANT SELECT ON refinery_schema_history TO {role};
          GRANT SELECT, INSERT, UPDATE, DELETE ON scope, instance, replica TO {role}"

@@ -242,10 +242,15 @@ async fn a_redis_that_evicts_or_cannot_save_is_warned_of() {
     evicts(false).await;
 }
 
-/// The commands by which README.md says to make the daemon's user, the second one for a cluster.
+/// The commands by which docs/deployment.md says to make the daemon's user, the second one for a cluster.
 fn documented_acl() -> Vec<Vec<&'static str>> {
-    let readme = include_str!("../../README.md").lines();
-    let lines = readme.filter(|line| line.starts_with("ACL SETUSER rollcall "));
+    let page = include_str!("../../docs/deployment.md").lines();
+    let lines = page.filter_map(|line| {
+        let command = line.trim_start();
+        command
+            .starts_with("ACL SETUSER rollcall ")
+            .then_some(command)
+    });
     let acl: Vec<Vec<&str>> = lines.map(|line| line.split(' ').collect()).collect();
     assert_eq!(acl.len(), 2);
     acl
