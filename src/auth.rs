@@ -1,7 +1,7 @@
-//! Who may do what: roles, the tokens that give them, and the scopes a token is limited to.
+//! Roles, tokens, and the scopes a token is limited to.
 //!
-//! The gate of the HTTP side asks here. A token is known by its SHA-256 alone and is never
-//! shown again after it was made.
+//! The guard of the HTTP server uses it. A token is stored as its SHA-256 only, and is never
+//! shown again after it was generated.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -15,31 +15,31 @@ use subtle::ConstantTimeEq;
 
 use crate::model::{Scope, ScopeKind};
 
-/// The fewest characters of a token: what is shorter could be guessed.
+/// The shortest token, in characters: a shorter one could be guessed.
 pub const MIN_TOKEN: usize = 32;
 
-/// The bytes of chance in a token that is made here.
+/// The number of random bytes in a generated token.
 const CHANCE: usize = 32;
 
-/// What a line of a tokens file is like.
+/// The format of a line of a tokens file.
 const LINE: &str = "must be: ROLE NAME SHA256 [SCOPE]";
 
-/// The name of whoever calls a daemon that has no tokens.
+/// The name of callers while no tokens are configured.
 const ANONYMOUS: &str = "anonymous";
 
-/// What a caller may do; each may also do what the one before may.
+/// What a caller may do; each role includes the previous one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Look: discovery, events, metrics.
+    /// Read: lists, events, metrics.
     Read,
-    /// Register, beat and deregister.
+    /// Register, send heartbeats and deregister.
     Agent,
-    /// Change what others registered, and scopes.
+    /// Change instances of others, and scopes.
     Admin,
 }
 
 impl Role {
-    /// As it is written in a tokens file.
+    /// Returns the name in a tokens file.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -74,7 +74,7 @@ pub struct ScopePattern {
 }
 
 impl ScopePattern {
-    /// Whether a scope is one of those.
+    /// Returns whether a scope matches.
     pub fn matches(&self, scope: &Scope) -> bool {
         let key = scope.key.as_str();
         let fits = match self.any_end {
@@ -126,25 +126,25 @@ fn is_name_character(character: char) -> bool {
     character.is_ascii_alphanumeric() || "._-".contains(character)
 }
 
-/// Whoever calls.
+/// An authenticated caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The name of the token; what is logged and shown of it.
+    /// The name of the token, for the log and for holds.
     pub name: String,
-    /// What it may do.
+    /// The role of the token.
     pub role: Role,
-    /// Which scopes it is limited to; `None` is no limit.
+    /// The scopes to which it is limited; `None` is no limit.
     pub limit: Option<ScopePattern>,
 }
 
 impl Identity {
-    /// Whether it may have to do with a scope.
+    /// Returns whether it permits a scope.
     pub fn reaches(&self, scope: &Scope) -> bool {
         self.limit.as_ref().is_none_or(|limit| limit.matches(scope))
     }
 }
 
-/// A name of 1 to 100 letters, digits, `.`, `_` and `-`.
+/// Parses a name of 1 to 100 letters, digits, `.`, `_` and `-`.
 pub fn parse_name(text: &str) -> Result<String, String> {
     match (1..=100).contains(&text.len()) && text.chars().all(is_name_character) {
         true => Ok(text.to_owned()),
@@ -154,7 +154,7 @@ pub fn parse_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// A token that was just made, or given in the clear. Shown nowhere by itself.
+/// A token, generated or configured. Its Debug output hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
@@ -165,19 +165,19 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
-    /// A new one, of 256 bits of the system's chance.
+    /// Generates a token of 256 random bits.
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut chance = [0; CHANCE];
         getrandom::fill(&mut chance)?;
         Ok(Self(format!("rollcall_{}", hex::encode(chance))))
     }
 
-    /// The token itself, for whoever will use it.
+    /// Returns the token itself.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// Its line of a tokens file, for whom it makes it.
+    /// Returns its line for a tokens file.
     pub fn line(&self, identity: &Identity) -> String {
         let Identity { name, role, limit } = identity;
         let hash = hex::encode(Hash::of(&self.0).0);
@@ -195,7 +195,7 @@ impl FromStr for Token {
         let text = text.trim();
         if text.len() < MIN_TOKEN {
             return Err(format!(
-                "is shorter than {MIN_TOKEN} characters; `rollcalld token` makes one"
+                "is shorter than {MIN_TOKEN} characters: `rollcalld token` generates one"
             ));
         }
         match text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -220,14 +220,14 @@ impl FromStr for Hash {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut bytes = [0; 32];
-        // The message does not repeat the text: it may be the token itself.
+        // The message does not repeat the text, which may be the token itself.
         hex::decode_to_slice(text, &mut bytes)
             .map_err(|_| "the third word must be a SHA-256: 64 hexadecimal digits".to_owned())?;
         Ok(Self(bytes))
     }
 }
 
-/// Why the tokens cannot be used. Names the file and line, and shows no token.
+/// Why tokens cannot be used. Names the file and line, and shows no token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place} {reason}")]
 pub struct TokenError {
@@ -244,22 +244,21 @@ impl TokenError {
     }
 }
 
-/// Where tokens come from.
+/// The sources of tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TokenSources {
-    /// Given in the clear, each named after its role.
+    /// Tokens from variables, each named after its role.
     pub given: Vec<(Role, Token)>,
-    /// Files with one token in the clear, named after its role.
+    /// Files with one token each, named after its role.
     pub files: Vec<(Role, PathBuf)>,
-    /// A file with a line for each token: role, name, SHA-256, and a scope pattern if it is
-    /// limited to one.
+    /// A file with one line per token: role, name, SHA-256, and the scope of a limited token.
     pub list: Option<PathBuf>,
 }
 
 type Entry = (Hash, Arc<Identity>);
 
 impl TokenSources {
-    /// Whether there are none, so that nobody has to say who they are.
+    /// Returns whether no tokens are configured, so that clients are not authenticated.
     pub fn is_empty(&self) -> bool {
         self.given.is_empty() && self.files.is_empty() && self.list.is_none()
     }
@@ -289,7 +288,7 @@ impl TokenSources {
         let (mut names, mut hashes) = (HashSet::new(), HashSet::new());
         for (hash, Identity { name, .. }) in entries.iter().map(|(hash, of)| (hash, &**of)) {
             if !names.insert(name) || !hashes.insert(hash) {
-                let reason = "is there twice: each has a name and a value of its own";
+                let reason = "occurs twice: each token needs its own name and value";
                 return Err(TokenError::new(format!("the token {name:?}"), reason));
             }
         }
@@ -316,7 +315,7 @@ fn read_list(path: &Path) -> Result<Vec<Entry>, TokenError> {
     match entries.is_empty() {
         true => Err(TokenError::new(
             path.display().to_string(),
-            "holds no token: `rollcalld token` makes one and prints its line",
+            "contains no token: `rollcalld token` generates one and prints its line",
         )),
         false => Ok(entries),
     }
@@ -338,7 +337,7 @@ fn parse_line(words: &[&str]) -> Result<Entry, String> {
     Ok((hash.parse()?, Arc::new(identity)))
 }
 
-/// The tokens that are valid now.
+/// The valid tokens.
 pub struct Tokens {
     sources: TokenSources,
     entries: ArcSwap<Vec<Entry>>,
@@ -346,7 +345,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Reads them. Without any source whoever calls may do everything.
+    /// Loads the tokens. Without a source every caller may do everything.
     pub fn load(sources: TokenSources) -> Result<Self, TokenError> {
         let anonymous = sources.is_empty().then(|| {
             Arc::new(Identity {
@@ -362,7 +361,8 @@ impl Tokens {
         })
     }
 
-    /// Reads them again; how many there are. After an error those from before stay valid.
+    /// Loads the tokens again, and returns their number. After an error the previous ones stay
+    /// valid.
     pub fn reload(&self) -> Result<usize, TokenError> {
         let entries = self.sources.read()?;
         let count = entries.len();
@@ -370,12 +370,12 @@ impl Tokens {
         Ok(count)
     }
 
-    /// Who calls without a token, if that is allowed.
+    /// Returns the identity of callers without a token, if these are permitted.
     pub fn anonymous(&self) -> Option<&Arc<Identity>> {
         self.anonymous.as_ref()
     }
 
-    /// Whose token that is. Takes as long whatever the token is like.
+    /// Returns the identity of a token. Takes the same time for every token.
     pub fn identify(&self, token: &str) -> Option<Arc<Identity>> {
         let hash = Hash::of(token);
         let mut found = None;

@@ -3,29 +3,29 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-/// How long an answer may take: less than a container's own limit.
+/// The time limit for an answer: shorter than that of a container's health check.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Why the daemon is not ready, or could not be asked.
+/// Why the daemon is not ready.
 #[derive(Debug, thiserror::Error)]
 pub enum NotReady {
-    /// There was no answer.
+    /// It does not answer.
     #[error("{0}: {1}")]
     NoAnswer(String, reqwest::Error),
-    /// It says so itself; with what it says.
+    /// It answers that it is not ready.
     #[error("{0} says {1}: {2}")]
     Refused(String, reqwest::StatusCode, String),
 }
 
-/// Asks `/readyz` of the daemon whose `--listen` that is.
+/// Asks `/readyz` of the daemon with this `--listen`.
 ///
-/// It speaks to this machine alone, about what everybody may know, so with TLS it does not
-/// check whose certificate that is: it may be any name's.
+/// It connects only to this machine and asks for public information, so with TLS it does not
+/// verify the name in the certificate.
 pub async fn ask(listen: SocketAddr, tls: bool) -> Result<(), NotReady> {
     let scheme = if tls { "https" } else { "http" };
     let url = format!("{scheme}://{}/readyz", reachable(listen));
     let failed = |error: reqwest::Error| NotReady::NoAnswer(url.clone(), error.without_url());
-    // Without one that was installed before, reqwest has no cryptography.
+    // reqwest has no default cryptography provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder()
         .no_proxy()
@@ -44,7 +44,7 @@ pub async fn ask(listen: SocketAddr, tls: bool) -> Result<(), NotReady> {
     }
 }
 
-/// An address that stands for all of the machine's is reached on loopback.
+/// Returns the loopback address for an unspecified address.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let address = match listen.ip() {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

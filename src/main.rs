@@ -1,4 +1,4 @@
-//! The command: reads the settings, then serves, or does what else it was told.
+//! The program: parses the settings, then runs the daemon, the agent or a command.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(error) => error.exit(),
     };
-    // Of connections that a restart of PostgreSQL ended, the pool says each.
+    // The pool logs each connection that a restart of PostgreSQL ended.
     let filter = "warn,deadpool.postgres=error,rollcalld=info";
     let filter = env_logger::Env::default().default_filter_or(filter);
     let logger = env_logger::Builder::from_env(filter)
@@ -80,7 +80,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
     );
     if anonymous {
         log::warn!(
-            "there are no tokens: EVERYBODY who can reach {} may do everything",
+            "no tokens are configured: every client that can reach {} may do everything",
             daemon.address()
         );
     }
@@ -103,10 +103,10 @@ async fn serve(config: Config) -> Result<(), Failure> {
     Ok(daemon.run_until_stopped(ready, shutdown).await?)
 }
 
-/// Some who stop a process signal it and then its group: that is one request.
+/// A supervisor may signal a process and then its group: that is one request.
 const ONE_REQUEST: Duration = Duration::from_millis(200);
 
-/// Whoever asks a second time does not want to wait.
+/// A second request to stop ends the process at once.
 async fn end_at_the_next(mut terminate: Signal, mut interrupt: Signal) {
     sleep(ONE_REQUEST).await;
     let _ = (
@@ -117,14 +117,14 @@ async fn end_at_the_next(mut terminate: Signal, mut interrupt: Signal) {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    log::warn!("told to stop a second time: ending at once");
+    log::warn!("received a second stop signal: exiting at once");
     std::process::exit(1);
 }
 
-/// Tells systemd, if it started this.
+/// Notifies systemd, if it started this process.
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        log::warn!("cannot tell systemd: {error}");
+        log::warn!("cannot notify systemd: {error}");
     }
 }
 
@@ -135,14 +135,14 @@ async fn migrate(url: &StoreUrl) -> Result<(), Failure> {
         print_line(&format!("applied {migration}"))?;
     }
     if applied.is_empty() {
-        print_line(&format!("{url} is up to date"))?;
+        print_line(&format!("the schema of {url} is up to date"))?;
     }
     Ok(())
 }
 
 fn print_new_token(identity: &Identity) -> Result<(), Failure> {
     let token = Token::generate()?;
-    print_line(&format!("token, shown only now:     {}", token.reveal()))?;
+    print_line(&format!("token (shown only once):     {}", token.reveal()))?;
     print_line(&format!(
         "line for --tokens-file:    {}",
         token.line(identity)
@@ -186,7 +186,7 @@ fn print_completions(shell: Shell) -> Result<(), Failure> {
     Ok(std::io::stdout().write_all(&script)?)
 }
 
-/// A line for scripts, on standard output. Everything else is for people, in the log.
+/// Prints a line to standard output, for scripts. Everything for people goes to the log.
 fn print_line(line: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;

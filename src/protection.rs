@@ -1,10 +1,10 @@
-//! Protection: nobody goes offline because the observer was ill.
+//! Protection mode: a failure of the registry itself never marks an instance offline.
 //!
-//! Decides, and does nothing else. While the lease store does not work, and for one TTL
-//! after it or the process was interrupted, no instance is marked offline. And it is asked
-//! before instances are recorded as gone: when too many would go at once it has them active
-//! instead, until their heartbeats return, an operator confirms, or it has lasted for long
-//! enough.
+//! This module only decides; its callers act. No instance is marked offline while the lease
+//! store does not work, and for one TTL after an interruption of the store or of this process.
+//! If too many instances would be marked offline at once, protection mode is entered and keeps
+//! them listed as suspects, until their heartbeats return, an operator releases it, or its
+//! maximum duration ends.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -18,49 +18,48 @@ use tokio::time::Instant;
 use crate::lease::Health;
 use crate::model::Ttl;
 
-/// How often [`Protection::tick`] is called.
+/// The interval at which [`Protection::tick`] is called.
 pub const TICK: Duration = Duration::from_millis(500);
 
-/// A tick later than this, two intervals and its own, means that the process stood still.
+/// A longer time between two ticks, three times [`TICK`], means that the process was suspended.
 const STALL: Duration = Duration::from_millis(1500);
 
-/// The replicas agree on the lease store for as long as the last comparison with the others
-/// is not older than this. A replica that is not seen for this long has ended.
-const AGREED: Duration = Duration::from_secs(5);
+/// The age up to which a comparison of the replicas' lease stores is valid. A replica that does
+/// not attest its lease store for this long has stopped.
+const COMPARISON_MAX_AGE: Duration = Duration::from_secs(5);
 
-/// The share of its time to live, in percent, below which a lease is overdue. Heartbeats
-/// are asked for at half of it, and a tenth later at most.
+/// A lease is overdue if less than this percentage of its TTL remains. Heartbeats are requested
+/// when half of the TTL remains, and at most a tenth later.
 pub const OVERDUE: u128 = 45;
 
-/// When protection begins and when it ends at the latest.
+/// The settings of protection mode.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
-    /// It begins when more than this share of those online would go within one time to
-    /// live, from 0 to 1; with 1, never.
+    /// The share of online instances, from 0 to 1. Protection mode is entered if more than this
+    /// share would be marked offline within one TTL; with 1, never.
     pub ratio: f64,
-    /// Only where at least this many are online.
+    /// The number of online instances below which protection mode is never entered.
     pub min: usize,
-    /// It lasts no longer than this.
+    /// The maximum duration of protection mode.
     pub max: Duration,
-    /// The time to live of instances that gave none: what "within one" means.
+    /// The TTL of instances that do not set their own; also the TTL that `ratio` refers to.
     pub ttl: Ttl,
 }
 
-/// Decides whether those whose leases are gone are believed to be.
+/// Decides whether instances whose leases are missing are marked offline.
 pub struct Protection {
     limits: Limits,
-    /// Of the lease store.
     health: Arc<Health>,
     state: Mutex<State>,
 }
 
 struct State {
-    /// Since when, and why not before, the absence of a lease proves something, once a
-    /// time to live has passed.
+    /// When the last interruption of this process ended, and its name. A missing lease is
+    /// evidence only once one TTL has passed since then.
     trusted: (Instant, &'static str),
     last_tick: Instant,
     agreement: Agreement,
-    /// How many went offline when, within the last time to live.
+    /// How many instances went offline at which time, within the last TTL.
     recent: VecDeque<(Instant, usize)>,
     active: Option<ActivePeriod>,
 }
@@ -68,70 +67,70 @@ struct State {
 /// Whether all replicas use the same lease store.
 #[derive(Default)]
 struct Agreement {
-    /// Why they do not; `None` while they do, or nothing is known.
+    /// Why the replicas do not agree; `None` if they do or the result is not known yet.
     disagreement: Option<String>,
-    /// When the others were asked last.
-    asked_at: Option<Instant>,
-    /// Since when they were asked without a longer pause than [`AGREED`].
-    asked_since: Option<Instant>,
-    /// Why they could not be asked; `None` while they can.
+    /// When the lease stores were last compared.
+    compared_at: Option<Instant>,
+    /// The beginning of the comparisons without a longer pause than [`COMPARISON_MAX_AGE`].
+    compared_since: Option<Instant>,
+    /// Why the comparison fails; `None` while it succeeds.
     failure: Option<String>,
 }
 
-/// Protection while it lasts.
+/// A period of protection mode that has not ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActivePeriod {
-    /// When it began, as it is shown.
+    /// When it began, in wall time.
     pub at: DateTime<Utc>,
-    /// Why.
+    /// Why it began.
     pub reason: String,
     since: Instant,
-    /// When the missing were last more than the ratio.
+    /// When the share of suspects last exceeded `ratio`.
     exceeded_at: Instant,
 }
 
-/// A part of those who are listed as online, and what their leases say.
+/// The result of checking the leases of some online instances.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sample {
-    /// How many were checked at.
+    /// How many instances were checked.
     pub checked: usize,
-    /// Those without a lease, and those whose lease is overdue.
+    /// How many of them have no lease, or an overdue one.
     pub expiring: usize,
 }
 
-/// What is to be done with those whose leases are gone.
+/// The decision about instances whose leases are missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// They are gone.
+    /// They are marked offline.
     Expired,
-    /// They are suspects. With the reason where this is what began protection.
+    /// They are suspects. Contains the reason if this decision entered protection mode.
     Suspect(Option<String>),
 }
 
-/// What is shown of it.
+/// The state of protection mode and of offline detection, for display.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Protection, while it lasts, and how much longer at most.
+    /// The current period of protection mode, and its maximum remaining duration.
     pub active: Option<(ActivePeriod, Duration)>,
-    /// Why nobody with the default time to live is judged, and for how long still.
+    /// Why no instance with the default TTL is marked offline yet, and for how much longer.
     pub grace: Option<(&'static str, Duration)>,
-    /// Why the replicas do not agree on the lease store, or cannot be asked whether they do;
-    /// `None` while they agree.
+    /// Why the replicas do not use the same lease store, or why that cannot be checked; `None`
+    /// while they do.
     pub disagreement: Option<String>,
     /// Why the lease store is unavailable; `None` while it works.
     pub lease_store_failure: Option<String>,
 }
 
 impl Report {
-    /// Whether no instance with the default time to live is marked offline for now, for
-    /// another reason than protection.
+    /// Returns whether offline detection is suspended for instances with the default TTL, for
+    /// another reason than protection mode.
     pub fn is_suspended(&self) -> bool {
         self.grace.is_some() || self.disagreement.is_some() || self.lease_store_failure.is_some()
     }
 }
 
 impl Protection {
-    /// Lets no instance be marked offline for one TTL from now on.
+    /// Creates the state at the start of the daemon: no instance is marked offline for one TTL.
     pub fn new(limits: Limits, health: Arc<Health>) -> Self {
         let now = Instant::now();
         Self {
@@ -147,31 +146,31 @@ impl Protection {
         }
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub fn limits(&self) -> Limits {
         self.limits
     }
 
-    /// The daemon has started, just now.
+    /// Records that the daemon starts now.
     pub fn start(&self) {
         self.state.lock().trusted = (Instant::now(), "the daemon has just started");
     }
 
-    /// The process runs. Called every [`TICK`].
+    /// Records that the process is running. Called every [`TICK`].
     pub fn tick(&self) {
         self.state.lock().tick(Instant::now());
     }
 
-    /// This replica compared its lease store with those of the others. `disagreement` says
-    /// why they are not the same working store.
+    /// Records that this replica compared its lease store with those of the other replicas.
+    /// `disagreement` is the reason why they do not use the same working store.
     pub fn attested(&self, disagreement: Option<String>) {
         let mut state = self.state.lock();
         let now = Instant::now();
         let agreement = &mut state.agreement;
-        if agreement.pause(now) > AGREED {
-            agreement.asked_since = Some(now);
+        if agreement.age(now) > COMPARISON_MAX_AGE {
+            agreement.compared_since = Some(now);
         }
-        agreement.asked_at = Some(now);
+        agreement.compared_at = Some(now);
         agreement.failure = None;
         let before = std::mem::replace(&mut agreement.disagreement, disagreement.clone());
         match (before, disagreement) {
@@ -181,7 +180,7 @@ impl Protection {
         }
     }
 
-    /// This replica could not compare its lease store with those of the others.
+    /// Records that this replica could not compare its lease store with those of the others.
     pub fn not_attested(&self, error: &dyn Display) {
         let failure = format!("the lease stores of the replicas cannot be compared: {error}");
         let mut state = self.state.lock();
@@ -191,30 +190,31 @@ impl Protection {
         state.agreement.failure = Some(failure);
     }
 
-    /// Until when an instance with that time to live is not judged; `None` if it may be.
+    /// Returns the time until which no instance with this TTL is marked offline; `None` if it
+    /// may be marked now.
     pub fn grace_deadline(&self, ttl: Ttl) -> Option<Instant> {
         let mut state = self.state.lock();
         let now = Instant::now();
         if now.duration_since(state.last_tick) > STALL {
             state.tick(now);
         }
-        let agreed = state.agreement.until(now);
-        let until = if self.health.is_working() && state.agreement.disagreement.is_none() {
-            agreed.max(self.trusted(&state).0 + ttl.as_duration())
+        let agreed_at = state.agreement.valid_from(now);
+        let deadline = if self.health.is_working() && state.agreement.disagreement.is_none() {
+            agreed_at.max(self.trusted(&state).0 + ttl.as_duration())
         } else {
             now + ttl.as_duration()
         };
-        (until > now).then_some(until)
+        (deadline > now).then_some(deadline)
     }
 
-    /// So many went offline, on this daemon or another.
+    /// Records that `count` instances went offline, on this replica or on another one.
     pub fn went_offline(&self, count: usize) {
         self.state.lock().recent.push_back((Instant::now(), count));
     }
 
-    /// What is to be done with some whose leases are gone, where so many are `online`,
-    /// they included, and a `sample` of those looks like that. `at` is shown if that
-    /// begins protection.
+    /// Decides about instances whose leases are missing. `online` is the number of all online
+    /// instances, including these; `sample` is the result of checking some of them. `at` is the
+    /// wall time that is shown if this enters protection mode.
     pub fn assess(&self, online: usize, sample: Sample, at: DateTime<Utc>) -> Verdict {
         let mut state = self.state.lock();
         if state.active.is_some() {
@@ -233,37 +233,39 @@ impl Protection {
             self.limits.ttl.as_secs(),
             self.limits.ratio
         );
-        log::warn!("protection entered: {reason}");
+        log::warn!("protection mode entered: {reason}");
         state.enter(now, at, reason.clone());
         Verdict::Suspect(Some(reason))
     }
 
-    /// Another daemon began protection.
+    /// Enters protection mode, because another replica did.
     pub fn entered_elsewhere(&self, at: DateTime<Utc>, reason: &str) {
         let mut state = self.state.lock();
         if state.active.is_none() {
-            log::warn!("protection entered, as another daemon says: {reason}");
+            log::warn!("protection mode entered by another replica: {reason}");
             state.enter(Instant::now(), at, reason.to_owned());
         }
     }
 
-    /// Ends it; whether it had begun. The count of those who went begins anew.
+    /// Ends protection mode and resets the count of instances that went offline. Returns
+    /// whether it was active.
     pub fn leave(&self, reason: &str) -> bool {
         let mut state = self.state.lock();
         let active = state.active.take().is_some();
         if active {
             state.recent.clear();
-            log::warn!("protection left: {reason}");
+            log::warn!("protection mode ended: {reason}");
         }
         active
     }
 
-    /// Whether it lasts.
+    /// Returns whether protection mode is active.
     pub fn is_active(&self) -> bool {
         self.state.lock().active.is_some()
     }
 
-    /// Why it should end now, where so many of those online are suspects.
+    /// Returns the reason to end protection mode now, if there is one. `online` is the number
+    /// of online instances, and `suspects` is how many of them are suspects.
     pub fn review(&self, online: usize, suspects: usize) -> Option<String> {
         let mut state = self.state.lock();
         let now = Instant::now();
@@ -271,7 +273,7 @@ impl Protection {
         let active = state.active.as_mut()?;
         if now.duration_since(active.since) >= limits.max {
             return Some(format!(
-                "it has lasted for --protection-max-duration {:?}",
+                "protection mode has lasted for --protection-max-duration {:?}",
                 limits.max
             ));
         }
@@ -281,11 +283,12 @@ impl Protection {
         if suspects == 0 {
             return Some("all heartbeats have returned".to_owned());
         }
-        let calm = now.duration_since(active.exceeded_at) > limits.ttl.as_duration();
-        calm.then(|| format!("only {suspects} of {online} are still missing"))
+        let has_recovered = now.duration_since(active.exceeded_at) > limits.ttl.as_duration();
+        has_recovered
+            .then(|| format!("only {suspects} of {online} online instances are still suspect"))
     }
 
-    /// What is shown of it.
+    /// Returns the state for display.
     pub fn report(&self) -> Report {
         let state = self.state.lock();
         let now = Instant::now();
@@ -294,42 +297,45 @@ impl Protection {
             (active, end.saturating_duration_since(now))
         });
         let (since, reason) = self.trusted(&state);
-        let left = (since + self.limits.ttl.as_duration()).saturating_duration_since(now);
+        let remaining = (since + self.limits.ttl.as_duration()).saturating_duration_since(now);
         Report {
             active,
-            grace: (!left.is_zero()).then_some((reason, left)),
-            disagreement: state.agreement.trouble(now),
+            grace: (!remaining.is_zero()).then_some((reason, remaining)),
+            disagreement: state.agreement.problem(now),
             lease_store_failure: self.health.failure(),
         }
     }
 
-    /// Since when a missing lease is evidence, once one TTL has passed, and why not before.
+    /// Returns when the last interruption of this process or of the lease store ended, and its
+    /// name. A missing lease is evidence only once one TTL has passed since then.
     fn trusted(&self, state: &State) -> (Instant, &'static str) {
         let interrupted = self.health.interrupted();
-        let later = interrupted.filter(|(at, _)| *at > state.trusted.0);
-        later.unwrap_or(state.trusted)
+        interrupted
+            .filter(|(at, _)| *at > state.trusted.0)
+            .unwrap_or(state.trusted)
     }
 }
 
 impl Agreement {
-    /// How long the others have not been asked.
-    fn pause(&self, now: Instant) -> Duration {
-        let asked_at = self.asked_at.map(|at| now.duration_since(at));
-        asked_at.unwrap_or(Duration::MAX)
+    /// Returns the time since the last comparison.
+    fn age(&self, now: Instant) -> Duration {
+        self.compared_at
+            .map_or(Duration::MAX, |at| now.duration_since(at))
     }
 
-    /// Why the replicas are not known to agree.
-    fn trouble(&self, now: Instant) -> Option<String> {
-        let unknown = || self.failure.clone().filter(|_| self.pause(now) > AGREED);
-        self.disagreement.clone().or_else(unknown)
+    /// Returns why the replicas are not known to agree.
+    fn problem(&self, now: Instant) -> Option<String> {
+        let is_outdated = |_: &String| self.age(now) > COMPARISON_MAX_AGE;
+        let failure = || self.failure.clone().filter(is_outdated);
+        self.disagreement.clone().or_else(failure)
     }
 
-    /// Until when it is not known whether the replicas agree. After a pause the rows of the
-    /// others may be missing that come with their next attestations.
-    fn until(&self, now: Instant) -> Instant {
-        match self.asked_since {
-            Some(since) if self.pause(now) <= AGREED => since + AGREED,
-            _ => now + AGREED,
+    /// Returns the time from which the result of the comparisons is valid. The first results
+    /// after a pause are not: other replicas may not have attested their lease store yet.
+    fn valid_from(&self, now: Instant) -> Instant {
+        match self.compared_since {
+            Some(since) if self.age(now) <= COMPARISON_MAX_AGE => since + COMPARISON_MAX_AGE,
+            _ => now + COMPARISON_MAX_AGE,
         }
     }
 }
@@ -339,7 +345,7 @@ impl State {
         let gap = now.duration_since(self.last_tick);
         self.last_tick = now;
         if gap > STALL {
-            self.start_grace(now, "the process stood still");
+            self.start_grace(now, "the process was suspended");
         }
     }
 
@@ -357,6 +363,7 @@ impl State {
         });
     }
 
+    /// Returns how many instances went offline within the last `within`.
     fn recent(&mut self, now: Instant, within: Duration) -> usize {
         while let Some((at, _)) = self.recent.front()
             && now.duration_since(*at) > within
@@ -407,7 +414,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_start_and_after_a_stall_nobody_is_judged_for_a_time_to_live() {
+    async fn after_a_start_and_after_a_stall_no_instance_is_marked_offline_for_one_ttl() {
         let protection = protection();
         run(&protection, TTL - 1).await;
         assert!(protection.grace_deadline(ttl()).is_some());
@@ -418,18 +425,18 @@ mod tests {
         assert_eq!(
             protection.grace_deadline(ttl()),
             None,
-            "a little late is no stall"
+            "a short delay is not a stall"
         );
         advance(Duration::from_secs(60)).await;
-        // Asked before the tick that would have told it.
-        let until = Instant::now() + ttl().as_duration();
-        assert_eq!(protection.grace_deadline(ttl()), Some(until));
+        // Called before the tick that would have detected the stall.
+        let deadline = Instant::now() + ttl().as_duration();
+        assert_eq!(protection.grace_deadline(ttl()), Some(deadline));
         run(&protection, TTL).await;
         assert_eq!(protection.grace_deadline(ttl()), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_instance_is_judged_while_the_lease_store_fails_and_for_one_ttl_after_it() {
+    async fn no_instance_is_marked_offline_while_the_lease_store_fails_and_for_one_ttl_after_it() {
         let protection = protection();
         run(&protection, TTL).await;
         assert_eq!(protection.grace_deadline(ttl()), None);
@@ -438,7 +445,7 @@ mod tests {
         run(&protection, 2 * TTL).await;
         assert!(
             protection.grace_deadline(ttl()).is_some(),
-            "however long it takes"
+            "the failure may last longer than one TTL"
         );
         health.wrote();
         run(&protection, TTL - 1).await;
@@ -448,7 +455,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_instance_is_judged_while_replicas_disagree_and_for_one_ttl_after_it() {
+    async fn no_instance_is_marked_offline_while_replicas_disagree_and_for_one_ttl_after_it() {
         let protection = protection();
         run(&protection, TTL).await;
         assert_eq!(protection.grace_deadline(ttl()), None);
@@ -462,7 +469,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_instance_is_judged_while_the_other_replicas_cannot_be_asked() {
+    async fn no_instance_is_marked_offline_while_the_lease_stores_cannot_be_compared() {
         let protection = protection();
         run(&protection, TTL).await;
         for _ in 0..12 {
@@ -473,7 +480,7 @@ mod tests {
         protection.not_attested(&"permission denied");
         let reason = protection.report().disagreement.unwrap();
         assert!(reason.ends_with("permission denied"), "{reason}");
-        // The others may have had no chance yet to attest.
+        // The other replicas may not have attested their lease store yet.
         protection.attested(None);
         assert_eq!(protection.report().disagreement, None);
         assert!(protection.grace_deadline(ttl()).is_some());
@@ -482,24 +489,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn too_many_at_once_are_held_and_few_are_not() {
+    async fn too_many_expiring_instances_become_suspects_and_few_are_marked_offline() {
         assert!(assess(&protection(), 100, 50));
         assert!(
             assess(&protection(), 9, 9),
-            "of fewer than the minimum all may go"
+            "below the minimum, protection mode is not entered"
         );
         let protection = protection();
         assert!(!assess(&protection, 100, 51));
-        assert!(!assess(&protection, 100, 1), "while it lasts nobody goes");
-        let report = protection.report().active.unwrap().0.reason;
+        assert!(
+            !assess(&protection, 100, 1),
+            "while protection mode is active, no instance is marked offline"
+        );
+        let reason = protection.report().active.unwrap().0.reason;
         assert_eq!(
-            report,
+            reason,
             "51 of 100 online instances would go offline within 30 s, more than --protection-threshold 0.5"
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_went_within_a_time_to_live_count() {
+    async fn instances_that_went_offline_within_one_ttl_count() {
         let protection = protection();
         assert!(assess(&protection, 100, 40));
         protection.went_offline(40);
@@ -509,24 +519,28 @@ mod tests {
         assert!(protection.leave("test"));
         protection.went_offline(40);
         advance(Duration::from_secs(TTL + 1)).await;
-        assert!(assess(&protection, 60, 30), "the others are long gone");
+        assert!(assess(&protection, 60, 30), "older ones do not count");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_ends_when_the_heartbeats_return() {
+    async fn protection_mode_ends_when_the_heartbeats_return() {
         let protection = protection();
         assess(&protection, 100, 60);
         assert_eq!(protection.review(100, 60), None);
         advance(Duration::from_secs(5)).await;
-        assert_eq!(protection.review(100, 20), None, "the others may follow");
-        let why = protection.review(100, 0).unwrap();
-        assert_eq!(why, "all heartbeats have returned");
-        assert!(protection.leave(&why) && !protection.is_active());
-        assert!(!protection.leave(&why), "it ends once");
+        assert_eq!(
+            protection.review(100, 20),
+            None,
+            "the other heartbeats may still return"
+        );
+        let reason = protection.review(100, 0).unwrap();
+        assert_eq!(reason, "all heartbeats have returned");
+        assert!(protection.leave(&reason) && !protection.is_active());
+        assert!(!protection.leave(&reason), "protection mode ends only once");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_ends_when_few_are_missing_for_a_time_to_live() {
+    async fn protection_mode_ends_when_few_instances_are_suspect_for_one_ttl() {
         let protection = protection();
         assess(&protection, 100, 60);
         advance(Duration::from_secs(20)).await;
@@ -534,12 +548,12 @@ mod tests {
         advance(Duration::from_secs(TTL)).await;
         assert_eq!(protection.review(100, 20), None);
         advance(Duration::from_secs(1)).await;
-        let why = protection.review(100, 20).unwrap();
-        assert_eq!(why, "only 20 of 100 are still missing");
+        let reason = protection.review(100, 20).unwrap();
+        assert_eq!(reason, "only 20 of 100 online instances are still suspect");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_always_ends() {
+    async fn protection_mode_always_ends() {
         let protection = protection();
         assess(&protection, 100, 100);
         for _ in 0..119 {
@@ -547,12 +561,15 @@ mod tests {
             assert_eq!(protection.review(100, 100), None);
         }
         advance(Duration::from_secs(5)).await;
-        let why = protection.review(100, 100).unwrap();
-        assert_eq!(why, "it has lasted for --protection-max-duration 600s");
+        let reason = protection.review(100, 100).unwrap();
+        assert_eq!(
+            reason,
+            "protection mode has lasted for --protection-max-duration 600s"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_another_daemon_saw_holds_here_too() {
+    async fn protection_mode_of_another_replica_applies_here_too() {
         let protection = protection();
         protection.entered_elsewhere(DateTime::default(), "too many");
         assert!(!assess(&protection, 100, 1));

@@ -137,7 +137,7 @@ fn certificates(
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|reason| error(&reason))?;
     match found.is_empty() {
-        true => Err(error(&"holds no certificate")),
+        true => Err(error(&"contains no PEM certificate")),
         false => Ok(found),
     }
 }

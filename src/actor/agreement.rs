@@ -1,9 +1,9 @@
-//! Whether all replicas use the same lease store. The SchedulerActor asks every second.
+//! The agreement of the replicas on one lease store. The SchedulerActor checks it every second.
 //!
-//! A replica that is connected to another Redis than the others, for example to the old
-//! master after a failover, sees leases end that are renewed elsewhere. So each replica
-//! attests its lease store in the registry store, and while two running replicas attest
-//! different ones, or one of them cannot renew leases, no replica marks instances offline.
+//! A replica that is connected to another Redis than the others, for example to the old master
+//! after a failover, sees leases end that are renewed on the new one. So each replica attests
+//! its lease store in the registry store. While two running replicas attest different ones, or
+//! one of them cannot renew leases, no replica marks instances offline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,25 +16,25 @@ use crate::store::Attestation;
 
 /// Attests this replica's lease store and compares it with those of the others.
 pub struct Agreement {
-    /// This replica.
+    /// The ID of this replica.
     pub replica: ReplicaId,
-    /// Knows its lease store.
+    /// The state of this replica's lease store.
     pub health: Arc<Health>,
-    /// Records what is attested.
+    /// Receives the attestation.
     pub registry: Mailbox<RegistryActor>,
-    /// Marks no instance offline while the replicas disagree.
+    /// Suspends the detection while the replicas disagree.
     pub protection: Arc<Protection>,
 }
 
 impl Agreement {
-    /// How often a replica attests. Much less than the shortest TTL, so that replicas notice
-    /// a difference before a lease ends by it.
+    /// The time between two attestations: much shorter than the shortest TTL, so that replicas
+    /// notice a difference before a lease ends because of it.
     pub const INTERVAL: Duration = Duration::from_secs(1);
 
     /// Attests once.
     pub async fn attest(&self) {
-        // Before its first success a replica that cannot reach its lease store serves no
-        // heartbeats, and must not keep the others from marking instances offline.
+        // Until its lease store has worked once, a replica serves no heartbeats, and must not keep
+        // the others from marking instances offline.
         if !self.health.has_worked() {
             return;
         }
@@ -50,14 +50,14 @@ impl Agreement {
     }
 }
 
-/// Why the replicas do not agree; `None` where they do. That the own lease store fails is
-/// known without them.
+/// Returns why the replicas do not agree, or `None` if they do. The failure of this replica's
+/// own lease store is handled elsewhere.
 fn disagreement(own: &Attestation, others: &[Attestation]) -> Option<String> {
     let own = own.lease_store.as_ref()?;
     others.iter().find_map(|other| match &other.lease_store {
         Some(theirs) if theirs == own => None,
         Some(_) => Some(format!(
-            "replica {} uses another lease store than this one; check --leases of both",
+            "replica {} uses another lease store than this one: compare --leases of both",
             other.replica
         )),
         None => Some(format!("replica {} cannot renew leases", other.replica)),

@@ -1,8 +1,9 @@
-//! Watches the wall clock beside the monotonic one, for what is decided by recorded times.
+//! Watches the wall clock beside the monotonic clock, for decisions that compare recorded
+//! times.
 //!
-//! What is removed because of a recorded time is lost, and a wall clock may be wrong for a
-//! while: after a virtual machine was resumed, with a dead battery, by a mistake. So that is
-//! decided by the slowest that the clock has been within the last while.
+//! A removal because of a recorded time cannot be undone, and a wall clock may be wrong for a
+//! while: after a virtual machine was resumed, with an empty battery, by mistake. So the
+//! decision uses the slowest time that the clock has shown within a window.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,26 +11,27 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
-/// What two looks may differ in before the clock was set.
+/// The difference between two readings that counts as a jump of the clock.
 const JUMP: TimeDelta = TimeDelta::seconds(1);
 
-/// How long the clock is watched before anything is decided by it: a tenth of the window, and
-/// this at most. A machine that starts with a wrong clock has it set in this time.
+/// The longest time that the clock is watched before a decision; a tenth of the window if that
+/// is shorter. The clock of a machine that started with a wrong time is usually corrected
+/// within it.
 const LONGEST_WATCH: Duration = Duration::from_secs(3600);
 
 /// The wall clock as this process has seen it.
 pub(super) struct ClockWatch {
     begin: Instant,
     window: Duration,
-    /// What the wall clock said at `begin`, as each look implies, and the last look that
-    /// implied about this. A clock that is not set implies the same for ever.
+    /// The wall-clock time at `begin` that each reading implies, with the last reading that implied
+    /// about the same. A clock without jumps implies the same time for ever.
     origins: VecDeque<(DateTime<Utc>, Instant)>,
-    /// As the last look implied.
+    /// The origin that the last reading implied.
     last: Option<DateTime<Utc>>,
 }
 
 impl ClockWatch {
-    /// Begins to watch; what the clock was is forgotten after `window`.
+    /// Begins to watch at `begin`. Readings older than `window` are dropped.
     pub(super) fn new(window: Duration, begin: Instant) -> Self {
         Self {
             begin,
@@ -39,8 +41,8 @@ impl ClockWatch {
         }
     }
 
-    /// Takes a look at both clocks; by how much the wall clock was set since the last one, if
-    /// it was.
+    /// Reads both clocks, and returns by how much the wall clock has jumped since the last reading,
+    /// if it has.
     pub(super) fn look(&mut self, wall: DateTime<Utc>, now: Instant) -> Option<TimeDelta> {
         let origin = wall.checked_sub_signed(self.since_begin(now))?;
         let jump = self.last.replace(origin).map(|last| origin - last);
@@ -58,9 +60,9 @@ impl ClockWatch {
         jump.filter(|jump| jump.abs() > JUMP)
     }
 
-    /// The time by the slowest that the clock has been within the window: by a clock that was
-    /// set ahead, not before it has stood there for the whole window. `None` while the clock
-    /// has not been watched for long enough.
+    /// Returns the time by the slowest state of the clock within the window, so a clock that was
+    /// set ahead counts only after the whole window. Returns `None` until the clock has been
+    /// watched for long enough.
     pub(super) fn slowest(&self, now: Instant) -> Option<DateTime<Utc>> {
         let watch = (self.window / 10).min(LONGEST_WATCH);
         if now.duration_since(self.begin) < watch {
@@ -82,7 +84,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// A watch that looks once a second, and the right time.
+    /// A watch that reads the clocks once a second, and the correct time.
     struct Watched {
         watch: ClockWatch,
         begin: Instant,
@@ -104,8 +106,8 @@ mod tests {
                 + TimeDelta::seconds(i64::try_from(self.passed).unwrap())
         }
 
-        /// Lets time pass by a wall clock that is `ahead` of the right time; by how much it was
-        /// found to be set.
+        /// Lets time pass with a wall clock that is `ahead` of the correct time, and returns the
+        /// jumps that were found.
         fn run(&mut self, time: Duration, ahead: TimeDelta) -> Vec<TimeDelta> {
             let mut jumps = Vec::new();
             for _ in 0..time.as_secs() {
@@ -116,7 +118,7 @@ mod tests {
             jumps
         }
 
-        /// By how much the time that counts is ahead of the right one.
+        /// Returns by how much the time used for decisions is ahead of the correct time.
         fn slowest(&self) -> Option<TimeDelta> {
             let now = self.begin + Duration::from_secs(self.passed);
             self.watch.slowest(now).map(|time| time - self.right())

@@ -1,5 +1,4 @@
-//! What becomes of those whose leases are expired: the one way from a deadline that passed,
-//! or a lease that a reconcile missed, to the record that an instance is offline.
+//! The only way from an expired lease to the record that its instance is offline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,38 +14,38 @@ use crate::model::{Event, EventKind, InstanceKey, Ttl};
 use crate::protection::{OVERDUE, Protection, Sample, Verdict};
 use crate::store::LeaseStart;
 
-/// The most leases to ask about in one round trip.
+/// The most leases in one round trip to the lease store.
 const LOOK: usize = 1000;
 
-/// About how many instances to look at before some are proven to be expired.
+/// About how many online instances are checked before expired ones are marked offline.
 const SAMPLE: usize = 2000;
 
 /// The most instances in one message to the RegistryActor.
 const MAX_RECORD: usize = 500;
 
-/// When those are looked at again who could not be looked at or not be recorded.
+/// The time until an instance is checked again whose lease or record failed.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Looks at leases and has those who are expired recorded, or held as suspects.
+/// Checks leases, and marks instances without one offline or as suspects.
 #[derive(Clone)]
 pub struct ExpiryHandler {
-    /// Says who is alive.
+    /// The leases.
     pub leases: Arc<dyn LeaseStore>,
-    /// Whether its answers are evidence.
+    /// Whether answers of the lease store are evidence.
     pub health: Arc<Health>,
-    /// Knows who is listed as online.
+    /// The online instances and their deadlines.
     pub directory: Arc<Directory>,
-    /// Decides whether those who are expired are proven to be.
+    /// Decides whether instances without a lease are marked offline or as suspects.
     pub protection: Arc<Protection>,
-    /// Records them, and appends the events of protection.
+    /// Records the transitions, and appends the events of protection mode.
     pub registry: Mailbox<RegistryActor>,
-    /// The time of that.
+    /// The time of these events.
     pub clock: Arc<dyn Clock>,
-    /// Counts what came of it.
+    /// Counts the lateness of transitions.
     pub metrics: Arc<Metrics>,
 }
 
-/// Whose lease is expired, and since when, where that was seen here.
+/// An instance whose lease is missing, and the deadline that passed, if this replica had one.
 pub(super) struct ExpiredLease {
     pub(super) listed: Arc<InstanceEntry>,
     pub(super) since: Option<Instant>,
@@ -58,8 +57,8 @@ fn keys<'a>(listed: impl IntoIterator<Item = &'a Arc<InstanceEntry>>) -> Vec<Ins
 }
 
 impl ExpiryHandler {
-    /// Looks at leases whose deadlines have passed here. Who is alive was renewed by
-    /// another daemon, which watches it now.
+    /// Checks leases whose deadlines have passed on this replica. A lease that is alive was renewed
+    /// by another replica, which has its deadline now.
     pub async fn process_expired(&self, passed: Vec<(Arc<InstanceEntry>, Instant)>) {
         let mut expired = Vec::new();
         let mut rest = passed.as_slice();
@@ -69,12 +68,12 @@ impl ExpiryHandler {
                 .inspect(&keys(part.iter().map(|(listed, _)| listed)))
                 .await
             else {
-                // The store is away, and would be for the others.
+                // The lease store is unavailable, and would be for the rest as well.
                 let keys = keys(rest.iter().map(|(listed, _)| listed));
                 self.rearm(&keys, Instant::now() + AGAIN);
                 break;
             };
-            // The instance as it was before the look: an answer proves nothing of what was
+            // The entry as it was before the check: an answer proves nothing about what was
             // recorded after the question.
             let missing = part.iter().zip(leases).filter(|(_, lease)| lease.is_none());
             expired.extend(missing.map(|((listed, deadline), _)| ExpiredLease {
@@ -86,7 +85,7 @@ impl ExpiryHandler {
         self.evaluate(expired).await;
     }
 
-    /// Has those recorded as offline, or held, whose leases are expired.
+    /// Marks instances without a lease offline, or as suspects.
     pub(super) async fn evaluate(&self, expired: Vec<ExpiredLease>) {
         let proven = self.proven(expired);
         if proven.is_empty() {
@@ -111,7 +110,7 @@ impl ExpiryHandler {
         }
     }
 
-    /// Those of `expired` whose missing lease is evidence. The others are watched until it is.
+    /// Returns the instances whose missing lease is evidence, and arms the deadlines of the others.
     fn proven(&self, expired: Vec<ExpiredLease>) -> Vec<ExpiredLease> {
         let is_proven = |expired: &ExpiredLease| {
             let instance = &expired.listed.instance;
@@ -127,8 +126,7 @@ impl ExpiryHandler {
         expired.into_iter().filter(is_proven).collect()
     }
 
-    /// Looks at everybody who is online, marks the suspects, and ends protection when it
-    /// is time.
+    /// Checks all online instances, marks the suspects, and ends protection mode when it is due.
     pub(super) async fn review(&self) -> Result<(), LeaseError> {
         let online = self.directory.online();
         let mut suspects = 0;
@@ -152,8 +150,8 @@ impl ExpiryHandler {
         Ok(())
     }
 
-    /// Ends protection, on every daemon, and lets the suspects go; whether it had begun,
-    /// and how many they are.
+    /// Ends protection mode on every replica and marks the suspects without a lease offline.
+    /// Returns how many, or `None` if protection mode was not active.
     pub async fn end_protection(&self, reason: String) -> Option<usize> {
         if !self.protection.leave(&reason) {
             return None;
@@ -163,8 +161,8 @@ impl ExpiryHandler {
         Some(self.release_suspects().await)
     }
 
-    /// Has all instances recorded as offline that have no lease, those included that are not
-    /// suspects yet; returns how many. Where a missing lease is no evidence, none.
+    /// Marks all instances without a lease offline, suspects or not, and returns how many. Marks
+    /// none while a missing lease is no evidence.
     pub(super) async fn release_suspects(&self) -> usize {
         let online = self.directory.online();
         let mut expired = Vec::new();
@@ -187,16 +185,16 @@ impl ExpiryHandler {
         expired.len()
     }
 
-    /// Asks the lease store whether it can be written and read.
+    /// Checks that the lease store can be written and read.
     pub(super) async fn probe(&self) {
         if let Err(error) = self.leases.probe().await {
-            log::debug!("the probe failed: {error}");
+            log::debug!("probe of the lease store failed: {error}");
         }
         self.directory
             .set_stale(Stale::Leases, !self.health.is_working());
     }
 
-    /// Each lease as it is, where the answer is evidence.
+    /// Returns each lease, if the answer of the lease store is evidence.
     pub(super) async fn inspect(
         &self,
         keys: &[InstanceKey],
@@ -205,11 +203,14 @@ impl ExpiryHandler {
         if self.health.proves(&look.identity) {
             Ok(look.leases)
         } else {
-            Err(LeaseError::Unavailable("its answer is no evidence".into()))
+            Err(LeaseError::Unavailable(
+                "the lease store has changed or just recovered, so its answer is not evidence"
+                    .into(),
+            ))
         }
     }
 
-    /// How many of those who are online are expiring, by the leases of some of them.
+    /// Estimates from a sample of the online instances how many are about to expire.
     async fn sample(&self) -> Result<Sample, LeaseError> {
         let chosen = self.directory.sample_online(SAMPLE);
         let keys = keys(&chosen);
@@ -252,7 +253,10 @@ impl ExpiryHandler {
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             };
-            log::debug!("{} not recorded as offline yet: {failure}", keys.len());
+            log::debug!(
+                "{} instances could not be marked offline, retrying: {failure}",
+                keys.len()
+            );
             self.rearm(&keys, Instant::now() + AGAIN);
         }
     }
@@ -272,7 +276,7 @@ impl ExpiryHandler {
     /// Appends events to the event log, after those of earlier commits.
     pub(super) async fn append(&self, events: Vec<Event>) {
         while let Err(error) = self.registry.ask(AppendEvents(events.clone())).await {
-            log::debug!("events cannot be appended yet: {error}");
+            log::debug!("cannot append events, retrying: {error}");
             sleep(AGAIN).await;
         }
     }

@@ -1,8 +1,8 @@
-//! The Follower: keeps the Directory the same as the registry store.
+//! The Follower: keeps the Directory equal to the registry store.
 //!
-//! It loads it at the start, then applies what other daemons tell in the log of events,
-//! and reads the store again when something may have been missed. Runs on an arbiter of
-//! its own, so that nothing large holds up an actor.
+//! It loads the Directory at the start, then applies the changes of other replicas from the
+//! event log, and reads the store again when events may have been missed. It runs on an arbiter
+//! of its own, so that large reads delay no actor.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,43 +19,45 @@ use crate::metrics::Gauge;
 use crate::model::{Event, EventId, EventKind, Instance};
 use crate::store::{RegistryReader, StoreError};
 
-/// How long one read of the log waits for events.
+/// How long one read of the event log waits for events.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// Between attempts while the bus or the store is away.
+/// The time between retries while the event log or the store is unavailable.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// How often the Directory is compared with the store.
+/// The time between comparisons of the Directory with the store.
 const COMPARE: Duration = Duration::from_secs(15);
 
-/// Between a difference and the look that confirms it: an event may be on its way.
+/// The time between a difference and the comparison that confirms it: an event may be on its
+/// way.
 const CONFIRM: Duration = Duration::from_secs(1);
 
-/// Where changes never pause long enough to compare, everything is read this often.
+/// The time after which the store is read again if changes never pause long enough for a
+/// comparison.
 const READ_ANYHOW: Duration = Duration::from_secs(600);
 
-/// Follows the log of events.
+/// Follows the event log.
 pub struct Follower {
-    /// What is kept the same.
+    /// The read model that it updates.
     pub directory: Arc<Directory>,
-    /// What it is kept the same as.
+    /// The registry store.
     pub reader: Arc<dyn RegistryReader>,
-    /// Where other daemons tell what they changed.
+    /// The event log.
     pub bus: Arc<dyn EventBus>,
-    /// Where those who subscribed here are told.
+    /// Where the events are published to the subscribers of this replica.
     pub feed: Arc<EventBroadcast>,
-    /// Is told how many went offline and of protection.
+    /// Is informed of offline transitions and of protection mode.
     pub expiry: ExpiryHandler,
     /// The time of a transition that was missed.
     pub clock: Arc<dyn Clock>,
-    /// Ends the process if this ends.
+    /// Ends the process if the Follower ends.
     pub _lifeline: Lifeline,
 }
 
-/// Why the Directory could not be loaded. Trying again may help.
+/// Why the Directory could not be loaded. A retry may succeed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LoadError {
-    /// The log of events could not be read.
+    /// The event log could not be read.
     #[error(transparent)]
     Bus(#[from] BusError),
     /// The registry store could not be read.
@@ -64,10 +66,10 @@ pub enum LoadError {
 }
 
 impl Follower {
-    /// Reads everything, and returns the event from which to follow.
+    /// Loads the Directory, and returns the event after which to follow.
     pub async fn load(&self) -> Result<EventId, LoadError> {
-        // In this order: what is told while the store is read may be known already, and is
-        // not missed.
+        // The head is read first: an event that is appended during the load may be in the loaded
+        // rows, but is not missed.
         let head = self.bus.head().await?;
         self.directory.reload().await?;
         self.arm_deadlines();
@@ -78,7 +80,7 @@ impl Follower {
         Ok(head)
     }
 
-    /// Follows for ever.
+    /// Follows the event log for ever.
     pub async fn follow(self, head: EventId) -> Infallible {
         let mut comparison = Comparison::new(Instant::now());
         let mut last = head;
@@ -98,7 +100,7 @@ impl Follower {
                 }
                 Ok(ReadOutcome::Lost) => last = self.catch_up().await,
                 Err(error) => {
-                    log::debug!("cannot follow the events: {error}");
+                    log::debug!("cannot read the event log, retrying: {error}");
                     self.directory.set_stale(Stale::Events, true);
                     backends.bus.reads(false);
                     sleep(AGAIN).await;
@@ -114,7 +116,7 @@ impl Follower {
         }
     }
 
-    /// Applies events and passes them on; whether some were lost before they were told.
+    /// Applies events and publishes them. Returns whether an event says that others were lost.
     async fn apply_events(&self, events: Vec<LogEntry>) -> bool {
         self.directory
             .apply(events.iter().map(|logged| &logged.event.kind));
@@ -139,7 +141,7 @@ impl Follower {
         lost
     }
 
-    /// Begins anew where the log was cut or lost.
+    /// Continues at the end of the log after it was cut or replaced.
     async fn catch_up(&self) -> EventId {
         self.directory.set_stale(Stale::Events, true);
         loop {
@@ -149,30 +151,30 @@ impl Follower {
                     self.directory.set_stale(Stale::Events, false);
                     return head;
                 }
-                Err(error) => log::debug!("cannot follow the events: {error}"),
+                Err(error) => log::debug!("cannot read the event log, retrying: {error}"),
             }
             sleep(AGAIN).await;
         }
     }
 
-    /// Reads the store again and then tells subscribers that events until `head` were lost.
+    /// Reads the store again, and then notifies subscribers that events until `head` were lost.
     async fn reload(&self, head: EventId) {
         loop {
             match self.directory.reload().await {
                 Ok(_) => break,
-                Err(error) => log::debug!("cannot read the registry again: {error}"),
+                Err(error) => log::debug!("cannot read the registry store, retrying: {error}"),
             }
             sleep(AGAIN).await;
         }
-        log::info!("events were lost; the registry was read again");
+        log::info!("events were lost, so the registry store was read again");
         self.feed.lose(head);
     }
 
-    /// Tells the transitions that nobody has told. What else was missed cannot be told as
-    /// it happened.
+    /// Appends the transitions that no replica has published. Other missed changes cannot be
+    /// published as they happened.
     async fn publish_drift(&self, differences: Drift, head: EventId) {
         log::info!(
-            "the registry was read again: {} transitions and {} other changes were missed",
+            "the directory differed from the registry store and was corrected: {} missed transitions, {} other changes",
             differences.transitions.len(),
             differences.others
         );
@@ -182,8 +184,7 @@ impl Follower {
                 "the registry store went back to an earlier state: it was restored from a backup, or failed over to a standby that lacked the last commits"
             );
         }
-        // The revisions of transitions may repeat after an earlier state, and all replicas
-        // must read the store again.
+        // After a restore, revisions may repeat, and all replicas must read the store again.
         let lost = differences.restored.then_some(Event {
             at,
             kind: EventKind::EventsLost,
@@ -203,8 +204,8 @@ impl Follower {
         }
     }
 
-    /// Has everybody who is listed as online looked at in a time to live: whoever renewed
-    /// their leases before may not be there any more.
+    /// Arms a deadline for every online instance: the replica that renewed its lease before may
+    /// have ended.
     fn arm_deadlines(&self) {
         let now = Instant::now();
         let default = self.expiry.protection.limits().ttl;
@@ -218,7 +219,7 @@ impl Follower {
     }
 }
 
-/// Finds out now and then whether the Directory differs from the store.
+/// Compares the Directory with the store from time to time.
 struct Comparison {
     due: Instant,
     differed: bool,
@@ -238,7 +239,7 @@ impl Comparison {
         Instant::now() >= self.due
     }
 
-    /// Compares; what was different, where that is sure and was taken over.
+    /// Compares, and returns the differences if they are certain and were applied.
     async fn compare(
         &mut self,
         directory: &Directory,
@@ -248,7 +249,7 @@ impl Comparison {
         let before = directory.digest();
         let stored = reader.digest().await;
         let quiet = directory.digest() == before;
-        // A store that can be read may not take a write.
+        // A store that answers reads may refuse writes.
         let answers = stored.is_ok() && reader.ping().await.is_ok();
         up.set(answers.into());
         let now = Instant::now();

@@ -1,8 +1,8 @@
-//! The three actors, and how they are asked.
+//! The three actors and their mailboxes.
 //!
-//! An actix mailbox has no limit that a sender feels, waits for ever, and does not
-//! say when its actor died. [`Mailbox`] adds what is missing: admission, a deadline,
-//! and an error for each way in which an answer can fail to come.
+//! An actix mailbox does not limit its senders, waits for ever, and does not report that its
+//! actor died. [`Mailbox`] adds what is missing: a limit, a deadline, and an error for each way
+//! in which an answer can fail to come.
 
 mod agreement;
 mod clock_watch;
@@ -43,32 +43,33 @@ use crate::metrics::MailboxMetrics;
 /// Why an actor gave no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
-    /// As many questions as it may have are waiting. This one was not sent.
-    #[error("too many requests are waiting")]
+    /// The mailbox is full. The message was not sent.
+    #[error("the mailbox of the actor is full")]
     Overloaded,
-    /// It did not answer by the deadline. What was asked may still happen.
-    #[error("no answer by the deadline")]
+    /// The deadline passed. The message may still be handled.
+    #[error("the actor did not answer by the deadline")]
     TimedOut,
-    /// It has ended.
+    /// The actor has ended.
     #[error("the actor has ended")]
     Gone,
 }
 
-/// An actor's address with a limit on the questions that wait and on each wait.
+/// The address of an actor, with a limit on its pending messages and a deadline for each.
 pub struct Mailbox<A: Actor> {
     address: Addr<A>,
     deadline: Duration,
     permits: Arc<Permits>,
 }
 
-/// The permits of a mailbox, over all its clones.
+/// The permits of a mailbox, shared by all its clones.
 struct Permits {
     free: Semaphore,
     metrics: MailboxMetrics,
 }
 
 impl<A: Actor> Mailbox<A> {
-    /// At most `permits` questions at once, over all clones, each answered within `deadline`.
+    /// At most `permits` messages are pending at once, over all clones, each for at most
+    /// `deadline`.
     pub fn new(
         address: Addr<A>,
         permits: usize,
@@ -94,8 +95,8 @@ impl<A: Actor> Mailbox<A> {
         A::Context: ToEnvelope<A, Admitted<M>>,
     {
         let permit = Arc::new(Permit::take(&self.permits).ok_or(AskError::Overloaded)?);
-        // The permit is given back when the caller has its answer or has given up, and
-        // the message has left the mailbox: a stalled actor's mailbox stays bounded.
+        // The permit is released when the caller has its answer or has given up, and the message
+        // has left the mailbox: the mailbox of a stalled actor stays bounded.
         let message = Admitted {
             message,
             permit: Arc::clone(&permit),
@@ -119,20 +120,20 @@ impl<A: Actor> Clone for Mailbox<A> {
     }
 }
 
-/// A permit in the mailbox.
+/// A permit for one pending message.
 struct Permit {
     sent: Instant,
     permits: Arc<Permits>,
 }
 
 impl Permit {
-    /// A permit, if one is free.
+    /// Takes a permit, if one is free.
     fn take(permits: &Arc<Permits>) -> Option<Self> {
         let Ok(free) = permits.free.try_acquire() else {
             permits.metrics.refused.inc();
             return None;
         };
-        // It is free again when this is dropped.
+        // Dropping `Permit` returns it.
         free.forget();
         permits.metrics.waiting.inc();
         Some(Self {
@@ -149,14 +150,14 @@ impl Drop for Permit {
     }
 }
 
-/// A message that was given a permit in the mailbox.
+/// A message with its permit.
 pub struct Admitted<M> {
     message: M,
     permit: Arc<Permit>,
 }
 
 impl<M> Admitted<M> {
-    /// The message, now that its actor takes it up.
+    /// Releases the permit and returns the message, when its actor handles it.
     fn into_inner(self) -> M {
         let waited = self.permit.sent.elapsed();
         self.permit
@@ -181,7 +182,7 @@ impl<A: Handler<M>, M: Message> MessageResponse<A, Admitted<M>> for Response<A, 
     }
 }
 
-/// Lets an actor take every admitted message it can handle.
+/// Lets an actor handle every message that it handles also with a permit.
 macro_rules! admit {
     ($actor:ty) => {
         impl<M> actix::Handler<$crate::actor::Admitted<M>> for $actor
@@ -203,15 +204,15 @@ macro_rules! admit {
 }
 use admit;
 
-/// Reports its actor's end. An actor that panics is dropped without a word; this is
-/// a field of it, so its drop is the word.
+/// Reports the end of its actor. An actor that panics is dropped silently; this is one of its
+/// fields, so its drop reports the end.
 pub struct Lifeline {
     actor: &'static str,
     ends: mpsc::UnboundedSender<&'static str>,
 }
 
 impl Lifeline {
-    /// For one actor; `ends` receives its name when it is gone.
+    /// Sends the name of the actor to `ends` when the actor is dropped.
     pub fn new(actor: &'static str, ends: mpsc::UnboundedSender<&'static str>) -> Self {
         Self { actor, ends }
     }
@@ -219,12 +220,12 @@ impl Lifeline {
 
 impl Drop for Lifeline {
     fn drop(&mut self) {
-        // Nobody listens once the daemon is stopping, and then ends are expected.
+        // While the daemon stops there is no receiver, and ends are expected.
         let _ = self.ends.send(self.actor);
     }
 }
 
-/// Asks an actor whether it works through its mailbox. No effect.
+/// Checks that an actor handles its messages. No effect.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct Ping;

@@ -1,9 +1,9 @@
-//! The reconcile chore: who is listed as online, against the leases there are.
+//! The reconcile: compares the instances that are listed as online with the leases.
 //!
-//! The SchedulerActor begins it, on one daemon at a time. It looks at those whom no deadline
-//! here will find, and goes through the leases for lives that nobody reported. It changes
-//! nothing itself: what differs goes to the RegistryActor, whose conditional updates decide,
-//! and who is gone is judged before.
+//! The SchedulerActor starts it, on one replica at a time. It checks the online instances that
+//! have no deadline on this replica, and reads through the leases for those that no replica
+//! recorded. It changes nothing itself: [`ExpiryHandler`] and the conditional updates of the
+//! RegistryActor decide.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,52 +18,52 @@ use crate::lease::{LeaseError, ListCursor};
 use crate::model::InstanceKey;
 use crate::store::{LeaseStart, RegistryReader, StoreError};
 
-/// How many instances are looked at in one step. Bounds the memory, and how long a step
-/// holds up others in the stores.
+/// The most instances in one step. Bounds the memory, and the time for which a step delays
+/// others in the stores.
 const PAGE: usize = 500;
 
-/// How many pages of leases it goes through, each of about a thousand: of more than that the
-/// others come next time. Most lives are reported by their own heartbeats long before.
+/// The most pages of leases in one reconcile, each of about a thousand; the next one continues.
+/// Most new leases are recorded by their own heartbeats long before.
 const PAGES: usize = 50;
 
-/// The name of the claim that keeps it to one daemon at a time.
+/// The name of the claim that makes it run on one replica at a time.
 const CLAIM: &str = "reconcile";
 
 /// Compares who is listed as online with the lease store.
 pub struct Reconciler {
-    /// Says who is registered of those who have a lease and are not listed as online.
+    /// The registry store: which addresses that have a lease are registered.
     pub reader: Arc<dyn RegistryReader>,
-    /// Looks at leases, and judges those that are gone.
+    /// Checks leases, and handles the missing ones.
     pub expiry: ExpiryHandler,
-    /// Knows which daemon does it.
+    /// Grants the claim.
     pub bus: Arc<dyn EventBus>,
     /// Where the next page of leases begins.
     pub cursor: Mutex<ListCursor>,
-    /// How long a claim keeps others from it: a little less than its interval.
+    /// The duration of the claim: a little less than the interval.
     pub claim: Duration,
 }
 
-/// What a reconcile found different.
+/// What a reconcile found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReconcileResult {
-    /// How many it looked at, who are listed as online and not watched here.
+    /// Online instances without a deadline on this replica, which were checked.
     pub checked: usize,
     /// Instances listed as online that have no lease.
     pub expired: usize,
-    /// Alive, and not recorded so: which they are now.
+    /// Instances with a lease that were not recorded as online, and are now.
     pub recovered: usize,
 }
 
-/// Why a reconcile was broken off. The next one begins anew.
+/// Why a reconcile was aborted. The next one begins again.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ReconcileError {
-    /// The bus could not say whose turn it is.
+    /// The claim could not be made.
     #[error(transparent)]
     Bus(#[from] BusError),
     /// The registry store gave no answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The lease store gave no answer. Nobody is judged without one.
+    /// The lease store gave no answer.
     #[error(transparent)]
     Leases(#[from] LeaseError),
     /// The RegistryActor gave no answer.
@@ -72,7 +72,7 @@ pub enum ReconcileError {
 }
 
 impl Reconciler {
-    /// Compares everything once; `None` where it is another daemon's turn.
+    /// Runs one reconcile; returns `None` if another replica has the claim.
     pub async fn run(&self) -> Result<Option<ReconcileResult>, ReconcileError> {
         if !self.bus.claim(CLAIM, self.claim).await? {
             return Ok(None);
@@ -86,8 +86,8 @@ impl Reconciler {
         }))
     }
 
-    /// Looks at those who are listed as online and whose end no deadline here will find. All
-    /// who are gone are judged together; how many they are.
+    /// Checks the online instances that have no deadline on this replica, and returns how many have
+    /// no lease. They are evaluated together.
     async fn find_expired(
         &self,
         unwatched: &[Arc<InstanceEntry>],
@@ -107,8 +107,8 @@ impl Reconciler {
         Ok(found)
     }
 
-    /// Goes through the leases, from where the last time ended, and has lives recorded of
-    /// instances that are not listed as online; how many.
+    /// Reads the leases from where the last reconcile ended, records those of instances that are
+    /// not listed as online, and returns how many.
     async fn find_recovered(&self) -> Result<usize, ReconcileError> {
         let mut begun = 0;
         for _ in 0..PAGES {
@@ -119,12 +119,12 @@ impl Reconciler {
                 listed.is_some_and(|listed| listed.instance.presence.online)
             };
             let others = page.keys.iter().filter(|key| !is_online(key));
-            // What is no lease key is nobody's.
+            // Ignore keys that are no lease keys.
             let others = others.filter_map(|key| InstanceKey::from_lease_key(key).ok());
             for keys in others.collect::<Vec<_>>().chunks(PAGE) {
                 begun += self.record_recovered(keys).await?;
             }
-            // Not before: where something failed, the page is gone through again.
+            // Only now: after a failure the page is read again.
             *self.cursor.lock() = page.next.unwrap_or_default();
             if page.next.is_none() {
                 break;

@@ -1,8 +1,8 @@
 //! The SchedulerActor: owner of time, on an arbiter of its own.
 //!
-//! It calls the roll by `run_interval`, on the clock's multiples of the interval, has the
-//! HeartbeatActors sweep, and begins the chores. It does no work of its own: nothing slow
-//! delays a tick.
+//! It publishes the roll call by `run_interval`, on the clock's multiples of the interval, asks
+//! the HeartbeatActors to sweep, and starts the background jobs. It does no work itself, so
+//! that nothing slow delays a tick.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -25,59 +25,60 @@ use crate::clock::Clock;
 use crate::model::{Event, EventKind, rfc3339_millis};
 use crate::protection::TICK;
 
-/// A tick this late is still sent. A later one, after a stall of the process or a
-/// step of the clock, is skipped: the next is less than an interval away.
+/// A tick that is later than this, after the process stalled or the clock jumped, is skipped:
+/// the next one is less than an interval away.
 const LATE: Duration = Duration::from_secs(2);
 
-/// How far ticks may drift from the clock before they are aligned to it again.
+/// How far ticks may drift from the clock before they are aligned again.
 const DRIFT: Duration = Duration::from_millis(50);
 
-/// How often the registry is compared with the leases.
+/// The time between reconciles.
 pub const RECONCILE: Duration = Duration::from_secs(15);
 
-/// How often the suspects are looked at while protection lasts.
+/// The time between reviews of the suspects during protection mode.
 const REVIEW: Duration = Duration::from_secs(2);
 
-/// How often instances are looked for that may be forgotten: ten times within the time
-/// after which they are, within these limits.
+/// The time between purges of offline instances: a tenth of `--remove-offline-after`, within
+/// these limits.
 const PURGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// Keeps that to one daemon at a time.
+/// The name of the claim that makes the purge run on one replica at a time.
 const PURGE_CLAIM: &str = "purge";
 
 /// The message that asks every instance for a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RollCall {
-    /// Where it is published.
+    /// The Redis channel.
     pub channel: String,
-    /// What is published.
+    /// The text.
     pub message: String,
-    /// How often: on the multiples of this since the Unix epoch.
+    /// The time between roll calls, which fall on its multiples since the Unix epoch.
     pub interval: Duration,
 }
 
-/// What is done now and then.
+/// The jobs that the SchedulerActor starts.
 pub struct BackgroundJobs {
-    /// Compares the registry with the leases.
+    /// Compares the online instances with the leases.
     pub reconciler: Reconciler,
-    /// Looks at leases and at suspects.
+    /// Probes the lease store, and reviews suspects.
     pub expiry: ExpiryHandler,
     /// Compares the lease stores of the replicas.
     pub agreement: Agreement,
-    /// After how long offline an instance is removed; `None` is never.
+    /// Removes instances that have been offline for this long; `None` disables it.
     pub remove_offline_after: Option<Duration>,
 }
 
 /// Owns the timers.
 pub struct SchedulerActor {
     roll_call: RollCall,
-    chores: Arc<BackgroundJobs>,
+    jobs: Arc<BackgroundJobs>,
     reconciling: bool,
     probing: bool,
     reviewing: bool,
     attesting: bool,
     sweepers: Vec<Recipient<Sweep>>,
-    /// Which sweeper begins, so that one that hangs does not keep a share to itself.
+    /// Which HeartbeatActor gets the first share, so that one that hangs does not keep a share to
+    /// itself.
     first_share: usize,
     bus: Arc<dyn EventBus>,
     clock: Arc<dyn Clock>,
@@ -90,19 +91,19 @@ pub struct SchedulerActor {
 }
 
 impl SchedulerActor {
-    /// Calls the roll on that bus from the next tick on.
+    /// Publishes roll calls on `bus` from the next tick on.
     pub fn new(
         roll_call: RollCall,
-        chores: BackgroundJobs,
+        jobs: BackgroundJobs,
         bus: Arc<dyn EventBus>,
         clock: Arc<dyn Clock>,
         lifeline: Lifeline,
     ) -> Self {
-        let window = chores.remove_offline_after.unwrap_or_default();
+        let window = jobs.remove_offline_after.unwrap_or_default();
         Self {
             roll_call,
             clock_watch: ClockWatch::new(window, Instant::now()),
-            chores: Arc::new(chores),
+            jobs: Arc::new(jobs),
             reconciling: false,
             probing: false,
             reviewing: false,
@@ -119,7 +120,7 @@ impl SchedulerActor {
         }
     }
 
-    /// Begins the interval anew at the clock's next tick.
+    /// Restarts the interval at the clock's next tick.
     fn align(&mut self, context: &mut Context<Self>) {
         if let Some(timer) = self.timer.take() {
             context.cancel_future(timer);
@@ -136,7 +137,7 @@ impl SchedulerActor {
         let now = self.clock.now();
         let (tick, late) = nearest(now, self.roll_call.interval);
         let Ok(late) = u64::try_from(late).map(Duration::from_millis) else {
-            // The timer is ahead of the clock: come back when it is time.
+            // The timer is ahead of the clock: wait for the tick.
             return self.align(context);
         };
         if late > DRIFT {
@@ -146,37 +147,37 @@ impl SchedulerActor {
         let last = self.last_tick.replace((tick, this));
         let since = last.map_or(1, |(last, _)| tick - last);
         match since {
-            // The timer catches up with ticks that a stall made it miss.
+            // The timer catches up with ticks that it missed while the process stalled.
             0 => return,
             1 => {}
             2.. => {
-                // Those that a clock which was set ahead has passed over were never due.
+                // Ticks that a clock skipped because it was set ahead were never due.
                 let stood = last.map_or(Duration::ZERO, |(_, last)| this - last);
                 let due = nearest_multiple(stood, self.roll_call.interval).saturating_sub(1);
                 let missed = due.min(since.unsigned_abs() - 1);
                 if missed > 0 {
                     self.report.roll_call.late += missed;
-                    self.skip(missed, "the process stood still");
+                    self.skip(missed, "the process was suspended");
                 }
             }
-            // A clock that was set back: the roll is called by the new time.
+            // The clock was set back: roll calls follow the new time.
             _ => {}
         }
         if late > LATE {
             self.report.roll_call.late += 1;
             self.skip(1, format_args!("{late:?} late"));
         } else if self.under_way {
-            self.skip(1, "the one before is still under way");
+            self.skip(1, "the previous roll call is still in progress");
         } else {
             self.call_roll(tick, now, context);
         }
     }
 
-    /// Has the deadlines swept, and asks the lease store whether it is there: what is not
-    /// noticed now would be judged wrongly later.
+    /// Starts the sweeps, and a probe of the lease store: an outage that is not noticed now would
+    /// later make living instances look expired.
     fn sweep(&mut self, context: &mut Context<Self>) {
         self.watch_clock();
-        self.chores.expiry.protection.tick();
+        self.jobs.expiry.protection.tick();
         self.sweepers.retain(Recipient::connected);
         let of = self.sweepers.len();
         self.first_share = self.first_share.wrapping_add(1);
@@ -186,8 +187,8 @@ impl SchedulerActor {
         }
         if !self.probing {
             self.probing = true;
-            let chores = Arc::clone(&self.chores);
-            let probe = async move { chores.expiry.probe().await };
+            let jobs = Arc::clone(&self.jobs);
+            let probe = async move { jobs.expiry.probe().await };
             context.spawn(
                 wrap_future(probe)
                     .map(|(), actor: &mut Self, _: &mut Context<Self>| actor.probing = false),
@@ -200,15 +201,15 @@ impl SchedulerActor {
             return;
         }
         self.attesting = true;
-        let chores = Arc::clone(&self.chores);
-        let attest = async move { chores.agreement.attest().await };
+        let jobs = Arc::clone(&self.jobs);
+        let attest = async move { jobs.agreement.attest().await };
         context.spawn(
             wrap_future(attest)
                 .map(|(), actor: &mut Self, _: &mut Context<Self>| actor.attesting = false),
         );
     }
 
-    /// Notes how the wall clock goes, and tells when it was set.
+    /// Reads the clocks, and logs a jump.
     fn watch_clock(&mut self) {
         let jump = self.clock_watch.look(self.clock.now(), Instant::now());
         if let Some(jump) = jump {
@@ -216,7 +217,7 @@ impl SchedulerActor {
             let seconds = jump.as_seconds_f64();
             let to = if seconds > 0.0 { "ahead" } else { "back" };
             log::warn!(
-                "the clock was set {to} by {:.1} s; for --remove-offline-after a clock that was set ahead counts only when it has stood there for that long",
+                "the wall clock jumped {to} by {:.1} s; --remove-offline-after uses the slowest clock within its window",
                 seconds.abs()
             );
         }
@@ -227,8 +228,8 @@ impl SchedulerActor {
             return;
         }
         self.reconciling = true;
-        let chores = Arc::clone(&self.chores);
-        let reconcile = async move { chores.reconciler.run().await };
+        let jobs = Arc::clone(&self.jobs);
+        let reconcile = async move { jobs.reconciler.run().await };
         context.spawn(wrap_future(reconcile).map(
             |outcome, actor: &mut Self, _: &mut Context<Self>| {
                 actor.reconciling = false;
@@ -238,50 +239,51 @@ impl SchedulerActor {
                         log::debug!("reconciled: {repairs:?}");
                         actor.report.reconcile.add(repairs, actor.clock.now());
                     }
-                    Err(error) => log::warn!("reconcile broken off: {error}"),
+                    Err(error) => {
+                        log::warn!("reconcile aborted, the next one starts again: {error}")
+                    }
                 }
             },
         ));
     }
 
     fn review(&mut self, context: &mut Context<Self>) {
-        if self.reviewing || !self.chores.expiry.protection.is_active() {
+        if self.reviewing || !self.jobs.expiry.protection.is_active() {
             return;
         }
         self.reviewing = true;
-        let chores = Arc::clone(&self.chores);
-        let review = async move { chores.expiry.review().await };
+        let jobs = Arc::clone(&self.jobs);
+        let review = async move { jobs.expiry.review().await };
         context.spawn(wrap_future(review).map(
             |outcome, actor: &mut Self, _: &mut Context<Self>| {
                 actor.reviewing = false;
                 if let Err(error) = outcome {
-                    log::debug!("suspects not looked at: {error}");
+                    log::debug!("cannot review suspects, retrying: {error}");
                 }
             },
         ));
     }
 
-    /// Has those removed that have been offline for `after`.
+    /// Removes instances that have been offline for `after`.
     ///
-    /// A jump of the wall clock removes nobody, in whichever direction, as long as this
-    /// process has seen it: the times in the rows are compared with the slowest that the clock
-    /// has been within the last `after` (see [`ClockWatch`]). What the process cannot see is a
-    /// clock that has been ahead since before the start: it is believed after an hour, or a
-    /// tenth of `after` if that is less.
+    /// A jump of the wall clock removes no instance, in either direction, if this process has seen
+    /// it: the times in the rows are compared with the slowest time of the clock within the last
+    /// `after` (see [`ClockWatch`]). A clock that has been ahead since before the start is trusted
+    /// after an hour, or a tenth of `after` if that is less.
     fn purge_offline(&mut self, after: Duration, interval: Duration, context: &mut Context<Self>) {
         self.watch_clock();
-        let chores = Arc::clone(&self.chores);
+        let jobs = Arc::clone(&self.jobs);
         let now = self.clock_watch.slowest(Instant::now());
         let after = TimeDelta::from_std(after).unwrap_or(TimeDelta::MAX);
         if let Some(before) = now.and_then(|now| now.checked_sub_signed(after)) {
-            let purge = async move { chores.purge_offline(before, interval).await };
+            let purge = async move { jobs.purge_offline(before, interval).await };
             context.spawn(wrap_future(purge));
         }
     }
 
     fn skip(&mut self, ticks: u64, why: impl Display) {
         self.report.roll_call.skipped += ticks;
-        log::warn!("{ticks} roll call(s) skipped: {why}");
+        log::warn!("skipped {ticks} roll call(s): {why}");
     }
 
     fn call_roll(&mut self, tick: i64, now: DateTime<Utc>, context: &mut Context<Self>) {
@@ -300,9 +302,10 @@ impl SchedulerActor {
                 .await?;
             if sent {
                 let kind = EventKind::RollCalled;
-                // It was called, whether or not subscribers can be told.
+                // The roll call was published, whether or not subscribers of the event log receive
+                // it.
                 if let Err(error) = bus.append(&[Event { at: now, kind }]).await {
-                    log::debug!("subscribers are not told of the roll call: {error}");
+                    log::debug!("the roll call is not in the event log: {error}");
                 }
             }
             Ok(sent)
@@ -328,10 +331,10 @@ impl SchedulerActor {
 }
 
 impl BackgroundJobs {
-    /// Removes instances that have been offline since before that time, if it is this
-    /// daemon's turn.
+    /// Removes instances that have been offline since before `before`, if this replica gets the
+    /// claim.
     async fn purge_offline(&self, before: DateTime<Utc>, interval: Duration) {
-        // For a little less than the interval.
+        // A little less than the interval.
         let remember = interval * 9 / 10;
         let claim = self.reconciler.bus.claim(PURGE_CLAIM, remember).await;
         if !matches!(claim, Ok(true)) {
@@ -339,23 +342,33 @@ impl BackgroundJobs {
         }
         loop {
             match self.expiry.registry.ask(PurgeOffline { before }).await {
-                Ok(Ok(gone)) => {
-                    if !gone.is_empty() {
-                        log::info!("{} instances were offline for too long", gone.len());
+                Ok(Ok(removed)) => {
+                    if !removed.is_empty() {
+                        let after = humantime::format_duration(
+                            self.remove_offline_after.unwrap_or_default(),
+                        );
+                        log::info!(
+                            "removed {} instances offline for more than {after} (--remove-offline-after)",
+                            removed.len()
+                        );
                     }
-                    if gone.len() < usize::from(PurgeOffline::LIMIT) {
+                    if removed.len() < usize::from(PurgeOffline::LIMIT) {
                         return;
                     }
                 }
-                Ok(Err(error)) => return log::debug!("nobody forgotten: {error}"),
-                Err(error) => return log::debug!("nobody forgotten: {error}"),
+                Ok(Err(error)) => {
+                    return log::debug!("cannot remove offline instances, retrying: {error}");
+                }
+                Err(error) => {
+                    return log::debug!("cannot remove offline instances, retrying: {error}");
+                }
             }
         }
     }
 }
 
-/// How long it is until the roll is called next: at the clock's next multiple of `interval`,
-/// and a millisecond, so that rounding never makes a tick early.
+/// Returns the time until the next roll call: at the clock's next multiple of `interval`, plus
+/// a millisecond so that rounding never makes a tick early.
 pub fn until_next(now: DateTime<Utc>, interval: Duration) -> Duration {
     let now = now.timestamp_millis();
     let interval = millis(interval);
@@ -363,8 +376,8 @@ pub fn until_next(now: DateTime<Utc>, interval: Duration) -> Duration {
     Duration::from_millis(wait.unsigned_abs()) + Duration::from_millis(1)
 }
 
-/// The nearest multiple of `interval`, as its number since the Unix epoch, and how
-/// many milliseconds ago it was; negative if it is still to come.
+/// Returns the number of the nearest multiple of `interval` since the Unix epoch, and how many
+/// milliseconds ago it was; negative if it is still to come.
 fn nearest(now: DateTime<Utc>, interval: Duration) -> (i64, i64) {
     let now = now.timestamp_millis();
     let interval = millis(interval);
@@ -372,7 +385,7 @@ fn nearest(now: DateTime<Utc>, interval: Duration) -> (i64, i64) {
     (tick, now - tick * interval)
 }
 
-/// How often `interval` is in `time`, rounded.
+/// Returns how often `interval` fits into `time`, rounded.
 fn nearest_multiple(time: Duration, interval: Duration) -> u64 {
     let interval = interval.as_millis().max(1);
     u64::try_from((time.as_millis() + interval / 2) / interval).unwrap_or(u64::MAX)
@@ -391,7 +404,7 @@ impl Actor for SchedulerActor {
         context.run_interval(Agreement::INTERVAL, Self::attest);
         context.run_interval(RECONCILE, Self::reconcile);
         context.run_interval(REVIEW, Self::review);
-        if let Some(after) = self.chores.remove_offline_after {
+        if let Some(after) = self.jobs.remove_offline_after {
             let interval = (after / 10).clamp(PURGE.0, PURGE.1);
             context.run_interval(interval, move |actor, context| {
                 actor.purge_offline(after, interval, context);
@@ -402,35 +415,36 @@ impl Actor for SchedulerActor {
 
 admit!(SchedulerActor);
 
-/// What became of the ticks since this daemon started.
+/// Statistics of the roll calls since this replica started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RollCallReport {
-    /// Sent by this daemon.
+    /// Published by this replica.
     pub sent: u64,
-    /// Sent by another daemon on the same bus.
+    /// Published by another replica.
     pub sent_by_others: u64,
-    /// Not sent: the bus was away, the one before was still under way, or the process was stalled.
+    /// Not published: Redis was unavailable, the previous one was still in flight, or the process
+    /// stalled.
     pub skipped: u64,
-    /// Of those that were not sent: the process or the clock was too late for them.
+    /// Not published because the process or the clock was too late. Included in `skipped`.
     pub late: u64,
-    /// When this daemon sent one last.
+    /// When this replica published the last one.
     pub last_sent_at: Option<DateTime<Utc>>,
-    /// When this daemon saw one sent last, by whomever.
+    /// When the last one was published by any replica, as far as this one knows.
     pub last_at: Option<DateTime<Utc>>,
 }
 
-/// What this daemon's turns at reconciling came to since it started.
+/// Statistics of the reconciles of this replica since it started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReconcileReport {
-    /// How many it completed.
+    /// Completed reconciles.
     pub completed: u64,
-    /// How many instances it looked at, in all of them.
+    /// Instances checked.
     pub checked: u64,
-    /// How many it found without a lease.
+    /// Instances found without a lease.
     pub expired: u64,
-    /// How many it found alive, and recorded.
+    /// Instances found alive and recorded as online.
     pub recovered: u64,
-    /// When it completed one last.
+    /// When the last one was completed.
     pub last_at: Option<DateTime<Utc>>,
 }
 
@@ -444,18 +458,18 @@ impl ReconcileReport {
     }
 }
 
-/// What became of everything that is done by the clock.
+/// Statistics of the SchedulerActor.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// The roll calls.
+    /// Roll calls.
     pub roll_call: RollCallReport,
-    /// The reconciles.
+    /// Reconciles.
     pub reconcile: ReconcileReport,
-    /// How often the wall clock was found to have been set.
+    /// Jumps of the wall clock.
     pub clock_jumps: u64,
 }
 
-/// Asks what was done by the clock. No effect.
+/// Returns the statistics. No effect.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Report")]
 pub struct GetStatus;
@@ -468,7 +482,7 @@ impl Handler<GetStatus> for SchedulerActor {
     }
 }
 
-/// Adds a HeartbeatActor to those who share the sweeps. Not to be repeated.
+/// Adds a HeartbeatActor that takes a share of the sweeps. Not to be repeated.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct RegisterSweeper(pub Recipient<Sweep>);
@@ -481,12 +495,12 @@ impl Handler<RegisterSweeper> for SchedulerActor {
     }
 }
 
-/// Ends protection, on every daemon, and lets the suspects go. How many they were; `None`
-/// where it had not begun. Idempotent.
+/// Ends protection mode on every replica and marks the suspects offline. Returns how many, or
+/// `None` if it was not active. Idempotent.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Option<usize>")]
 pub struct EndProtection {
-    /// Why, for people.
+    /// The reason in the log and the event.
     pub reason: String,
 }
 
@@ -494,8 +508,8 @@ impl Handler<EndProtection> for SchedulerActor {
     type Result = ResponseFuture<Option<usize>>;
 
     fn handle(&mut self, message: EndProtection, _: &mut Context<Self>) -> Self::Result {
-        let chores = Arc::clone(&self.chores);
-        Box::pin(async move { chores.expiry.end_protection(message.reason).await })
+        let jobs = Arc::clone(&self.jobs);
+        Box::pin(async move { jobs.expiry.end_protection(message.reason).await })
     }
 }
 

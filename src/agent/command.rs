@@ -11,19 +11,19 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{self, Child};
 use tokio::time::timeout;
 
-/// Exit codes of a command that could not be started, as shells have them.
+/// The exit codes for a command that could not be started, as in shells.
 const NOT_FOUND: u8 = 127;
 const NOT_RUN: u8 = 126;
 
-/// What the command must not find in its environment: it is not its token.
+/// A variable that the command does not inherit: the token is the agent's.
 const TOKEN: &str = "ROLLCALL_TOKEN";
 
 /// A running command, or none.
 pub(super) struct Command(Option<Child>);
 
 impl Command {
-    /// Starts it with the agent's own input, output and environment; an empty one is none.
-    /// The exit code where it cannot be started.
+    /// Starts the command with the agent's input, output and environment; an empty list is no
+    /// command. Returns the exit code if it cannot be started.
     pub(super) fn start(command: &[OsString]) -> Result<Self, u8> {
         let Some((program, arguments)) = command.split_first() else {
             return Ok(Self(None));
@@ -41,7 +41,7 @@ impl Command {
         })
     }
 
-    /// Waits for its end; for ever where there is none. Its exit code.
+    /// Waits until the command ends, and returns its exit code. Without a command, waits for ever.
     pub(super) async fn ended(&mut self) -> u8 {
         match &mut self.0 {
             Some(child) => code(child.wait().await),
@@ -49,12 +49,13 @@ impl Command {
         }
     }
 
-    /// Asks it to end, and kills it if it has not by then. Its exit code; 0 where there is none.
+    /// Sends SIGTERM, kills the command after `limit`, and returns its exit code, or 0 without a
+    /// command.
     pub(super) async fn stop(self, limit: Duration) -> u8 {
         let Some(mut child) = self.0 else { return 0 };
         let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         if let Some(id) = id {
-            // It may have ended in this moment, which is what is wanted.
+            // It may have ended at this moment.
             let _ = kill_process(id, Signal::TERM);
         }
         match timeout(limit, child.wait()).await {
@@ -68,7 +69,7 @@ impl Command {
     }
 }
 
-/// The exit code, or 128 and the signal that ended it, as shells have it.
+/// Returns the exit code, or 128 plus the number of the signal that ended it, as in shells.
 fn code(ended: std::io::Result<ExitStatus>) -> u8 {
     let Ok(status) = ended else { return NOT_RUN };
     let signal = status.signal().map(|signal| 128 + signal);

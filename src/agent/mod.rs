@@ -1,8 +1,7 @@
-//! The agent: registers what runs here, answers for it while it lives, and takes it off the
-//! list at the end.
+//! The agent: registers instances, sends their heartbeats, and deregisters them at the end.
 //!
-//! Called by `main` for `rollcalld agent`. It knows the daemon by its API alone, and keeps
-//! nothing on disk: after any outage it registers again.
+//! Called by `main` for `rollcalld agent`. It knows only the daemon's API and stores nothing on
+//! disk: after any outage it registers again.
 
 mod command;
 mod presence;
@@ -21,25 +20,25 @@ use self::presence::Presence;
 use crate::client::{self, Client, ClientError};
 use crate::model::Registration;
 
-/// What an agent is to do.
+/// The settings of an agent.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
     /// The registry.
     pub client: client::Settings,
-    /// For whom it answers; at least one.
+    /// The instances, at least one.
     pub instances: Vec<Registration>,
-    /// It answers only while this is found healthy.
+    /// The health check; without success the agent sends no heartbeats.
     pub check: Option<Url>,
-    /// Whether to listen for roll calls, which takes a stream of the daemon's.
+    /// Whether to listen for roll calls on an event stream.
     pub roll_calls: bool,
-    /// What to run and watch: a program and its arguments.
+    /// The command to run: a program and its arguments.
     pub command: Vec<OsString>,
-    /// How long the command may take to end before it is killed.
+    /// The time that the command gets to exit before it is killed.
     pub stop_timeout: Duration,
 }
 
-/// Answers for the instances until it is told to stop, or until the command ends, and then
-/// deregisters them. Returns the exit code: the command's, where there is one.
+/// Runs until `stop` resolves or the command ends, and then deregisters the instances. Returns
+/// the exit code of the command, or 0.
 pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<u8, ClientError> {
     let client = Arc::new(Client::new(&config.client)?);
     let called = Arc::new(Notify::new());
@@ -53,13 +52,13 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
             roll_call::listen(&client, scope, &called).await;
         }
     };
-    // Each of the first two goes on for ever.
+    // The first two never end.
     let ended = tokio::select! {
         () = async { tokio::join!(presence.keep(&called), listen); } => None,
         code = command.ended() => Some(code),
         () = stop => None,
     };
-    // Before the command is asked to end, so that nobody new is sent there.
+    // Before the command is stopped, so that clients stop using it.
     presence.end().await;
     Ok(match ended {
         Some(code) => code,

@@ -1,4 +1,4 @@
-//! Registers instances and beats for them, for as long as it is asked to.
+//! Registers instances and sends their heartbeats.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,26 +17,26 @@ use url::Url;
 use crate::client::{Client, ClientError, text};
 use crate::model::{Address, InstanceKey, Registration, Scope, ScopeKey, ScopeKind};
 
-/// After a failure: at first, and at most. Less than a time to live, so that nobody is lost
-/// who comes back as soon as the registry does.
+/// The time before a retry: the first, and the longest. Shorter than a TTL, so that no instance
+/// expires after an outage that was shorter than that.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
-/// How long a check may take, and when one that failed is repeated.
+/// The time limit of a check, and the time before a failed one is repeated.
 const CHECK: Duration = Duration::from_secs(2);
 
-/// The answers to a roll call are spread over this.
+/// The heartbeats after a roll call are spread over this time.
 const SPREAD: Duration = Duration::from_secs(1);
 
-/// The most leases in one request: within the daemon's own limit.
+/// The most leases in one request; less than the daemon's limit.
 const BATCH: usize = 5_000;
 
-/// How many registrations are under way at once.
+/// The number of registrations in flight.
 const REGISTRATIONS: usize = 16;
 
-/// How long taking everybody off the list may take at the end.
+/// The time limit for deregistering all instances at the end.
 const END: Duration = Duration::from_secs(5);
 
-/// Answers for some instances.
+/// The instances of an agent.
 pub(super) struct Presence {
     client: Arc<Client>,
     instances: Vec<Registration>,
@@ -44,7 +44,7 @@ pub(super) struct Presence {
     check: Option<(reqwest::Client, Url)>,
 }
 
-/// What a batch of heartbeats is answered.
+/// The answer to a batch of heartbeats.
 #[derive(Deserialize)]
 struct Beaten {
     unknown: Vec<LeaseRef>,
@@ -69,10 +69,10 @@ impl LeaseRef {
     }
 }
 
-/// Why it beat for nobody, or not for all.
+/// Why some heartbeats were not sent or not accepted.
 #[derive(Debug, thiserror::Error)]
 enum Silence {
-    #[error("the check says no: {0}")]
+    #[error("health check failed: {0}")]
     Unhealthy(String),
     #[error("{0}")]
     Registry(#[from] ClientError),
@@ -84,7 +84,7 @@ impl Presence {
         instances: Vec<Registration>,
         check: Option<Url>,
     ) -> Result<Self, ClientError> {
-        // Not the registry's client: it has another patience, and its authorities.
+        // A client of its own: with another time limit and other authorities than the registry's.
         let builder = || {
             reqwest::Client::builder()
                 .no_proxy()
@@ -109,12 +109,13 @@ impl Presence {
         })
     }
 
-    /// A scope of theirs.
+    /// Returns the scope of one of the instances.
     pub(super) fn scope(&self) -> Option<&Scope> {
         self.instances.first().map(|instance| &instance.key.scope)
     }
 
-    /// Registers and beats for ever: when the registry says, and when the roll is called.
+    /// Registers the instances and sends heartbeats for ever: when the registry asks for them, and
+    /// at each roll call.
     pub(super) async fn keep(&self, called: &Notify) {
         let mut failures = 0;
         let mut said = String::new();
@@ -122,7 +123,7 @@ impl Presence {
             let wait = match self.answer().await {
                 Ok(next) => {
                     if !said.is_empty() {
-                        log::info!("heartbeats are taken again");
+                        log::info!("the registry accepts heartbeats again");
                         said.clear();
                     }
                     failures = 0;
@@ -130,9 +131,9 @@ impl Presence {
                 }
                 Err(silence) => {
                     let why = silence.to_string();
-                    // Once for each reason: it may last.
+                    // Logged once per reason, because it may last.
                     if why != said {
-                        log::warn!("{why}; trying on");
+                        log::warn!("{why}; retrying");
                         said = why;
                     }
                     failures += 1;
@@ -149,7 +150,8 @@ impl Presence {
         }
     }
 
-    /// Beats once for everybody, registering whoever is not registered. When to come again.
+    /// Registers instances that are not registered, sends all heartbeats once, and returns the time
+    /// until the next ones.
     async fn answer(&self) -> Result<Duration, Silence> {
         if let Some((client, url)) = &self.check {
             healthy(client, url).await.map_err(Silence::Unhealthy)?;
@@ -162,13 +164,13 @@ impl Presence {
         }
         registered?;
         match unknown {
-            // Somebody else deregisters them as fast: not to be hurried.
+            // Another client deregisters them at once: slow down.
             true => Ok(BACK_OFF.1),
             false => Ok(next),
         }
     }
 
-    /// Registers whoever is not registered yet, and returns the first failure.
+    /// Registers the instances that are not registered yet, and returns the first failure.
     async fn register(&self) -> Result<(), ClientError> {
         let missing = self.instances.iter();
         let missing = missing.filter(|one| !self.registered.lock().contains(&one.key));
@@ -188,8 +190,8 @@ impl Presence {
         Ok(())
     }
 
-    /// Beats for all who are registered. Whether some turned out not to be, and when to
-    /// come again.
+    /// Sends the heartbeats of all registered instances. Returns whether some of them turned out to
+    /// be unknown, and the time until the next heartbeats.
     async fn beat(&self) -> Result<(bool, Duration), ClientError> {
         let keys: Vec<InstanceKey> = self.registered.lock().iter().cloned().collect();
         let (mut some_unknown, mut next) = (false, None);
@@ -207,7 +209,7 @@ impl Presence {
             some_unknown |= !unknown.is_empty();
             let mut registered = self.registered.lock();
             for key in unknown.into_iter().filter_map(LeaseRef::into_key) {
-                log::warn!("{key} was not registered any more");
+                log::warn!("{key} was deregistered by another client; registering it again");
                 registered.remove(&key);
             }
         }
@@ -215,8 +217,8 @@ impl Presence {
         Ok((some_unknown, next))
     }
 
-    /// Takes everybody off the list, whoever was just about to register included. Who cannot
-    /// be taken off is found missing a time to live later.
+    /// Deregisters all instances, including those whose registration is in flight. An instance that
+    /// cannot be deregistered is marked offline one TTL later.
     pub(super) async fn end(&self) {
         let ends = stream::iter(&self.instances)
             .map(|Registration { key, .. }| async move {
@@ -224,18 +226,20 @@ impl Presence {
                 match self.client.send(Method::DELETE, &path, None).await {
                     Ok(_) => log::info!("deregistered {key}"),
                     Err(error) if error.is_not_found() => {}
-                    Err(error) => log::warn!("{key} is not deregistered: {error}"),
+                    Err(error) => log::warn!("cannot deregister {key}: {error}"),
                 }
             })
             .buffer_unordered(REGISTRATIONS)
             .collect::<()>();
         if timeout(END, ends).await.is_err() {
-            log::warn!("not everybody was deregistered within {END:?}");
+            log::warn!(
+                "not all instances were deregistered within {END:?}; the registry marks them offline one TTL later"
+            );
         }
     }
 }
 
-/// What it gives of itself; what is left out stays as it is.
+/// Returns the body of a registration; omitted fields keep their values.
 fn body_of(instance: &Registration) -> Value {
     let mut body = json!({
         "name": instance.name,
@@ -262,14 +266,15 @@ async fn healthy(client: &reqwest::Client, url: &Url) -> Result<(), String> {
     }
 }
 
-/// Twice as long after each failure, up to the most; and up to half of that less at random.
+/// Returns a time that doubles with each failure up to a limit, minus up to half of it at
+/// random.
 fn back_off(failures: u32) -> Duration {
     let doubled = BACK_OFF.0 * 2_u32.saturating_pow(failures.saturating_sub(1).min(10));
     let wait = doubled.min(BACK_OFF.1);
     wait - at_random(wait / 2)
 }
 
-/// A duration from zero to that, by chance: a fleet must not come back in step.
+/// Returns a random time between zero and `most`, so that a fleet does not act in step.
 pub(super) fn at_random(most: Duration) -> Duration {
     let chance = getrandom::u32().unwrap_or_default();
     most.mul_f64(f64::from(chance) / f64::from(u32::MAX))

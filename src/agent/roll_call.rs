@@ -9,12 +9,11 @@ use super::presence::at_random;
 use crate::client::Client;
 use crate::model::Scope;
 
-/// Between attempts to listen, and at random up to as long again: whoever cannot be told
-/// beats at its own moments all the same.
+/// The time between attempts to connect, and at random up to as long again. Heartbeats are sent
+/// without roll calls as well.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Says each time when the roll is called. Listens to what concerns one scope, so that little
-/// is told besides.
+/// Notifies `called` at each roll call. Subscribes to one scope, which keeps the stream small.
 pub(super) async fn listen(client: &Client, scope: &Scope, called: &Notify) {
     let query = format!("?{}={}", scope.kind.as_str(), scope.key);
     loop {
@@ -26,7 +25,7 @@ pub(super) async fn listen(client: &Client, scope: &Scope, called: &Notify) {
                     }
                 }
             }
-            Err(error) => log::debug!("roll calls are not heard: {error}"),
+            Err(error) => log::debug!("cannot listen for roll calls, retrying: {error}"),
         }
         sleep(AGAIN + at_random(AGAIN)).await;
     }

@@ -1,4 +1,4 @@
-//! The bus within one process.
+//! The event bus in the memory of this process, for a single replica.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
@@ -10,7 +10,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::{BusError, EventBus, LOG_CAPACITY, LogEntry, READ, ReadOutcome, TRANSITION_MEMORY};
+use super::{
+    BusError, EventBus, LOG_CAPACITY, LogEntry, READ_LIMIT, ReadOutcome, TRANSITION_MEMORY,
+};
 use crate::clock::Clock;
 use crate::model::{Event, EventId, EventKind, InstanceId};
 
@@ -22,61 +24,66 @@ pub(super) struct MemoryBus {
 
 #[derive(Default)]
 struct State {
-    /// Until when each claim is remembered.
+    /// The time at which each claim expires.
     claims: HashMap<String, Instant>,
     log: VecDeque<LogEntry>,
-    /// Of each instance that changed lately the last transition.
+    /// The last transition of each instance that changed within [`TRANSITION_MEMORY`].
     transitions: HashMap<InstanceId, Transition>,
-    /// Old ones are forgotten when there are this many.
+    /// The number of transitions at which expired ones are removed.
     sweep_at: usize,
 }
 
 struct Transition {
     revision: i64,
     online: bool,
-    told_at: Instant,
+    appended_at: Instant,
 }
 
-/// The least number of remembered transitions at which it is worth forgetting some.
+/// The smallest number of remembered transitions that starts a sweep.
 const MIN_SWEEP: usize = 1024;
 
 impl State {
-    fn claim(&mut self, claim: &str, remember: Duration) -> bool {
+    fn claim(&mut self, claim: &str, ttl: Duration) -> bool {
         let now = Instant::now();
-        self.claims.retain(|_, until| *until > now);
+        self.claims.retain(|_, expires_at| *expires_at > now);
         if self.claims.contains_key(claim) {
             return false;
         }
-        self.claims.insert(claim.to_owned(), now + remember);
+        self.claims.insert(claim.to_owned(), now + ttl);
         true
     }
 
     fn append(&mut self, event: &Event, epoch: u64) {
         if event.kind == EventKind::EventsLost {
-            // The revisions of a restored registry store may repeat.
+            // A restored registry store may assign the same revisions again.
             self.transitions.clear();
         }
         if let Some((instance, online)) = event.kind.transition() {
             let now = Instant::now();
-            let told = self.transitions.get(&instance.id);
-            let told = told.filter(|told| now.duration_since(told.told_at) < TRANSITION_MEMORY);
-            if told.is_some_and(|told| told.revision >= instance.revision) {
+            let is_remembered = |transition: &Transition| {
+                now.duration_since(transition.appended_at) < TRANSITION_MEMORY
+            };
+            let previous = self
+                .transitions
+                .get(&instance.id)
+                .filter(|previous| is_remembered(previous));
+            if previous.is_some_and(|previous| previous.revision >= instance.revision) {
                 return;
             }
-            if told.is_some_and(|told| told.online == online)
+            if previous.is_some_and(|previous| previous.online == online)
                 && let Some(kind) = event.kind.opposite()
             {
                 self.push(Event { at: event.at, kind }, epoch);
             }
-            let told = Transition {
+            let transition = Transition {
                 revision: instance.revision,
                 online,
-                told_at: now,
+                appended_at: now,
             };
-            self.transitions.insert(instance.id, told);
+            self.transitions.insert(instance.id, transition);
             if self.transitions.len() >= self.sweep_at.max(MIN_SWEEP) {
                 self.transitions
-                    .retain(|_, told| now.duration_since(told.told_at) < TRANSITION_MEMORY);
+                    .retain(|_, transition| is_remembered(transition));
                 self.sweep_at = 2 * self.transitions.len();
             }
         }
@@ -84,8 +91,10 @@ impl State {
     }
 
     fn push(&mut self, event: Event, epoch: u64) {
-        let last = self.log.back().map(|last| last.id);
-        let last = last.unwrap_or(EventId { epoch, sequence: 0 });
+        let last = self
+            .log
+            .back()
+            .map_or(EventId { epoch, sequence: 0 }, |last| last.id);
         let id = EventId {
             sequence: last.sequence + 1,
             ..last
@@ -106,13 +115,13 @@ impl State {
             return ReadOutcome::Events(Vec::new());
         }
         let first = self.log.front().map(|first| first.id).unwrap_or_default();
-        // What is before the first that is kept may be followed by it.
-        let known =
+        // `after` may be the event just before the oldest kept one: then no event is missing.
+        let is_known =
             (after.epoch == head.epoch && after.sequence < head.sequence) || after.is_empty();
         let skip = after.sequence.saturating_add(1).checked_sub(first.sequence);
         match skip.and_then(|skip| usize::try_from(skip).ok()) {
-            Some(skip) if known => {
-                let events = self.log.iter().skip(skip).take(READ);
+            Some(skip) if is_known => {
+                let events = self.log.iter().skip(skip).take(READ_LIMIT);
                 ReadOutcome::Events(events.cloned().collect())
             }
             _ => ReadOutcome::Lost,
@@ -137,18 +146,18 @@ impl EventBus for MemoryBus {
         _: &str,
         _: &str,
         claim: &str,
-        remember: Duration,
+        ttl: Duration,
     ) -> Result<bool, BusError> {
-        // There is no subscriber within the process.
-        self.claim(claim, remember).await
+        // No subscriber can reach the memory of this process.
+        self.claim(claim, ttl).await
     }
 
-    async fn claim(&self, claim: &str, remember: Duration) -> Result<bool, BusError> {
-        Ok(self.state.lock().claim(claim, remember))
+    async fn claim(&self, claim: &str, ttl: Duration) -> Result<bool, BusError> {
+        Ok(self.state.lock().claim(claim, ttl))
     }
 
     async fn append(&self, events: &[Event]) -> Result<(), BusError> {
-        // Only the log's first event takes its number from here.
+        // Only the first event of the log uses this epoch; later events continue it.
         let epoch = u64::try_from(self.clock.now().timestamp_millis()).unwrap_or(1);
         {
             let mut state = self.state.lock();
@@ -167,14 +176,14 @@ impl EventBus for MemoryBus {
     async fn read(&self, after: EventId, wait: Duration) -> Result<ReadOutcome, BusError> {
         let mut appended = pin!(self.appended.notified());
         appended.as_mut().enable();
-        let following = self.state.lock().read(after);
-        match &following {
+        let outcome = self.state.lock().read(after);
+        match &outcome {
             ReadOutcome::Events(events) if events.is_empty() && !wait.is_zero() => {
-                // Whether one was appended or not, what is there now is the answer.
+                // The log is read again in either case: after an append and after the timeout.
                 let _ = timeout(wait, appended).await;
                 Ok(self.state.lock().read(after))
             }
-            _ => Ok(following),
+            _ => Ok(outcome),
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The bus: the event log and claims, within this process or through Redis.
+//! The event bus: the event log and claims, in the memory of this process or on Redis.
 //!
-//! The event log is kept for a while, so that a replica that could not read it finds out what
-//! it missed, or that it missed too much. A message that is published with a claim reaches
-//! those clients alone that are subscribed in Redis at that moment.
+//! The event log keeps the latest events, so that a replica that could not read it for some
+//! time reads the missed events later, or learns that some of them were dropped. A message
+//! that is published with a claim reaches only the clients that are subscribed in Redis at that
+//! moment.
 
 mod memory;
 mod redis;
@@ -17,14 +18,14 @@ use crate::error::OpenError;
 use crate::model::{Event, EventId};
 use crate::redis::{LinkError, RedisBackend};
 
-/// Why a call of the bus failed. What was asked may still have happened.
+/// Why a call of the event bus failed. The call may still have taken effect.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BusError {
     /// The bus cannot be reached or did not answer in time.
     #[error("the bus is unavailable: {0}")]
     Unavailable(String),
-    /// The bus is there and refused.
-    #[error("the bus refused: {0}")]
+    /// The bus answered with an error.
+    #[error("the bus refused a command: {0}")]
     Refused(String),
 }
 
@@ -37,76 +38,76 @@ impl From<LinkError> for BusError {
     }
 }
 
-/// About how many events the log keeps.
+/// The approximate number of events that the log keeps.
 const LOG_CAPACITY: usize = 20_000;
 
-/// The most events that are read at once.
-const READ: usize = 500;
+/// The maximum number of events that one read returns.
+const READ_LIMIT: usize = 500;
 
-/// How long the log remembers an instance's last transition, to put those right that two
-/// daemons append at about the same time.
+/// How long the log remembers the last transition of an instance, in order to correct the order
+/// of transitions that two replicas append at about the same time.
 const TRANSITION_MEMORY: Duration = Duration::from_secs(60);
 
 /// An event in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {
-    /// Where it stands.
+    /// Its position in the log.
     pub id: EventId,
-    /// What happened.
+    /// The event.
     pub event: Event,
 }
 
-/// What follows an event in the log.
+/// The result of [`EventBus::read`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadOutcome {
-    /// The next events, without a gap; none if nothing happened yet.
+    /// The next events, without a gap; empty if there are none yet.
     Events(Vec<LogEntry>),
-    /// What followed is not known any more: the log was cut or lost.
+    /// Some of the next events are missing, because the log was trimmed or lost.
     Lost,
 }
 
-/// The event log, and work that one replica does for all.
+/// The event log, and claims by which one replica does a piece of work for all replicas.
 #[async_trait]
 pub trait EventBus: Send + Sync {
-    /// Claims and, where the claim was free, sends a message in the same step; whether it
-    /// was sent.
+    /// Takes a claim for `ttl` and publishes a message in one atomic step. Returns whether the
+    /// claim was free and the message was published.
     async fn publish_once(
         &self,
         channel: &str,
         message: &str,
         claim: &str,
-        remember: Duration,
+        ttl: Duration,
     ) -> Result<bool, BusError>;
 
-    /// Claims a piece of work for one daemon on this bus; whether it was free. The claim
-    /// is remembered for that long.
-    async fn claim(&self, claim: &str, remember: Duration) -> Result<bool, BusError>;
+    /// Takes a claim for `ttl`, so that only one replica on this bus does a piece of work.
+    /// Returns whether the claim was free.
+    async fn claim(&self, claim: &str, ttl: Duration) -> Result<bool, BusError>;
 
-    /// Appends events to the log, in order. Of an instance's transitions each is told
-    /// once and they alternate, in whatever order they come here: one whose revision is
-    /// not later than that of the last is dropped, and one that repeats the last is
-    /// preceded by its opposite.
+    /// Appends events to the log, in order. The log contains each transition of an instance
+    /// once, and these alternate, in whatever order they arrive: a transition whose revision is
+    /// not later than that of the last one is dropped, and the opposite transition is appended
+    /// before one that repeats the last one.
     async fn append(&self, events: &[Event]) -> Result<(), BusError>;
 
-    /// The last event of the log.
+    /// Returns the ID of the last event of the log.
     async fn head(&self) -> Result<EventId, BusError>;
 
-    /// The events after that one. Where there is none it waits for the first, at most
-    /// for `wait`.
+    /// Returns the events after `after`. If there are none, waits for the first one, for at
+    /// most `wait`.
     async fn read(&self, after: EventId, wait: Duration) -> Result<ReadOutcome, BusError>;
 }
 
-/// Which bus. It is where the leases are.
+/// The event bus to open. It is on the lease store.
 #[derive(Clone)]
 pub enum BusUrl {
-    /// Within this process.
+    /// In the memory of this process.
     Memory,
-    /// Through Redis, by the connections of the process.
+    /// On Redis, through the connections of the process.
     Redis(Arc<RedisBackend>),
 }
 
-/// Opens a bus whose connections, if it needs any, will live on the current runtime.
-/// `clock` is for a bus in memory.
+/// Opens an event bus. Its connections, if it needs any, run on the current runtime. Only a bus
+/// in memory uses `clock`.
 pub fn open(url: &BusUrl, clock: Arc<dyn Clock>) -> Result<Arc<dyn EventBus>, OpenError> {
     match url {
         BusUrl::Memory => Ok(Arc::new(memory::MemoryBus::new(clock))),

@@ -1,4 +1,4 @@
-//! The bus on Redis: messages by pub/sub, the log of events as a capped stream.
+//! The event bus on Redis: messages through pub/sub, the event log as a capped stream.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,34 +7,36 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::Script;
 
-use super::{BusError, EventBus, LOG_CAPACITY, LogEntry, READ, ReadOutcome, TRANSITION_MEMORY};
+use super::{
+    BusError, EventBus, LOG_CAPACITY, LogEntry, READ_LIMIT, ReadOutcome, TRANSITION_MEMORY,
+};
 use crate::model::{Event, EventId, EventKind};
 use crate::redis::{Call, RedisBackend, RedisConnection};
 
-// All keys have one hash tag, so that on a cluster they are in one slot.
+// All keys have the same hash tag, so that a cluster stores them in one slot.
 
 /// The prefix of the keys of claims.
 const CLAIM_PREFIX: &str = "{rollcall}:claim:";
 
-/// How much later than the wait an answer may come.
-const WAITED: Duration = Duration::from_millis(800);
+/// The time limit for a reply after the wait of a blocking read has ended.
+const REPLY_DELAY: Duration = Duration::from_millis(800);
 
-/// The log of events.
+/// The event log.
 const LOG_KEY: &str = "{rollcall}:events";
 
-/// The position of the last event of the log that voids the remembered transitions.
+/// The ID of the last `resync` event, which voids the transitions from before it.
 const RESYNC_KEY: &str = "{rollcall}:resync";
 
-/// The run of the server that appended last.
+/// The run ID of the server that appended last.
 const RUN_KEY: &str = "{rollcall}:run";
 
-/// The prefix of the keys that remember each instance's last transition.
+/// The prefix of the keys that store the last transition of each instance.
 const TRANSITION_PREFIX: &str = "{rollcall}:transition:";
 
 pub(super) struct RedisBus {
-    link: RedisConnection,
-    /// For reads that wait, because they delay all later calls on their connection.
-    waiting: RedisConnection,
+    connection: RedisConnection,
+    /// A connection for blocking reads, because these delay all later calls on it.
+    blocking: RedisConnection,
     publish_once: Script,
     append: Script,
 }
@@ -42,40 +44,37 @@ pub(super) struct RedisBus {
 impl RedisBus {
     pub(super) fn new(backend: &Arc<RedisBackend>) -> Self {
         Self {
-            link: backend.link(),
-            waiting: backend.link(),
+            connection: backend.connection(),
+            blocking: backend.connection(),
             publish_once: Script::new(include_str!("publish_once.lua")),
             append: Script::new(include_str!("append.lua")),
         }
     }
 
-    /// Returns the next events of the log. If there are none, waits at most `wait` for the first.
+    /// Returns the next events of the log. If there are none, waits for the first one, for at
+    /// most `wait`.
     async fn events_after(
         &self,
         after: EventId,
         wait: Duration,
     ) -> Result<Vec<LogEntry>, BusError> {
         let mut read = Call::command("XREAD");
-        read.arg("COUNT").arg(READ);
+        read.arg("COUNT").arg(READ_LIMIT);
         if !wait.is_zero() {
             read.arg("BLOCK").arg(millis(wait));
         }
         read.arg("STREAMS").arg(LOG_KEY).arg(after.to_string());
-        let answer: Option<Vec<(String, Vec<Entry>)>> = match wait.is_zero() {
-            true => {
-                let link = &self.link;
-                link.ask(LOG_KEY, &read).await?
-            }
-            false => {
-                let (link, limit) = (&self.waiting, wait + WAITED);
-                link.ask_within(limit, LOG_KEY, &read).await?
-            }
+        let streams: Option<Vec<(String, Vec<Entry>)>> = if wait.is_zero() {
+            self.connection.query(LOG_KEY, &read).await?
+        } else {
+            let limit = wait + REPLY_DELAY;
+            self.blocking.query_within(limit, LOG_KEY, &read).await?
         };
-        let entries = answer.unwrap_or_default();
-        entries
+        streams
+            .unwrap_or_default()
             .into_iter()
             .flat_map(|(_, entries)| entries)
-            .map(logged)
+            .map(log_entry)
             .collect()
     }
 }
@@ -87,26 +86,26 @@ impl EventBus for RedisBus {
         channel: &str,
         message: &str,
         claim: &str,
-        remember: Duration,
+        ttl: Duration,
     ) -> Result<bool, BusError> {
         let mut call = Call::script(&self.publish_once, 1);
         call.arg(format!("{CLAIM_PREFIX}{claim}"))
             .arg(channel)
             .arg(message)
-            .arg(millis(remember));
-        let published: i64 = self.link.ask(LOG_KEY, &call).await?;
+            .arg(millis(ttl));
+        let published: i64 = self.connection.query(LOG_KEY, &call).await?;
         Ok(published == 1)
     }
 
-    async fn claim(&self, claim: &str, remember: Duration) -> Result<bool, BusError> {
+    async fn claim(&self, claim: &str, ttl: Duration) -> Result<bool, BusError> {
         let mut set = Call::command("SET");
         set.arg(format!("{CLAIM_PREFIX}{claim}"))
             .arg("1")
             .arg("NX")
             .arg("PX")
-            .arg(millis(remember));
-        let set: Option<String> = self.link.ask(LOG_KEY, &set).await?;
-        Ok(set.is_some())
+            .arg(millis(ttl));
+        let reply: Option<String> = self.connection.query(LOG_KEY, &set).await?;
+        Ok(reply.is_some())
     }
 
     async fn append(&self, events: &[Event]) -> Result<(), BusError> {
@@ -133,71 +132,76 @@ impl EventBus for RedisBus {
                 None => call.arg("").arg(""),
             };
         }
-        self.link.ask::<()>(LOG_KEY, &call).await?;
+        self.connection.query::<()>(LOG_KEY, &call).await?;
         Ok(())
     }
 
     async fn head(&self) -> Result<EventId, BusError> {
-        let mut last = Call::command("XREVRANGE");
-        last.arg(LOG_KEY).arg("+").arg("-").arg("COUNT").arg(1);
-        let last: Vec<Entry> = self.link.ask(LOG_KEY, &last).await?;
-        match last.into_iter().next() {
-            Some(entry) => Ok(logged(entry)?.id),
+        let mut call = Call::command("XREVRANGE");
+        call.arg(LOG_KEY).arg("+").arg("-").arg("COUNT").arg(1);
+        let entries: Vec<Entry> = self.connection.query(LOG_KEY, &call).await?;
+        match entries.into_iter().next() {
+            Some(entry) => Ok(log_entry(entry)?.id),
             None => Ok(EventId::default()),
         }
     }
 
     async fn read(&self, after: EventId, wait: Duration) -> Result<ReadOutcome, BusError> {
         let mut events = self.events_after(after, wait).await?;
-        // Where another log begins the next read finds that something was lost.
+        // Events after a gap or of a new epoch are cut off; the next read reports the loss.
         let mut last = after;
-        let follow = events
+        let consecutive = events
             .iter()
-            .take_while(|logged| std::mem::replace(&mut last, logged.id).precedes(logged.id))
+            .take_while(|entry| std::mem::replace(&mut last, entry.id).precedes(entry.id))
             .count();
         match events.len() {
-            1.. if follow == 0 => Ok(ReadOutcome::Lost),
+            1.. if consecutive == 0 => Ok(ReadOutcome::Lost),
             1.. => {
-                events.truncate(follow);
+                events.truncate(consecutive);
                 Ok(ReadOutcome::Events(events))
             }
-            // Either nothing happened, or this is another log, whose ids may be smaller.
+            // Either there are no new events, or the log is new and may have smaller IDs.
             0 if continues(after, self.head().await?) => Ok(ReadOutcome::Events(Vec::new())),
             0 => Ok(ReadOutcome::Lost),
         }
     }
 }
 
-/// Whether nothing is lost after a read of no event after `after`, when the log ended at `head`
-/// a moment later. Events may be appended in that moment; the next read returns those.
+/// Returns whether no event is lost if a read after `after` returned nothing and the log ended
+/// at `head` shortly afterwards. The next read returns events that were appended in between.
 fn continues(after: EventId, head: EventId) -> bool {
     after.is_empty() || (head.epoch == after.epoch && head.sequence >= after.sequence)
 }
 
-/// A stream's entry: its id and its fields.
+/// An entry of a stream: its ID and its fields.
 type Entry = (String, HashMap<String, String>);
 
-/// The entry as what was appended. The name may be the opposite of the event's own.
-fn logged((id, fields): Entry) -> Result<LogEntry, BusError> {
-    let foreign = |why: &str| BusError::Refused(format!("{LOG_KEY} holds {id}, {why}"));
-    let field = |name| {
+/// Parses an entry of the log. The field `name` may name the opposite of the transition in the
+/// field `event`: then the result is that opposite transition.
+fn log_entry((id, fields): Entry) -> Result<LogEntry, BusError> {
+    let invalid = |reason: &str| {
+        BusError::Refused(format!(
+            "the entry {id} of the key {LOG_KEY} is invalid: {reason}"
+        ))
+    };
+    let field = |name: &str| {
         fields
             .get(name)
-            .ok_or_else(|| foreign("which lacks a field"))
+            .ok_or_else(|| invalid(&format!("it has no field {name:?}")))
     };
     let mut event: Event =
-        serde_json::from_str(field("event")?).map_err(|error| foreign(&error.to_string()))?;
+        serde_json::from_str(field("event")?).map_err(|error| invalid(&error.to_string()))?;
     let name = field("name")?;
     if event.kind.name() != name {
         event.kind = event
             .kind
             .opposite()
             .filter(|opposite| opposite.name() == name)
-            .ok_or_else(|| foreign("whose name is not that of its event"))?;
+            .ok_or_else(|| invalid("its name does not match its event"))?;
     }
     let id = id
         .parse()
-        .map_err(|_| foreign("which has another id than ours"))?;
+        .map_err(|_| invalid("its ID is not EPOCH-SEQUENCE"))?;
     Ok(LogEntry { id, event })
 }
 
@@ -210,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_appended_after_an_empty_read_are_not_taken_for_a_loss() {
+    fn events_appended_after_an_empty_read_are_not_reported_as_lost() {
         let id = |epoch, sequence| EventId { epoch, sequence };
         let empty = EventId::default();
         assert!(continues(empty, empty));

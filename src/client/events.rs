@@ -1,18 +1,18 @@
-//! Server-Sent Events as they come.
+//! Parses Server-Sent Events.
 //!
-//! <https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream>,
-//! as far as a Rollcall daemon uses it: `\n` ends a line, and there is one line of data.
+//! <https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream>, as
+//! far as a Rollcall daemon uses it: `\n` ends a line, and there is one line of data.
 
 use reqwest::Response;
 
 use super::text;
 
-/// An event that a daemon told.
+/// An event of a daemon.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerEvent {
-    /// From where to go on after it; empty if it does not say.
+    /// The ID after which to resume; empty if the event has none.
     pub id: String,
-    /// Such as `instance.online`; empty where only the place was told.
+    /// For example `instance.online`; empty if only an ID was sent.
     pub name: String,
     /// JSON.
     pub data: String,
@@ -32,7 +32,7 @@ impl EventStream {
         }
     }
 
-    /// The next event; `None` at the end, or why the stream broke off.
+    /// Returns the next event, `None` at the end of the stream, or why it broke.
     pub async fn next(&mut self) -> Result<Option<ServerEvent>, String> {
         loop {
             if let Some(event) = self.parser.event() {
@@ -54,7 +54,7 @@ struct Parser {
 }
 
 impl Parser {
-    /// The next event that is there as a whole.
+    /// Returns the next complete event.
     fn event(&mut self) -> Option<ServerEvent> {
         while let Some(end) = self.bytes.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = self.bytes.drain(..=end).collect();
@@ -63,7 +63,7 @@ impl Parser {
                 Some(("id", id)) => id.trim().clone_into(&mut self.event.id),
                 Some(("event", name)) => name.trim().clone_into(&mut self.event.name),
                 Some(("data", data)) => data.trim().clone_into(&mut self.event.data),
-                // Comments, and when to come back.
+                // Comments, and the reconnection time.
                 Some(_) => {}
                 None => {
                     let event = std::mem::take(&mut self.event);

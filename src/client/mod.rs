@@ -1,8 +1,7 @@
-//! A client of the API v1, for the agent and the commands of an operator.
+//! A client of the API v1, for the agent and the commands for operators.
 //!
-//! Knows paths and answers as a stranger would, from the API document; nothing of the
-//! daemon's inside. Every request may be sent again, so it goes to the next server where
-//! one does not answer.
+//! It knows only what the API document says, nothing of the daemon's internals. Every request
+//! may be repeated, so it is sent to the next server if one does not answer.
 
 mod events;
 
@@ -19,69 +18,69 @@ use url::Url;
 pub use self::events::{EventStream, ServerEvent};
 use crate::auth::Token;
 
-/// How long a connection may take.
+/// The time limit for connecting.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// How long an answer may take: longer than the daemon's own deadlines.
+/// The time limit for an answer: longer than the daemon's own deadlines.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Without a word for so long a stream is dead: a ping comes every 15 s.
+/// The longest silence of a live stream: a ping comes every 15 s.
 const SILENCE: Duration = Duration::from_secs(40);
 
-/// Which daemons to speak to, and as whom.
+/// The registry and the token.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Replicas of one registry, at least one; the first that answers is asked.
+    /// Replicas of one registry, at least one, which are tried in turn.
     pub servers: Vec<Url>,
     /// Sent as a bearer token.
     pub token: Option<Token>,
-    /// The authorities to trust instead of the system's, PEM.
+    /// The PEM file of the authorities to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
 }
 
-/// Why there is no answer, or not the one that was wanted.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The settings cannot be used.
+    /// The settings are invalid.
     #[error("{0}")]
     Settings(String),
     /// No server could be reached.
     #[error("no answer from {server}: {reason}")]
     Unreachable {
-        /// Which one was tried last.
+        /// The last server that was tried.
         server: String,
-        /// What went wrong.
+        /// The reason of the failure.
         reason: String,
     },
-    /// The server refused.
+    /// The server answered with an error.
     #[error("{server} says {status}: {detail}")]
     Refused {
-        /// Which one.
+        /// The server.
         server: String,
-        /// Its status.
+        /// The status.
         status: StatusCode,
-        /// Its `code`, for programs.
+        /// The `code`, for programs.
         code: String,
-        /// Its `detail`, for people.
+        /// The `detail`, for people.
         detail: String,
     },
-    /// The server answered something else than a Rollcall daemon does.
-    #[error("{server} does not answer as a Rollcall daemon does: {reason}")]
+    /// The answer is not one of a Rollcall daemon.
+    #[error("{server} is not a Rollcall daemon: {reason}")]
     Strange {
-        /// Which one.
+        /// The server.
         server: String,
-        /// What was odd.
+        /// What is wrong with it.
         reason: String,
     },
 }
 
 impl ClientError {
-    /// Whether the server says that there is no such thing.
+    /// Returns whether the scope or instance does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND)
     }
 
-    /// Whether another server, or the same one later, may well answer.
+    /// Returns whether another server, or a retry, may succeed.
     fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
@@ -91,7 +90,7 @@ impl ClientError {
     }
 }
 
-/// A problem document, as far as it matters here.
+/// The fields of a problem document that are used.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Problem {
@@ -99,19 +98,19 @@ struct Problem {
     detail: String,
 }
 
-/// A client. Keeps its connections open.
+/// A client, which keeps its connections open.
 pub struct Client {
     http: reqwest::Client,
     servers: Vec<Url>,
     token: Option<Token>,
-    /// The server that answered last.
+    /// The index of the server that answered last.
     current: AtomicUsize,
 }
 
 impl Client {
-    /// Connects to nothing yet.
+    /// Returns a client that has connected to no server yet.
     pub fn new(settings: &Settings) -> Result<Self, ClientError> {
-        // Without one that was installed before, reqwest has no cryptography.
+        // reqwest has no default cryptography provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = reqwest::Client::builder()
             .no_proxy()
@@ -122,7 +121,7 @@ impl Client {
         let plain = settings.servers.iter().all(|url| url.scheme() == "http");
         let builder = match &settings.ca_file {
             Some(path) => builder.tls_certs_only(authorities(path)?),
-            // The system's authorities are many, and nobody would ask for them.
+            // Loading the system's many authorities would be useless.
             None if plain => builder.tls_certs_only([]),
             None => builder,
         };
@@ -137,8 +136,8 @@ impl Client {
         })
     }
 
-    /// Sends a request to the first server that answers it. `path` begins with a slash; a
-    /// body is JSON, and so is the answer: `Null` where it is empty.
+    /// Sends a request to the first server that answers. `path` begins with a slash. Body and
+    /// answer are JSON; an empty answer is `Null`.
     pub async fn send(
         &self,
         method: Method,
@@ -163,17 +162,17 @@ impl Client {
         .await
     }
 
-    /// What is at a path.
+    /// Gets the document at a path.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.read(self.send(Method::GET, path, None).await?)
     }
 
-    /// An answer as what it should be.
+    /// Parses an answer.
     pub fn read<T: DeserializeOwned>(&self, answer: Value) -> Result<T, ClientError> {
         serde_json::from_value(answer).map_err(|error| strange(self.server(), &error))
     }
 
-    /// Listens to `/v1/events`, with that query, after that event if there is one.
+    /// Subscribes to `/v1/events` with a query, after the event `last` if there is one.
     pub async fn events(
         &self,
         query: &str,
@@ -200,7 +199,7 @@ impl Client {
         }
     }
 
-    /// Tries each server once, beginning with the one that answered last.
+    /// Tries each server once, starting with the one that answered last.
     async fn at_a_server<T>(
         &self,
         ask: impl AsyncFn(&Url) -> Result<T, ClientError>,
@@ -223,7 +222,7 @@ impl Client {
     }
 }
 
-/// The answer, if it is a good one.
+/// Returns a successful answer, or its error.
 async fn accepted(
     server: &Url,
     answer: reqwest::Result<Response>,
@@ -253,7 +252,7 @@ fn authorities(path: &std::path::Path) -> Result<Vec<Certificate>, ClientError> 
     let certificates =
         Certificate::from_pem_bundle(&pem).map_err(|error| failed(error.to_string()))?;
     match certificates.is_empty() {
-        true => Err(failed("holds no certificate (PEM)".to_owned())),
+        true => Err(failed("contains no PEM certificate".to_owned())),
         false => Ok(certificates),
     }
 }
@@ -276,7 +275,7 @@ fn shown(server: &Url) -> String {
     server.as_str().trim_end_matches('/').to_owned()
 }
 
-/// The innermost cause says most, such as "Connection refused".
+/// Returns the innermost cause, which says most, for example "Connection refused".
 pub(crate) fn text(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {

@@ -1,4 +1,4 @@
-//! `rollcalld export` and `import`: everything that is registered, as a file.
+//! `rollcalld export` and `import`: all scopes and instances as a file.
 
 use std::io::Read;
 use std::path::Path;
@@ -14,11 +14,11 @@ use crate::model::{
     Address, DisplayName, Metadata, Note, ScopeKey, ScopeKind, Status, Ttl, Weight,
 };
 
-/// How many requests are under way at once.
+/// The number of requests in flight.
 const REQUESTS: usize = 16;
 
-/// What an export holds: what people and instances gave. Who is online is not in it, nor are
-/// ids and times, which a registry gives itself.
+/// The contents of an export: what operators and instances gave. It has no presence, IDs or
+/// times, which the registry assigns.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Export {
@@ -49,7 +49,7 @@ struct InstanceEntry {
     reason: Option<Note>,
 }
 
-/// The part of an answer that is wanted.
+/// The part of an answer that is used.
 #[derive(Deserialize)]
 struct ScopeLists {
     #[serde(default)]
@@ -63,7 +63,7 @@ struct InstanceList {
     instances: Vec<InstanceEntry>,
 }
 
-/// Prints everything, as JSON.
+/// Prints all scopes and instances as JSON.
 pub(super) async fn export(client: &Client) -> Result<(), CommandError> {
     let ScopeLists { groups, .. } = client.get("/v1/groups").await?;
     let ScopeLists { services, .. } = client.get("/v1/services").await?;
@@ -78,7 +78,7 @@ pub(super) async fn export(client: &Client) -> Result<(), CommandError> {
             let path = format!("/v1/{scope}/instances");
             match client.get::<InstanceList>(&path).await {
                 Ok(list) => Ok(list.instances),
-                // Removed in this moment.
+                // Removed at this moment.
                 Err(error) if error.is_not_found() => Ok(Vec::new()),
                 Err(error) => Err(error),
             }
@@ -98,8 +98,8 @@ pub(super) async fn export(client: &Client) -> Result<(), CommandError> {
     Ok(say(&text)?)
 }
 
-/// Registers everything of an export. What is there already is brought to what it says, and
-/// nothing is removed, so it may be repeated.
+/// Registers everything in an export. Existing scopes and instances are changed to match it,
+/// and nothing is removed, so it may be repeated.
 pub(super) async fn import(client: &Client, path: Option<&Path>) -> Result<(), CommandError> {
     let from = path.map_or_else(
         || "standard input".to_owned(),
@@ -162,7 +162,7 @@ async fn restore(client: &Client, entry: &InstanceEntry) -> Result<(), ClientErr
         (Some(key), None) => ScopeKind::Group.with(key.clone()),
         (None, Some(key)) => ScopeKind::Service.with(key.clone()),
         _ => {
-            let reason = "must have either service or group".to_owned();
+            let reason = "must contain either service or group".to_owned();
             return Err(ClientError::Settings(reason));
         }
     };

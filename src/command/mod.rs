@@ -1,7 +1,7 @@
-//! What an operator asks of a registry at a terminal, and scripts by `--json`.
+//! The commands for operators.
 //!
-//! Called by `main`. It speaks to a daemon by its API alone; everything that it prints is
-//! written to standard output, and what went wrong to standard error.
+//! Called by `main`. They know only the daemon's API. Results are written to standard output,
+//! errors to standard error.
 
 mod backup;
 mod table;
@@ -18,30 +18,30 @@ use self::table::Table;
 use crate::client::{self, Client, ClientError};
 use crate::model::{Address, InstanceKey, Note, Scope, ScopeKind};
 
-/// A command with the registry that it is for.
+/// A command and its registry.
 #[derive(Debug, Clone)]
 pub struct CommandConfig {
     /// The registry.
     pub client: client::Settings,
-    /// Whether to print the daemon's documents instead of tables.
+    /// Whether to print the daemon's JSON instead of tables.
     pub json: bool,
-    /// What to do.
+    /// The action.
     pub action: Action,
 }
 
-/// What an operator may ask for.
+/// An action of an operator.
 #[derive(Debug, Clone)]
 pub enum Action {
     /// Lists all scopes of a kind.
     Scopes(ScopeKind),
     /// Lists the instances of a scope.
     Instances {
-        /// Which scope.
+        /// The scope.
         scope: Scope,
-        /// Only those that may be sent traffic.
+        /// Only instances that accept traffic.
         available: bool,
     },
-    /// Tells what happens, in one scope or in all, until it is stopped.
+    /// Prints events, of one scope or of all, until it is stopped.
     Watch(Option<Scope>),
     /// Holds instances.
     Hold(Instances, Option<Note>),
@@ -49,20 +49,20 @@ pub enum Action {
     Enable(Instances),
     /// Deregisters instances.
     Deregister(Instances),
-    /// Shows how it stands.
+    /// Shows the state of the registry.
     Overview,
-    /// Prints everything that is registered.
+    /// Prints an export.
     Export,
-    /// Registers what was exported, from a file or from standard input.
+    /// Imports a file, or standard input.
     Import(Option<PathBuf>),
 }
 
 /// Instances of one scope.
 #[derive(Debug, Clone)]
 pub struct Instances {
-    /// Whose.
+    /// The scope.
     pub scope: Scope,
-    /// Which, at least one.
+    /// The addresses, at least one.
     pub addresses: Vec<Address>,
 }
 
@@ -76,38 +76,39 @@ impl Instances {
     }
 }
 
-/// Why a command did not do what it should.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// The registry did not.
+    /// The registry failed or refused.
     #[error(transparent)]
     Client(#[from] ClientError),
     /// Input or output failed.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// What is to be imported is no export.
+    /// The import is not an export.
     #[error("{from}: {reason}")]
     Import {
-        /// Where it came from.
+        /// The name of the file.
         from: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// Some of what was to be done was not; each was said already.
+    /// Some of the actions failed; each was reported.
     #[error("{failed} of {all} failed")]
     Partly {
-        /// How many.
+        /// The number of failures.
         failed: usize,
-        /// Of how many.
+        /// The number of actions.
         all: usize,
-        /// The exit code of the first.
+        /// The exit code of the first failure.
         code: u8,
     },
 }
 
 impl CommandError {
-    /// For scripts: 3 where there is no such thing, 4 where the token is missing or may not,
-    /// 5 where nobody answers or the registry cannot do it now, else 1. (2 is a wrong use.)
+    /// Returns the exit code: 3 if there is no such scope or instance, 4 if the token is missing or
+    /// does not permit it, 5 if no replica answers or it cannot serve the request now, otherwise 1.
+    /// (2 is wrong usage.)
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Client(ClientError::Unreachable { .. }) => 5,
@@ -122,13 +123,13 @@ impl CommandError {
         }
     }
 
-    /// Whoever read the output has seen enough, such as `head`.
+    /// Returns whether the reader of the output, such as `head`, has closed it.
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 }
 
-/// Does what is asked.
+/// Runs the command.
 pub async fn run(config: CommandConfig) -> Result<(), CommandError> {
     let client = Client::new(&config.client)?;
     let json = config.json;
@@ -156,14 +157,14 @@ pub async fn run(config: CommandConfig) -> Result<(), CommandError> {
     }
 }
 
-/// A line on standard output.
+/// Prints a line to standard output.
 fn say(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
 }
 
-/// A line on standard error.
+/// Prints a line to standard error.
 fn complain(line: &str) -> io::Result<()> {
     writeln!(io::stderr().lock(), "{line}")
 }
@@ -236,7 +237,9 @@ async fn instances(
         return Ok(say(&list.to_string())?);
     }
     if list["stale"] == json!(true) {
-        complain("the registry says that this may be old: it cannot reach its leases or events")?;
+        complain(
+            "this list may be out of date: the registry cannot reach its lease store or event log",
+        )?;
     }
     let rows: Vec<InstanceRow> = client.read(list["instances"].clone())?;
     let mut table = Table::new([
@@ -249,7 +252,7 @@ async fn instances(
             row.status,
             row.weight.to_string(),
             row.online_changed_at.unwrap_or_default(),
-            // What people call it, if they call it something.
+            // The name for people, if there is one.
             Some(row.name)
                 .filter(|name| *name != row.address)
                 .unwrap_or_default(),
@@ -260,7 +263,7 @@ async fn instances(
     Ok(say(&table.to_string())?)
 }
 
-/// Sends the same to each of some instances, and goes on where one fails.
+/// Sends the same request for each instance, and continues after a failure.
 async fn each(
     client: &Client,
     instances: Instances,

@@ -1,10 +1,10 @@
-//! Columns of text.
+//! Tables of text.
 
 use std::fmt;
 
 use unicode_width::UnicodeWidthStr;
 
-/// A table whose columns are as wide as what is in them, at a terminal's count.
+/// A table whose columns are as wide as their contents, as displayed by a terminal.
 pub(super) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
 }
@@ -21,14 +21,15 @@ impl<const N: usize> Table<N> {
     }
 }
 
-/// Whoever registers must not move the cursor of whoever lists.
+/// Escapes control characters: a registered name must not move the cursor of the terminal that
+/// lists it.
 pub(super) fn printable(text: &str) -> String {
     let control =
         |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.replace(control, "\u{fffd}")
 }
 
-/// Without a line break at the end, and without spaces at the ends of lines.
+/// Without a final line break, and without spaces at the ends of lines.
 impl<const N: usize> fmt::Display for Table<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut widths = [0; N];

@@ -1,4 +1,4 @@
-//! `rollcalld watch`: what happens, a line each.
+//! `rollcalld watch`: prints events, one per line.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use super::{CommandError, complain, say};
 use crate::client::{Client, ServerEvent};
 use crate::model::Scope;
 
-/// Before it comes back to a stream that ended.
+/// The time before a stream that ended is opened again.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Prints events until it is stopped. Comes back where a stream ends, and goes on after the
-/// last event; but where it cannot begin at all, it says why and ends.
+/// Prints events until it is stopped. Reconnects after a stream ends, and resumes after the
+/// last event. If the first connection fails, returns the error.
 pub(super) async fn run(
     client: &Client,
     scope: Option<&Scope>,
@@ -40,7 +40,7 @@ pub(super) async fn run(
                 Err(why) => break why,
             }
         };
-        complain(&format!("the stream broke off ({why}); coming back"))?;
+        complain(&format!("the stream ended ({why}); reconnecting"))?;
         let last = (!last_id.is_empty()).then_some(last_id.as_str());
         stream = loop {
             sleep(AGAIN).await;

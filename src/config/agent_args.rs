@@ -21,7 +21,7 @@ pub(super) struct AgentArgs {
     #[command(flatten)]
     client: ClientArgs,
 
-    /// The service of what runs here
+    /// The key of the service of the instance
     #[arg(
         long,
         value_name = "KEY",
@@ -30,32 +30,32 @@ pub(super) struct AgentArgs {
     )]
     service: Option<ScopeKey>,
 
-    /// Its group, if it is a gateway
+    /// The key of the group of the instance, if it is a gateway
     #[arg(long, value_name = "KEY", requires = "address")]
     group: Option<ScopeKey>,
 
-    /// Where others reach it
+    /// The address at which clients reach the instance
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<Address>,
 
-    /// What people call it
+    /// A name for people
     #[arg(long, value_parser = display_name)]
     name: Option<DisplayName>,
 
-    /// Its share of the traffic, from 0 to 65535
+    /// The share of traffic, from 0 to 65535
     #[arg(long, value_parser = weight)]
     weight: Option<Weight>,
 
-    /// Something to know about it; may come several times
+    /// A metadata entry; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     metadata: Vec<(String, String)>,
 
-    /// How long it lives without a heartbeat, from 5 to 3600 seconds
+    /// The time to live of the lease without a heartbeat, from 5 to 3600 seconds
     #[arg(long, value_name = "SECONDS", value_parser = ttl)]
     ttl: Option<Ttl>,
 
-    /// A file with all of that for several, a JSON list of
-    /// {"service" or "group", "address", "name"?, "weight"?, "metadata"?, "ttl_seconds"?}
+    /// A file that describes several instances: a JSON list of {"service" or "group", "address",
+    /// "name"?, "weight"?, "metadata"?, "ttl_seconds"?}
     #[arg(
         long,
         value_name = "PATH",
@@ -64,19 +64,20 @@ pub(super) struct AgentArgs {
     )]
     file: Option<PathBuf>,
 
-    /// Beat only while this answers with a status of 200 to 299, within 2 seconds
+    /// Send heartbeats only while this URL answers with a status of 200 to 299 within 2 seconds
     #[arg(long, value_name = "URL", value_parser = http_url)]
     check: Option<Url>,
 
-    /// Do not listen for roll calls, which keeps a connection open: beat at your own moments
+    /// Do not listen for roll calls, which keeps a connection open; send heartbeats at the moments
+    /// that the registry names
     #[arg(long)]
     no_roll_calls: bool,
 
-    /// How long the command may take to end after SIGTERM before it is killed
+    /// The time that the command gets to exit after SIGTERM before it is killed
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     stop_timeout: Duration,
 
-    /// A command to run and to watch: the agent deregisters when it ends, and ends with its
+    /// The command to run: the agent deregisters the instance when it exits, and exits with its
     /// exit code
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -100,7 +101,7 @@ impl Entry {
         let scope = match (self.service, self.group) {
             (Some(key), None) => ScopeKind::Service.with(key),
             (None, Some(key)) => ScopeKind::Group.with(key),
-            _ => return Err("must have either service or group".to_owned()),
+            _ => return Err("must contain either service or group".to_owned()),
         };
         Ok(Registration {
             key: InstanceKey {
@@ -161,7 +162,7 @@ fn read_instances(path: &Path) -> Result<Vec<Registration>, Error> {
     let entries: Vec<Entry> =
         serde_json::from_str(&text).map_err(|error| refused(error.to_string()))?;
     if entries.is_empty() {
-        return Err(refused("holds no instance".to_owned()));
+        return Err(refused("contains no instance".to_owned()));
     }
     let entries = entries.into_iter().enumerate();
     let registrations = entries.map(|(index, entry)| {

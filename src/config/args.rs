@@ -1,4 +1,4 @@
-//! The flags and variables, as clap takes them.
+//! The flags and variables, as clap parses them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,8 +14,8 @@ use super::command_args::{
 use crate::auth::{Role, ScopePattern, parse_name};
 use crate::model::Ttl;
 
-/// A registry daemon: gateways and services register, the roll is called every 15
-/// seconds, and whoever answers is present.
+/// A registry daemon: gateways and services register and send heartbeats, and clients ask which
+/// instances are online.
 #[derive(Parser)]
 #[command(
     name = "rollcalld",
@@ -37,44 +37,44 @@ pub(super) struct Cli {
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Runs the daemon; the same as no command
+    /// Run the daemon; this is the default
     Serve(Box<ServeArgs>),
-    /// Brings the schema of the store up to date, and ends
+    /// Migrate the schema of the registry store, and exit
     Migrate(StoreArgs),
-    /// Makes a token and prints it, once, with its line for --tokens-file
+    /// Generate a token, and print it once with its line for --tokens-file
     Token(TokenArgs),
-    /// Asks a daemon on this machine whether it is ready: ends with 0, or with 1 if it is not
+    /// Ask a daemon on this machine whether it is ready; exit with 0 if it is, otherwise with 1
     Healthcheck(HealthcheckArgs),
-    /// Registers what runs here, beats for it, and deregisters it at the end; runs and watches a
-    /// command if there is one
+    /// Register an instance, send its heartbeats, and deregister it at the end; optionally run and
+    /// watch a command
     Agent(Box<AgentArgs>),
-    /// Lists the services of a registry
+    /// List the services
     Services(OutputArgs),
-    /// Lists the groups of gateways of a registry
+    /// List the groups of gateways
     Groups(OutputArgs),
-    /// Lists the instances of a service or group
+    /// List the instances of a service or group
     Instances(InstancesArgs),
-    /// Tells what happens in a registry, until it is stopped
+    /// Print events until it is stopped
     Watch(WatchArgs),
-    /// Holds instances: they are sent nothing until somebody enables them
+    /// Hold instances: they receive no traffic until an operator enables them
     Hold(HoldArgs),
-    /// Enables instances that were held or disabled
+    /// Enable instances that are held or disabled
     Enable(ChosenArgs),
-    /// Deregisters instances
+    /// Deregister instances
     Deregister(ChosenArgs),
-    /// Shows how a registry stands
+    /// Show the state of the registry
     Overview(OutputArgs),
-    /// Prints everything that is registered, as JSON for import
+    /// Print all scopes and instances, as JSON for import
     Export(BackupArgs),
-    /// Registers what was exported
+    /// Register the scopes and instances of an export
     Import(ImportArgs),
-    /// Prints completions for a shell
+    /// Print completions for a shell
     Completions(CompletionsArgs),
 }
 
 #[derive(Args)]
 pub(super) struct StoreArgs {
-    /// Where registrations are kept: sqlite:PATH, or postgres://USER@HOST/DATABASE with
+    /// The registry store: sqlite:PATH, or postgres://USER@HOST/DATABASE with
     /// sslmode=disable|prefer|require|verify-full and sslrootcert=PATH
     #[arg(
         long,
@@ -88,7 +88,7 @@ pub(super) struct StoreArgs {
 
 #[derive(Args)]
 pub(super) struct ServeArgs {
-    /// Where to listen for HTTP; port 0 picks a free port and prints it
+    /// The address and port of the HTTP server; port 0 picks a free port and prints it
     #[arg(
         long,
         value_name = "IP:PORT",
@@ -100,8 +100,9 @@ pub(super) struct ServeArgs {
     #[command(flatten)]
     pub(super) store: StoreArgs,
 
-    /// Where leases are kept: memory: for a daemon that runs alone, or redis://HOST or
-    /// rediss://HOST for several. Roll calls are published there too
+    /// The lease store: memory: for a single replica, or redis://HOST, rediss://HOST,
+    /// redis+sentinel://HOST/MASTER or redis+cluster://HOST for several. Roll calls are published
+    /// there too
     #[arg(
         long,
         value_name = "URL",
@@ -111,8 +112,8 @@ pub(super) struct ServeArgs {
     )]
     pub(super) leases: String,
 
-    /// How long an instance lives without a heartbeat, unless it registers with a
-    /// ttl_seconds of its own: whole seconds from 5s to 1h, longer than --roll-call-interval
+    /// The time to live of leases of instances that register without ttl_seconds: whole seconds
+    /// from 5s to 1h, longer than --roll-call-interval
     #[arg(
         long,
         value_name = "DURATION",
@@ -122,7 +123,7 @@ pub(super) struct ServeArgs {
     )]
     pub(super) lease_ttl: Ttl,
 
-    /// How often the roll is called, from 1s to 1h, on the clock's multiples of it
+    /// The time between roll calls, from 1s to 1h, on the clock's multiples of it
     #[arg(
         long,
         value_name = "DURATION",
@@ -132,7 +133,7 @@ pub(super) struct ServeArgs {
     )]
     pub(super) roll_call_interval: Duration,
 
-    /// The channel on which the roll is called
+    /// The Redis channel of roll calls
     #[arg(
         long,
         value_name = "CHANNEL",
@@ -142,7 +143,7 @@ pub(super) struct ServeArgs {
     )]
     pub(super) roll_call_channel: String,
 
-    /// The message that calls the roll
+    /// The text of a roll call
     #[arg(
         long,
         value_name = "TEXT",
@@ -151,8 +152,8 @@ pub(super) struct ServeArgs {
     )]
     pub(super) roll_call_message: String,
 
-    /// Hold instances instead of recording them as offline when more than this share of
-    /// those online would go within one --lease-ttl: from 0 to 1, and 1 is never
+    /// Begin protection mode when more than this share of the online instances would be marked
+    /// offline within one --lease-ttl: from 0 to 1; 1 disables it
     #[arg(
         long,
         value_name = "SHARE",
@@ -162,7 +163,7 @@ pub(super) struct ServeArgs {
     )]
     pub(super) protection_threshold: f64,
 
-    /// But only where at least this many are online
+    /// The number of online instances below which protection mode does not begin
     #[arg(
         long,
         value_name = "COUNT",
@@ -171,7 +172,7 @@ pub(super) struct ServeArgs {
     )]
     pub(super) protection_min_instances: usize,
 
-    /// And for no longer than this
+    /// The longest duration of protection mode
     #[arg(
         long,
         value_name = "DURATION",
@@ -181,7 +182,7 @@ pub(super) struct ServeArgs {
     )]
     pub(super) protection_max_duration: Duration,
 
-    /// Remove an instance that has been offline for this long, unless it is held; 0s is never
+    /// Remove instances that have been offline for this long, unless they are held; 0s disables it
     #[arg(
         long,
         value_name = "DURATION",
@@ -191,8 +192,8 @@ pub(super) struct ServeArgs {
     )]
     pub(super) remove_offline_after: Duration,
 
-    /// Publish the original's message to refresh, on the channel service-launched, when the
-    /// available instances of a service have changed, at most twice a second
+    /// Publish the original gateway center's refresh message on the channel service-launched when
+    /// the available instances of a service change, at most twice a second
     #[arg(
         long,
         value_name = "BOOL",
@@ -202,7 +203,7 @@ pub(super) struct ServeArgs {
     )]
     pub(super) publish_service_changes: bool,
 
-    /// HTTP worker threads, from 1 to 256 [default: one per core]
+    /// The threads of the HTTP server, from 1 to 256 [default: one per core]
     #[arg(
         long,
         value_name = "COUNT",
@@ -211,7 +212,7 @@ pub(super) struct ServeArgs {
     )]
     pub(super) workers: Option<u16>,
 
-    /// How long to wait at the start until the store and the leases can be reached
+    /// The time that the start waits for the registry store and the lease store
     #[arg(
         long,
         value_name = "DURATION",
@@ -221,8 +222,8 @@ pub(super) struct ServeArgs {
     )]
     pub(super) start_timeout: Duration,
 
-    /// How long to go on taking requests after SIGTERM, while /readyz says 503, so that load
-    /// balancers look elsewhere. SIGINT does not wait
+    /// The time during which requests are still served after SIGTERM while /readyz answers 503, so
+    /// that load balancers choose other replicas. SIGINT stops without it
     #[arg(
         long,
         value_name = "DURATION",
@@ -232,8 +233,7 @@ pub(super) struct ServeArgs {
     )]
     pub(super) shutdown_delay: Duration,
 
-    /// After how long the daemon ends, whatever is still under way; longer than
-    /// --shutdown-delay
+    /// The time after which the daemon exits in any case; longer than --shutdown-delay
     #[arg(
         long,
         value_name = "DURATION",
@@ -250,32 +250,33 @@ pub(super) struct ServeArgs {
     pub(super) limits: LimitArgs,
 }
 
-/// Who may come in.
+/// Authentication, authorization and TLS.
 #[derive(Args)]
 #[command(next_help_heading = "Access")]
 pub(super) struct AccessArgs {
-    /// A file with a line for each token: ROLE NAME SHA256, and a SCOPE if it is limited.
-    /// `rollcalld token` makes tokens and their lines
+    /// A file with one line per token: ROLE NAME SHA256, and SCOPE for a limited one. `rollcalld
+    /// token` generates tokens and their lines
     #[arg(long, value_name = "PATH", env = "ROLLCALL_TOKENS_FILE")]
     pub(super) tokens_file: Option<PathBuf>,
 
-    /// A file with a token of the role admin: may do everything
+    /// A file with one token of the role admin, which may do everything
     #[arg(long, value_name = "PATH", env = "ROLLCALL_ADMIN_TOKEN_FILE")]
     pub(super) admin_token_file: Option<PathBuf>,
 
-    /// A file with a token of the role agent: registers, beats, deregisters, reads
+    /// A file with one token of the role agent, which may register, send heartbeats, deregister and
+    /// read
     #[arg(long, value_name = "PATH", env = "ROLLCALL_AGENT_TOKEN_FILE")]
     pub(super) agent_token_file: Option<PathBuf>,
 
-    /// A file with a token of the role read
+    /// A file with one token of the role read
     #[arg(long, value_name = "PATH", env = "ROLLCALL_READ_TOKEN_FILE")]
     pub(super) read_token_file: Option<PathBuf>,
 
-    /// Serve everybody who can reach --listen, without tokens
+    /// Serve every client that can reach --listen, without tokens
     #[arg(long, env = "ROLLCALL_ALLOW_ANONYMOUS")]
     pub(super) allow_anonymous: bool,
 
-    /// The certificate chain with which to serve HTTPS, PEM
+    /// The PEM file of the certificate chain for HTTPS
     #[arg(
         long,
         value_name = "PATH",
@@ -284,7 +285,7 @@ pub(super) struct AccessArgs {
     )]
     pub(super) tls_cert: Option<PathBuf>,
 
-    /// Its private key, PEM
+    /// The PEM file of the private key for HTTPS
     #[arg(
         long,
         value_name = "PATH",
@@ -293,7 +294,8 @@ pub(super) struct AccessArgs {
     )]
     pub(super) tls_key: Option<PathBuf>,
 
-    /// Whose certificates clients must have, PEM; probes need none
+    /// The PEM file of the authorities of client certificates, which are then required, except for
+    /// probes
     #[arg(
         long,
         value_name = "PATH",
@@ -303,13 +305,12 @@ pub(super) struct AccessArgs {
     pub(super) tls_client_ca: Option<PathBuf>,
 }
 
-/// How much there may be of what.
+/// The limits of requests in flight.
 #[derive(Args)]
 #[command(next_help_heading = "Limits")]
 pub(super) struct LimitArgs {
-    /// How many heartbeats may be under way at once, and four times as many leases in batches;
-    /// a quarter as many reads, and writes.
-    /// More are answered 503. From 64 to 1000000
+    /// The most heartbeats in flight, from 64 to 1000000. Four times as many leases in batches, a
+    /// quarter as many reads, and as many writes. More are rejected with 503
     #[arg(
         long,
         value_name = "COUNT",
@@ -319,7 +320,7 @@ pub(super) struct LimitArgs {
     )]
     pub(super) max_in_flight: u32,
 
-    /// How many streams of events there may be
+    /// The most event streams
     #[arg(
         long,
         value_name = "COUNT",
@@ -329,7 +330,7 @@ pub(super) struct LimitArgs {
     )]
     pub(super) max_streams: u32,
 
-    /// And how many of one client: of one token at one address
+    /// The most event streams of one client: of one token at one address
     #[arg(
         long,
         value_name = "COUNT",
@@ -339,7 +340,7 @@ pub(super) struct LimitArgs {
     )]
     pub(super) max_streams_per_client: u32,
 
-    /// How many requests may wait for a change (`?wait=`)
+    /// The most requests that wait for a change (`?wait=`)
     #[arg(
         long,
         value_name = "COUNT",
@@ -349,8 +350,8 @@ pub(super) struct LimitArgs {
     )]
     pub(super) max_long_polls: u32,
 
-    /// How many connections there may be; more are not accepted. Fewer where the system
-    /// allows the process fewer open files. From 64 to 1000000
+    /// The most connections, from 64 to 1000000; fewer if the system allows the process fewer open
+    /// files
     #[arg(
         long,
         value_name = "COUNT",
@@ -363,22 +364,22 @@ pub(super) struct LimitArgs {
 
 #[derive(Args)]
 pub(super) struct TokenArgs {
-    /// What it may do: read, agent or admin
+    /// The role of the token: read, agent or admin
     #[arg(long)]
     pub(super) role: Role,
 
-    /// What it is called in the log and in held_by: letters, digits, '.', '_' and '-'
+    /// The name of the token in the log and in held_by: letters, digits, '.', '_' and '-'
     #[arg(long, value_parser = parse_name)]
     pub(super) name: String,
 
-    /// Which scopes it is limited to: services/KEY or groups/KEY, where KEY may end in *
+    /// The scopes to which the token is limited: services/KEY or groups/KEY, where KEY may end in *
     #[arg(long)]
     pub(super) scope: Option<ScopePattern>,
 }
 
 #[derive(Args)]
 pub(super) struct HealthcheckArgs {
-    /// Where the daemon listens
+    /// The address and port of the daemon
     #[arg(
         long,
         value_name = "IP:PORT",
@@ -387,7 +388,7 @@ pub(super) struct HealthcheckArgs {
     )]
     pub(super) listen: SocketAddr,
 
-    /// Its certificate, if it has one: then it is asked by HTTPS
+    /// The certificate of the daemon, if it serves HTTPS
     #[arg(long, value_name = "PATH", env = "ROLLCALL_TLS_CERT")]
     pub(super) tls_cert: Option<PathBuf>,
 }

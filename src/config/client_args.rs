@@ -1,4 +1,4 @@
-//! The flags and variables that say which registry to speak to, and as whom.
+//! The flags and variables that select a registry and a token.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use url::Url;
 use super::{invalid_value, read_token};
 use crate::client;
 
-/// The token in the clear, which has no flag.
+/// The token itself. It has no flag, because other users can see a process's flags.
 pub(super) const TOKEN_VARIABLE: &str = "ROLLCALL_TOKEN";
 
-/// Which registry, and as whom.
+/// The registry and the token.
 #[derive(Args)]
 #[command(next_help_heading = "Registry")]
 pub(super) struct ClientArgs {
-    /// A daemon of the registry; several replicas as several flags, or with commas between
+    /// The URL of a replica of the registry; may be repeated, or separated by commas
     #[arg(
         long,
         value_name = "URL",
@@ -27,11 +27,11 @@ pub(super) struct ClientArgs {
     )]
     server: Vec<Url>,
 
-    /// A file with the token to show; ROLLCALL_TOKEN may hold the token itself
+    /// The file of the token to send; ROLLCALL_TOKEN may contain the token itself
     #[arg(long, value_name = "PATH", env = "ROLLCALL_TOKEN_FILE")]
     token_file: Option<PathBuf>,
 
-    /// The authorities to trust instead of the system's, PEM
+    /// The PEM file of the certificate authorities to trust instead of the system's
     #[arg(long, value_name = "PATH", env = "ROLLCALL_CA_FILE")]
     ca_file: Option<PathBuf>,
 }
@@ -53,7 +53,7 @@ impl ClientArgs {
             }
             (None, None) => None,
             (Some(_), Some(_)) => {
-                let reason = format!("{TOKEN_VARIABLE} is given too: give one");
+                let reason = format!("{TOKEN_VARIABLE} is set as well: use only one");
                 return Err(invalid_value("token-file <PATH>", reason));
             }
         };
@@ -65,7 +65,7 @@ impl ClientArgs {
     }
 }
 
-/// A file that a flag names, which the error names too.
+/// Reads the file of a flag. The error names the flag.
 pub(super) fn read(flag: &str, path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path)
         .map_err(|error| invalid_value(flag, format!("{}: {error}", path.display())))
@@ -75,7 +75,9 @@ pub(super) fn http_url(text: &str) -> Result<Url, String> {
     let url: Url = text.parse().map_err(|error| format!("{error}"))?;
     match (url.scheme(), url.username(), url.password()) {
         ("http" | "https", "", None) => Ok(url),
-        ("http" | "https", ..) => Err("must have no user and no password: give a token".to_owned()),
+        ("http" | "https", ..) => {
+            Err("must have no user and no password: use a token instead".to_owned())
+        }
         _ => Err("must be http://HOST:PORT or https://HOST:PORT".to_owned()),
     }
 }

@@ -1,4 +1,4 @@
-//! The flags of what operators ask of a registry.
+//! The flags of the commands for operators.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -24,13 +24,13 @@ impl ClientArgs {
     }
 }
 
-/// How a command answers.
+/// The output of a command.
 #[derive(Args)]
 pub(super) struct OutputArgs {
     #[command(flatten)]
     client: ClientArgs,
 
-    /// Print the registry's own JSON instead of a table
+    /// Print the JSON of the registry instead of a table
     #[arg(long)]
     json: bool,
 }
@@ -47,11 +47,11 @@ impl OutputArgs {
 
 #[derive(Args)]
 pub(super) struct InstancesArgs {
-    /// A service by its key, or services/KEY or groups/KEY
+    /// The scope: services/KEY, groups/KEY, or KEY for a service
     #[arg(value_parser = scope)]
     pub(super) scope: Scope,
 
-    /// Only those that may be sent traffic
+    /// List only instances that accept traffic
     #[arg(long)]
     pub(super) available: bool,
 
@@ -61,7 +61,7 @@ pub(super) struct InstancesArgs {
 
 #[derive(Args)]
 pub(super) struct WatchArgs {
-    /// Only this service, by its key, or services/KEY or groups/KEY
+    /// The scope: services/KEY, groups/KEY, or KEY for a service; all scopes if omitted
     #[arg(value_parser = scope)]
     pub(super) scope: Option<Scope>,
 
@@ -71,11 +71,11 @@ pub(super) struct WatchArgs {
 
 #[derive(Args)]
 pub(super) struct ChosenArgs {
-    /// A service by its key, or services/KEY or groups/KEY
+    /// The scope: services/KEY, groups/KEY, or KEY for a service
     #[arg(value_parser = scope)]
     scope: Scope,
 
-    /// Which of its instances
+    /// The addresses of the instances
     #[arg(required = true, value_name = "HOST:PORT")]
     addresses: Vec<Address>,
 
@@ -99,7 +99,7 @@ impl ChosenArgs {
 
 #[derive(Args)]
 pub(super) struct HoldArgs {
-    /// Why, for whoever looks at it later
+    /// The reason, for other operators
     #[arg(long, value_parser = note)]
     pub(super) reason: Option<Note>,
 
@@ -125,7 +125,7 @@ impl BackupArgs {
 
 #[derive(Args)]
 pub(super) struct ImportArgs {
-    /// What was exported; standard input if it is left out
+    /// The file of an export; standard input if omitted
     pub(super) path: Option<PathBuf>,
 
     #[command(flatten)]
@@ -134,11 +134,11 @@ pub(super) struct ImportArgs {
 
 #[derive(Args)]
 pub(super) struct CompletionsArgs {
-    /// Of which shell
+    /// The shell
     pub(super) shell: Shell,
 }
 
-/// A shell whose completions can be made.
+/// A shell with completions.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Shell {
     /// GNU Bash.
@@ -149,7 +149,7 @@ pub enum Shell {
     Fish,
 }
 
-/// A bare key is a service's: they are asked for most.
+/// A bare key is that of a service, the most frequent case.
 fn scope(text: &str) -> Result<Scope, String> {
     let (kind, key) = match text.split_once('/') {
         None => (ScopeKind::Service, text),

@@ -1,7 +1,7 @@
-//! How a daemon is told what to do: flags and `ROLLCALL_*` variables.
+//! The settings: flags and `ROLLCALL_*` variables.
 //!
-//! Called by `main`. Every setting has a default, a bad one names itself and stops
-//! the start with exit code 2, and no message shows a password.
+//! Called by `main`. Every setting has a default. An invalid one is named and stops the start
+//! with exit code 2, and no message shows a password.
 
 mod agent_args;
 mod args;
@@ -34,87 +34,88 @@ use crate::protection;
 use crate::store::StoreUrl;
 use crate::tls::TlsFiles;
 
-/// Tokens in the clear. They have no flags, because others can see a process's flags.
+/// Variables that contain a token. They have no flags, because other users can see a process's
+/// flags.
 const TOKEN_VARIABLES: [(&str, Role); 3] = [
     ("ROLLCALL_ADMIN_TOKEN", Role::Admin),
     ("ROLLCALL_AGENT_TOKEN", Role::Agent),
     ("ROLLCALL_READ_TOKEN", Role::Read),
 ];
 
-/// Where gateways of the original gateway center hear that they should refresh.
+/// The channel on which gateways of the original gateway center listen.
 const ANNOUNCE_CHANNEL: &str = "service-launched";
-/// What they hear.
+/// The message that makes them refresh their caches.
 const ANNOUNCE_MESSAGE: &str = "来自网关中心的刷新本地缓存请求";
 
-/// What the process is to do.
+/// What the process does.
 #[derive(Debug)]
 pub enum Invocation {
     /// Run the daemon.
     Serve(Box<Config>),
-    /// Bring the schema up to date, and end.
+    /// Migrate the schema.
     Migrate(StoreUrl),
-    /// Make a token for whoever that is, and end.
+    /// Generate a token for this identity.
     Token(Identity),
-    /// Ask the daemon that listens there whether it is ready, and end.
+    /// Ask a daemon whether it is ready.
     Healthcheck {
-        /// Its setting; an address that stands for all of them is asked on loopback.
+        /// The `--listen` of that daemon; an unspecified address is reached on loopback.
         listen: SocketAddr,
         /// Whether it serves HTTPS.
         tls: bool,
     },
-    /// Answer for what runs here.
+    /// Run the agent.
     Agent(Box<AgentConfig>),
-    /// Ask a registry something, or tell it, and end.
+    /// Run a command for operators.
     Command(Box<CommandConfig>),
-    /// Print completions, and end.
+    /// Print completions.
     Completions(Shell),
 }
 
 /// The settings of a daemon.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where it listens; port 0 picks a free one.
+    /// The address of the HTTP server; port 0 picks a free one.
     pub listen: SocketAddr,
-    /// Where registrations are kept.
+    /// The registry store.
     pub store: StoreUrl,
-    /// Where leases are kept, and what the bus is on.
+    /// The lease store, which also has the event log.
     pub leases: LeaseUrl,
-    /// What is published, where, and how often.
+    /// The roll call.
     pub roll_call: RollCall,
-    /// When too many would go offline at once, and for how long they are held.
+    /// The limits of protection mode.
     pub protection: protection::Limits,
-    /// After how long offline an instance is removed; `None` is never.
+    /// The time offline after which an instance is removed; `None` disables it.
     pub remove_offline_after: Option<Duration>,
-    /// What is published when a service has other available instances; `None` is nothing.
+    /// The message for the original's gateways; `None` disables it.
     pub announcement: Option<RefreshNotice>,
-    /// HTTP worker threads.
+    /// The threads of the HTTP server.
     pub workers: usize,
-    /// How long to wait for the stores at the start.
+    /// The time that the start waits for the stores.
     pub start_timeout: Duration,
-    /// How long requests are taken after it was told to stop.
+    /// The time during which requests are served after SIGTERM.
     pub shutdown_delay: Duration,
-    /// After how long it ends, whatever is under way.
+    /// The time after which the daemon exits in any case.
     pub shutdown_timeout: Duration,
-    /// Who may come in; nobody is asked where there are none.
+    /// The tokens; without any, clients are not authenticated.
     pub tokens: TokenSources,
     /// The certificate for HTTPS; `None` is HTTP.
     pub tls: Option<TlsFiles>,
-    /// How much may be under way at once.
+    /// The limits of requests in flight.
     pub limits: admission::Limits,
-    /// How many connections there may be.
+    /// The limit of connections.
     pub max_connections: usize,
 }
 
 impl Config {
-    /// How long requests under way may take at the end: most of what is left then, and some
-    /// of it is for what they began.
+    /// Returns the time for requests in flight at the stop: most of the remaining time, leaving
+    /// some for the writes that they began.
     pub fn drain_http(&self) -> Duration {
         (self.shutdown_timeout - self.shutdown_delay) * 3 / 4
     }
 }
 
-/// Reads the process's arguments and environment. The error is printed and ends the
-/// process as [`Error::exit`] says: with 2, or 0 for `--help` and `--version`.
+/// Parses the arguments and variables of the process. The caller prints the error and exits
+/// with [`Error::exit`]: with 2, or with 0 for `--help` and `--version`.
 pub fn from_process() -> Result<Invocation, Error> {
     parse(std::env::args_os(), std::env::vars_os().collect())
 }
@@ -181,7 +182,7 @@ fn command_for(config: Result<CommandConfig, Error>) -> Result<Invocation, Error
     config.map(|config| Invocation::Command(Box::new(config)))
 }
 
-/// Writes completions for a shell.
+/// Writes the completions of a shell.
 pub fn write_completions(shell: Shell, out: &mut dyn io::Write) {
     let mut command = Cli::command();
     let shell = match shell {
@@ -192,7 +193,7 @@ pub fn write_completions(shell: Shell, out: &mut dyn io::Write) {
     generate(shell, &mut command, "rollcalld", out);
 }
 
-/// A misspelt variable must not be a setting that silently keeps its default.
+/// A misspelt variable must not silently keep its default.
 fn refuse_unknown_variables(
     command: &clap::Command,
     variables: &[(OsString, OsString)],
@@ -227,19 +228,19 @@ fn invalid(kind: ErrorKind, message: String) -> Error {
     Cli::command().error(kind, message)
 }
 
-/// clap's own message would show the value, and so a password.
+/// clap's own message would show the value, and with it a password.
 fn url<T: FromStr<Err = UrlError>>(flag: &str, text: &str) -> Result<T, Error> {
     text.parse()
         .map_err(|error: UrlError| invalid_value(&format!("{flag} <URL>"), error.to_string()))
 }
 
-/// As clap says it of values that it parses itself.
+/// Formats the error as clap does for values that it parses itself.
 fn invalid_value(flag: &str, reason: String) -> Error {
     let message = format!("invalid value for '--{flag}': {reason}");
     invalid(ErrorKind::ValueValidation, message)
 }
 
-/// A token, of which the error shows where it came from and not what it is.
+/// Parses a token. The error names its source and does not show it.
 fn read_token(from: &str, text: &str) -> Result<Token, Error> {
     text.parse()
         .map_err(|reason: String| invalid(ErrorKind::ValueValidation, format!("{from} {reason}")))
@@ -252,7 +253,7 @@ impl StoreArgs {
 }
 
 impl AccessArgs {
-    /// Where tokens come from; of each role at most one beside those of the list.
+    /// Returns the sources of tokens: per role at most one besides those of the list.
     fn tokens(&self, variables: &[(OsString, OsString)]) -> Result<TokenSources, Error> {
         let mut sources = TokenSources {
             list: self.tokens_file.clone(),
@@ -267,7 +268,7 @@ impl AccessArgs {
             let variable = variables.iter().find(|(variable, _)| variable == name);
             match (variable, file) {
                 (Some(_), Some(_)) => {
-                    let message = format!("{name} and {name}_FILE are both given: give one");
+                    let message = format!("{name} and {name}_FILE are both set: set only one");
                     return Err(invalid(ErrorKind::ArgumentConflict, message));
                 }
                 (Some((_, token)), None) => {
@@ -290,7 +291,7 @@ impl AccessArgs {
     }
 }
 
-/// Whoever can reach the daemon could change the registry: that must have been meant.
+/// Every client that reaches the daemon could change the registry, so this must be requested.
 fn refuse_unasked_openness(
     listen: SocketAddr,
     tokens: &TokenSources,
@@ -300,12 +301,12 @@ fn refuse_unasked_openness(
         (true, false) if !listen.ip().to_canonical().is_loopback() => Err(invalid(
             ErrorKind::ValueValidation,
             format!(
-                "--listen {listen} can be reached from other machines and there are no tokens, so everybody there could change the registry: make tokens with `rollcalld token` and give them by --tokens-file or ROLLCALL_ADMIN_TOKEN; or say --allow-anonymous"
+                "--listen {listen} is reachable from other machines, and without tokens every client could change the registry: generate tokens with `rollcalld token` and pass them by --tokens-file or ROLLCALL_ADMIN_TOKEN, or add --allow-anonymous"
             ),
         )),
         (false, true) => Err(invalid(
             ErrorKind::ArgumentConflict,
-            "--allow-anonymous goes only without tokens: there are some, and they are asked for"
+            "--allow-anonymous cannot be combined with tokens: remove the flag or the tokens"
                 .to_owned(),
         )),
         _ => Ok(()),
@@ -343,7 +344,7 @@ impl ServeArgs {
             return Err(invalid(
                 ErrorKind::ValueValidation,
                 format!(
-                    "invalid value for '--lease-ttl <DURATION>': must be longer than --roll-call-interval, which is {:?}: whoever answers the roll call must not expire before the next",
+                    "invalid value for '--lease-ttl <DURATION>': must be longer than --roll-call-interval, which is {:?}, so that an instance that answers every roll call does not expire",
                     self.roll_call_interval
                 ),
             ));

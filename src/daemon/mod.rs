@@ -1,8 +1,8 @@
-//! The composition root: opens the backends, starts the actors, binds, and stops it
-//! all in order. The one place that knows everything.
+//! The composition root: opens the backends, starts the actors and the server, and stops
+//! everything in order. The only module that knows all others.
 
-mod reach;
 mod reload;
+mod startup;
 
 use std::future::{Future, pending};
 use std::hash::{BuildHasher, RandomState};
@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::reach::wait_for_backends;
 pub use self::reload::Reloader;
+use self::startup::wait_for_backends;
 use crate::actor::{
     Agreement, BackgroundJobs, Drain, ExpiryHandler, Follower, HeartbeatActor, Lifeline, Mailbox,
     RECONCILE, Reconciler, RegisterSweeper, RegistryActor, SchedulerActor,
@@ -41,76 +41,76 @@ use crate::protection::Protection;
 use crate::store::{self, MigrateError, Store};
 use crate::tls::{Tls, TlsError};
 
-/// How many requests may wait for the RegistryActor, and how long each: longer than a
-/// transaction may take that begins at once.
+/// The most pending messages to the RegistryActor, and the deadline of each: longer than a
+/// transaction that begins at once.
 const REGISTRY: (usize, Duration) = (1024, Duration::from_secs(8));
-/// The same for what is recorded of leases, which has places of its own: when everybody
-/// comes at once, registrations still find theirs.
+/// The same for recording leases, with permits of its own: when all instances come online at
+/// once, registrations still get theirs.
 const RECORDER: (usize, Duration) = (256, Duration::from_secs(8));
-/// The same for the comparison of the replicas' lease stores, which must not wait behind
-/// either of them.
+/// The same for comparing the replicas' lease stores, which must not wait behind either of
+/// them.
 const AGREEMENT: (usize, Duration) = (1, Duration::from_secs(8));
 /// The same for the HeartbeatActor of each worker.
 const HEARTBEAT: (usize, Duration) = (4096, Duration::from_secs(5));
-/// The same for the SchedulerActor, which probes ask, and operators.
+/// The same for the SchedulerActor, which probes and operators ask.
 const SCHEDULER: (usize, Duration) = (64, Duration::from_secs(8));
 
-/// Longer than the interval of heartbeats, so that agents find their connection open.
+/// Longer than the interval of heartbeats, so that agents can reuse their connections.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
-/// How long a client may take for the TLS handshake, and for the head of a request.
+/// The time limit for the TLS handshake, and for the head of a request.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    /// A backend's settings are wrong, or its file cannot be used.
+    /// The settings of a backend are invalid, or its file cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The tokens cannot be used.
+    /// The tokens are invalid.
     #[error("tokens: {0}")]
     Tokens(#[from] TokenError),
-    /// The certificates cannot be used.
+    /// The certificates are invalid.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// Too few files may be open.
+    /// The limit on open files is too low.
     #[error(transparent)]
     OpenFiles(#[from] TooFewFiles),
-    /// The address is taken or not ours.
+    /// The address is in use or not available.
     #[error("cannot listen on {address} (--listen): {source}")]
     Listen {
-        /// The address of the setting.
+        /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The schema cannot be used, and waiting does not help.
+    /// The schema cannot be used, and a retry does not help.
     #[error("{backend} (--store): {source}")]
     Schema {
-        /// The store.
+        /// The registry store.
         backend: String,
-        /// What is wrong with it.
+        /// The error.
         source: MigrateError,
     },
-    /// A backend did not come in time.
-    #[error("{backend} was not there within {waited:?} (--start-timeout): {reason}")]
+    /// A backend was not reached in time.
+    #[error("{backend} could not be reached within {waited:?} (--start-timeout): {reason}")]
     StartTimeout {
-        /// The store or the leases.
+        /// The registry store or the lease store.
         backend: String,
-        /// The setting.
+        /// The value of `--start-timeout`.
         waited: Duration,
-        /// Its last error.
+        /// The last error.
         reason: String,
     },
-    /// An actor ended, by a panic that the log shows. The process must be restarted.
+    /// An actor panicked, which the log shows. The process must be restarted.
     #[error("the {0} actor has ended; see the panic above")]
     ActorEnded(&'static str),
-    /// The HTTP server ended by itself.
+    /// The HTTP server ended.
     #[error("the HTTP server has ended: {0}")]
     ServerEnded(String),
 }
 
-/// A daemon that listens and is about to run.
+/// A daemon that listens and can be run.
 pub struct Daemon {
     config: Config,
     address: SocketAddr,
@@ -124,7 +124,7 @@ pub struct Daemon {
     arbiters: Arbiters,
 }
 
-/// The threads of the actors that have one.
+/// The threads of actors with a thread of their own.
 struct Arbiters {
     scheduler: Arbiter,
     follower: Arbiter,
@@ -132,9 +132,8 @@ struct Arbiters {
 }
 
 impl Daemon {
-    /// Opens, starts and binds everything, within an actix system. The stores need
-    /// not be there yet: until [`Daemon::run_until_stopped`] has reached them,
-    /// requests are answered 503.
+    /// Opens, starts and binds everything, within an actix system. Requests are answered 503 until
+    /// [`Daemon::run_until_stopped`] has reached the stores.
     pub fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, DaemonError> {
         let connections = Arc::new(Connections::new(connection_limit(&config)?));
         let tokens = Arc::new(Tokens::load(config.tokens.clone())?);
@@ -191,7 +190,7 @@ impl Daemon {
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
         };
-        let chores = BackgroundJobs {
+        let jobs = BackgroundJobs {
             reconciler: Reconciler {
                 reader: Arc::clone(&reader),
                 expiry: expiry.clone(),
@@ -215,7 +214,7 @@ impl Daemon {
         };
         let scheduler = SchedulerActor::new(
             config.roll_call.clone(),
-            chores,
+            jobs,
             Arc::clone(&bus),
             Arc::clone(&clock),
             Lifeline::new("scheduler", ends.clone()),
@@ -241,7 +240,7 @@ impl Daemon {
         let client_certificates = tls.as_ref().is_some_and(|tls| tls.asks_clients());
         let (default_ttl, roll_call_interval) = (config.protection.ttl, config.roll_call.interval);
         let (limit, on_connect) = (connections.limit(), Arc::clone(&connections));
-        // Runs once on each worker's own thread, where its HeartbeatActor then lives.
+        // Runs once on the thread of each worker, where its HeartbeatActor lives.
         let application = move || {
             let (directory, protection, feed, lifecycle, tokens) = shared.clone();
             let own = ExpiryHandler {
@@ -309,22 +308,22 @@ impl Daemon {
         })
     }
 
-    /// Where it listens; with port 0 in the setting, the port that was picked.
+    /// Returns the address of the server, with the picked port if the setting is port 0.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Reads tokens and certificates again, while the daemon runs.
+    /// Returns a handle that reads tokens and certificates again.
     pub fn reloader(&self) -> Reloader {
         self.reloader.clone()
     }
 
-    /// Serves until `shutdown` resolves, or until it cannot go on. `ready` is called once
-    /// requests are served.
+    /// Serves until `shutdown` resolves, or until a failure. Calls `ready` once requests are
+    /// served.
     ///
-    /// Then, in this order: for as long as `shutdown` says it goes on, but not as ready;
-    /// it stops accepting, answers what is under way, calls no more rolls, commits what was
-    /// asked, and closes the stores. All of it within the setting's time.
+    /// Then, in this order: serves requests without being ready for as long as `shutdown` says;
+    /// accepts no more connections and answers the requests in flight; ends the roll calls; commits
+    /// the pending writes; closes the stores. All within `--shutdown-timeout`.
     pub async fn run_until_stopped(
         self,
         ready: impl FnOnce(),
@@ -370,14 +369,14 @@ impl Daemon {
             lifecycle.start_draining();
             sleep(delay).await;
         }
-        // Streams and those who wait for a change would hold up the server.
+        // Streams and long polls would delay the stop of the server.
         lifecycle.stop();
         server_handle.stop(true).await;
         end(arbiters.scheduler);
-        // Every answered write is committed; this is for those whose caller gave up. A
-        // registry actor that has ended has nothing left to drain.
+        // Every answered write is committed; this is for writes whose caller gave up. A
+        // RegistryActor that has ended has nothing left to drain.
         if timeout_at(latest, registry.send(Drain)).await.is_err() {
-            log::warn!("writes that nobody waits for were given up");
+            log::warn!("pending writes of callers that gave up were dropped");
         }
         end(arbiters.follower);
         end(arbiters.registry);
@@ -386,7 +385,7 @@ impl Daemon {
     }
 }
 
-/// The host's name, by which operators know where a replica runs, and a random number.
+/// Returns the host name, by which operators know a replica, with a random number.
 fn replica_id() -> ReplicaId {
     let system = rustix::system::uname();
     let host = system.nodename().to_string_lossy();
@@ -394,7 +393,7 @@ fn replica_id() -> ReplicaId {
     ReplicaId(format!("{host}-{random:016x}"))
 }
 
-/// How many connections there may be: the setting, or what the system allows if that is less.
+/// Returns the limit of connections: the setting, or what the system allows if that is less.
 fn connection_limit(config: &Config) -> Result<usize, TooFewFiles> {
     let (allowed, wanted) = (open_files::raise_limit()?, config.max_connections);
     if allowed < wanted {
@@ -405,7 +404,7 @@ fn connection_limit(config: &Config) -> Result<usize, TooFewFiles> {
     Ok(allowed.min(wanted))
 }
 
-/// Ends an arbiter's thread and waits for it.
+/// Ends the thread of an arbiter and waits for it.
 fn end(arbiter: Arbiter) {
     arbiter.stop();
     if arbiter.join().is_err() {

@@ -1,4 +1,4 @@
-//! What can be read again while the daemon runs: tokens and certificates.
+//! Reads tokens and certificates again while the daemon runs.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::auth::Tokens;
 use crate::metrics::Metrics;
 use crate::tls::Tls;
 
-/// Reads them again.
+/// Reads them again on request.
 #[derive(Clone)]
 pub struct Reloader {
     tokens: Arc<Tokens>,
@@ -23,17 +23,21 @@ impl Reloader {
         }
     }
 
-    /// Says in the log what came of it. What cannot be used leaves the old in place.
+    /// Reads them again, and logs the result. If they are invalid, the previous ones stay in use.
     pub fn reload(&self) {
         let tokens = self.tokens.reload();
         match &tokens {
-            Ok(count) => log::info!("tokens read again: {count}"),
-            Err(error) => log::error!("the tokens from before stay valid: {error}"),
+            Ok(count) => log::info!("reloaded {count} tokens"),
+            Err(error) => {
+                log::error!("tokens could not be reloaded, the previous ones stay valid: {error}")
+            }
         }
         let certificates = self.tls.as_ref().map_or(Ok(()), |tls| tls.reload());
         match &certificates {
-            Ok(()) => log::info!("certificates read again"),
-            Err(error) => log::error!("the certificates from before stay valid: {error}"),
+            Ok(()) => log::info!("reloaded the certificates"),
+            Err(error) => log::error!(
+                "certificates could not be reloaded, the previous ones stay in use: {error}"
+            ),
         }
         let taken = tokens.is_ok() && certificates.is_ok();
         self.metrics.reloaded.set(taken.into());

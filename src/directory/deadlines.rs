@@ -1,8 +1,8 @@
-//! When each lease that this daemon renewed is over: one atomic number an instance.
+//! The deadlines of the leases that this replica renewed: one atomic number per instance.
 //!
-//! Whoever renews a lease stores its deadline, which costs the same however many there
-//! are. The sweep reads all of them in a row. A deadline that passed proves nothing: it
-//! says that the lease store should be asked.
+//! A renewal stores the deadline of its lease, at the same cost for any number of instances.
+//! The sweep reads all deadlines in a row. A deadline that passed proves nothing; it says that
+//! the lease store must be asked.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,22 +11,23 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How many deadlines are allocated at once.
+/// The number of deadlines that are allocated at once.
 const CHUNK: usize = 4096;
 
-/// How many chunks there may be: room for 16 million instances.
+/// The most chunks: enough for 16 million instances.
 const CHUNKS: usize = 4096;
 
-/// An instance's place among the deadlines. When it is gone the place is used again, under
-/// another generation, so that whoever still has the old slot cannot touch the new one's.
+/// The position of an instance's deadline. After the removal of the instance the position is
+/// used again with another generation, so that an old slot cannot touch the deadline of a new
+/// instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
     index: u32,
     generation: u16,
 }
 
-/// A deadline as one number: 16 bits of the slot's generation, 48 of the deadline in
-/// milliseconds since the process began; 0 is none.
+/// A deadline in one number: 16 bits for the generation of the slot, 48 bits for the
+/// milliseconds since the process started; 0 is no deadline.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Packed(u64);
 
@@ -46,7 +47,7 @@ impl Packed {
     }
 }
 
-/// The deadlines of all instances of the Directory, which are known here as `T`.
+/// The deadlines of all instances of the Directory. `T` is the owner of a deadline.
 pub struct Deadlines<T> {
     begin: Instant,
     chunks: Box<[OnceLock<Box<[AtomicU64]>>]>,
@@ -54,7 +55,7 @@ pub struct Deadlines<T> {
 }
 
 struct Slots<T> {
-    /// Whose each place is.
+    /// The owner of each position.
     owners: Vec<Option<T>>,
     free: Vec<u32>,
 }
@@ -79,7 +80,7 @@ impl<T> Default for Deadlines<T> {
 }
 
 impl<T: Clone> Deadlines<T> {
-    /// A place for an instance; without one if there are more than 16 million.
+    /// Allocates a slot; returns `None` beyond 16 million instances.
     pub(super) fn take(&self) -> Option<Slot> {
         let mut slots = self.slots.lock();
         if let Some(index) = slots.free.pop() {
@@ -96,14 +97,14 @@ impl<T: Clone> Deadlines<T> {
         })
     }
 
-    /// Says whose a place is from now on.
+    /// Sets the owner of a slot.
     pub(super) fn own(&self, slot: Slot, owner: T) {
         if let Some(place) = self.slots.lock().owners.get_mut(slot.index as usize) {
             *place = Some(owner);
         }
     }
 
-    /// Gives a place back. Its slot is worth nothing from now on.
+    /// Frees a slot. It has no effect from now on.
     pub(super) fn give_back(&self, slot: Slot) {
         let mut slots = self.slots.lock();
         let Some(place) = self.at(slot.index) else {
@@ -119,13 +120,13 @@ impl<T: Clone> Deadlines<T> {
         }
     }
 
-    /// The lease may live until `deadline`. An earlier one gives way, a later one stays.
+    /// Sets the deadline of a lease, unless a later one is set.
     pub fn arm(&self, slot: Slot, deadline: Instant) {
         let armed = Packed::new(slot.generation, self.millis(deadline).max(1));
         let Some(place) = self.at(slot.index) else {
             return;
         };
-        // It fails where the slot is another instance's by now.
+        // Fails if the slot belongs to another instance by now.
         let _ = place.fetch_update(Ordering::AcqRel, Ordering::Acquire, |packed| {
             let packed = Packed(packed);
             let later = packed.millis() < armed.millis();
@@ -133,15 +134,15 @@ impl<T: Clone> Deadlines<T> {
         });
     }
 
-    /// The deadline, where there is one that is not taken yet.
+    /// Returns the deadline, if one is set.
     pub(super) fn deadline(&self, slot: Slot) -> Option<Instant> {
         let packed = Packed(self.at(slot.index)?.load(Ordering::Acquire));
         let is_armed = packed.generation() == slot.generation && packed.millis() != 0;
         is_armed.then(|| self.begin + Duration::from_millis(packed.millis()))
     }
 
-    /// Takes the deadlines that have passed from one of `of` shares of the places, and
-    /// says whose they are, and when they were.
+    /// Takes the deadlines of share `share` of `of` that have passed, and returns their owners and
+    /// times.
     pub fn take_passed(&self, share: usize, of: usize) -> Vec<(T, Instant)> {
         let now = self.millis(Instant::now());
         let count = self.slots.lock().owners.len();
@@ -152,7 +153,7 @@ impl<T: Clone> Deadlines<T> {
             if packed.millis() == 0 || packed.millis() > now {
                 continue;
             }
-            // A renewal that comes now wins.
+            // A renewal at this moment wins.
             let taken = place.compare_exchange(
                 packed.0,
                 Packed::new(packed.generation(), 0).0,
@@ -244,7 +245,7 @@ mod tests {
         assert_eq!(taken(&deadlines, 0, 1), NOBODY);
         advance(Duration::from_secs(20)).await;
         assert_eq!(taken(&deadlines, 0, 1), [1]);
-        // The longest time to live, and one that would be earlier than what is there.
+        // The longest TTL, and a deadline that is earlier than the present one.
         deadlines.arm(a, after(3600));
         deadlines.arm(a, after(5));
         advance(Duration::from_secs(3599)).await;
@@ -264,7 +265,7 @@ mod tests {
         advance(Duration::from_secs(6)).await;
         assert_eq!(taken(&deadlines, 0, 1), NOBODY, "its deadline is gone");
         deadlines.arm(new, after(5));
-        // A renewal that was under way when the old instance was deregistered.
+        // A renewal that was in flight when the old instance was deregistered.
         deadlines.arm(old, after(3600));
         deadlines.give_back(old);
         advance(Duration::from_secs(5)).await;

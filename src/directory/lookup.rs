@@ -1,7 +1,7 @@
-//! What the Directory does not know it asks of the registry store, once.
+//! Look-ups of what the Directory does not know in the registry store.
 //!
-//! It may have been registered on another daemon a moment ago. Such questions have few
-//! places and little time.
+//! It may have been registered on another replica a moment ago. These look-ups have few permits
+//! and a short time limit.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use crate::model::{
 };
 use crate::store::StoreError;
 
-/// How many look-ups of what is unknown here may be under way at once, so that a flood of
-/// unknown addresses does not become a flood of queries.
+/// The most look-ups of unknown instances at once, so that a flood of unknown addresses does
+/// not become a flood of queries.
 const LOOKUPS: usize = 64;
 
-/// The same for the original's heartbeats, whose addresses may all be unknown.
+/// The same for heartbeats in the original's form, whose addresses may all be unknown.
 const KEEP_ALIVE_LOOKUPS: usize = 16;
 
-/// How long a look-up waits for the registry store, a place included.
+/// The time limit of a look-up, including the wait for a permit.
 const LOOKUP: Duration = Duration::from_millis(600);
 
-/// How many questions may be under way.
-pub(super) struct Places {
+/// The permits of look-ups.
+pub(super) struct LookupPermits {
     any: Semaphore,
     keep_alive: Semaphore,
 }
 
-impl Default for Places {
+impl Default for LookupPermits {
     fn default() -> Self {
         Self {
             any: Semaphore::new(LOOKUPS),
@@ -42,19 +42,19 @@ impl Default for Places {
     }
 }
 
-/// An [`InstanceKey`] that is not made: it has the hash of the key it stands for.
+/// An [`InstanceKey`] whose parts are borrowed. It has the same hash as the key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyParts<'a> {
-    /// Of the scope.
+    /// The kind of the scope.
     pub kind: ScopeKind,
-    /// Of the scope.
+    /// The key of the scope.
     pub key: &'a str,
-    /// Within the scope.
+    /// The address within the scope.
     pub address: &'a str,
 }
 
 impl<'a> KeyParts<'a> {
-    /// Of a lease key.
+    /// Returns the parts of a lease key.
     pub(super) fn of(text: &'a str) -> Option<Self> {
         let (kind, key, address) = InstanceKey::lease_key_parts(text)?;
         Some(Self { kind, key, address })
@@ -68,29 +68,29 @@ impl Equivalent<InstanceKey> for KeyParts<'_> {
     }
 }
 
-/// Why the Directory gave no answer about what it does not know itself.
+/// Why the Directory has no answer about something that it does not know.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DirectoryError {
-    /// The registry store gave none.
+    /// The registry store gave no answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Too many questions to the store are under way.
-    #[error("too many look-ups are under way")]
+    /// Too many look-ups are in flight.
+    #[error("too many look-ups are in flight")]
     Overloaded,
 }
 
-/// What a heartbeat needs to know of an instance.
+/// What a heartbeat needs to know about an instance.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HeartbeatInfo {
-    /// Its weight, or the default.
+    /// The weight, or the default.
     pub weight: Weight,
-    /// Its own time to live, if it has one.
+    /// The instance's own TTL, if it has one.
     pub ttl: Option<Ttl>,
-    /// Whether it is recorded as online.
+    /// Whether the instance is recorded as online.
     pub online: bool,
-    /// The last lease that is recorded.
+    /// The epoch of the last recorded lease.
     pub epoch: Option<Epoch>,
-    /// Where its deadline is; `None` where it is not known to be registered.
+    /// The slot of its deadline; `None` if it is not known to be registered.
     pub slot: Option<Slot>,
 }
 
@@ -107,8 +107,8 @@ impl From<&InstanceEntry> for HeartbeatInfo {
 }
 
 impl Directory {
-    /// An instance, if it is registered. What is unknown here may have been registered
-    /// on another daemon a moment ago, so the store is asked before it is none.
+    /// Returns an instance, if it is registered. An unknown one may have been registered on another
+    /// replica a moment ago, so the registry store is asked first.
     pub async fn instance(
         &self,
         key: &InstanceKey,
@@ -121,7 +121,7 @@ impl Directory {
         Ok(self.find(key))
     }
 
-    /// A scope, if it is declared; the store is asked before it is none.
+    /// Returns a scope, if it is declared. The registry store is asked about an unknown one.
     pub async fn declared(
         &self,
         scope: &Scope,
@@ -137,24 +137,24 @@ impl Directory {
         Ok(self.scope(scope).filter(known))
     }
 
-    /// The scope with that id, of either kind.
+    /// Returns the scope with this ID, of either kind.
     pub async fn scope_by_id(&self, id: ScopeId) -> Result<Option<ScopeRecord>, DirectoryError> {
         self.ask(self.reader.find_scope_by_id(id)).await
     }
 
-    /// Whether the registry store answers.
+    /// Checks that the registry store answers.
     pub async fn ping_store(&self) -> Result<(), StoreError> {
         self.reader.ping().await
     }
 
-    /// The key of an instance that is known here, and what a heartbeat needs of it.
+    /// Returns the key of an instance in the Directory, and what a heartbeat needs.
     pub fn known(&self, parts: KeyParts<'_>) -> Option<(InstanceKey, HeartbeatInfo)> {
         let known = self.maps.instances.pin();
         let (key, listed) = known.get_key_value(&parts)?;
         Some((key.clone(), HeartbeatInfo::from(&**listed)))
     }
 
-    /// The same of many.
+    /// Does the same for many instances.
     pub fn all_known<'a>(
         &self,
         parts: impl Iterator<Item = KeyParts<'a>>,
@@ -164,19 +164,18 @@ impl Directory {
             let (key, listed) = known.get_key_value(&parts)?;
             Some((key, HeartbeatInfo::from(&**listed)))
         };
-        // All are looked up before one key is cloned: a counter of references that goes up lets
-        // the processor begin no other look-up meanwhile, and with many instances each of them
-        // waits for memory.
+        // All are looked up before one key is cloned: an atomic reference count keeps the processor
+        // from starting the next look-up, and with many instances each of them waits for memory.
         let found: Vec<_> = parts.map(look).collect();
         let cloned = |(key, profile): (&InstanceKey, _)| (key.clone(), profile);
         found.into_iter().map(|found| found.map(cloned)).collect()
     }
 
-    /// For each instance what a heartbeat needs, or `None` where it is not registered.
+    /// Returns for each instance what a heartbeat needs, or `None` if it is not registered.
     ///
-    /// What is not known here is asked of the store, all at once. Where the store gives no
-    /// answer it is taken on trust with the defaults: a lease that turns out to be nobody's
-    /// is listed nowhere and expires.
+    /// The registry store is asked about all unknown instances at once. If it gives no answer, they
+    /// are trusted and get the defaults: a lease without a registered instance is listed nowhere,
+    /// and expires.
     pub async fn resolve(
         &self,
         keys: &[InstanceKey],
@@ -205,15 +204,17 @@ impl Directory {
             }
             Err(DirectoryError::Overloaded) => Err(DirectoryError::Overloaded),
             Err(error) => {
-                log::debug!("heartbeats go on without the registry store: {error}");
+                log::debug!(
+                    "the registry store does not answer, heartbeats continue without it: {error}"
+                );
                 let trusted = profiles.into_iter().map(Option::unwrap_or_default);
                 Ok(trusted.map(Some).collect())
             }
         }
     }
 
-    /// The same for one heartbeat in the original's manner, which may be of an address
-    /// that never registers: so it is asked of the store only while few others are.
+    /// Does the same for one heartbeat in the original's form, which may be of an address that
+    /// never registers. The registry store is asked only while few such look-ups are in flight.
     pub async fn resolve_keep_alive(&self, key: &InstanceKey) -> Option<HeartbeatInfo> {
         if let Some(known) = self.maps.instances.pin().get(key) {
             return Some(HeartbeatInfo::from(&**known));
@@ -225,8 +226,8 @@ impl Directory {
         found.await.ok()?.get(key).copied()
     }
 
-    /// Those of the given instances that the store says are not registered, now.
-    /// Without an answer from the store, none of them.
+    /// Returns those of the given instances that the registry store does not have. Without an
+    /// answer, none.
     pub async fn vanished(&self, keys: &[InstanceKey]) -> Vec<InstanceKey> {
         if keys.is_empty() {
             return Vec::new();
@@ -238,13 +239,13 @@ impl Directory {
                 .cloned()
                 .collect(),
             Err(error) => {
-                log::debug!("cannot confirm new leases: {error}");
+                log::debug!("the registry store cannot confirm new leases: {error}");
                 Vec::new()
             }
         }
     }
 
-    /// Asks the store for instances, and takes over what it says.
+    /// Asks the registry store for instances, and applies its rows.
     async fn look_up(
         &self,
         keys: &[InstanceKey],
@@ -253,7 +254,7 @@ impl Directory {
         let found = self
             .ask_in(places, self.reader.find_instances(keys))
             .await?;
-        let found: Vec<EventKind> = found.into_iter().map(EventKind::InstanceLives).collect();
+        let found: Vec<EventKind> = found.into_iter().map(EventKind::LeaseRestarted).collect();
         self.apply(&found);
         let found = found.iter().filter_map(EventKind::instance);
         let profiles = found.map(|instance| {

@@ -1,15 +1,15 @@
-//! The read model: who is registered, and who is present, in memory.
+//! The read model: all scopes and instances, in memory.
 //!
-//! Handlers read it, without waiting for a store and without a lock that a writer
-//! holds. The RegistryActor applies its own commits to it and the Follower those of other
-//! daemons; of two pictures of one instance the later stays, in whatever order they come.
-//! It changes nothing elsewhere.
+//! Handlers read it without waiting for a store, and without a lock that a writer holds. The
+//! RegistryActor applies its own commits, and the Follower those of other replicas; of two
+//! versions of an instance the later one stays, in whichever order they arrive. The Directory
+//! changes nothing elsewhere.
 
 mod deadlines;
+mod instance_list;
 mod lookup;
-mod roster;
+mod snapshot;
 mod state;
-mod view;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,30 +20,29 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::deadlines::{Deadlines, Slot};
-use self::lookup::Places;
+pub use self::instance_list::InstanceList;
+use self::lookup::LookupPermits;
 pub use self::lookup::{DirectoryError, HeartbeatInfo, KeyParts};
-pub use self::roster::InstanceList;
+pub use self::snapshot::{Body, Counts, InstanceEntry, InstanceFilter, ScopeSnapshot, Totals};
 pub use self::state::{Applied, Drift};
 use self::state::{Maps, State};
-pub use self::view::{Body, Counts, InstanceEntry, InstanceFilter, ScopeSnapshot, Totals};
 use crate::model::{
     EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeKind, ScopeRecord, Ttl,
 };
 use crate::store::{Digest, PoolFigures, RegistryReader, StoreError};
 
-/// How many instances are read from the store in one step.
+/// The number of instances in one read of the store.
 const PAGE: u16 = 1000;
 
-/// How many instances are held while the store is read for the first time, before they are
-/// taken over.
+/// During the first load, the number of instances that are collected before they are applied.
 const CHANGED: usize = 50_000;
 
-/// Why what the Directory holds may be old.
+/// Why the Directory may be out of date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stale {
-    /// The lease store does not answer: nobody is seen to come or go.
+    /// The lease store is unavailable: no transition is detected.
     Leases,
-    /// The log of events cannot be read: other daemons' changes are not seen.
+    /// The event log cannot be read: changes of other replicas are not seen.
     Events,
 }
 
@@ -51,18 +50,18 @@ pub enum Stale {
 pub struct Directory {
     reader: Arc<dyn RegistryReader>,
     maps: Maps,
-    /// Whoever changes the maps holds this; nobody who only reads.
+    /// Locked by writers; readers never take it.
     state: Mutex<State>,
     deadlines: Deadlines<Arc<InstanceEntry>>,
-    /// Why what is here may be old, a bit for each [`Stale`]; 0 if it is not.
+    /// One bit per [`Stale`]; 0 if the Directory is up to date.
     stale: AtomicU8,
-    /// Tells those who wait for a scope that is not there.
+    /// Wakes requests that wait for a scope that does not exist yet.
     scope_added: Notify,
-    places: Places,
+    places: LookupPermits,
 }
 
 impl Directory {
-    /// Empty, until [`Directory::reload`].
+    /// An empty Directory; [`Directory::reload`] fills it.
     pub fn new(reader: Arc<dyn RegistryReader>) -> Self {
         Self {
             reader,
@@ -71,16 +70,16 @@ impl Directory {
             deadlines: Deadlines::default(),
             stale: AtomicU8::new(0),
             scope_added: Notify::new(),
-            places: Places::default(),
+            places: LookupPermits::default(),
         }
     }
 
-    /// A scope as it is now.
+    /// Returns the present snapshot of a scope.
     pub fn scope(&self, scope: &Scope) -> Option<Arc<ScopeSnapshot>> {
         self.maps.scopes.pin().get(scope).cloned()
     }
 
-    /// All declared scopes of a kind, by key.
+    /// Returns all declared scopes of a kind, by key.
     pub fn scopes(&self, kind: ScopeKind) -> Vec<Arc<ScopeSnapshot>> {
         let mut views: Vec<(Scope, Arc<ScopeSnapshot>)> = self
             .maps
@@ -94,33 +93,33 @@ impl Directory {
         views.into_iter().map(|(_, view)| view).collect()
     }
 
-    /// An instance as it is now.
+    /// Returns an instance.
     pub fn find(&self, key: &InstanceKey) -> Option<Arc<InstanceEntry>> {
         self.maps.instances.pin().get(key).cloned()
     }
 
-    /// The instance that a lease key belongs to, as it is now.
+    /// Returns the instance of a lease key.
     pub fn find_by_lease_key(&self, text: &str) -> Option<Arc<InstanceEntry>> {
         let parts = KeyParts::of(text)?;
         self.maps.instances.pin().get(&parts).cloned()
     }
 
-    /// How much there is of a kind of scope. Takes as long however much it is.
+    /// Returns the totals of a kind of scope, in constant time.
     pub fn totals_of(&self, kind: ScopeKind) -> Totals {
         self.maps.tally(kind).totals()
     }
 
-    /// How much there is of both kinds.
+    /// Returns the totals of both kinds.
     pub fn totals(&self) -> Totals {
         self.totals_of(ScopeKind::Group) + self.totals_of(ScopeKind::Service)
     }
 
-    /// The connections of the registry store, where it has a pool.
+    /// Returns the state of the connection pool of the registry store, if it has one.
     pub fn pool(&self) -> Option<PoolFigures> {
         self.reader.pool()
     }
 
-    /// Everybody who is listed as online.
+    /// Returns all instances that are listed as online.
     pub fn online(&self) -> Vec<Arc<InstanceEntry>> {
         let scopes = self.maps.scopes.pin();
         let views = scopes.values().filter(|view| view.counts.online > 0);
@@ -129,9 +128,9 @@ impl Directory {
         online.cloned().collect()
     }
 
-    /// Those who are listed as online, and whose end no deadline here will find in time: their
-    /// leases were renewed elsewhere, or live shorter than they once did. `default_ttl` is that
-    /// of instances that gave none.
+    /// Returns the online instances for which this replica has no timely deadline, because another
+    /// replica renewed the lease or the TTL was shortened. `default_ttl` is for instances without a
+    /// TTL of their own.
     pub fn unwatched(&self, default_ttl: Ttl) -> Vec<Arc<InstanceEntry>> {
         let now = Instant::now();
         let is_watched = |listed: &InstanceEntry| {
@@ -148,8 +147,8 @@ impl Directory {
             .collect()
     }
 
-    /// Some of those who are listed as online, evenly taken from all instances, of which it
-    /// looks at no more than `looked`. Everybody, where there are no more than that.
+    /// Returns a sample of the online instances, evenly distributed, of at most `looked` instances
+    /// checked; all of them if there are no more.
     pub fn sample_online(&self, looked: usize) -> Vec<Arc<InstanceEntry>> {
         let scopes = self.maps.scopes.pin();
         let count: usize = scopes.values().map(|view| view.counts.instances).sum();
@@ -165,8 +164,8 @@ impl Directory {
         sample
     }
 
-    /// Waits until `answer` finds one in a picture of the scope, at most until `deadline`.
-    /// It is asked at once, and again after each change; `None` is a scope that is not there.
+    /// Waits until `answer` returns a value for a snapshot of the scope, at most until `deadline`.
+    /// It is called at once and after each change, with `None` if the scope does not exist.
     pub async fn wait<T>(
         &self,
         scope: &Scope,
@@ -181,12 +180,12 @@ impl Directory {
             };
             let mut changed = pin!(changed);
             changed.as_mut().enable();
-            // What changed before we listened is in this picture.
+            // This snapshot contains all changes before the subscription.
             let now = self.scope(scope);
             if let Some(answer) = answer(now.as_deref()) {
                 return Some(answer);
             }
-            // Most do not wait at all, and a timer takes a millisecond to find that out.
+            // Most callers do not wait, and a timer would take a millisecond to expire.
             if Instant::now() >= deadline {
                 return None;
             }
@@ -200,13 +199,13 @@ impl Directory {
         }
     }
 
-    /// Whether what is here may be old.
+    /// Returns whether lists may be out of date.
     pub fn is_stale(&self) -> bool {
         self.stale.load(Ordering::Acquire) != 0
     }
 
-    /// Says whether what is here may be old for that reason. Whoever waits for a change
-    /// is told if that makes it stale or fresh.
+    /// Sets or clears a reason for being out of date, and wakes waiting requests if that changes
+    /// the answer.
     pub fn set_stale(&self, why: Stale, stale: bool) {
         let bit = 1 << why as u8;
         let before = match stale {
@@ -222,12 +221,12 @@ impl Directory {
         }
     }
 
-    /// When the leases renewed here are over.
+    /// Returns the deadlines of the leases that this replica renewed.
     pub fn deadlines(&self) -> &Deadlines<Arc<InstanceEntry>> {
         &self.deadlines
     }
 
-    /// Takes over what happened. What is older than what is here changes nothing.
+    /// Applies events. An event that is older than the present state changes nothing.
     pub fn apply<'a>(&self, events: impl IntoIterator<Item = &'a EventKind>) -> Applied {
         self.change(|change| {
             for event in events {
@@ -236,7 +235,7 @@ impl Directory {
         })
     }
 
-    /// Marks or clears suspects among those who are online.
+    /// Sets or clears the suspect flag of online instances.
     pub fn set_suspect(&self, keys: &[InstanceKey], suspect: bool) {
         self.change(|change| {
             for key in keys {
@@ -245,7 +244,7 @@ impl Directory {
         });
     }
 
-    /// Reads all of the store, page by page, and takes over what is different.
+    /// Reads the whole store, page by page, and applies the differences.
     pub async fn reload(&self) -> Result<Drift, StoreError> {
         self.state.lock().begin_reading();
         let read = self.read_store().await;
@@ -259,12 +258,13 @@ impl Directory {
         Ok(differences)
     }
 
-    /// Takes over the instances that are different; all scopes, and the ids of all instances.
+    /// Applies different instances; returns all scopes, and the IDs of all instances.
     async fn read_store(&self) -> Result<(Vec<ScopeRecord>, Vec<InstanceId>, Drift), StoreError> {
         let scopes = self.reader.list_scopes().await?;
         let (mut seen, mut changed) = (Vec::new(), Vec::new());
         let mut differences = Drift::default();
-        // Later, what is different is taken over whole or not at all: it is to be told.
+        // After the first load, differences are applied together or not at all, because they are
+        // published.
         let is_first = self.maps.instances.is_empty();
         let mut after = InstanceId(0);
         loop {
@@ -277,7 +277,7 @@ impl Directory {
                 known.is_none_or(|known| known.instance != *instance)
             };
             changed.extend(page.into_iter().filter(is_other));
-            // A change costs as much as the scopes that it touches are large.
+            // The cost of a change is proportional to the size of the scopes that it touches.
             if (is_first && changed.len() >= CHANGED) || last.is_none() {
                 self.change(|change| change.apply_rows(changed.drain(..), &mut differences));
             }
@@ -288,12 +288,12 @@ impl Directory {
         }
     }
 
-    /// Counts and sums of what is here, to compare with the store's.
+    /// Returns counts and sums to compare with those of the store.
     pub fn digest(&self) -> Digest {
         self.state.lock().digest
     }
 
-    /// Changes the maps, and then tells those who wait.
+    /// Changes the maps, and then wakes waiting requests.
     fn change(&self, make: impl FnOnce(&mut state::Change<'_>)) -> Applied {
         let mut state = self.state.lock();
         let mut change = state::Change::begin(&self.maps, &mut state, &self.deadlines);

@@ -1,4 +1,4 @@
-//! How the Directory changes: one writer at a time, by ids and revisions.
+//! Changes of the Directory: one writer at a time, by IDs and revisions.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
@@ -8,27 +8,28 @@ use foldhash::fast::RandomState;
 use tokio::sync::Notify;
 
 use super::deadlines::Deadlines;
-use super::roster::{Edit, InstanceList};
-use super::view::{AtomicTotals, InstanceEntry, ScopeSnapshot};
+use super::instance_list::{Edit, InstanceList};
+use super::snapshot::{AtomicTotals, InstanceEntry, ScopeSnapshot};
 use crate::model::{
     EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord,
 };
 use crate::store::Digest;
 
-/// How many removed ids are remembered, so that a late event of one brings nothing back.
+/// The number of removed IDs that are remembered, so that a late event does not restore a
+/// removed row.
 const REMOVED: usize = 100_000;
 
-/// Keyed by what clients choose, so the hash has a seed that they cannot know.
+/// The keys come from clients, so the hash has a secret seed.
 type Map<K, V> = papaya::HashMap<K, V, RandomState>;
 
-/// What readers read.
+/// The maps that readers use.
 #[derive(Default)]
 pub(super) struct Maps {
     pub(super) instances: Map<InstanceKey, Arc<InstanceEntry>>,
     pub(super) scopes: Map<Scope, Arc<ScopeSnapshot>>,
-    /// Of groups.
+    /// Totals of all groups.
     pub(super) groups: AtomicTotals,
-    /// Of services.
+    /// Totals of all services.
     pub(super) services: AtomicTotals,
 }
 
@@ -41,17 +42,17 @@ impl Maps {
     }
 }
 
-/// What only writers need.
+/// The state that only writers use.
 #[derive(Default)]
 pub(super) struct State {
     pub(super) digest: Digest,
     removed_instances: Tombstones<InstanceId>,
     removed_scopes: Tombstones<ScopeId>,
-    /// What changed since the store began to be read; its pages may be older.
+    /// The changes since the load of the store began, whose pages may be older.
     reading: Option<ChangedDuringLoad>,
 }
 
-/// What was changed by events.
+/// The rows that events changed during a load.
 #[derive(Default)]
 pub(super) struct ChangedDuringLoad {
     pub(super) instances: HashSet<InstanceId>,
@@ -68,7 +69,7 @@ impl State {
     }
 }
 
-/// The last ids that were removed.
+/// The last removed IDs.
 struct Tombstones<T> {
     ids: HashSet<T>,
     order: VecDeque<T>,
@@ -102,28 +103,28 @@ impl<T: Copy + Eq + Hash> Tombstones<T> {
     }
 }
 
-/// What came of a change.
+/// The result of a change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// A service has other available instances than before.
+    /// Whether the available instances of a service changed.
     pub availability: bool,
-    /// A scope was added or removed.
+    /// Whether a scope was added or removed.
     pub scopes: bool,
 }
 
-/// What was different in the store.
+/// The differences that a load found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Drift {
-    /// Instances that had come or gone, as they are now.
+    /// Instances whose transition was missed, in their present state.
     pub transitions: Vec<Instance>,
-    /// How much else was different.
+    /// The number of other differences.
     pub others: usize,
-    /// Whether the store holds an earlier state of something: it was restored from a backup,
-    /// or a standby took over that lacked the last commits.
+    /// Whether the store has an earlier state of a row: it was restored from a backup, or failed
+    /// over to a standby that lacked the last commits.
     pub restored: bool,
 }
 
-/// A change of the Directory, under way.
+/// A change of the Directory in progress.
 pub(super) struct Change<'a> {
     maps: &'a Maps,
     state: &'a mut State,
@@ -132,12 +133,12 @@ pub(super) struct Change<'a> {
     applied: Applied,
 }
 
-/// What is different in a scope.
+/// The change of one scope.
 #[derive(Default)]
 struct Edits {
-    /// `Some(None)` where it was removed.
+    /// `Some(None)` if the scope was removed.
     record: Option<Option<ScopeRecord>>,
-    /// In the order in which they were made: of two of one instance the later holds.
+    /// In the order in which they were made: the last edit of an instance wins.
     instances: Vec<Edit>,
 }
 
@@ -188,7 +189,7 @@ impl<'a> Change<'a> {
             }
         }
         let before = before.filter(|before| before.instance.id == instance.id);
-        // Texts that are here already are not held twice.
+        // Share texts that are in memory already.
         match &before {
             Some(before) => instance.key = before.instance.key.clone(),
             None => instance.key.scope = self.known_scope(instance.key.scope),
@@ -197,7 +198,7 @@ impl<'a> Change<'a> {
             Some(before) => before.slot,
             None => self.deadlines.take(),
         };
-        // Of the life that is in doubt it stays so; a later one is none.
+        // Keep the suspect flag for the same lease; clear it for a newer one.
         let suspect = before
             .as_ref()
             .is_some_and(|before| before.suspect && before.instance.presence == instance.presence);
@@ -211,7 +212,7 @@ impl<'a> Change<'a> {
         );
     }
 
-    /// Puts `listed` in the place of `before`, which has the same id.
+    /// Replaces `before` by `listed`, which has the same ID.
     fn set(&mut self, before: Option<Arc<InstanceEntry>>, listed: InstanceEntry) {
         let instance = &listed.instance;
         let (key, available) = (instance.key.clone(), instance.available());
@@ -238,7 +239,7 @@ impl<'a> Change<'a> {
         edits.instances.push((key.address, Some(listed)));
     }
 
-    /// The scope as it is here already, where it is.
+    /// Returns the scope that is in memory already, if there is one, to share its text.
     fn known_scope(&self, scope: Scope) -> Scope {
         if let Some((known, _)) = self.edits.get_key_value(&scope) {
             return known.clone();
@@ -256,7 +257,7 @@ impl<'a> Change<'a> {
         self.unlist(key, id);
     }
 
-    /// Removes an instance whose id the store may give to another one.
+    /// Removes an instance whose ID the store may give to another one.
     fn unlist(&mut self, key: &InstanceKey, id: InstanceId) {
         let instances = self.maps.instances.pin();
         let Some(before) = instances.get(key).filter(|before| before.instance.id == id) else {
@@ -288,7 +289,7 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// The record of a scope, edits of this change included.
+    /// Returns the record of a scope, including the edits of this change.
     fn record(&self, scope: &Scope) -> Option<ScopeRecord> {
         match self.edits.get(scope).and_then(|edits| edits.record.clone()) {
             Some(record) => record,
@@ -324,13 +325,13 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// Removes a scope whose id the store may give to another one.
+    /// Removes a scope whose ID the store may give to another one.
     fn unlist_scope(&mut self, known: &ScopeRecord) {
         self.count_scope(known, -1);
         self.edits.entry(known.scope.clone()).or_default().record = Some(None);
     }
 
-    /// Adds a scope to the digest, or takes it out of it.
+    /// Adds a scope to the digest, or subtracts it.
     fn count_scope(&mut self, record: &ScopeRecord, sign: i64) {
         let digest = &mut self.state.digest;
         digest.scopes += sign;
@@ -338,7 +339,7 @@ impl<'a> Change<'a> {
         digest.scope_sum = digest.scope_sum.wrapping_add(sum.wrapping_mul(sign));
     }
 
-    /// Takes over instances that were read from the store and are different.
+    /// Applies instances that were read from the store.
     pub(super) fn apply_rows(
         &mut self,
         changed: impl IntoIterator<Item = Instance>,
@@ -364,9 +365,9 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// Whether the store, from which `read` was just read, has gone back behind what is
-    /// `known`, or has gone another way since: then a revision may have another content. What
-    /// an event changed meanwhile may be later than what was read.
+    /// Returns whether `read` shows that the store went back to an earlier state than `known`, or
+    /// continued from one: then a revision may have another content. A row that an event changed
+    /// during the load may be later than what was read.
     fn is_restored(&self, known: Option<&InstanceEntry>, read: &Instance) -> bool {
         let touched = |id: InstanceId| {
             let reading = self.state.reading.as_ref();
@@ -381,8 +382,8 @@ impl<'a> Change<'a> {
         (is_older || was_removed) && !touched(read.id)
     }
 
-    /// Takes over all `scopes` that were read from the store, and the removal of what was
-    /// `seen` neither there nor in events meanwhile.
+    /// Applies all scopes that were read, and removes the instances that were neither read nor
+    /// changed by events during the load.
     pub(super) fn finish_reload(
         &mut self,
         scopes: Vec<ScopeRecord>,
@@ -436,7 +437,7 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// Replaces the pictures of what was changed. Those who wait for them are returned.
+    /// Replaces the snapshots of the changed scopes, and returns the waiters to wake.
     pub(super) fn end(mut self) -> (Applied, Vec<Arc<Notify>>) {
         let (scopes, nobody) = (self.maps.scopes.pin(), InstanceList::default());
         let mut replaced = Vec::with_capacity(self.edits.len());

@@ -1,10 +1,9 @@
-//! The connections of clients: how many are open, and what becomes of those on which no
-//! request can be read.
+//! The connections of clients: how many are open, and malformed requests on them.
 //!
-//! The library keeps a connection open for the client's next request, and accepts none
-//! beyond its limit. So that idle connections do not keep probes out, the last tenth of the
-//! limit is a reserve: while it is in use each answer ends its connection, and requests that
-//! would hold one for long are refused.
+//! actix-web keeps a connection open for the client's next request, and accepts none beyond its
+//! limit. So that idle connections do not keep probes out, the last tenth of the limit is a
+//! reserve: while it is in use, each response closes its connection, and requests that would
+//! hold a connection for long are rejected.
 
 use std::any::Any;
 use std::net::SocketAddr;
@@ -21,12 +20,12 @@ use super::{gate, malformed};
 pub struct Connections {
     open: AtomicUsize,
     limit: usize,
-    /// The limit was nearly reached, and the log says so.
+    /// The reserve is in use, and the log says so.
     full: AtomicBool,
 }
 
 impl Connections {
-    /// None yet, and at most that many.
+    /// At most `limit` connections.
     pub fn new(limit: usize) -> Self {
         Self {
             open: AtomicUsize::new(0),
@@ -35,17 +34,17 @@ impl Connections {
         }
     }
 
-    /// How many are open. During a handshake of TLS one is not counted yet.
+    /// Returns the number of open connections. A connection counts after its TLS handshake.
     pub(super) fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// How many may be open.
+    /// Returns the limit.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Whether the reserve is in use.
+    /// Returns whether the reserve is in use.
     pub(super) fn are_scarce(&self) -> bool {
         self.open() > self.limit - self.reserve()
     }
@@ -54,13 +53,13 @@ impl Connections {
         (self.limit / 10).max(1).min(self.limit)
     }
 
-    /// Counts a connection until it ends, and notes with it what the gate needs to know.
+    /// Counts a connection until it ends, and stores with it what the guard needs.
     pub fn opened(self: &Arc<Self>, connection: &dyn Any, data: &mut Extensions) {
         let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
         if self.are_scarce() && !self.full.swap(true, Ordering::Relaxed) {
             let limit = self.limit;
             log::warn!(
-                "{open} of {limit} connections are open (--max-connections): until fewer are, each answer ends its connection"
+                "{open} of {limit} connections are open (--max-connections): each response now closes its connection"
             );
         }
         let tls = connection.downcast_ref::<TlsStream<TcpStream>>();
@@ -76,7 +75,7 @@ impl Connections {
     }
 }
 
-/// NewLeases as long as a connection.
+/// Dropped with its connection.
 struct Connection {
     connections: Arc<Connections>,
     peer: Option<SocketAddr>,
@@ -86,7 +85,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let all = &self.connections;
         let open = all.open.fetch_sub(1, Ordering::Relaxed) - 1;
-        // Not at once, or a number about the reserve would be a line each time.
+        // Not at once: a number that changes around the reserve would be logged each time.
         if open + 2 * all.reserve() < all.limit {
             all.full.store(false, Ordering::Relaxed);
         }

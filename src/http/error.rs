@@ -1,7 +1,6 @@
-//! Errors as HTTP answers: RFC 9457 problem documents with a stable `code`.
+//! Errors as HTTP responses: RFC 9457 problem documents with a stable `code`.
 //!
-//! The one place that knows statuses. What went wrong inside is logged here and not
-//! told to the client.
+//! The cause of an internal failure is logged here and not sent to the client.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -23,13 +22,13 @@ use crate::lease::LeaseError;
 use crate::model::{InstanceKey, Invalid, Scope, ScopeKind};
 use crate::store::StoreError;
 
-/// Seconds after which it makes sense to try again.
+/// The value of `Retry-After`, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 1;
 
-/// How often one kind of failure is logged by each worker.
+/// The shortest time between log lines about one code, per worker.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
-/// An answer that is an error.
+/// An error response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     code: Code,
@@ -39,24 +38,24 @@ pub struct Problem {
     closes: bool,
 }
 
-/// The body of a problem. Its `type` is `about:blank`, which need not be said; so the
-/// title is the status's own.
+/// The body of an error response. Its `type` is `about:blank`, which may be omitted, so the
+/// title is the text of the status.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(super) struct Document<'a> {
-    /// The status in words.
+    /// The text of the status.
     title: &'a str,
     status: u16,
     code: Code,
-    /// What went wrong, for people.
+    /// What is wrong, for people.
     detail: &'a str,
-    /// Which field it was.
+    /// The field that is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     field: Option<&'a str>,
 }
 
-/// The media type of that.
+/// The media type of problem documents.
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 
 impl Problem {
@@ -70,7 +69,7 @@ impl Problem {
         }
     }
 
-    /// The connection ends with this answer: the rest of the request is not read.
+    /// Closes the connection after this response: the rest of the request is not read.
     pub(super) fn closing(self) -> Self {
         Self {
             closes: true,
@@ -78,7 +77,7 @@ impl Problem {
         }
     }
 
-    /// A field that breaks a rule of the model.
+    /// Returns the problem for a field that breaks a rule of the model.
     pub(super) fn invalid(field: impl Into<String>, reason: impl fmt::Display) -> Self {
         let field = field.into();
         Self {
@@ -88,7 +87,7 @@ impl Problem {
         }
     }
 
-    /// The same of a field within `place`.
+    /// Prepends `place` to the name of the field.
     pub(super) fn within(self, place: &str) -> Self {
         Self {
             detail: format!("{place}.{}", self.detail),
@@ -119,41 +118,41 @@ impl Problem {
     pub(super) fn instance_not_found(key: &InstanceKey) -> Self {
         Self::new(
             Code::InstanceNotFound,
-            format!("no such instance is registered: PUT /v1/{key} registers it"),
+            format!("the instance is not registered: PUT /v1/{key} registers it"),
         )
     }
 
-    /// Nobody is known to call.
+    /// Returns the problem for a request without a valid token.
     pub(super) fn unauthorized() -> Self {
         Self::new(
             Code::Unauthorized,
-            "this takes a token that is known here: Authorization: Bearer TOKEN",
+            "a valid bearer token is required: send Authorization: Bearer TOKEN",
         )
     }
 
-    /// There is no place for it. LogEntry as rarely as any failure.
+    /// Returns the problem for a request that got no permit. Logged at most once in [`LOG_EVERY`].
     pub(super) fn shed(full: LimitExceeded) -> Self {
-        let detail = format!("{full}; try again later");
+        let detail = format!("{full}; retry later");
         Self::fault(Code::Overloaded, &detail, &full)
     }
 
     pub(super) fn method_not_allowed(allow: String) -> Self {
         Self {
-            detail: format!("this path takes {allow}"),
+            detail: format!("this path supports only {allow}"),
             allow: Some(allow),
             ..Self::new(Code::MethodNotAllowed, "")
         }
     }
 
-    /// As [`Problem::new`] for a fault of the daemon's or a backend's, with `cause` for the log.
+    /// Returns the problem for a failure of the daemon or a backend, and logs its cause.
     fn fault(code: Code, detail: &str, cause: &dyn fmt::Display) -> Self {
         log_failure(code, cause);
         Self::new(code, detail)
     }
 }
 
-/// Logs a failure, at most once in [`LOG_EVERY`] for each code and worker: a store that
-/// is away must not fill the disk as well.
+/// Logs a failure, at most once in [`LOG_EVERY`] for each code and worker: an outage of a
+/// backend must not fill the disk.
 fn log_failure(code: Code, cause: &dyn fmt::Display) {
     thread_local! {
         static LAST: RefCell<HashMap<Code, (Instant, u64)>> = RefCell::default();
@@ -218,12 +217,12 @@ impl From<AskError> for Problem {
         match error {
             AskError::Overloaded => Self::fault(
                 Code::Overloaded,
-                "too many requests are waiting; try again later",
+                "too many requests are waiting; retry later",
                 &error,
             ),
             AskError::TimedOut => Self::fault(
                 Code::OutcomeUnknown,
-                "no answer in time: it may or may not have happened; send it again",
+                "no answer in time: the change may or may not have happened; send the request again",
                 &error,
             ),
             AskError::Gone => Self::fault(Code::Stopping, "the daemon is stopping", &error),
@@ -236,22 +235,22 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::Unavailable(_) => Self::fault(
                 Code::StoreUnavailable,
-                "the registry store does not answer; nothing was changed; try again later",
+                "the registry store does not answer; nothing was changed; retry later",
                 &error,
             ),
             StoreError::Conflict(_) => Self::fault(
                 Code::WriteConflict,
-                "something else holds the same rows; nothing was changed; try again",
+                "another transaction holds the same rows; nothing was changed; retry",
                 &error,
             ),
             StoreError::OutcomeUnknown(_) => Self::fault(
                 Code::OutcomeUnknown,
-                "the connection to the registry store was lost: it may or may not have happened; send it again",
+                "the connection to the registry store was lost: the change may or may not have happened; send the request again",
                 &error,
             ),
             StoreError::Refused(_) => Self::fault(
                 Code::InternalError,
-                "the registry store refused; the daemon's log says why",
+                "the registry store refused the request; see the daemon's log",
                 &error,
             ),
         }
@@ -263,12 +262,12 @@ impl From<LeaseError> for Problem {
         match error {
             LeaseError::Unavailable(_) => Self::fault(
                 Code::LeasesUnavailable,
-                "the lease store does not answer; try again later",
+                "the lease store does not answer; retry later",
                 &error,
             ),
             LeaseError::Refused(_) => Self::fault(
                 Code::LeasesUnavailable,
-                "the lease store refused; the daemon's log says why",
+                "the lease store refused the request; see the daemon's log",
                 &error,
             ),
         }
@@ -281,7 +280,7 @@ impl From<DirectoryError> for Problem {
             DirectoryError::Store(error) => error.into(),
             DirectoryError::Overloaded => Self::fault(
                 Code::Overloaded,
-                "too many look-ups of unknown instances are under way; try again later",
+                "too many look-ups of unknown instances are in flight; retry later",
                 &error,
             ),
         }
@@ -297,7 +296,7 @@ impl From<HeartbeatError> for Problem {
     }
 }
 
-/// Names the field of an [`Invalid`].
+/// Adds the name of the field to an [`Invalid`].
 pub(super) trait InField<T> {
     fn in_field(self, field: &str) -> Result<T, Problem>;
 }

@@ -1,4 +1,4 @@
-//! `/v1/events`: what happens, as Server-Sent Events.
+//! `/v1/events`: the events, as Server-Sent Events.
 //!
 //! <https://html.spec.whatwg.org/multipage/server-sent-events.html>
 
@@ -22,17 +22,17 @@ use crate::model::{
     EventId, EventKind, Instance, Scope, ScopeKey, ScopeKind, Status, Weight, rfc3339_millis,
 };
 
-/// How often a comment is sent, so that whoever is between does not cut an idle stream.
+/// The time between comments, so that no proxy closes an idle stream.
 const PING: Duration = Duration::from_secs(15);
 
-/// How long a client waits before it comes back, in milliseconds.
+/// The time until a client reconnects, in milliseconds.
 const RETRY: u64 = 2000;
 
-/// The same at the end of the daemon, when all of them come back: from this on, spread over
-/// that, in milliseconds.
+/// The same when the daemon stops, as a start and a range in milliseconds: the clients
+/// reconnect at different times.
 const SPREAD: (u64, u64) = (1000, 3000);
 
-/// Stands for an id that no log gave out: so nothing is known of what was missed.
+/// An ID that no log contains: the client has missed an unknown number of events.
 const NONE_OF_OURS: EventId = EventId {
     epoch: u64::MAX,
     sequence: 0,
@@ -43,10 +43,10 @@ const NONE_OF_OURS: EventId = EventId {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Filter {
-    /// Only this service, besides what concerns everybody.
+    /// Only events of this service, and those about the registry as a whole.
     #[param(schema_with = schema::scope_key, required = false)]
     service: Option<ScopeKey>,
-    /// Only this group, besides what concerns everybody.
+    /// Only events of this group, and those about the registry as a whole.
     #[param(schema_with = schema::scope_key, required = false)]
     group: Option<ScopeKey>,
 }
@@ -92,7 +92,8 @@ struct InstanceData<'a> {
 }
 
 impl<'a> InstanceData<'a> {
-    /// The instance as the event shows it: a transition says itself whether it is online.
+    /// Returns the instance in an event; the event of a transition says itself whether the instance
+    /// is online.
     fn of(kind: &'a EventKind) -> Option<Self> {
         let instance: &Instance = kind.instance()?;
         let online = match kind.transition() {
@@ -136,16 +137,16 @@ impl<'a> Data<'a> {
     }
 }
 
-/// When a client should come back after the end; each at another time, by its port.
+/// Returns the reconnection time for the end of the stream; different for each client port.
 fn come_back(request: &HttpRequest) -> u64 {
     let port = request.peer_addr().map_or(0, |peer| peer.port());
     SPREAD.0 + u64::from(port) % SPREAD.1
 }
 
-/// An event as it is sent. What is only for daemons has no text, and its id is not told.
+/// Formats an event. One that is only for replicas is empty, and its ID is not sent.
 fn frame(notice: &PublishedEvent) -> Bytes {
     let kind = &notice.event.kind;
-    if matches!(kind, EventKind::InstanceLives(_) | EventKind::EventsLost) {
+    if matches!(kind, EventKind::LeaseRestarted(_) | EventKind::EventsLost) {
         return Bytes::new();
     }
     let data = serde_json::to_string(&Data::of(notice)).unwrap_or_default();
@@ -153,21 +154,21 @@ fn frame(notice: &PublishedEvent) -> Bytes {
     format!("id: {id}\nevent: {name}\ndata: {data}\n\n").into()
 }
 
-/// Tells that everything must be read again.
+/// Formats a `resync`.
 fn resync(id: Option<EventId>, reason: &str) -> Bytes {
     let mut text = String::new();
     if let Some(id) = id {
-        // A text takes whatever is written to it.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "id: {id}");
     }
     let _ = write!(text, "event: resync\ndata: {{\"reason\":\"{reason}\"}}\n\n");
     text.into()
 }
 
-/// GET: a stream that ends when the client does, when it is too slow, or with the daemon.
+/// Streams events until the client disconnects or reads too slowly, or the daemon stops.
 #[utoipa::path(
     get, path = "/v1/events", operation_id = "subscribe_events", tag = "instances",
-    params(Filter, ("Last-Event-ID" = Option<String>, Header, description = "the id of the last event that the client knows")),
+    params(Filter, ("Last-Event-ID" = Option<String>, Header, description = "the ID of the last event that the client received")),
     responses(
         (status = 200, description = "Server-Sent Events", body = String, content_type = "text/event-stream"),
         BadRequest, AuthErrors,
@@ -199,7 +200,7 @@ pub(super) async fn stream(
             }
             FeedItem::Event(_) => None,
             FeedItem::Resync(id) => Some(resync(Some(id), "events were lost")),
-            // Without an id: it comes back for what it has not read.
+            // Without an ID, so that the client resumes after the last event it received.
             FeedItem::Dropped => {
                 dropped.inc();
                 Some(resync(None, "too slow"))
@@ -216,7 +217,7 @@ pub(super) async fn stream(
         let api = api.clone();
         Box::pin(async move { api.lifecycle.stopping().await })
     };
-    // Ends with what is told, and not with the pings.
+    // Ends with the events, not with the pings.
     let told = told.map(Some).chain(stream::iter([None]));
     let lines = stream::select(told, pings.map(Some))
         .take_while(|line| future::ready(line.is_some()))
@@ -227,7 +228,7 @@ pub(super) async fn stream(
             let _place = &place;
             Ok::<_, actix_web::Error>(line)
         });
-    // The end of the stream is the end of the connection: nothing else will come on it.
+    // The connection is closed at the end of the stream.
     Ok(HttpResponse::Ok()
         .force_close()
         .insert_header((CONTENT_TYPE, "text/event-stream"))

@@ -1,5 +1,5 @@
-//! From a request to the model: bodies, paths, queries. Whatever does not parse ends
-//! here, with a problem that names the field.
+//! Extractors for bodies, paths and queries. Invalid input ends here, with a problem that names
+//! the field.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -26,16 +26,17 @@ use crate::admission::{Memory, RequestClass};
 use crate::directory::{Directory, HeartbeatInfo, KeyParts};
 use crate::model::{InstanceKey, Scope, ScopeKind};
 
-/// How long a client may take to send a body.
+/// The time limit for receiving a body.
 const BODY: Duration = Duration::from_secs(10);
 
-/// What a body may have without taking of the memory that large ones share, in bytes.
+/// The size up to which a body does not count against the memory that large bodies share, in
+/// bytes.
 const SMALL: usize = 16 * 1024;
 
-/// The largest body of an ordinary request, in bytes.
+/// The largest body of most requests, in bytes.
 pub(super) const BODY_LIMIT: usize = 64 * 1024;
 
-/// A JSON body of at most `LIMIT` bytes. No body stands for `{}`.
+/// A JSON body of at most `LIMIT` bytes. An empty body stands for `{}`.
 pub(super) struct Json<T, const LIMIT: usize = BODY_LIMIT>(pub(super) T);
 
 impl<T: DeserializeOwned + 'static, const LIMIT: usize> FromRequest for Json<T, LIMIT> {
@@ -48,7 +49,7 @@ impl<T: DeserializeOwned + 'static, const LIMIT: usize> FromRequest for Json<T, 
     }
 }
 
-/// The same, to be parsed into what borrows from it.
+/// The text of such a body, for types that borrow from it.
 pub(super) struct JsonText<const LIMIT: usize>(Bytes);
 
 impl<const LIMIT: usize> JsonText<LIMIT> {
@@ -86,17 +87,17 @@ fn json_text(
     }
 }
 
-/// Whether a body is JSON in UTF-8, as its headers say.
+/// Checks by the headers that the body is JSON in UTF-8.
 fn check_media(request: &HttpRequest) -> Result<(), Problem> {
     let unsupported = |detail| Err(Problem::new(Code::UnsupportedMediaType, detail));
     let mut encodings = request.headers().get_all(CONTENT_ENCODING);
     if !encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return unsupported("a body must not be compressed: leave Content-Encoding out");
+        return unsupported("a body must not be compressed: omit Content-Encoding");
     }
     let content_type = request.headers().get(CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
     let mut parts = content_type.unwrap_or_default().split(';').map(str::trim);
-    // A browser cannot be made to send this type to another site unasked.
+    // A browser sends this type to another site only with that site's consent.
     let media_type = parts.next().unwrap_or_default();
     if !media_type.eq_ignore_ascii_case("application/json") {
         return unsupported("a body must have the header Content-Type: application/json");
@@ -118,8 +119,8 @@ fn api(request: &HttpRequest) -> Result<&Api, Problem> {
         .ok_or_else(|| Problem::new(Code::Starting, "the daemon is starting"))
 }
 
-/// Reads a body. Whoever is slow with it keeps nobody from the places of the route's own
-/// work: it waits in a place for that.
+/// Reads a body. Slow uploads are counted against a separate limit, so that they do not occupy
+/// the route's permits.
 async fn read(
     request: &HttpRequest,
     payload: web::Payload,
@@ -146,7 +147,7 @@ async fn read(
     Ok(body)
 }
 
-/// The parts of a body together. What is large takes of the memory that large bodies share.
+/// Collects a body. A large one reserves a share of the memory for large bodies.
 async fn gather(api: &Api, mut payload: web::Payload, limit: usize) -> Result<Bytes, Problem> {
     let (mut body, mut memory) = (BytesMut::new(), None::<Memory>);
     while let Some(part) = payload.next().await {
@@ -192,7 +193,7 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// A JSON object. serde by itself takes a list as well, for the members in their order.
+/// A JSON object. serde alone also accepts a list of the values in the order of the fields.
 pub(super) struct Object<T>(pub(super) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -219,7 +220,7 @@ fn not_json(error: &serde_json::Error) -> Problem {
     Problem::new(Code::InvalidJson, format!("the body is not JSON: {error}"))
 }
 
-/// serde says the position in the text, which helps nobody; the path says the field.
+/// serde reports the position in the text, which does not help; the path names the field.
 fn data_problem(path: &str, error: &serde_json::Error) -> Problem {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
@@ -288,7 +289,7 @@ impl FromRequest for InstancePath {
     }
 }
 
-/// The same, and what is known of that instance.
+/// The same, with what the Directory knows of the instance.
 pub(super) struct KnownPath(pub(super) InstanceKey, pub(super) Option<HeartbeatInfo>);
 
 impl KnownPath {
@@ -319,7 +320,7 @@ impl FromRequest for KindPath {
     }
 }
 
-/// The variable parts of a path; empty where it has no such part.
+/// The variable parts of a path; a missing part is empty.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Segments<'a> {
@@ -329,10 +330,10 @@ struct Segments<'a> {
 }
 
 impl<'a> Segments<'a> {
-    /// Percent-decoded.
+    /// Percent-decodes the parts.
     fn of(request: &'a HttpRequest) -> Result<Self, Problem> {
         let parts = request.match_info();
-        // Hardly any path needs decoding, and then its parts stand in it as they are.
+        // Most paths need no decoding, so their parts can be borrowed.
         if !parts.as_str().contains('%') {
             let part = |name| Cow::Borrowed(parts.query(name));
             return Ok(Self {
@@ -372,7 +373,7 @@ impl<'a> Segments<'a> {
     }
 }
 
-/// The key of an instance, and what is known of it; a key that is not known is parsed.
+/// Returns the key of an instance and what the Directory knows of it; an unknown key is parsed.
 pub(super) fn parsed(
     KeyParts { kind, key, address }: KeyParts<'_>,
     known: Option<(InstanceKey, HeartbeatInfo)>,
@@ -387,7 +388,7 @@ pub(super) fn parsed(
     Ok((key, None))
 }
 
-/// A query string with known members only.
+/// A query string without unknown parameters.
 pub(super) struct Query<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest for Query<T> {

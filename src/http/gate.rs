@@ -1,7 +1,8 @@
-//! The gate of every route: who may pass, and whether there is a permit.
+//! The guard of every route: authentication, authorization and permits.
 //!
-//! A policy belongs to the route that was matched, never to the text of a path, so a path
-//! that is written oddly meets the same policy or none at all. What has no policy is refused.
+//! A policy belongs to the matched route, never to the text of a path, so a path in an unusual
+//! notation meets the same policy. A route without a policy does not exist, and unknown paths
+//! are rejected.
 
 use std::cell::RefMut;
 use std::net::{IpAddr, Ipv4Addr};
@@ -29,35 +30,35 @@ use crate::auth::{Identity, Role};
 use crate::metrics::RouteMetrics;
 use crate::model::{Scope, ScopeKey, ScopeKind};
 
-/// What a route asks of whoever takes it.
+/// What a route requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RoutePolicy {
-    /// The least role; `None` lets everybody in.
+    /// The least role; `None` for public routes.
     pub(super) role: Option<Role>,
-    /// What it takes a permit of. Without one it is also served before the stores are there.
+    /// The class of its permit. A route without one is also served before the stores are reached.
     pub(super) work: Option<RequestClass>,
-    /// Where its scope is, for tokens that are limited to some.
+    /// Where the request names its scope, for tokens that are limited to scopes.
     pub(super) scope: ScopeSource,
 }
 
-/// Where a request says with which scope it has to do.
+/// Where a request names its scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ScopeSource {
-    /// In its path: the gate looks.
+    /// In the path: the guard checks it.
     Path,
-    /// In its query or body: the handler looks, by [`Caller::check`].
+    /// In the query or body: the handler checks it with [`Caller::check`].
     Content,
-    /// Nowhere, it has to do with all: a limited token is refused.
+    /// The route concerns all scopes: a limited token is refused.
     Nowhere,
 }
 
-/// The gate of one path.
+/// The guard of one path.
 pub(super) struct RouteGuard {
     api: web::Data<Api>,
     policies: Vec<(&'static str, RoutePolicy, RouteMetrics)>,
-    /// For methods that the path does not take.
+    /// Metrics of methods that the path does not support.
     other: RouteMetrics,
-    /// Whether each route is for everybody, so that it needs no token to ask for another.
+    /// Whether each of its routes is public, so that another method needs no token either.
     public: bool,
 }
 
@@ -78,7 +79,7 @@ impl RouteGuard {
         }
     }
 
-    /// Lets a request pass, and counts what came of it.
+    /// Handles a request, and records its metrics.
     pub(super) async fn pass(
         self: Rc<Self>,
         request: ServiceRequest,
@@ -102,18 +103,18 @@ impl RouteGuard {
                 request.into_response(answer)
             }
         };
-        // The library sends no body here, but would wait for the end of a stream.
+        // actix-web sends no body here, but would wait for the end of a stream.
         if method == Method::HEAD && answer.response().body().size() == BodySize::Stream {
             answer = answer.map_body(|_, _| BoxBody::new(body::None::new()));
         }
         let head = answer.response_mut().head_mut();
         if self.api.lifecycle.is_draining() || self.api.connections.are_scarce() {
-            // So that the client's next request goes elsewhere, or leaves room for others.
+            // The client's next request goes to another replica, or leaves room for other clients.
             head.set_connection_type(ConnectionType::Close);
         }
         add_headers(&method, head.headers_mut());
         metrics.answered(answer.status().as_u16());
-        // How long a client waited because it wanted to says nothing of the daemon.
+        // The time that a client asked to wait says nothing about the daemon.
         let context = answer.request().extensions();
         if !context
             .get::<RequestContext>()
@@ -131,14 +132,14 @@ impl RouteGuard {
         if expectation.is_some_and(|it| !it.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
             let problem = Problem::new(
                 Code::ExpectationFailed,
-                "the only expectation that is met is Expect: 100-continue",
+                "the only supported expectation is Expect: 100-continue",
             );
             return Err(problem.closing());
         }
         let mut context = RequestContext::default();
         let role = match policy {
             Some(policy) => policy.role,
-            // It will be told which methods there are.
+            // The response lists the supported methods.
             None => (!self.public).then_some(Role::Read),
         };
         if let Some(role) = role {
@@ -153,7 +154,7 @@ impl RouteGuard {
             if !api.lifecycle.has_started() {
                 return Err(Problem::new(
                     Code::Starting,
-                    "the daemon is starting and waits for its stores; /readyz says for which",
+                    "the daemon is starting and waits for its backends; /readyz names them",
                 ));
             }
             let permit = api.admission.acquire(work);
@@ -164,12 +165,12 @@ impl RouteGuard {
     }
 }
 
-/// What the gate keeps with a request.
+/// What the guard stores with a request.
 #[derive(Default)]
 struct RequestContext {
     caller: Option<Arc<Identity>>,
     permit: Option<Permit>,
-    /// Whether it was held because its client asked for that.
+    /// Whether the request was held because its client asked for that.
     waited: bool,
 }
 
@@ -177,28 +178,28 @@ fn context(request: &HttpRequest) -> Option<RefMut<'_, RequestContext>> {
     RefMut::filter_map(request.extensions_mut(), Extensions::get_mut).ok()
 }
 
-/// Gives the permit of a request's work back; of which work it is.
+/// Releases the permit of a request, and returns its class.
 pub(super) fn release_permit(request: &HttpRequest) -> Option<RequestClass> {
     let permit = context(request)?.permit.take();
     permit.map(|permit| permit.work)
 }
 
-/// Keeps another permit with a request, until it is answered.
+/// Stores another permit with a request, until it is answered.
 pub(super) fn replace_permit(request: &HttpRequest, permit: Permit) {
     if let Some(mut context) = context(request) {
         context.permit = Some(permit);
     }
 }
 
-/// Notes that a request is held because its client asks for that.
+/// Marks a request as held because its client asked for that.
 pub(super) fn note_wait(request: &HttpRequest) {
     if let Some(mut context) = context(request) {
         context.waited = true;
     }
 }
 
-/// The headers of every answer. That of a method that is not safe is kept by no cache, unless
-/// it is told to: RFC 9111, section 3.
+/// Adds the headers of every response. Caches do not store responses to unsafe methods unless
+/// told to: RFC 9111, section 3.
 pub(super) fn add_headers(method: &Method, headers: &mut HeaderMap) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if method.is_safe() && !headers.contains_key(CACHE_CONTROL) {
@@ -210,7 +211,7 @@ fn identify(api: &Api, request: &HttpRequest) -> Result<Arc<Identity>, Problem> 
     if api.client_certificates && request.conn_data::<ClientCertificate>().is_none() {
         return Err(Problem::new(
             Code::ClientCertificateRequired,
-            "this daemon asks for a client certificate, and the connection has none",
+            "a client certificate is required, and the connection has none",
         ));
     }
     if let Some(anonymous) = api.tokens.anonymous() {
@@ -226,7 +227,7 @@ fn identify(api: &Api, request: &HttpRequest) -> Result<Arc<Identity>, Problem> 
         .ok_or_else(Problem::unauthorized)
 }
 
-/// The token of an `Authorization` header: RFC 6750, section 2.1.
+/// Returns the token of an `Authorization` header: RFC 6750, section 2.1.
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
@@ -238,7 +239,7 @@ fn check_role(caller: &Identity, role: Role) -> Result<(), Problem> {
         false => Err(Problem::new(
             Code::Forbidden,
             format!(
-                "this takes the role {role}, and the token {:?} has {}",
+                "this request requires the role {role}, but the token {:?} has the role {}",
                 caller.name, caller.role
             ),
         )),
@@ -277,22 +278,22 @@ fn limited(caller: &Identity) -> Problem {
     )
 }
 
-/// Whoever calls, as the gate found out.
+/// The authenticated caller.
 pub(super) struct Caller(Arc<Identity>);
 
 impl Caller {
-    /// What it is called, in the log and where it holds an instance.
+    /// Returns the name of its token, for the log and for holds.
     pub(super) fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// Whether it may have to do with a scope; for a route whose scope is in its content.
+    /// Checks that the token permits a scope; for routes with [`ScopeSource::Content`].
     pub(super) fn check(&self, scope: &Scope) -> Result<(), Problem> {
         check_scope(&self.0, scope)
     }
 
-    /// Whether it may know of what is asked for by that service or group; of everything,
-    /// where neither is said.
+    /// Checks that the token permits the service or group of a query, or all scopes if it names
+    /// none.
     pub(super) fn check_filter(
         &self,
         service: Option<&ScopeKey>,
@@ -320,10 +321,10 @@ impl FromRequest for Caller {
     }
 }
 
-/// The connection showed a certificate, and the handshake found it good.
+/// The connection has a valid client certificate.
 struct ClientCertificate;
 
-/// Remembers of a connection whether it has a client's certificate.
+/// Stores whether the connection has a client certificate.
 pub(super) fn note_client_certificate(tls: Option<&TlsStream<TcpStream>>, data: &mut Extensions) {
     let certificates = tls.and_then(|stream| stream.get_ref().1.peer_certificates());
     if certificates.is_some_and(|certificates| !certificates.is_empty()) {
@@ -331,10 +332,10 @@ pub(super) fn note_client_certificate(tls: Option<&TlsStream<TcpStream>>, data: 
     }
 }
 
-/// Tells clients apart where each may have a number of something: a token at an address.
+/// Identifies a client for limits per client: a token name at an IP address.
 pub type Client = (String, IpAddr);
 
-/// Whose request it is.
+/// Returns the client of a request.
 pub(super) fn client(caller: &Caller, request: &HttpRequest) -> Client {
     let address = request.peer_addr().map(|peer| peer.ip().to_canonical());
     let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);

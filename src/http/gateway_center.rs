@@ -1,7 +1,7 @@
-//! The API of the original gateway center, for its clients: the same paths, the same
-//! messages, and `{"code":1|0,"msg":…,"data":…}` with status 200 whatever happens.
+//! The API of the original gateway center, for its clients: the same paths and messages, and
+//! `{"code":1|0,"msg":…,"data":…}` with status 200 for success and failure.
 //!
-//! Bodies may have members that are not known, as they may there.
+//! As in the original, bodies may have unknown fields.
 
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use serde::{Deserialize, Serialize};
@@ -24,10 +24,10 @@ const REGISTRATION_FAILED: &str = "注册创建失败";
 const UNKNOWN_SERVICE: &str = "服务不存在";
 const SUCCESS: &str = "success";
 
-/// An answer: `data` on success, a message on failure.
+/// A response: `data` on success, a message on failure.
 pub(super) struct Answer<T>(Result<T, String>);
 
-/// The original's answer.
+/// The response of the original.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Envelope<'a, T> {
     /// 1 is success.
@@ -55,7 +55,7 @@ impl<T: Serialize> Responder for Answer<T> {
     }
 }
 
-/// A body that may turn out to be wrong, which the answer then says.
+/// A body that may be invalid, which the response then says.
 type Body<T> = Result<Json<T>, Problem>;
 
 fn body<T>(body: Body<T>) -> Result<T, String> {
@@ -78,7 +78,7 @@ pub(super) struct CreateBody {
     weight: Option<Weight>,
 }
 
-/// The original's `create`: a known gateway's id, or that of a new, disabled one.
+/// `create` of the original: returns the ID of a known gateway, or of a new, disabled one.
 #[utoipa::path(
     post, path = "/gateway-group-detail/create", operation_id = "gateway_center_create", tag = "gateway center",
     request_body = CreateBody,
@@ -109,7 +109,7 @@ async fn create_gateway(
         address: request.address,
     };
     caller.check(&key.scope).map_err(message)?;
-    // A known gateway is left as it is, other than by a registration.
+    // A known gateway is not changed, unlike by a registration.
     let known = api.directory.instance(&key).await.map_err(message)?;
     if let Some(listed) = known {
         return Ok(listed.instance.id.0);
@@ -129,14 +129,14 @@ async fn create_gateway(
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct RegisterBody {
-    /// The service's id or its key.
+    /// The ID or the key of the service.
     #[schema(value_type = String)]
     server_id: ServerId,
     #[schema(schema_with = schema::address)]
     server_address: Address,
 }
 
-/// A service's id, or its key.
+/// The ID of a service, or its key.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum ServerId {
@@ -144,7 +144,7 @@ enum ServerId {
     Text(String),
 }
 
-/// The original's `register`: enables a known service instance, or adds a new one.
+/// `register` of the original: enables a known service instance, or adds a new one.
 #[utoipa::path(
     post, path = "/gateway-server-detail/register", operation_id = "gateway_center_register", tag = "gateway center",
     request_body = RegisterBody,
@@ -180,8 +180,8 @@ async fn register_instance(
     Ok(())
 }
 
-/// A number is an id. A text is the key of a service that is declared; or else the id of
-/// one, as the API writes it; or else the key of a new one.
+/// A number is an ID. A text is the key of a declared service, otherwise the ID of one,
+/// otherwise the key of a new service.
 async fn service(api: &Api, server_id: ServerId) -> Result<Scope, Problem> {
     let (id, key) = match server_id {
         ServerId::Id(id) => (Some(id), None),
@@ -211,7 +211,7 @@ pub(super) struct ServerBeat {
     addr: Address,
 }
 
-/// The original's `keepAlive`: also of an address that never registered.
+/// `keepAlive` of the original: also for an address that never registered.
 #[utoipa::path(
     put, path = "/gateway-server-detail/keep-alive", operation_id = "gateway_center_keep_server_alive", tag = "gateway center",
     request_body = ServerBeat,
@@ -286,7 +286,7 @@ pub(super) struct OfflineQuery {
     id: i64,
 }
 
-/// Disables a service instance by its id.
+/// Disables a service instance by its ID.
 #[utoipa::path(
     put, path = "/gateway-server-detail/offline", operation_id = "gateway_center_offline", tag = "gateway center",
     params(OfflineQuery),

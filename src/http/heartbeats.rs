@@ -24,28 +24,28 @@ use crate::model::{ScopeKind, Ttl};
 /// The most leases in one request.
 const MAX_LEASES: usize = 10_000;
 
-/// The largest batch in bytes: room for that many of the longest names.
+/// The largest batch in bytes: enough for the most leases with the longest names.
 const BATCH_LIMIT: usize = 4 * 1024 * 1024;
 
-/// What a heartbeat did.
+/// The result of a heartbeat.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RecordHeartbeats)]
 pub(super) struct HeartbeatResponse {
-    /// Whether a new life began.
+    /// Whether a new lease began.
     created: bool,
-    /// How long the lease lives.
+    /// The TTL of the lease.
     #[schema(value_type = u32)]
     ttl_seconds: Ttl,
-    /// When the next heartbeat should come, in milliseconds from now.
+    /// The time until the next heartbeat is due, in milliseconds.
     next_heartbeat_in_ms: u64,
 }
 
-/// PUT: renews one lease.
+/// Renews one lease.
 #[utoipa::path(
     put, path = "/v1/{kind}/{key}/instances/{address}/heartbeat", operation_id = "send_heartbeat",
     tag = "instances", params(InstancePathParams),
     responses(
-        (status = 200, description = "the lease lives", body = HeartbeatResponse),
+        (status = 200, description = "the lease was renewed or created", body = HeartbeatResponse),
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
@@ -72,9 +72,10 @@ pub(super) async fn beat(
     }))
 }
 
-/// How many milliseconds an instance should wait for its next heartbeat: until its own moment of
-/// the beat interval, which is the hash of its address, so that a fleet does not beat
-/// in step. The interval is the roll call's, or half the time to live if that is less.
+/// Returns the time until the next heartbeat of an instance, in milliseconds. Each instance has
+/// its own moment in the heartbeat interval, given by a hash of its address, so that a fleet
+/// spreads over the interval. The interval is that of the roll call, or half the TTL if that is
+/// less.
 fn next_beat(address: &str, ttl: Ttl, roll_call_interval: Duration, now: DateTime<Utc>) -> u64 {
     let interval = roll_call_interval.min(ttl.as_duration() / 2);
     let millis = i64::try_from(interval.as_millis())
@@ -88,7 +89,7 @@ fn next_beat(address: &str, ttl: Ttl, roll_call_interval: Duration, now: DateTim
         .fold(0, |n, byte| n << 8 | i64::from(*byte))
         % millis;
     let wait = (own_moment - now.timestamp_millis()).rem_euclid(millis);
-    // A beat that came a little early is not followed by another one at once.
+    // A heartbeat that came a little early is not followed by another one at once.
     let wait = if wait < millis / 10 {
         wait + millis
     } else {
@@ -101,13 +102,13 @@ fn next_beat(address: &str, ttl: Ttl, roll_call_interval: Duration, now: DateTim
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Batch<'a> {
-    /// At most 10,000.
+    /// At most 10,000 leases.
     #[serde(borrow)]
     #[schema(value_type = Vec<LeaseRef<'_>>, max_items = 10_000)]
     leases: Vec<Object<LeaseRef<'a>>>,
 }
 
-/// A lease by its instance: exactly one of `service` and `group`.
+/// A lease, named by its instance: exactly one of `service` and `group`.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[schema(as = Lease)]
 #[serde(deny_unknown_fields)]
@@ -123,12 +124,12 @@ pub(super) struct LeaseRef<'a> {
     address: Text<'a>,
 }
 
-/// A text where it stands in the body, if it stands there without escapes.
+/// A text borrowed from the body, if it has no escapes.
 #[derive(Deserialize, Serialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl Batch<'_> {
-    /// Each lease once, with its place in the batch.
+    /// Returns each lease once, with its index in the batch.
     fn distinct(&self) -> Result<Vec<(usize, KeyParts<'_>)>, Problem> {
         let mut seen = HashSet::with_capacity(self.leases.len());
         let mut leases = Vec::with_capacity(self.leases.len());
@@ -143,7 +144,7 @@ impl Batch<'_> {
 }
 
 impl<'a> LeaseRef<'a> {
-    /// Whose it is.
+    /// Returns the parts of the key.
     fn parts(&self, index: usize) -> Result<KeyParts<'_>, Problem> {
         let (kind, key) = match (&self.service, &self.group) {
             (Some(key), None) => (ScopeKind::Service, key),
@@ -151,7 +152,7 @@ impl<'a> LeaseRef<'a> {
             _ => {
                 return Err(Problem::invalid(
                     format!("leases[{index}]"),
-                    "must have either service or group",
+                    "must contain either service or group",
                 ));
             }
         };
@@ -176,27 +177,26 @@ impl<'a> LeaseRef<'a> {
     }
 }
 
-/// What became of a batch; each lease is counted once.
+/// The result of a batch; each lease is counted once.
 #[derive(Serialize, ToSchema)]
 #[schema(as = BatchOutcome)]
 pub(super) struct HeartbeatBatchResponse<'a> {
     renewed: usize,
     created: usize,
-    /// Those of whom no instance is registered: they should register again.
+    /// Leases of instances that are not registered. These should register again.
     unknown: Vec<LeaseRef<'a>>,
-    /// When the next batch should come, in milliseconds from now: at the moment of the first
-    /// of these leases that lives.
+    /// The time until the first heartbeat of these instances is due, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     next_heartbeat_in_ms: Option<u64>,
 }
 
-/// POST: renews many leases; one that is named twice is renewed and counted once.
+/// Renews many leases. A lease that is named twice is renewed and counted once.
 #[utoipa::path(
     post, path = "/v1/heartbeats", operation_id = "send_heartbeats", tag = "instances",
     request_body = Batch<'_>,
     responses(
-        (status = 200, description = "the leases live, but for the unknown", body = HeartbeatBatchResponse<'_>),
+        (status = 200, description = "the leases were renewed or created, except those in `unknown`", body = HeartbeatBatchResponse<'_>),
         BodyErrors, AuthErrors, OutcomeErrors,
     )
 )]
@@ -229,7 +229,7 @@ pub(super) async fn beat_many(
         renewals.push((*lease, instance));
     }
     if !all_known {
-        // What is not known by its text may be another's name, written in another way.
+        // A lease that is unknown by its text may be named in another notation.
         let mut seen = HashSet::with_capacity(renewals.len());
         renewals.retain(|(_, (key, _))| seen.insert(key.clone()));
     }
@@ -288,7 +288,7 @@ mod tests {
         let mut thirds = [0; 3];
         for i in 0..3000 {
             let wait = next_beat(&host(i), ttl, ROLL, now(1_000_000));
-            // The waits are from a tenth of the interval to a tenth more than it.
+            // The waits are between a tenth of the interval and a tenth more than the interval.
             thirds[usize::try_from((wait - 1500) / 5000).unwrap()] += 1;
         }
         assert!(thirds.iter().all(|&third| third > 900), "{thirds:?}");

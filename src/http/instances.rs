@@ -1,4 +1,4 @@
-//! Instances: registration, discovery, operators' changes, deregistration.
+//! Instances: registration, lists, changes by operators, deregistration.
 
 use std::time::Duration;
 
@@ -29,16 +29,16 @@ use crate::model::{
 #[schema(as = Registration)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RegistrationBody {
-    /// What people call it; the address if it is left out.
+    /// The name for people; the address by default.
     #[schema(schema_with = schema::display_name)]
     name: Option<DisplayName>,
-    /// Its share of the traffic; 1 if it is left out.
+    /// The share of traffic; 1 by default.
     #[schema(schema_with = schema::weight)]
     weight: Option<Weight>,
     /// At most 64 entries and 8 KiB of text.
     #[schema(schema_with = schema::metadata)]
     metadata: Option<Metadata>,
-    /// How long it lives without a heartbeat; the daemon's setting if it is left out.
+    /// The TTL of the lease in seconds; `--lease-ttl` by default.
     #[schema(schema_with = schema::ttl)]
     ttl_seconds: Option<Ttl>,
 }
@@ -50,7 +50,7 @@ pub(super) struct RegistrationBody {
 pub(super) struct ChangeBody {
     #[schema(value_type = Option<String>, pattern = "^(enabled|disabled|held)$")]
     status: Option<Status>,
-    /// Why it is held.
+    /// The reason of a hold.
     #[schema(schema_with = schema::note)]
     reason: Option<Note>,
     #[schema(schema_with = schema::weight)]
@@ -64,13 +64,13 @@ impl ChangeBody {
         if self.status.is_none() && self.weight.is_none() && self.metadata.is_none() {
             return Err(Problem::invalid(
                 "body",
-                "must have status, weight or metadata: there is nothing to change",
+                "must contain status, weight or metadata",
             ));
         }
         if self.reason.is_some() && self.status != Some(Status::Held) {
             return Err(Problem::invalid(
                 "reason",
-                "goes only with \"status\":\"held\"",
+                "is allowed only with \"status\":\"held\"",
             ));
         }
         let status = self.status.map(|status| match status {
@@ -94,13 +94,14 @@ impl ChangeBody {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
-    /// Only those that may be sent traffic.
+    /// Only available instances: online and enabled.
     #[serde(default)]
     available: bool,
-    /// Only those whose lease is alive.
+    /// Only online instances.
     #[serde(default)]
     online: bool,
-    /// How long to hold the answer until it differs from the one that the client has.
+    /// The time to wait for a change, if the client has the present list: a duration such as `30s`,
+    /// at most 60 s.
     #[serde(default)]
     #[param(value_type = Option<String>, example = "30s")]
     wait: Wait,
@@ -111,7 +112,7 @@ pub(super) struct ListQuery {
 #[serde(try_from = "String")]
 struct Wait(Duration);
 
-/// No request is held for longer: whoever is between might cut it.
+/// A longer wait might be cut by a proxy.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 impl TryFrom<String> for Wait {
@@ -144,7 +145,7 @@ pub(super) struct InstanceResponse<'a> {
     metadata: &'a Metadata,
     #[schema(value_type = String, pattern = "^(enabled|disabled|held)$")]
     status: Status,
-    /// The name of the token of whoever holds it.
+    /// The name of the token that holds the instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     held_by: Option<&'a str>,
@@ -157,7 +158,7 @@ pub(super) struct InstanceResponse<'a> {
     updated_at: String,
 }
 
-/// A registered instance with what its lease says.
+/// A registered instance with the state of its lease.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ListedInstance)]
 pub(super) struct ListedInstanceResponse<'a> {
@@ -165,7 +166,7 @@ pub(super) struct ListedInstanceResponse<'a> {
     instance: InstanceResponse<'a>,
     online: bool,
     available: bool,
-    /// Its lease is gone, and it is not believed yet.
+    /// The instance has no lease, and protection mode keeps it listed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     suspect: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -177,7 +178,7 @@ pub(super) struct ListedInstanceResponse<'a> {
 #[derive(Serialize, ToSchema)]
 #[schema(as = InstanceList)]
 pub(super) struct InstanceListResponse<'a> {
-    /// This may be old: the lease store or the log of events is away.
+    /// The list may be out of date: the lease store or the event log is unavailable.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     stale: bool,
     instances: Vec<ListedInstanceResponse<'a>>,
@@ -221,13 +222,13 @@ impl<'a> ListedInstanceResponse<'a> {
     }
 }
 
-/// PUT: registers an instance.
+/// Registers an instance.
 #[utoipa::path(
     put, path = "/v1/{kind}/{key}/instances/{address}", operation_id = "register",
     tag = "instances", params(InstancePathParams), request_body = RegistrationBody,
     responses(
-        (status = 201, description = "it is new", body = InstanceResponse<'_>),
-        (status = 200, description = "it was known", body = InstanceResponse<'_>),
+        (status = 201, description = "created", body = InstanceResponse<'_>),
+        (status = 200, description = "updated", body = InstanceResponse<'_>),
         BodyErrors, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
@@ -253,15 +254,14 @@ pub(super) async fn register(
         .json(InstanceResponse::of(&registered.instance, api.default_ttl)))
 }
 
-/// GET: the instances of a group or service. A service that nobody registered with
-/// has none; a group must be declared. With the tag of an answer that the client has, it
-/// is held until there is another one.
+/// Lists the instances of a group or service. An unknown service has none; a group must be
+/// declared. With `If-None-Match` and `wait`, the request is held until the list differs.
 #[utoipa::path(
     get, path = "/v1/{kind}/{key}/instances", operation_id = "list_instances", tag = "instances",
-    params(ScopePathParams, ListQuery, ("If-None-Match" = Option<String>, Header, description = "the `ETag` of the answer that the client has")),
+    params(ScopePathParams, ListQuery, ("If-None-Match" = Option<String>, Header, description = "the `ETag` of the list that the client has")),
     responses(
-        (status = 200, description = "by address", body = InstanceListResponse<'_>, headers(("ETag" = String, description = "of the content alone"))),
-        (status = 304, description = "it is what the client has"),
+        (status = 200, description = "by address", body = InstanceListResponse<'_>, headers(("ETag" = String, description = "depends on the content only"))),
+        (status = 304, description = "the client has the present list"),
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
@@ -278,7 +278,7 @@ pub(super) async fn list(
         true => None,
         false => Some(wait_in_its_own_place(&request, &api)?),
     };
-    // A header that cannot be parsed names no entity that the client has.
+    // A header that does not parse names no entity of the client.
     let known = IfNoneMatch::parse(&request).unwrap_or(IfNoneMatch::Items(Vec::new()));
     let which = InstanceFilter::of(query.available, query.online);
     let answer = |view: Option<&ScopeSnapshot>| {
@@ -304,7 +304,7 @@ pub(super) async fn list(
     })
 }
 
-/// Whether the client already has this body: RFC 9110, section 13.1.2.
+/// Returns whether the client has this body: RFC 9110, section 13.1.2.
 fn matches(known: &IfNoneMatch, body: &Body) -> bool {
     let etag = EntityTag::new_strong(body.etag.clone());
     match known {
@@ -313,7 +313,7 @@ fn matches(known: &IfNoneMatch, body: &Body) -> bool {
     }
 }
 
-/// Whoever waits gives the place of a read back, and takes one for those who wait.
+/// Exchanges the permit of a read for one of a long poll.
 fn wait_in_its_own_place(request: &HttpRequest, api: &Api) -> Result<Permit, Problem> {
     api.spare_connection()?;
     let place = api.admission.acquire(RequestClass::Wait);
@@ -323,7 +323,7 @@ fn wait_in_its_own_place(request: &HttpRequest, api: &Api) -> Result<Permit, Pro
     Ok(place)
 }
 
-/// The body of a list, made once for all who ask for it.
+/// Returns the body of a list, which is serialised once per snapshot.
 fn body(
     view: Option<&ScopeSnapshot>,
     which: InstanceFilter,
@@ -338,7 +338,7 @@ fn body(
                 .map(|listed| ListedInstanceResponse::of(listed, default_ttl))
                 .collect(),
         };
-        // Plain data: nothing in it can fail to be written.
+        // Serialising plain data cannot fail.
         serde_json::to_vec(&list).unwrap_or_default()
     };
     match view {
@@ -347,12 +347,12 @@ fn body(
     }
 }
 
-/// GET: one instance.
+/// Returns one instance.
 #[utoipa::path(
     get, path = "/v1/{kind}/{key}/instances/{address}", operation_id = "get_instance",
     tag = "instances", params(InstancePathParams),
     responses(
-        (status = 200, description = "it is registered", body = ListedInstanceResponse<'_>),
+        (status = 200, description = "the instance", body = ListedInstanceResponse<'_>),
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
@@ -368,12 +368,12 @@ pub(super) async fn show(
     }
 }
 
-/// PATCH: an operator's change.
+/// Changes an instance.
 #[utoipa::path(
     patch, path = "/v1/{kind}/{key}/instances/{address}", operation_id = "update_instance",
     tag = "instances", params(InstancePathParams), request_body = ChangeBody,
     responses(
-        (status = 200, description = "as it is now", body = InstanceResponse<'_>),
+        (status = 200, description = "the instance after the change", body = InstanceResponse<'_>),
         BodyErrors, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
@@ -391,22 +391,22 @@ pub(super) async fn change(
     match api.registry.ask(message).await?? {
         Some(instance) => {
             let (name, status) = (caller.name(), instance.status);
-            log::info!("{name:?} changed {key}: it is {}", status.as_str());
+            log::info!("{name:?} changed {key} to {}", status.as_str());
             Ok(HttpResponse::Ok().json(InstanceResponse::of(&instance, api.default_ttl)))
         }
         None => Err(Problem::instance_not_found(&key)),
     }
 }
 
-/// DELETE: deregisters an instance, then revokes its lease. In that order, because a
-/// heartbeat that creates a lease looks for the instance afterwards: either it finds
-/// none, or the lease is revoked here. Also where the outcome is unknown or there was no
-/// instance: so that repeating it mends what went wrong the first time.
+/// Deregisters an instance, then revokes its lease. In this order, because a heartbeat that
+/// creates a lease checks for the instance afterwards: either it finds none, or the lease is
+/// revoked here. The lease is also revoked if the outcome is unknown or there was no instance,
+/// so that repeating the request completes it.
 #[utoipa::path(
     delete, path = "/v1/{kind}/{key}/instances/{address}", operation_id = "deregister",
     tag = "instances", params(InstancePathParams),
     responses(
-        (status = 204, description = "it is gone, and its lease"),
+        (status = 204, description = "deregistered"),
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]

@@ -1,5 +1,5 @@
-//! `/v1/{scope}/leases`: how long each instance of a scope still lives. For people who look at
-//! it; whoever wants to know who is present asks for the instances.
+//! `/v1/{scope}/leases`: the remaining time of each lease of a scope, for operators. Clients
+//! that need available instances list those.
 
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
@@ -17,9 +17,9 @@ use crate::model::{InstanceKey, rfc3339_millis};
 #[schema(as = LivingLease)]
 pub(super) struct LeaseResponse<'a> {
     address: &'a str,
-    /// How long it lives without another heartbeat.
+    /// The time until the lease ends without another heartbeat, in milliseconds.
     remaining_ms: u64,
-    /// When its life began, by the clock of the lease store.
+    /// When the lease began, by the clock of the lease store.
     started_at: String,
 }
 
@@ -30,13 +30,13 @@ pub(super) struct LeaseListResponse<'a> {
     leases: Vec<LeaseResponse<'a>>,
 }
 
-/// GET: the leases of the registered instances of a group or service, as the lease store has
-/// them now; none where nobody is registered.
+/// Returns the leases of the registered instances of a group or service, as the lease store has
+/// them now.
 #[utoipa::path(
     get, path = "/v1/{kind}/{key}/leases", operation_id = "list_leases", tag = "instances",
     params(ScopePathParams),
     responses(
-        (status = 200, description = "by address, without those who have none", body = LeaseListResponse<'_>),
+        (status = 200, description = "the leases, sorted by address", body = LeaseListResponse<'_>),
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]

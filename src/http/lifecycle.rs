@@ -48,12 +48,12 @@ impl Lifecycle {
         self.stopping.cancel();
     }
 
-    /// Whether requests are served, or were served until the daemon began to stop.
+    /// Returns whether requests are served, or were served until the daemon began to stop.
     pub(super) fn has_started(&self) -> bool {
         self.has_reached(Phase::Serving)
     }
 
-    /// Whether the daemon is about to stop.
+    /// Returns whether the daemon is about to stop.
     pub(super) fn is_draining(&self) -> bool {
         self.has_reached(Phase::Draining)
     }

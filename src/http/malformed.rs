@@ -1,8 +1,8 @@
-//! Requests that are no HTTP: counted, and logged rarely, with the address they came from.
+//! Malformed requests: counted, and logged at most once a second, with the client's address.
 //!
-//! The library answers them itself and logs each as an error, without the address. It does so
-//! on the thread of the connection, right before it drops what was noted with the connection:
-//! so what it says is kept for a moment, and told when the connection ends.
+//! actix-http answers them itself and logs each as an error, without the address. It does so on
+//! the thread of the connection, right before it drops the data of the connection. So its
+//! message is kept for a moment, and logged when the connection ends.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -13,35 +13,35 @@ use log::{LevelFilter, Log, Metadata, Record, SetLoggerError};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How often they are logged, at most.
+/// The shortest time between log lines.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
-/// Where the library says that a request is malformed, and how its words begin.
+/// The module that logs a malformed request, and the beginning of its message.
 const DISPATCHER: (&str, &str) = (
     "actix_http::h1::dispatcher",
     "stream error: request parse error: ",
 );
 
-/// Where it says that a head is too large, which it then says there as well.
+/// The module that logs a head that is too large; the dispatcher logs it as well.
 const DECODER: &str = "actix_http::h1::decoder";
 
-/// How many there were since the process started.
+/// The number since the process started.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-/// When they were logged last, and how many there were since.
+/// The time of the last log line, and the number since.
 static LOGGED: Mutex<(Option<Instant>, u64)> = Mutex::new((None, 0));
 
 thread_local! {
-    /// What the library said of the connection that is about to end.
+    /// The message about the connection that is about to end.
     static SAID: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// How many malformed requests there were since the process started.
+/// Returns the number of malformed requests since the process started.
 pub(super) fn count() -> u64 {
     COUNT.load(Ordering::Relaxed)
 }
 
-/// A connection ended, perhaps because of a malformed request.
+/// Called when a connection ends, perhaps because of a malformed request.
 pub(super) fn ended(peer: Option<SocketAddr>) {
     let Some(reason) = SAID.take() else { return };
     let more = {
@@ -60,8 +60,8 @@ pub(super) fn ended(peer: Option<SocketAddr>) {
     log::info!("malformed request from {peer}: {reason} ({more} more since the last line)");
 }
 
-/// Makes `log` the log, without what the library says of malformed requests. They are counted
-/// whatever the log's level is.
+/// Installs `log` as the logger, without the library's messages about malformed requests. They
+/// are counted at every log level.
 pub fn log_to(log: Box<dyn Log>, level: LevelFilter) -> Result<(), SetLoggerError> {
     log::set_boxed_logger(Box::new(WithoutMalformed(log)))?;
     log::set_max_level(level.max(LevelFilter::Error));

@@ -1,7 +1,7 @@
-//! The HTTP side: the route table, and what handlers share.
+//! The HTTP server: the route table, and what handlers share.
 //!
-//! A handler extracts, parses into the model, asks one actor or reads the Directory,
-//! and maps the answer. It knows no SQL, no Redis and no writer.
+//! A handler extracts, parses into the model, asks one actor or reads the Directory, and maps
+//! the answer. It knows no SQL, no Redis and no writer.
 
 mod code;
 mod connections;
@@ -50,55 +50,55 @@ use crate::metrics::Metrics;
 use crate::model::Ttl;
 use crate::protection::Protection;
 
-/// What handlers work with; one on each HTTP worker.
+/// What handlers use; one per HTTP worker.
 pub struct Api {
-    /// For everything that changes the registry.
+    /// Changes the registry.
     pub registry: Mailbox<RegistryActor>,
-    /// For heartbeats; this worker's own.
+    /// Records heartbeats; this worker's own.
     pub heartbeat: Mailbox<HeartbeatActor>,
-    /// For the state of the roll call.
+    /// Returns statistics of roll calls and reconciles.
     pub scheduler: Mailbox<SchedulerActor>,
-    /// For everything that is read.
+    /// Answers all reads.
     pub directory: Arc<Directory>,
-    /// For what is shown of protection.
+    /// The state of protection mode.
     pub protection: Arc<Protection>,
-    /// For those who want to be told.
+    /// The events for subscribers.
     pub feed: Arc<EventBroadcast>,
-    /// For the spread of heartbeats.
+    /// Spreads heartbeats over the interval.
     pub clock: Arc<dyn Clock>,
-    /// How often the roll is called.
+    /// The time between roll calls.
     pub roll_call_interval: Duration,
-    /// The time to live of instances that gave none.
+    /// The TTL of instances without one of their own.
     pub default_ttl: Ttl,
-    /// Whether requests are served.
+    /// The phase of the daemon.
     pub lifecycle: Lifecycle,
-    /// Who may come in.
+    /// The known tokens.
     pub tokens: Arc<Tokens>,
-    /// Whether clients must also have a certificate.
+    /// Whether client certificates are required.
     pub client_certificates: bool,
-    /// How much may be under way.
+    /// The limits of requests in flight.
     pub admission: Arc<ConcurrencyLimits<Client>>,
     /// The connections of all workers.
     pub connections: Arc<Connections>,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Whether everything answered a moment ago.
+    /// The last result of `/readyz`.
     pub last_probe: LastProbe,
 }
 
 impl Api {
-    /// Refuses what would hold its connection for long, where others need it.
+    /// Rejects a request that would hold its connection for long while connections are scarce.
     fn spare_connection(&self) -> Result<(), Problem> {
         match self.connections.are_scarce() {
             true => Err(Problem::new(
                 Code::Overloaded,
-                "nearly as many connections are open as may be (--max-connections); try again later",
+                "almost all connections are in use (--max-connections); retry later",
             )),
             false => Ok(()),
         }
     }
 
-    /// The answer where there is no place; counts it.
+    /// Counts a request that got no permit, and returns its response.
     fn shed(&self, full: LimitExceeded) -> Problem {
         let work = match full {
             LimitExceeded::RequestClass(work) => work,
@@ -110,7 +110,7 @@ impl Api {
     }
 }
 
-/// A path and what it takes.
+/// A path and its methods.
 struct Path {
     pattern: &'static str,
     endpoints: Vec<Endpoint>,
@@ -123,8 +123,8 @@ struct Endpoint {
     rule: RoutePolicy,
 }
 
-/// Every path of the daemon, and who may take it. The router tries them in this order, so what
-/// is asked most comes first.
+/// Returns every path of the daemon with its policies. The router tries them in this order, so
+/// the most frequent ones come first.
 fn table() -> Vec<Path> {
     use Role::{Admin, Agent, Read};
 
@@ -231,7 +231,7 @@ pub fn configure(app: &mut web::ServiceConfig, api: Api) {
         let pass = move |request, next| Rc::clone(&gate).pass(request, next);
         app.service(resource.wrap(from_fn(pass)));
     }
-    // So that each is told from the start, as 0.
+    // Creates each metric with the value 0.
     for work in RequestClass::ALL {
         api.metrics.shed(work.as_str());
     }
@@ -245,8 +245,8 @@ pub fn configure(app: &mut web::ServiceConfig, api: Api) {
     app.app_data(api);
 }
 
-/// The paths with their methods, for the tests and for whoever describes them: each as its
-/// pattern, the method, and the least role, `None` where everybody may take it.
+/// Returns each route as its pattern, its method and the least role, `None` for public routes;
+/// for the tests and the API document.
 pub fn routes() -> Vec<(&'static str, &'static str, Option<Role>)> {
     let paths = table().into_iter();
     let routes = paths.flat_map(|Path { pattern, endpoints }| {
@@ -256,7 +256,7 @@ pub fn routes() -> Vec<(&'static str, &'static str, Option<Role>)> {
     routes.collect()
 }
 
-/// A pattern as the router wants it: what its variables may be stands here alone.
+/// Returns the pattern in the router's syntax, which restricts the variables.
 fn matcher(pattern: &str) -> String {
     pattern
         .replace("{kind}", "{kind:groups|services}")
@@ -275,12 +275,12 @@ fn path<const N: usize>(pattern: &'static str, endpoints: [Endpoint; N]) -> Path
     }
 }
 
-/// Who may take a route: a role, or everybody.
+/// Who may use a route: a role, or everyone.
 trait Access {
     fn role(self) -> Option<Role>;
 }
 
-/// Everybody, without a token.
+/// Everyone, without a token.
 struct Public;
 
 impl Access for Public {
@@ -296,7 +296,7 @@ impl Access for Role {
 }
 
 impl Endpoint {
-    /// Reads answer from memory, and whatever else there is waits for a commit.
+    /// A GET reads from memory; every other method waits for a commit.
     fn new(access: impl Access, method: &'static str, route: Route) -> Self {
         let role = access.role();
         let work = match method {
@@ -314,25 +314,25 @@ impl Endpoint {
         }
     }
 
-    /// It waits for the lease store, and is refused last.
+    /// The route waits for the lease store, and is rejected last.
     fn heartbeat(mut self) -> Self {
         self.rule.work = Some(RequestClass::Heartbeat);
         self
     }
 
-    /// It is served when nothing else is.
+    /// The route is served when nothing else is.
     fn outside_limits(mut self) -> Self {
         self.rule.work = None;
         self
     }
 
-    /// Its scope is in its path.
+    /// The scope is in the path.
     fn of_its_scope(mut self) -> Self {
         self.rule.scope = ScopeSource::Path;
         self
     }
 
-    /// Its handler finds out with which scopes it has to do.
+    /// The handler checks the scopes.
     fn checks_scopes(mut self) -> Self {
         self.rule.scope = ScopeSource::Content;
         self

@@ -1,5 +1,5 @@
-//! The API document, OpenAPI 3.1, made from what stands at the handlers; and the page that
-//! shows it. Both load nothing from elsewhere.
+//! The API document, OpenAPI 3.1, generated from the handlers, and the page that shows it. Both
+//! load nothing from other hosts.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -18,7 +18,7 @@ use super::{
     targets,
 };
 
-/// The page's own scripts and pictures, and nobody else's.
+/// Allows the page's own scripts and images only.
 const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
 
 /// The document.
@@ -26,7 +26,7 @@ const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline';
 #[openapi(
     info(
         title = "Rollcall",
-        description = "Gateways and services register, the roll is called every 15 seconds, and whoever answers is present. Errors are problem documents (RFC 9457) with a stable `code`; after 503 try again as `Retry-After` says, and after 504 too, every request may be repeated.",
+        description = "Gateways and services register and send heartbeats; clients ask which instances are online. Errors are problem documents (RFC 9457) with a stable `code`; after 503 retry as `Retry-After` says. Every request may be repeated, also after 504.",
     ),
     paths(
         scopes::list,
@@ -65,7 +65,7 @@ const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline';
 )]
 struct ApiDocument;
 
-/// How callers say who they are.
+/// How clients authenticate.
 struct Token;
 
 impl Modify for Token {
@@ -76,7 +76,7 @@ impl Modify for Token {
     }
 }
 
-/// The document as it is sent.
+/// The serialised document.
 static DOCUMENT: LazyLock<String> =
     LazyLock::new(|| ApiDocument::openapi().to_json().unwrap_or_default());
 
@@ -109,7 +109,7 @@ pub(super) struct InstancePathParams {
     address: String,
 }
 
-/// Statuses with problem documents, described together.
+/// Groups of statuses with problem documents.
 macro_rules! refusals {
     ($($(#[$doc:meta])* $name:ident: $($status:literal $why:literal),+;)+) => {$(
         $(#[$doc])*
@@ -124,25 +124,25 @@ macro_rules! refusals {
 }
 
 refusals! {
-    /// What the gate may say on every route with a role.
+    /// The responses of the guard on every route with a role.
     AuthErrors:
-        401 "no token that is known here",
-        403 "the token's role or scope is too little",
-        503 "too much is under way, or a store is away: try again after `Retry-After`";
-    /// A path or query that does not parse.
-    BadRequest: 400 "what is wrong with the request; `field` says where";
-    /// What is named is not there.
-    NotFound: 404 "no such scope or instance, or nothing at this path";
-    /// A body that is not taken.
+        401 "no valid token",
+        403 "the role or scope of the token does not permit the request",
+        503 "too many requests are in flight, or a backend is unavailable: retry after `Retry-After`";
+    /// An invalid path or query.
+    BadRequest: 400 "the request is invalid; `field` names the field";
+    /// An unknown scope or instance.
+    NotFound: 404 "no such scope or instance, or unknown path";
+    /// An invalid body.
     BodyErrors:
-        400 "what is wrong with the request; `field` says where",
+        400 "the request is invalid; `field` names the field",
         408 "the body did not arrive in time",
         413 "the body or the batch is too large",
-        415 "the body is not application/json";
-    /// A change whose fate may be unknown.
+        415 "the body is not `application/json` in UTF-8";
+    /// A change whose outcome may be unknown.
     OutcomeErrors:
-        500 "a store refused; the daemon's log says why",
-        504 "it may or may not have happened: send it again";
+        500 "a backend refused the request; see the daemon's log",
+        504 "the change may or may not have happened: send the request again";
 }
 
 fn refusals(all: &[(u16, &str)]) -> BTreeMap<String, RefOr<Response>> {
@@ -158,7 +158,7 @@ fn refusals(all: &[(u16, &str)]) -> BTreeMap<String, RefOr<Response>> {
     responses.build().responses.into_iter().collect()
 }
 
-/// GET: the document.
+/// Returns the document.
 #[utoipa::path(
     get, path = "/openapi.json", operation_id = "api_document", tag = "daemon", security(()),
     responses((status = 200, description = "this document", body = serde_json::Value))
@@ -169,7 +169,7 @@ pub(super) async fn show() -> HttpResponse {
         .body(DOCUMENT.as_str())
 }
 
-/// GET: leads to the page.
+/// Redirects to the page.
 #[utoipa::path(
     get, path = "/docs", operation_id = "docs", tag = "daemon", security(()),
     responses((status = 308, description = "the page is at `/docs/`"))
@@ -180,7 +180,7 @@ pub(super) async fn index() -> HttpResponse {
         .finish()
 }
 
-/// GET: the page and its parts.
+/// Returns the page and its parts.
 #[utoipa::path(
     get, path = "/docs/{file}", operation_id = "docs_file", tag = "daemon", security(()),
     params(("file" = String, Path, description = "empty for the page itself")),
@@ -198,7 +198,7 @@ pub(super) async fn page(file: web::Path<String>) -> Result<HttpResponse, Proble
             .body(file.bytes.into_owned())),
         _ => Err(Problem::new(
             Code::RouteNotFound,
-            "the page at /docs/ has no such part",
+            "no such part of the page at /docs/",
         )),
     }
 }

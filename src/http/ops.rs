@@ -1,4 +1,4 @@
-//! For whoever runs the daemon: is it alive, is it ready, how does it do.
+//! Probes and metrics, for operators.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::directory::Totals;
 use crate::metrics::{KindFigures, MetricsSnapshot, ScheduleFigures, WorkFigures};
 use crate::model::ScopeKind;
 
-/// GET: the process answers. Asks nobody.
+/// Answers as long as the process does. Checks no backend.
 #[utoipa::path(
     get, path = "/livez", operation_id = "livez", tag = "daemon", security(()),
     responses((status = 200, description = "it lives", body = String, content_type = "text/plain"))
@@ -30,11 +30,10 @@ pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// How long what was found is told to others who ask: everybody may, without a token, and
-/// each time every backend would be asked.
+/// How long a result is reused: the route is public, and each check asks every backend.
 const FRESH: Duration = Duration::from_millis(250);
 
-/// What was found last, and when. Who asks meanwhile waits for it.
+/// The last result, and its time. Requests during a check wait for it.
 #[derive(Default)]
 pub struct LastProbe(Mutex<Option<(Instant, Probe)>>);
 
@@ -93,7 +92,7 @@ impl Probe {
     }
 }
 
-/// Whether the daemon takes requests, and what answers.
+/// Whether the daemon accepts requests, and what answers.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Readiness {
     status: &'static str,
@@ -102,12 +101,12 @@ pub(super) struct Readiness {
     roll_call: Option<RollCallResponse>,
 }
 
-/// GET: asks each actor and each backend; 503 while one of them does not answer.
+/// Checks each actor and each backend; 503 if one does not answer.
 #[utoipa::path(
     get, path = "/readyz", operation_id = "readyz", tag = "daemon", security(()),
     responses(
-        (status = 200, description = "it takes requests", body = Readiness),
-        (status = 503, description = "it does not, and which check says so", body = Readiness),
+        (status = 200, description = "ready", body = Readiness),
+        (status = 503, description = "not ready; the checks that failed", body = Readiness),
     )
 )]
 pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
@@ -128,7 +127,7 @@ pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
     })
 }
 
-/// GET: the metrics, of what is known here. Asks no backend.
+/// Returns the metrics of this replica. Asks no backend.
 #[utoipa::path(
     get, path = "/metrics", operation_id = "metrics", tag = "daemon",
     responses(

@@ -1,4 +1,4 @@
-//! `/v1/overview`, one document for a dashboard, and an operator's word on protection.
+//! `/v1/overview`, one document for dashboards, and the release of protection mode.
 
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
@@ -12,18 +12,18 @@ use crate::admission::RequestClass;
 use crate::directory::Totals;
 use crate::model::{ScopeKind, rfc3339_millis};
 
-/// How it stands.
+/// The state of the registry.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Overview {
     version: &'static str,
-    /// There are no tokens: everybody who can reach the daemon may do everything.
+    /// No tokens are configured: every client may do everything.
     auth_disabled: bool,
     #[serde(flatten)]
     totals: TotalsResponse,
     groups: TotalsResponse,
     services: TotalsResponse,
     backends: BackendsResponse,
-    /// Whether what is listed may be old.
+    /// Whether lists may be out of date.
     stale: bool,
     roll_call: RollCallResponse,
     reconcile: ReconcileResponse,
@@ -41,7 +41,7 @@ struct TotalsResponse {
     suspect: usize,
 }
 
-/// Whether each backend answered when it was last asked.
+/// Whether each backend answered the last call.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Backends)]
 struct BackendsResponse {
@@ -65,7 +65,7 @@ impl From<Totals> for TotalsResponse {
     }
 }
 
-/// What became of the roll calls.
+/// Statistics of the roll calls of this replica.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RollCall)]
 pub(super) struct RollCallResponse {
@@ -74,7 +74,7 @@ pub(super) struct RollCallResponse {
     sent_by_others: u64,
     skipped: u64,
     last_sent_at: Option<String>,
-    /// When it is called next, in milliseconds from now.
+    /// The time until the next roll call, in milliseconds.
     next_in_ms: u64,
 }
 
@@ -92,7 +92,7 @@ impl RollCallResponse {
     }
 }
 
-/// What this daemon's turns at reconciling came to.
+/// Statistics of the reconciles of this replica.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Reconcile)]
 struct ReconcileResponse {
@@ -118,16 +118,16 @@ impl From<ReconcileReport> for ReconcileResponse {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Protection)]
 struct ProtectionResponse {
-    /// Whether instances are held instead of recorded as offline.
+    /// Whether protection mode is active.
     active: bool,
-    /// Why; or why nobody is judged for the moment.
+    /// Why it is active, or why no instance is marked offline at present.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     since: Option<String>,
-    /// For how much longer, at most.
+    /// The time until it ends at the latest.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     ends_in_seconds: Option<u64>,
@@ -175,10 +175,10 @@ struct EventsResponse {
     waiting: usize,
 }
 
-/// GET: how it stands, from memory, in the same time however much there is.
+/// Returns the state of the registry, from memory, in constant time.
 #[utoipa::path(
     get, path = "/v1/overview", operation_id = "get_overview", tag = "daemon",
-    responses((status = 200, description = "how it stands", body = Overview), AuthErrors, OutcomeErrors)
+    responses((status = 200, description = "the state of the registry", body = Overview), AuthErrors, OutcomeErrors)
 )]
 pub(super) async fn show(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
     let report = api.scheduler.ask(GetStatus).await?;
@@ -206,26 +206,26 @@ pub(super) async fn show(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
     }))
 }
 
-/// What an operator's word came to.
+/// The result of the release.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ReleaseResponse {
-    /// Whether protection was on until now.
+    /// Whether protection mode was active.
     ended: bool,
-    /// How many suspects went offline by it.
+    /// The number of instances that were marked offline.
     released: usize,
 }
 
-/// POST: an operator confirms that those who are missing are gone.
+/// Ends protection mode: the instances that have no lease are marked offline.
 #[utoipa::path(
     post, path = "/v1/protection/release", operation_id = "release_protection", tag = "daemon",
-    responses((status = 200, description = "it is ended", body = ReleaseResponse), AuthErrors, OutcomeErrors)
+    responses((status = 200, description = "the result", body = ReleaseResponse), AuthErrors, OutcomeErrors)
 )]
 pub(super) async fn release(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
-    let reason = "an operator confirmed that those who are missing are gone".to_owned();
+    let reason = "an operator released it".to_owned();
     let ended = api.scheduler.ask(EndProtection { reason }).await?;
     if let Some(gone) = ended {
         let name = caller.name();
-        log::info!("{name:?} ended protection: {gone} instances were let go");
+        log::info!("{name:?} released protection mode: {gone} instances were marked offline");
     }
     Ok(HttpResponse::Ok().json(ReleaseResponse {
         ended: ended.is_some(),

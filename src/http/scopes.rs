@@ -1,4 +1,4 @@
-//! Groups and services: `/v1/groups`, `/v1/services` and what is directly below.
+//! Groups and services: `/v1/groups`, `/v1/services` and the paths directly below.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
@@ -22,7 +22,7 @@ use crate::store::ScopeDeletion;
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Declaration {
-    /// What people call it; the key if it is left out.
+    /// The name for people; the key by default.
     #[schema(schema_with = schema::display_name)]
     name: Option<DisplayName>,
 }
@@ -37,17 +37,17 @@ pub(super) struct ScopeResponse<'a> {
     created_at: String,
 }
 
-/// A group or service with its instances counted.
+/// A group or service with the numbers of its instances.
 #[derive(Serialize, ToSchema)]
 #[schema(as = CountedScope)]
 pub(super) struct ScopeSummaryResponse<'a> {
     #[serde(flatten)]
     scope: ScopeResponse<'a>,
-    /// How many are registered.
+    /// Registered instances.
     instances: usize,
-    /// How many of these are online.
+    /// Online instances.
     online: usize,
-    /// How many of these are enabled too.
+    /// Online and enabled instances.
     available: usize,
 }
 
@@ -85,13 +85,13 @@ impl<'a> ScopeSummaryResponse<'a> {
     }
 }
 
-/// PUT: declares a group or service.
+/// Declares a group or service.
 #[utoipa::path(
     put, path = "/v1/{kind}/{key}", operation_id = "declare_scope", tag = "scopes",
     params(ScopePathParams), request_body = Declaration,
     responses(
-        (status = 201, description = "it is new", body = ScopeResponse<'_>),
-        (status = 200, description = "it was known", body = ScopeResponse<'_>),
+        (status = 201, description = "created", body = ScopeResponse<'_>),
+        (status = 200, description = "updated", body = ScopeResponse<'_>),
         BodyErrors, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
@@ -103,7 +103,11 @@ pub(super) async fn declare(
 ) -> Result<HttpResponse, Problem> {
     let name = body.name;
     let declared = api.registry.ask(DeclareScope { scope, name }).await??;
-    log::info!("{:?} declared {}", caller.name(), declared.record.scope);
+    log::info!(
+        "token {:?} declared {}",
+        caller.name(),
+        declared.record.scope
+    );
     let status = match declared.created {
         true => StatusCode::CREATED,
         false => StatusCode::OK,
@@ -111,7 +115,7 @@ pub(super) async fn declare(
     Ok(HttpResponse::build(status).json(ScopeResponse::of(&declared.record)))
 }
 
-/// GET: all groups, or all services.
+/// Lists all groups or all services.
 #[utoipa::path(
     get, path = "/v1/{kind}", operation_id = "list_scopes", tag = "scopes",
     params(("kind" = String, Path, pattern = "^(groups|services)$")),
@@ -136,12 +140,12 @@ pub(super) async fn list(api: web::Data<Api>, KindPath(kind): KindPath) -> HttpR
     HttpResponse::Ok().json(InstanceListResponse { groups, services })
 }
 
-/// GET: one group or service.
+/// Returns one group or service.
 #[utoipa::path(
     get, path = "/v1/{kind}/{key}", operation_id = "get_scope", tag = "scopes",
     params(ScopePathParams),
     responses(
-        (status = 200, description = "it is declared", body = ScopeSummaryResponse<'_>),
+        (status = 200, description = "the scope", body = ScopeSummaryResponse<'_>),
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
@@ -161,13 +165,13 @@ pub(super) async fn show(
     }
 }
 
-/// DELETE: removes a group or service without instances.
+/// Removes a group or service without instances.
 #[utoipa::path(
     delete, path = "/v1/{kind}/{key}", operation_id = "remove_scope", tag = "scopes",
     params(ScopePathParams),
     responses(
-        (status = 204, description = "it is removed"),
-        (status = 409, description = "it has instances", body = Document<'_>, content_type = "application/problem+json"),
+        (status = 204, description = "removed"),
+        (status = 409, description = "the scope has instances", body = Document<'_>, content_type = "application/problem+json"),
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
@@ -181,13 +185,13 @@ pub(super) async fn remove(
     };
     match api.registry.ask(message).await?? {
         ScopeDeletion::Deleted(_) => {
-            log::info!("{:?} removed {scope}", caller.name());
+            log::info!("token {:?} removed {scope}", caller.name());
             Ok(HttpResponse::NoContent().finish())
         }
         ScopeDeletion::Unknown => Err(Problem::scope_not_found(&scope)),
         ScopeDeletion::HasInstances => Err(Problem::new(
             Code::ScopeNotEmpty,
-            format!("it has instances: deregister those of /v1/{scope}/instances first"),
+            format!("the scope has instances: deregister those of /v1/{scope}/instances first"),
         )),
     }
 }

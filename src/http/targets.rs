@@ -1,9 +1,8 @@
-//! `/v1/prometheus/targets`: who is registered, as the HTTP service discovery of Prometheus
-//! reads it.
+//! `/v1/prometheus/targets`: the instances in the format of Prometheus' HTTP service discovery.
 //!
-//! <https://prometheus.io/docs/prometheus/latest/http_sd/>. Prometheus wants 200 and all
-//! targets each time, an empty list where there are none. On any other answer it keeps the
-//! list that it has, so a daemon that is starting or overloaded costs it no target.
+//! <https://prometheus.io/docs/prometheus/latest/http_sd/>. Prometheus expects 200 and all
+//! targets each time, and an empty list if there are none. On any other response it keeps its
+//! present list, so a daemon that is starting or overloaded costs it no target.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,22 +23,23 @@ use crate::model::{Instance, Metadata, ScopeKey, ScopeKind};
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TargetsQuery {
-    /// Only those that may be sent traffic.
+    /// Only available instances: online and enabled.
     #[serde(default)]
     available: bool,
-    /// Only those whose lease is alive.
+    /// Only online instances.
     #[serde(default)]
     online: bool,
-    /// Only those of this service.
+    /// Only instances of this service.
     #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     service: Option<ScopeKey>,
-    /// Only those of this group.
+    /// Only instances of this group.
     #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     group: Option<ScopeKey>,
 }
 
 impl TargetsQuery {
-    /// Services and then groups, each by key: the same registry gives the same bytes.
+    /// Returns services and then groups, each by key, so that the same registry gives the same
+    /// bytes.
     fn scopes(self, directory: &Directory) -> Result<Vec<Arc<ScopeSnapshot>>, Problem> {
         let kinds = [ScopeKind::Service, ScopeKind::Group];
         let scope = match (self.service, self.group) {
@@ -52,7 +52,7 @@ impl TargetsQuery {
             (Some(_), Some(_)) => {
                 return Err(Problem::invalid(
                     "query",
-                    "must not have both service and group",
+                    "must not contain both service and group",
                 ));
             }
         };
@@ -60,7 +60,7 @@ impl TargetsQuery {
     }
 }
 
-/// The list, written target by target: it may have every instance there is.
+/// The list, written target by target: it may contain all instances.
 struct Targets {
     scopes: Vec<Arc<ScopeSnapshot>>,
     which: InstanceFilter,
@@ -73,11 +73,11 @@ impl Serialize for Targets {
     }
 }
 
-/// One instance, with an element of the list for itself: no two have the same labels.
+/// One instance, in an element of its own: no two have the same labels.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Target)]
 pub(super) struct Target<'a> {
-    /// Its address, alone.
+    /// Its address alone.
     #[schema(value_type = Vec<String>)]
     targets: [&'a str; 1],
     /// Each name begins with `__meta_rollcall_`.
@@ -85,8 +85,8 @@ pub(super) struct Target<'a> {
     labels: Labels<'a>,
 }
 
-/// What relabelling can choose from. Prometheus takes nothing but strings, and forgets these
-/// once a target is relabelled, for their `__`.
+/// The labels for relabelling. Prometheus accepts only strings, and drops labels that begin
+/// with `__` after relabelling.
 #[derive(Serialize)]
 struct Labels<'a> {
     #[serde(
@@ -138,9 +138,9 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Metadata as labels. Every character but letters, digits and `_` becomes `_`, as in the
-/// discoveries of Prometheus itself: its version 2 refuses the whole list if a label's
-/// name has any other. Of keys that are the same then, the first in byte order stays.
+/// Returns the metadata as labels. Every character except letters, digits and `_` becomes `_`,
+/// as in Prometheus' own discoveries: version 2 refuses the whole list for any other label
+/// name. If keys become equal, the first in byte order stays.
 fn metadata_labels(metadata: &Metadata) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
     for (key, value) in metadata.iter() {
@@ -152,13 +152,13 @@ fn metadata_labels(metadata: &Metadata) -> BTreeMap<String, String> {
     labels
 }
 
-/// GET: the instances, as targets. A service or group that is not there has none, because
-/// Prometheus would take 404 for a failure and keep the last of its targets for ever.
+/// Returns the instances as targets. An unknown service or group has none, because Prometheus
+/// would take 404 for a failure and keep its last targets for ever.
 #[utoipa::path(
     get, path = "/v1/prometheus/targets", operation_id = "prometheus_targets", tag = "daemon",
     params(TargetsQuery),
     responses(
-        (status = 200, description = "as Prometheus' http_sd wants them", body = Vec<Target<'_>>),
+        (status = 200, description = "the targets in the format of Prometheus' http_sd", body = Vec<Target<'_>>),
         BadRequest, AuthErrors,
     )
 )]

@@ -1,10 +1,9 @@
-//! The process's one verdict about the lease store: whether a lease that is missing there
-//! proves that its instance has stopped.
+//! The health of the lease store, shared by the whole process: it decides whether a missing
+//! lease proves that its instance has stopped.
 //!
-//! Every call of every connection reports here. A call that failed makes the store
-//! unavailable for the whole process, and only a write that succeeded makes it available
-//! again: a store that answers reads and refuses writes cannot renew the leases that it
-//! shows to be missing.
+//! Every call of every connection reports here. A failed call makes the store unavailable for
+//! the whole process, and only a successful write makes it available again: a store that
+//! answers reads but refuses writes shows leases as missing that it could not renew.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,11 +12,11 @@ use tokio::time::Instant;
 
 use super::{Identity, LeaseError};
 
-/// Whether the lease store works, which servers it is, and since when.
+/// Whether the lease store works, which servers it consists of, and since when.
 #[derive(Default)]
 pub struct Health {
     state: Mutex<State>,
-    /// The same as `state.failure`, so that a renewal that succeeds takes no lock.
+    /// Mirrors `state.failure`, so that a successful renewal takes no lock.
     failing: AtomicBool,
 }
 
@@ -25,16 +24,17 @@ pub struct Health {
 struct State {
     /// Why the store is unavailable; `None` while it works.
     failure: Option<String>,
-    /// The servers that the last probe reached; `None` until one is told.
+    /// The servers that the last probe reached; `None` until the first probe, and after an
+    /// unknown server replied.
     identity: Option<Identity>,
     /// Whether a probe has ever succeeded.
     has_worked: bool,
-    /// When the store last began to work again or became another one, and which of them.
+    /// When the store last recovered or was replaced, and which of the two happened.
     interrupted: Option<(Instant, &'static str)>,
 }
 
 impl Health {
-    /// A call failed, on any connection.
+    /// Records that a call failed, on any connection.
     pub fn failed(&self, error: &LeaseError) {
         let mut state = self.state.lock();
         if state.failure.is_none() {
@@ -44,14 +44,14 @@ impl Health {
         self.failing.store(true, Ordering::Release);
     }
 
-    /// Leases were renewed or a probe was written.
+    /// Records that a write succeeded: leases were renewed or a probe was written.
     pub fn wrote(&self) {
         if self.failing.load(Ordering::Acquire) {
             self.state.lock().recover(&self.failing);
         }
     }
 
-    /// A probe reached these servers, all there are.
+    /// Records the servers that a successful probe reached, which are all servers of the store.
     pub fn probed(&self, identity: Identity) {
         let mut state = self.state.lock();
         state.recover(&self.failing);
@@ -64,13 +64,13 @@ impl Health {
         }
     }
 
-    /// Whether leases that are missing on these servers are evidence. The caller must ask
-    /// after the answer came.
-    pub fn proves(&self, asked: &Identity) -> bool {
+    /// Returns whether leases that are missing on `servers` are evidence. Call it after the
+    /// reply of these servers arrived.
+    pub fn proves(&self, servers: &Identity) -> bool {
         let mut state = self.state.lock();
         match &state.identity {
-            Some(identity) if !identity.contains(asked) => {
-                // The next probe tells which servers there are now.
+            Some(identity) if !identity.contains(servers) => {
+                // The next probe finds the current servers.
                 state.identity = None;
                 state.interrupt("the lease store was restarted, flushed or replaced");
                 false
@@ -80,30 +80,31 @@ impl Health {
         }
     }
 
-    /// Whether the last write succeeded and no call has failed since.
+    /// Returns whether the last write succeeded and no call has failed since.
     pub fn is_working(&self) -> bool {
         !self.failing.load(Ordering::Acquire)
     }
 
-    /// Whether a probe has ever succeeded.
+    /// Returns whether a probe has ever succeeded.
     pub fn has_worked(&self) -> bool {
         self.state.lock().has_worked
     }
 
-    /// The servers of the store as one text; `None` while it does not work.
+    /// Returns the identity of the store's servers as text; `None` while the store is
+    /// unavailable.
     pub fn identity(&self) -> Option<String> {
         let state = self.state.lock();
         let identity = state.identity.as_ref().map(ToString::to_string);
         identity.filter(|_| state.failure.is_none())
     }
 
-    /// Why the store is unavailable; `None` while it works.
+    /// Returns why the store is unavailable; `None` while it works.
     pub fn failure(&self) -> Option<String> {
         self.state.lock().failure.clone()
     }
 
-    /// When the store last began to work again or became another one, and why leases that
-    /// were missing before prove nothing; `None` if neither happened.
+    /// Returns when the store last recovered or was replaced, and the reason why missing leases
+    /// prove nothing for one TTL after it; `None` if neither happened.
     pub fn interrupted(&self) -> Option<(Instant, &'static str)> {
         self.state.lock().interrupted
     }
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_write_ends_a_failure() {
+    async fn only_a_successful_write_ends_a_failure() {
         let health = Health::default();
         health.probed(identity("a"));
         assert!(health.is_working() && health.proves(&identity("a")));
@@ -144,7 +145,7 @@ mod tests {
         health.failed(&failure());
         assert!(
             !health.proves(&identity("a")),
-            "a read that succeeds proves nothing"
+            "a successful read does not end the failure"
         );
         assert!(!health.is_working());
         assert_eq!(health.identity(), None);
@@ -155,18 +156,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_server_proves_nothing_until_a_probe_names_it() {
+    async fn an_unknown_server_proves_nothing_until_a_probe_finds_it() {
         let health = Health::default();
         assert!(
             !health.proves(&identity("a")),
-            "before the first probe nothing is known"
+            "no server is known before the first probe"
         );
         health.probed(Identity::of(["a".to_owned(), "b".to_owned()]));
         assert!(health.proves(&identity("a")) && health.proves(&identity("b")));
         assert!(!health.proves(&identity("c")));
         let (at, reason) = health.interrupted().unwrap();
         assert_eq!(reason, "the lease store was restarted, flushed or replaced");
-        assert!(!health.proves(&identity("a")), "the servers must be probed");
+        assert!(!health.proves(&identity("a")), "a new probe is required");
         health.probed(identity("c"));
         assert!(health.proves(&identity("c")));
         assert_eq!(health.interrupted().unwrap().0, at);

@@ -1,13 +1,13 @@
--- Reads many leases at one moment.
+-- Reads many leases atomically.
 --
--- KEYS  if ARGV[1] is 'mark', first the key that exists until the database is flushed; then the
---       lease of each instance
--- ARGV  'mark' or '', and at a master of a cluster the leases, which are in several slots
+-- KEYS  if ARGV[1] is 'mark', first the mark, a key that exists until the database is flushed;
+--       then the lease of each instance
+-- ARGV  'mark' or ''; on a master of a cluster also the leases, which are in several slots
 --
 -- Returns the identity of this server, and for each lease its startTime and its remaining
--- milliseconds; an empty startTime and 0 if there is no lease. In its last millisecond, with 0
--- remaining, a lease is alive, and a renewal continues it. A key without a TTL is no lease: the
--- original's heartbeat could leave one behind.
+-- milliseconds; an empty startTime and 0 if the lease is missing. In its last millisecond, with
+-- 0 remaining, a lease is still alive, and a renewal continues it. A key without a TTL is not a
+-- lease: the heartbeat of the original gateway center could leave one behind.
 
 local identity, first = '', 1
 if ARGV[1] == 'mark' then
@@ -17,8 +17,8 @@ if ARGV[1] == 'mark' then
     mark = clock[1] .. '.' .. clock[2]
     redis.call('SET', KEYS[1], mark)
   end
-  -- The run ID is another one after each start and of each replica. If the ACL forbids INFO, the
-  -- mark alone is the identity.
+  -- Each Redis server has its own run ID, and a new one after each start. If the ACL forbids
+  -- INFO, the identity is the mark alone.
   local server = redis.pcall('INFO', 'server')
   local run = type(server) == 'string' and string.match(server, 'run_id:(%w+)') or ''
   identity, first = run .. '.' .. mark, 2

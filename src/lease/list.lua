@@ -1,10 +1,10 @@
--- A page of all leases of this server.
+-- Lists one page of the leases on this server.
 --
--- KEYS  a key of this server, by which the call is routed
+-- KEYS  a key on this server, which routes the call to it
 -- ARGV  the cursor of the page, the pattern of lease keys, the number of keys to examine
 --
--- Returns the cursor of the next page and the keys. A key without a TTL is not listed: the
--- original's heartbeat could leave one behind.
+-- Returns the cursor of the next page, and the keys. A key without a TTL is not a lease: the
+-- heartbeat of the original gateway center could leave one behind.
 
 local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3], 'TYPE', 'hash')
 local alive = {}

@@ -1,4 +1,4 @@
-//! Leases in this process, for a daemon that runs alone.
+//! Leases in the memory of this process, for a single replica.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -17,25 +17,25 @@ use crate::model::{Epoch, InstanceKey};
 
 pub(super) struct MemoryLeaseStore {
     clock: Arc<dyn Clock>,
-    /// Random, so that two processes never take their leases for the same.
+    /// Random, so that two processes never appear to share one lease store.
     identity: Identity,
     leases: Mutex<Leases>,
 }
 
 #[derive(Default)]
 struct Leases {
-    by_key: HashMap<InstanceKey, Held, RandomState>,
-    /// Expired leases are thrown out when the map has grown to this: each insertion
-    /// pays for a bounded share of that.
+    by_key: HashMap<InstanceKey, StoredLease, RandomState>,
+    /// The number of leases at which expired ones are removed. It doubles after each sweep,
+    /// so that the amortized cost of an insertion is constant.
     sweep_at: usize,
 }
 
-struct Held {
+struct StoredLease {
     epoch: Epoch,
     expires_at: Instant,
 }
 
-/// The least number of leases at which a sweep is worth it.
+/// The smallest number of leases that starts a sweep.
 const MIN_SWEEP: usize = 1024;
 
 impl MemoryLeaseStore {
@@ -68,7 +68,7 @@ impl Leases {
         }
         let epoch = Epoch(clock_millis);
         self.by_key
-            .insert(renewal.key.clone(), Held { epoch, expires_at });
+            .insert(renewal.key.clone(), StoredLease { epoch, expires_at });
         if self.by_key.len() >= self.sweep_at {
             self.by_key.retain(|_, lease| lease.expires_at > now);
             self.sweep_at = (2 * self.by_key.len()).max(MIN_SWEEP);
@@ -95,9 +95,12 @@ impl LeaseStore for MemoryLeaseStore {
         let now = Instant::now();
         let leases = self.leases.lock();
         let inspect = |key| {
-            let Held { epoch, expires_at } = *leases.by_key.get(key)?;
-            let left = expires_at.saturating_duration_since(now);
-            (!left.is_zero()).then_some(Lease { left, epoch })
+            let StoredLease { epoch, expires_at } = *leases.by_key.get(key)?;
+            let remaining = expires_at.saturating_duration_since(now);
+            (!remaining.is_zero()).then_some(Lease {
+                left: remaining,
+                epoch,
+            })
         };
         Ok(LeaseSnapshot {
             leases: keys.iter().map(inspect).collect(),
@@ -154,7 +157,7 @@ mod tests {
             store.renew(&[renewal]).await.unwrap();
             tokio::time::advance(Duration::from_millis(10)).await;
         }
-        // 5 s at 10 ms each are 500 alive; the map holds at most a sweep's worth.
+        // With a TTL of 5 s and one lease each 10 ms, 499 are alive after the last step.
         assert_eq!(
             store.list(ListCursor::default()).await.unwrap().keys.len(),
             499

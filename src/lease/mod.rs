@@ -1,7 +1,7 @@
-//! The lease store: who was alive a moment ago, in memory or on Redis.
+//! The lease store: the leases that prove which instances are alive, in memory or on Redis.
 //!
-//! Called by the HeartbeatActor, which owns the leases, and by the chores, which only
-//! look. It knows nothing of what is registered.
+//! The HeartbeatActor owns the leases and renews them; the background jobs only read them. The
+//! lease store does not know which instances are registered.
 
 mod health;
 mod memory;
@@ -23,14 +23,14 @@ use crate::error::{OpenError, UrlError};
 use crate::model::{Epoch, InstanceKey, Ttl, Weight};
 use crate::redis::{FORMS, LinkError, RedisBackend, RedisUrl};
 
-/// Why a call of the lease store gave no answer. A renewal may still have happened.
+/// Why a call of the lease store failed. A renewal may still have taken effect.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LeaseError {
     /// The store cannot be reached or did not answer in time.
     #[error("the lease store is unavailable: {0}")]
     Unavailable(String),
-    /// The store is there and refused.
-    #[error("the lease store refused: {0}")]
+    /// The store answered with an error.
+    #[error("the lease store refused a command: {0}")]
     Refused(String),
 }
 
@@ -46,51 +46,51 @@ impl From<LinkError> for LeaseError {
 /// A lease to create or renew.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renewal {
-    /// Whose lease.
+    /// The instance.
     pub key: InstanceKey,
-    /// Written to the lease for the gateways that read it.
+    /// Stored in the lease, for the gateways that read it.
     pub weight: Weight,
-    /// How long it lives from now.
+    /// The TTL from now on.
     pub ttl: Ttl,
 }
 
-/// What a renewal did.
+/// The result of a renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Renewed {
-    /// Whether a new life began: there was no lease, or it had expired.
+    /// Whether the lease is new, because there was none or it had expired.
     pub created: bool,
-    /// When the life began.
+    /// When the lease was created.
     pub epoch: Epoch,
 }
 
 /// A lease that is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
-    /// How long it lives without another renewal.
+    /// The time until it expires without another renewal.
     pub left: Duration,
-    /// When its life began.
+    /// When it was created.
     pub epoch: Epoch,
 }
 
-/// Which data the lease store holds: one text for each server that holds a part of it. A
-/// server has another text after it was restarted, flushed or replaced by another server:
-/// then a lease that is missing there proves nothing.
+/// The identity of the data in the lease store: one text for each server that holds a part of
+/// it. The text of a server changes when it is restarted, flushed or replaced by another
+/// server: then a lease that is missing there proves nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity(BTreeSet<String>);
 
 impl Identity {
-    /// Of servers with these texts.
+    /// Creates the identity of servers with these texts.
     pub fn of(servers: impl IntoIterator<Item = String>) -> Self {
         Self(servers.into_iter().collect())
     }
 
-    /// Whether all servers of `part` belong to this.
+    /// Returns whether all servers of `part` belong to this identity.
     pub fn contains(&self, part: &Self) -> bool {
         part.0.is_subset(&self.0)
     }
 }
 
-/// As one text, which is equal for equal identities.
+/// One text, which is equal for equal identities.
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, server) in self.0.iter().enumerate() {
@@ -101,19 +101,19 @@ impl fmt::Display for Identity {
     }
 }
 
-/// What [`LeaseStore::look`] found. What one server holds was read at one moment.
+/// The result of [`LeaseStore::inspect`]. The leases of one server were read atomically.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseSnapshot {
-    /// Each lease in the order of the keys, `None` where there is none.
+    /// The leases in the order of the keys; `None` for a missing lease.
     pub leases: Vec<Option<Lease>>,
-    /// The servers that were asked, each as it was at the moment of its answer.
+    /// The servers that were read, each with its identity at the moment of its reply.
     pub identity: Identity,
 }
 
-/// Where a page of [`LeaseStore::list`] begins.
+/// The beginning of a page of [`LeaseStore::list`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ListCursor {
-    /// Which of the servers that hold leases, in an order that only the store knows.
+    /// The index of the server that holds the leases, in an order that is private to the store.
     pub server: usize,
     /// The position on that server.
     pub position: u64,
@@ -122,41 +122,41 @@ pub struct ListCursor {
 /// One page of [`LeaseStore::list`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeasePage {
-    /// The keys of leases that are alive. Over all pages one may come twice.
+    /// The keys of leases that are alive. Another page may repeat a key.
     pub keys: Vec<String>,
-    /// Where the next page begins; `None` after the last one.
+    /// The beginning of the next page; `None` after the last one.
     pub next: Option<ListCursor>,
 }
 
-/// Leases with a time to live. ExpiryHandler is by the store's own clock.
+/// Leases with a TTL. They expire by the store's own clock.
 #[async_trait]
 pub trait LeaseStore: Send + Sync {
-    /// Creates or renews leases in one atomic round trip: no lease is ever seen
-    /// without its time to live or with only some of its fields. Answers in order;
-    /// where a lease is named twice the second one renews the first.
+    /// Creates or renews leases in one atomic round trip: no lease is ever visible without its
+    /// TTL or without one of its fields. The results are in the order of `renewals`; if a lease
+    /// occurs twice, its second renewal renews the first.
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError>;
 
-    /// Returns each lease as it is now.
+    /// Returns the current state of each lease.
     async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, LeaseError>;
 
-    /// Ends leases at once; harmless where there is none.
+    /// Deletes leases. A missing lease is not an error.
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError>;
 
-    /// Writes to and reads from every server that holds leases, and returns the whole
-    /// identity of the store. Fails where one of them does not answer, or refuses to write.
+    /// Writes to and reads from every server that holds leases, and returns the identity of all
+    /// of them. Fails if one of them does not answer or refuses the write.
     async fn probe(&self) -> Result<Identity, LeaseError>;
 
-    /// Pages through all leases, beginning with the default cursor. A lease that lives
-    /// throughout is listed at least once.
+    /// Returns one page of all leases; the default cursor selects the first page. A lease that
+    /// is alive from the first page to the last is listed at least once.
     async fn list(&self, cursor: ListCursor) -> Result<LeasePage, LeaseError>;
 }
 
-/// Which lease store, from `--leases`. The bus is on the same one.
+/// The lease store that `--leases` selects. The event bus uses the same one.
 #[derive(Clone, PartialEq, Eq)]
 pub enum LeaseUrl {
-    /// `memory:`: this process alone; gone with it.
+    /// `memory:`: the memory of this process, for a single replica; lost when it ends.
     Memory,
-    /// A Redis, shared by any number of daemons: one server, one behind Sentinel, or a cluster.
+    /// Redis, shared by any number of replicas: one server, Sentinel, or a cluster.
     Redis(Box<RedisUrl>),
 }
 
@@ -174,7 +174,7 @@ impl FromStr for LeaseUrl {
     }
 }
 
-/// Without the password.
+/// Hides the password.
 impl fmt::Display for LeaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -190,7 +190,7 @@ impl fmt::Debug for LeaseUrl {
     }
 }
 
-/// Makes handles to one lease store, for threads that each want their own connection.
+/// Creates handles to one lease store, so that each thread has its own connection.
 #[derive(Clone)]
 pub struct LeaseBackend(Backend);
 
@@ -200,7 +200,7 @@ enum Backend {
     Redis(Arc<RedisBackend>),
 }
 
-/// Names a lease store; connects to nothing yet. `clock` is for a store in memory.
+/// Opens a lease store, without connecting. Only a store in memory uses `clock`.
 pub fn open(url: &LeaseUrl, clock: Arc<dyn Clock>) -> Result<LeaseBackend, OpenError> {
     Ok(LeaseBackend(match url {
         LeaseUrl::Memory => Backend::Memory(Arc::new(memory::MemoryLeaseStore::new(clock))),
@@ -209,7 +209,7 @@ pub fn open(url: &LeaseUrl, clock: Arc<dyn Clock>) -> Result<LeaseBackend, OpenE
 }
 
 impl LeaseBackend {
-    /// A handle whose connection, if it needs one, lives on the current runtime.
+    /// Returns a handle; its connection, if it needs one, runs on the current runtime.
     pub fn connect(&self) -> Arc<dyn LeaseStore> {
         match &self.0 {
             Backend::Memory(store) => Arc::clone(store) as Arc<dyn LeaseStore>,
@@ -217,7 +217,7 @@ impl LeaseBackend {
         }
     }
 
-    /// The Redis that the leases are on, if they are on one.
+    /// Returns the Redis that holds the leases; `None` for leases in memory.
     pub fn redis(&self) -> Option<&Arc<RedisBackend>> {
         match &self.0 {
             Backend::Memory(_) => None,
@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_url_is_chosen_by_its_scheme() {
+    fn the_scheme_of_a_lease_url_selects_the_store() {
         assert_eq!("memory:".parse(), Ok(LeaseUrl::Memory));
         assert!(matches!(
             "redis://localhost:6379/3".parse(),
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_lease_url_says_what_is_wrong() {
+    fn the_error_for_an_invalid_lease_url_says_what_is_wrong() {
         let forms = format!("must be memory:, {FORMS}");
         for (text, why) in [
             ("", &*forms),

@@ -1,4 +1,4 @@
-//! A lease store whose calls are counted, and reported to the process's [`Health`].
+//! A lease store that measures its calls and reports them to the [`Health`] of the process.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::{
 use crate::metrics::{Gauge, Histogram, Metrics, RoundTripMetrics};
 use crate::model::InstanceKey;
 
-/// Counts the round trips of a lease store, and tells its health what came of them.
+/// Measures the round trips of a lease store, and reports their results to its [`Health`].
 pub struct ObservedLeaseStore {
     inner: Arc<dyn LeaseStore>,
     health: Arc<Health>,
@@ -27,7 +27,7 @@ pub struct ObservedLeaseStore {
 }
 
 impl ObservedLeaseStore {
-    /// Observes what `inner` does.
+    /// Wraps `inner`.
     pub fn new(inner: Arc<dyn LeaseStore>, health: Arc<Health>, metrics: &Metrics) -> Self {
         Self {
             inner,
@@ -50,7 +50,7 @@ impl ObservedLeaseStore {
         let mut call = Call {
             store: self,
             metrics,
-            begin: Instant::now(),
+            started_at: Instant::now(),
             failure: Some(LeaseError::Unavailable("it did not answer in time".into())),
         };
         let outcome = round_trip.await;
@@ -59,17 +59,17 @@ impl ObservedLeaseStore {
     }
 }
 
-/// A call under way. It also counts where the caller gives up before the answer.
+/// A call in progress. A call that the caller drops before the reply is counted as a failure.
 struct Call<'a> {
     store: &'a ObservedLeaseStore,
     metrics: &'a RoundTripMetrics,
-    begin: Instant,
+    started_at: Instant,
     failure: Option<LeaseError>,
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        let duration = self.begin.elapsed().as_secs_f64();
+        let duration = self.started_at.elapsed().as_secs_f64();
         self.metrics.duration.observe(duration);
         if let Some(error) = &self.failure {
             self.metrics.errors.inc();

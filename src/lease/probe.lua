@@ -1,7 +1,7 @@
--- Writes to this server and reads from it.
+-- Checks that this server accepts writes and reads.
 --
--- KEYS[1]   exists until the database is flushed
--- KEYS[2]   is written
+-- KEYS[1]   the mark, a key that exists until the database is flushed
+-- KEYS[2]   the key that the probe writes; it expires after 60 seconds
 --
 -- Returns the identity of this server, as inspect.lua does.
 

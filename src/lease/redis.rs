@@ -1,4 +1,4 @@
-//! Leases on Redis, in the keys and fields of the original gateway center.
+//! Leases on Redis, with the keys and fields of the original gateway center.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use super::{
 };
 use crate::model::{Epoch, InstanceKey};
 use crate::redis::{
-    ANSWER, Call, LinkError, Master, RedisBackend, RedisConnection, SlotMap, within,
+    CALL_TIMEOUT, Call, LinkError, Master, RedisBackend, RedisConnection, SlotMap, within,
 };
 
-/// The hash tag of the keys of this store that are not leases, if one master has all keys.
-/// Each master of a cluster has another tag.
+/// The hash tag of the keys that are not leases, without a cluster. Each master of a cluster
+/// has its own tag.
 const TAG: &str = "{rollcall}";
 
-/// The number of keys that Redis examines for a page of the list.
+/// The number of keys that Redis examines for one page of the list.
 const SCAN_COUNT: usize = 1000;
 
 pub(super) struct RedisLeaseStore {
-    link: RedisConnection,
+    connection: RedisConnection,
     renew: Script,
     inspect: Script,
     probe: Script,
@@ -32,12 +32,12 @@ pub(super) struct RedisLeaseStore {
 }
 
 /// A lease as inspect.lua returns it: its startTime and its remaining milliseconds.
-type FeedItem = (String, u64);
+type RawLease = (String, u64);
 
 impl RedisLeaseStore {
     pub(super) fn new(backend: &Arc<RedisBackend>) -> Self {
         Self {
-            link: backend.link(),
+            connection: backend.connection(),
             renew: Script::new(include_str!("renew.lua")),
             inspect: Script::new(include_str!("inspect.lua")),
             probe: Script::new(include_str!("probe.lua")),
@@ -45,18 +45,18 @@ impl RedisLeaseStore {
         }
     }
 
-    /// Returns the call that renews some leases. At a master of a cluster the leases are
-    /// arguments, because they are in several slots; else they are keys.
+    /// Returns the call that renews some leases. On a master of a cluster the leases are passed
+    /// in ARGV, because they are in several slots; otherwise they are in KEYS.
     fn renew_call<'a>(
         &self,
         renewals: impl ExactSizeIterator<Item = &'a Renewal> + Clone,
-        on_node: bool,
+        on_cluster: bool,
     ) -> Call<'_> {
         let count = renewals.len();
-        let (keys, named) = if on_node { (1, count) } else { (count, 0) };
+        let (keys, arguments) = if on_cluster { (1, count) } else { (count, 0) };
         let mut call = Call::script(&self.renew, keys);
         let mut lease_key = String::new();
-        let mut name = |call: &mut Call<'_>, renewal: &Renewal| {
+        let mut add_key = |call: &mut Call<'_>, renewal: &Renewal| {
             lease_key.clear();
             renewal.key.write_lease_key(&mut lease_key);
             call.arg(&lease_key);
@@ -64,12 +64,12 @@ impl RedisLeaseStore {
         renewals
             .clone()
             .take(keys)
-            .for_each(|renewal| name(&mut call, renewal));
-        call.arg(named);
+            .for_each(|renewal| add_key(&mut call, renewal));
+        call.arg(arguments);
         renewals
             .clone()
-            .take(named)
-            .for_each(|renewal| name(&mut call, renewal));
+            .take(arguments)
+            .for_each(|renewal| add_key(&mut call, renewal));
         for renewal in renewals {
             call.arg(renewal.key.address.as_str())
                 .arg(renewal.weight.get())
@@ -78,9 +78,9 @@ impl RedisLeaseStore {
         call
     }
 
-    /// Makes one call for each master, all at once. If leases of a master are being moved, it
-    /// makes one call for each of them instead.
-    async fn renew_on(
+    /// Calls all masters concurrently, each with its leases. If leases of a master are being
+    /// moved, makes one call for each of its leases instead.
+    async fn renew_on_masters(
         &self,
         map: &SlotMap,
         renewals: &[Renewal],
@@ -89,25 +89,26 @@ impl RedisLeaseStore {
             .iter()
             .map(|renewal| renewal.key.lease_key())
             .collect();
-        let parts = parts(map, &keys)?
+        let calls = group_by_master(map, &keys)?
             .into_iter()
             .map(|(master, indices)| async move {
-                let of_part = || indices.iter().map(|index| &renewals[*index]);
-                let call = self.renew_call(of_part(), true);
-                let part = match self.link.ask_master::<String>(master, &call).await? {
-                    Some(answer) => all_renewed(&answer, indices.len())?,
-                    None => self.renew_each(of_part()).await?,
+                let part = || indices.iter().map(|index| &renewals[*index]);
+                let call = self.renew_call(part(), true);
+                let reply = self.connection.query_master::<String>(master, &call);
+                let renewed = match reply.await? {
+                    Some(reply) => all_renewed(&reply, indices.len())?,
+                    None => self.renew_each(part()).await?,
                 };
-                Ok::<_, LinkError>(indices.into_iter().zip(part).collect::<Vec<_>>())
+                Ok::<_, LinkError>(indices.into_iter().zip(renewed).collect::<Vec<_>>())
             });
-        in_order(try_join_all(parts).await?, renewals.len())
+        in_order(try_join_all(calls).await?, renewals.len())
     }
 
     async fn renew_each<'a>(
         &self,
         renewals: impl Iterator<Item = &'a Renewal> + Clone,
     ) -> Result<Vec<Renewed>, LinkError> {
-        // Renewals of the same lease stay in one call, which keeps their order.
+        // Renewals of the same lease are in one call, which keeps their order.
         let mut by_key: HashMap<&InstanceKey, Vec<(usize, &Renewal)>> = HashMap::new();
         for (index, renewal) in renewals.clone().enumerate() {
             by_key
@@ -117,16 +118,16 @@ impl RedisLeaseStore {
         }
         let calls = by_key.into_iter().map(|(key, same)| async move {
             let call = self.renew_call(same.iter().map(|(_, renewal)| *renewal), false);
-            let answer: String = self.link.ask(&key.lease_key(), &call).await?;
-            let renewed = all_renewed(&answer, same.len())?;
+            let reply: String = self.connection.query(&key.lease_key(), &call).await?;
+            let renewed = all_renewed(&reply, same.len())?;
             let indices = same.iter().map(|(index, _)| *index);
             Ok::<_, LinkError>(indices.zip(renewed).collect::<Vec<_>>())
         });
         in_order(try_join_all(calls).await?, renewals.count())
     }
 
-    /// Reads leases of one server together with its mark, which is a key.
-    async fn inspect_at_once(
+    /// Reads leases of one server together with its mark, in one call.
+    async fn inspect_together(
         &self,
         mark: &str,
         keys: &[String],
@@ -137,15 +138,20 @@ impl RedisLeaseStore {
             call.arg(key);
         }
         call.arg("mark");
-        let (identity, told): (String, Vec<FeedItem>) = self.link.ask(mark, &call).await?;
+        let reply: (String, Vec<RawLease>) = self.connection.query(mark, &call).await?;
+        let (identity, raw) = reply;
         Ok(LeaseSnapshot {
-            leases: leases(told, keys.len())?,
+            leases: leases(raw, keys.len())?,
             identity: Identity::of([identity]),
         })
     }
 
-    async fn inspect_on(&self, map: &SlotMap, keys: &[String]) -> Result<LeaseSnapshot, LinkError> {
-        let parts = parts(map, keys)?
+    async fn inspect_on_masters(
+        &self,
+        map: &SlotMap,
+        keys: &[String],
+    ) -> Result<LeaseSnapshot, LinkError> {
+        let calls = group_by_master(map, keys)?
             .into_iter()
             .map(|(master, indices)| async move {
                 let mut call = Call::script(&self.inspect, 1);
@@ -153,13 +159,13 @@ impl RedisLeaseStore {
                 for index in &indices {
                     call.arg(&keys[*index]);
                 }
-                let told = self
-                    .link
-                    .ask_master::<(String, Vec<FeedItem>)>(master, &call)
+                let reply = self
+                    .connection
+                    .query_master::<(String, Vec<RawLease>)>(master, &call)
                     .await?;
-                Ok::<_, LinkError>(match told {
-                    Some((identity, told)) => {
-                        let leases = leases(told, indices.len())?;
+                Ok::<_, LinkError>(match reply {
+                    Some((identity, raw)) => {
+                        let leases = leases(raw, indices.len())?;
                         Some((
                             identity,
                             indices.into_iter().zip(leases).collect::<Vec<_>>(),
@@ -168,7 +174,7 @@ impl RedisLeaseStore {
                     None => None,
                 })
             });
-        let parts: Option<Vec<_>> = try_join_all(parts).await?.into_iter().collect();
+        let parts: Option<Vec<_>> = try_join_all(calls).await?.into_iter().collect();
         match parts {
             Some(parts) => {
                 let (identities, leases): (Vec<String>, Vec<_>) = parts.into_iter().unzip();
@@ -177,18 +183,18 @@ impl RedisLeaseStore {
                     identity: Identity::of(identities),
                 })
             }
-            None => self.inspect_at_each(keys).await,
+            None => self.inspect_each(keys).await,
         }
     }
 
-    /// Reads each lease from the master that has it now, and only then the identities of all
-    /// masters: a master that lost its leases before has another identity by then.
-    async fn inspect_at_each(&self, keys: &[String]) -> Result<LeaseSnapshot, LinkError> {
+    /// Reads each lease from its current master, and only then the identities of all masters:
+    /// if a master has lost its leases before, its identity has changed by then.
+    async fn inspect_each(&self, keys: &[String]) -> Result<LeaseSnapshot, LinkError> {
         let calls = keys.iter().map(|key| async move {
             let mut call = Call::script(&self.inspect, 1);
             call.arg(key).arg("");
-            let (_, told): (String, Vec<FeedItem>) = self.link.ask(key, &call).await?;
-            Ok::<_, LinkError>(leases(told, 1)?.into_iter().next().flatten())
+            let (_, raw): (String, Vec<RawLease>) = self.connection.query(key, &call).await?;
+            Ok::<_, LinkError>(leases(raw, 1)?.into_iter().next().flatten())
         });
         let leases = try_join_all(calls).await?;
         let identity = self.probe_all().await?;
@@ -196,15 +202,15 @@ impl RedisLeaseStore {
     }
 
     async fn probe_all(&self) -> Result<Identity, LinkError> {
-        let Some(map) = self.link.masters().await? else {
+        let Some(map) = self.connection.masters().await? else {
             let call = self.probe_call(TAG);
-            let identity: String = self.link.ask(TAG, &call).await?;
+            let identity: String = self.connection.query(TAG, &call).await?;
             return Ok(Identity::of([identity]));
         };
         let calls = map.masters.iter().map(|master| async move {
             let call = self.probe_call(&master.tag);
-            let identity: Option<String> = self.link.ask_master(master, &call).await?;
-            identity.ok_or_else(moving)
+            let identity: Option<String> = self.connection.query_master(master, &call).await?;
+            identity.ok_or_else(slots_moving)
         });
         Ok(Identity::of(try_join_all(calls).await?))
     }
@@ -223,27 +229,27 @@ impl LeaseStore for RedisLeaseStore {
             return Ok(Vec::new());
         }
         let renewed = async {
-            match self.link.masters().await? {
-                Some(map) => self.renew_on(&map, renewals).await,
+            match self.connection.masters().await? {
+                Some(map) => self.renew_on_masters(&map, renewals).await,
                 None => {
                     let call = self.renew_call(renewals.iter(), false);
-                    let answer: String = self.link.ask(TAG, &call).await?;
-                    all_renewed(&answer, renewals.len())
+                    let reply: String = self.connection.query(TAG, &call).await?;
+                    all_renewed(&reply, renewals.len())
                 }
             }
         };
-        Ok(within(ANSWER, renewed).await?)
+        Ok(within(CALL_TIMEOUT, renewed).await?)
     }
 
     async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, LeaseError> {
         let keys: Vec<String> = keys.iter().map(InstanceKey::lease_key).collect();
-        let looked = async {
-            match self.link.masters().await? {
-                Some(map) => self.inspect_on(&map, &keys).await,
-                None => self.inspect_at_once(&mark(TAG), &keys).await,
+        let snapshot = async {
+            match self.connection.masters().await? {
+                Some(map) => self.inspect_on_masters(&map, &keys).await,
+                None => self.inspect_together(&mark(TAG), &keys).await,
             }
         };
-        Ok(within(ANSWER, looked).await?)
+        Ok(within(CALL_TIMEOUT, snapshot).await?)
     }
 
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {
@@ -251,31 +257,31 @@ impl LeaseStore for RedisLeaseStore {
             return Ok(());
         }
         let revoked = async {
-            if self.link.masters().await?.is_none() {
+            if self.connection.masters().await?.is_none() {
                 let mut call = Call::command("DEL");
                 for key in keys {
                     call.arg(key.lease_key());
                 }
-                return self.link.ask(TAG, &call).await;
+                return self.connection.query(TAG, &call).await;
             }
             let calls = keys.iter().map(|key| async move {
                 let mut call = Call::command("DEL");
                 let key = key.lease_key();
                 call.arg(&key);
-                self.link.ask::<()>(&key, &call).await
+                self.connection.query::<()>(&key, &call).await
             });
             try_join_all(calls).await.map(drop)
         };
-        Ok(within(ANSWER, revoked).await?)
+        Ok(within(CALL_TIMEOUT, revoked).await?)
     }
 
     async fn probe(&self) -> Result<Identity, LeaseError> {
-        Ok(within(ANSWER, self.probe_all()).await?)
+        Ok(within(CALL_TIMEOUT, self.probe_all()).await?)
     }
 
     async fn list(&self, cursor: ListCursor) -> Result<LeasePage, LeaseError> {
         let listed = async {
-            let map = self.link.masters().await?;
+            let map = self.connection.masters().await?;
             let masters = map.iter().flat_map(|map| &map.masters);
             let (master, servers) = match map {
                 None => (None, 1),
@@ -288,95 +294,98 @@ impl LeaseStore for RedisLeaseStore {
                 .arg(SCAN_COUNT);
             let (position, keys): (u64, Vec<String>) = match master {
                 Some(master) => self
-                    .link
-                    .ask_master(master, &call)
+                    .connection
+                    .query_master(master, &call)
                     .await?
-                    .ok_or_else(moving)?,
-                // There are fewer masters than when the list began.
+                    .ok_or_else(slots_moving)?,
+                // The cluster has fewer masters than when the first page was read.
                 None if map.is_some() => (0, Vec::new()),
-                None => self.link.ask(TAG, &call).await?,
+                None => self.connection.query(TAG, &call).await?,
             };
-            let next = match position {
+            let (server, position) = match position {
                 0 => (cursor.server + 1, 0),
                 position => (cursor.server, position),
             };
-            let next = Some(next).filter(|(server, _)| *server < servers);
-            let next = next.map(|(server, position)| ListCursor { server, position });
+            let next = (server < servers).then_some(ListCursor { server, position });
             Ok(LeasePage { keys, next })
         };
-        Ok(within(ANSWER, listed).await?)
+        Ok(within(CALL_TIMEOUT, listed).await?)
     }
 }
 
-/// The key that exists until the database of a server is flushed.
+/// Returns the key that exists until the database of a server is flushed.
 fn mark(tag: &str) -> String {
     format!("{tag}:mark")
 }
 
-fn moving() -> LinkError {
-    LinkError::Unavailable("the slots of the cluster are moving".to_owned())
+fn slots_moving() -> LinkError {
+    LinkError::Unavailable("slots of the Redis Cluster are being moved".to_owned())
 }
 
-/// Each master that holds some of the keys, and which ones.
-fn parts<'a>(
+/// Returns each master that holds some of the keys, with the indices of these keys.
+fn group_by_master<'a>(
     map: &'a SlotMap,
     keys: &[String],
 ) -> Result<Vec<(&'a Master, Vec<usize>)>, LinkError> {
-    let mut parts: Vec<(&Master, Vec<usize>)> = map
+    let mut groups: Vec<(&Master, Vec<usize>)> = map
         .masters
         .iter()
         .map(|master| (master, Vec::new()))
         .collect();
     for (index, key) in keys.iter().enumerate() {
-        if let Some((_, indices)) = parts.get_mut(map.owner(key)?) {
+        if let Some((_, indices)) = groups.get_mut(map.owner(key)?) {
             indices.push(index);
         }
     }
-    parts.retain(|(_, indices)| !indices.is_empty());
-    Ok(parts)
+    groups.retain(|(_, indices)| !indices.is_empty());
+    Ok(groups)
 }
 
-/// Puts answers into the order of the questions.
+/// Merges the results of several calls into the order of the keys.
 fn in_order<T>(parts: Vec<Vec<(usize, T)>>, count: usize) -> Result<Vec<T>, LinkError> {
     let mut all: Vec<(usize, T)> = parts.into_iter().flatten().collect();
     all.sort_by_key(|(index, _)| *index);
     check_count(all.len(), count)?;
-    Ok(all.into_iter().map(|(_, answer)| answer).collect())
+    Ok(all.into_iter().map(|(_, result)| result).collect())
 }
 
-fn check_count(answered: usize, asked: usize) -> Result<(), LinkError> {
-    match answered == asked {
-        true => Ok(()),
-        false => Err(LinkError::Refused(format!(
-            "Redis answered {answered} leases of {asked}"
-        ))),
+fn check_count(returned: usize, requested: usize) -> Result<(), LinkError> {
+    if returned == requested {
+        Ok(())
+    } else {
+        Err(LinkError::Refused(format!(
+            "Redis returned {returned} of {requested} leases"
+        )))
     }
 }
 
-fn leases(told: Vec<FeedItem>, count: usize) -> Result<Vec<Option<Lease>>, LinkError> {
-    check_count(told.len(), count)?;
-    let lease = |(start_time, left): &FeedItem| {
+fn leases(raw: Vec<RawLease>, count: usize) -> Result<Vec<Option<Lease>>, LinkError> {
+    check_count(raw.len(), count)?;
+    let lease = |(start_time, remaining_millis): &RawLease| {
         Some(Lease {
-            // Another text than a time was not written by renew.lua, so this is no lease.
+            // renew.lua always writes a time. Any other text is not a lease.
             epoch: Epoch::parse(start_time)?,
-            left: Duration::from_millis(*left),
+            left: Duration::from_millis(*remaining_millis),
         })
     };
-    Ok(told.iter().map(lease).collect())
+    Ok(raw.iter().map(lease).collect())
 }
 
-fn all_renewed(answer: &str, count: usize) -> Result<Vec<Renewed>, LinkError> {
-    let renewed: Vec<Renewed> = answer.split(' ').map(renewed).collect::<Result<_, _>>()?;
+fn all_renewed(reply: &str, count: usize) -> Result<Vec<Renewed>, LinkError> {
+    let renewed: Vec<Renewed> = reply.split(' ').map(renewed).collect::<Result<_, _>>()?;
     check_count(renewed.len(), count)?;
     Ok(renewed)
 }
 
-fn renewed(answer: &str) -> Result<Renewed, LinkError> {
-    let (created, start_time) = match answer.strip_prefix('+') {
+fn renewed(reply: &str) -> Result<Renewed, LinkError> {
+    let (created, start_time) = match reply.strip_prefix('+') {
         Some(start_time) => (true, start_time),
-        None => (false, answer),
+        None => (false, reply),
     };
-    let epoch = Epoch::parse(start_time)
-        .ok_or_else(|| LinkError::Refused(format!("startTime is {start_time:?}")))?;
+    let epoch = Epoch::parse(start_time).ok_or_else(|| {
+        LinkError::Refused(format!(
+            "Redis returned a lease whose startTime {start_time:?} is not a time"
+        ))
+    })?;
     Ok(Renewed { created, epoch })
 }

@@ -1,18 +1,18 @@
--- Creates or renews many leases at once. Redis runs a script whole or not at all, so
--- no lease is left without its TTL or without one of its fields.
+-- Creates or renews many leases atomically: no lease is ever without its TTL or without one of
+-- its fields.
 --
--- KEYS    the lease of each instance; at a master of a cluster only the first lease, because all
---         KEYS of a script must be in one slot
--- ARGV    the number of leases that are in ARGV and not in KEYS, these leases, and for each lease:
---         address, weight, TTL in seconds
+-- KEYS    the lease of each instance; on a master of a cluster only the first lease, because
+--         all KEYS of a script must be in one slot
+-- ARGV    the number of leases that are passed in ARGV instead of KEYS, these leases, and for
+--         each lease: address, weight, TTL in seconds
 --
--- Returns the startTime of each lease, after a '+' if the lease is new; in one text, separated
--- by spaces.
+-- Returns one text with the startTime of each lease, separated by spaces. A '+' precedes the
+-- startTime of a new lease.
 
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 
--- Unix milliseconds as RFC 3339 in UTC, after Howard Hinnant's civil_from_days.
+-- Formats Unix milliseconds as RFC 3339 in UTC, by Howard Hinnant's civil_from_days.
 local function rfc3339(millis)
   local seconds = math.floor(millis / 1000)
   local days = math.floor(seconds / 86400)
@@ -34,7 +34,8 @@ local keys, named = {}, tonumber(ARGV[1])
 if named == 0 then
   keys = KEYS
 else
-  -- If a lease is at another master, or is being moved there, this fails before anything is written.
+  -- If another master holds a lease, or the lease is being moved, EXISTS fails here, before
+  -- anything is written.
   for i = 1, named do
     keys[i] = ARGV[1 + i]
     redis.call('EXISTS', keys[i])
@@ -54,8 +55,8 @@ for i = 1, #keys do
     redis.call('HSET', key, 'lastTime', time, 'url', ARGV[a + 1], 'weight', ARGV[a + 2])
     answer[i] = start
   else
-    -- Another program may have left a key of another type here, or a part of a lease.
-    -- No DEL where nothing is there: after a DEL, Redis lets a script write in spite of OOM.
+    -- Another program may have left a key of another type, or an incomplete lease. DEL runs
+    -- only if the key exists: after a DEL, Redis lets a script write in spite of OOM.
     if redis.call('EXISTS', key) == 1 then
       redis.call('DEL', key)
     end

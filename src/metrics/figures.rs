@@ -1,4 +1,4 @@
-//! What is a state of something else: read when the metrics are asked for.
+//! Metrics that are the state of another component: read when `/metrics` is requested.
 
 use std::sync::atomic::Ordering;
 
@@ -6,69 +6,69 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::Metrics;
 
-/// How many of a kind of scope there are, and their instances.
+/// The numbers of a kind of scope and of its instances.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct KindFigures {
     /// `group` or `service`.
     pub kind: &'static str,
-    /// The scopes.
+    /// The number of scopes.
     pub scopes: usize,
-    /// Instances by state, each with its name.
+    /// The number of instances by state.
     pub instances: [(&'static str, usize); 4],
 }
 
-/// How many places of a kind of work are taken.
+/// The permits of a class of requests.
 #[derive(Debug, Clone, Copy)]
 pub struct WorkFigures {
-    /// The kind.
+    /// The class.
     pub work: &'static str,
-    /// Taken.
+    /// Permits in use.
     pub taken: usize,
-    /// There are.
+    /// The limit.
     pub limit: usize,
 }
 
-/// What others know, read when the metrics are asked for.
+/// The states of other components at one moment.
 #[derive(Debug, Default)]
 pub struct MetricsSnapshot {
-    /// Requests are served, and go on to be.
+    /// Requests are served, and the daemon is not stopping.
     pub ready: bool,
-    /// There are no tokens.
+    /// No tokens are configured.
     pub auth_disabled: bool,
-    /// What is registered.
+    /// By kind of scope.
     pub kinds: Vec<KindFigures>,
-    /// What is under way.
+    /// By class of requests.
     pub works: Vec<WorkFigures>,
-    /// Connections of clients that are open, and that may be.
+    /// Open client connections, and their limit.
     pub http_connections: [usize; 2],
-    /// Requests that were no HTTP, since the start.
+    /// Malformed requests since the start.
     pub malformed: u64,
-    /// What is listed may be old.
+    /// Lists may be out of date.
     pub stale: bool,
-    /// Suspects are held.
+    /// Protection mode is active.
     pub protection: bool,
-    /// Whether no instance is marked offline for now.
+    /// No instance is marked offline at present.
     pub detection_suspended: bool,
-    /// Connections to the registry store: open, idle, and how many wait for one.
+    /// Connections to the registry store: open, idle, and waiting reads.
     pub pool: Option<[usize; 3]>,
-    /// What the SchedulerActor did; `None` if it does not say.
+    /// Statistics of the SchedulerActor; `None` if it does not answer.
     pub schedule: Option<ScheduleFigures>,
 }
 
-/// What was done by the clock, since the start.
+/// Statistics of the SchedulerActor since the start.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ScheduleFigures {
-    /// Roll calls by outcome, each with its name.
+    /// Roll calls by outcome.
     pub roll_calls: [(&'static str, u64); 4],
-    /// When the last one was sent, in seconds of Unix time; 0 is never.
+    /// The time of the last roll call in Unix seconds; 0 if there was none.
     pub roll_call_at: i64,
-    /// How often the wall clock was found to have been set.
+    /// Jumps of the wall clock.
     pub clock_jumps: u64,
-    /// Reconciles that were completed.
+    /// Completed reconciles.
     pub reconciles: u64,
-    /// When the last one was.
+    /// The time of the last reconcile in Unix seconds; 0 if there was none.
     pub reconcile_at: i64,
-    /// What they found different, by what it became.
+    /// Corrected records by new state.
     pub repairs: [(&'static str, u64); 2],
 }
 
@@ -126,7 +126,7 @@ fn count(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// A counter that somebody else keeps.
+/// Sets a counter that another component maintains.
 fn set(counter: &Counter, value: u64) {
     counter.inner().store(value, Ordering::Relaxed);
 }

@@ -1,9 +1,9 @@
-//! What the daemon tells of itself, in Prometheus' terms.
+//! The metrics of the daemon.
 //!
-//! Whoever does something counts it here, by a handle that was made at the start. What is
-//! a state of something else, such as how many are online, is read when it is asked for.
-//! Names follow <https://prometheus.io/docs/practices/naming/>; no label has a value that a
-//! client chooses.
+//! A component records its own events here, by handles that were made at the start. The state
+//! of a component, such as the number of online instances, is read when `/metrics` is
+//! requested. Names follow <https://prometheus.io/docs/practices/naming/>; no label has a value
+//! that a client chooses.
 
 mod figures;
 mod process;
@@ -28,29 +28,29 @@ type Label = [(&'static str, &'static str); 1];
 /// Two labels and their values.
 type Labels = [(&'static str, &'static str); 2];
 
-/// The same, and a status.
+/// Two labels and a status.
 type StatusLabels = (Labels, [(&'static str, u16); 1]);
 
-/// A gauge that may have a fraction.
+/// A gauge with a fraction.
 pub type Figure = Gauge<f64, AtomicU64>;
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
-/// From half a millisecond to what nobody waits for, in seconds.
+/// Buckets of durations, in seconds: from half a millisecond to beyond every time limit.
 fn durations() -> Histogram {
     Histogram::new([
         0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
     ])
 }
 
-/// How late something was that may be a second late, in seconds.
+/// Buckets of delays that may last a second, in seconds.
 fn lateness() -> Histogram {
     Histogram::new([
         0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 16.0, 30.0, 60.0,
     ])
 }
 
-/// How many of something were done at once.
+/// Buckets of batch sizes.
 fn sizes() -> Histogram {
     Histogram::new(exponential_buckets(1.0, 2.0, 11))
 }
@@ -59,13 +59,13 @@ fn sizes() -> Histogram {
 pub struct RouteMetrics {
     labels: Labels,
     requests: Family<StatusLabels, Counter>,
-    /// The counters of the statuses that there were, so that they are looked up once.
+    /// The counters by status, so that each is looked up once.
     by_status: RefCell<Vec<(u16, Counter)>>,
     duration: Option<Histogram>,
 }
 
 impl RouteMetrics {
-    /// A request was answered.
+    /// Counts a response.
     pub fn answered(&self, status: u16) {
         let mut by_status = self.by_status.borrow_mut();
         if let Some((_, counter)) = by_status.iter().find(|(known, _)| *known == status) {
@@ -78,7 +78,7 @@ impl RouteMetrics {
         by_status.push((status, counter));
     }
 
-    /// It took that long.
+    /// Records the duration of a request.
     pub fn took(&self, duration: Duration) {
         if let Some(durations) = &self.duration {
             durations.observe(duration.as_secs_f64());
@@ -86,51 +86,51 @@ impl RouteMetrics {
     }
 }
 
-/// The questions to one kind of actor.
+/// The mailboxes of one kind of actor.
 #[derive(Clone)]
 pub struct MailboxMetrics {
-    /// Questions that have a place.
+    /// Pending messages.
     pub waiting: Gauge,
-    /// How long they waited for the actor, in seconds.
+    /// The time until the actor handled a message, in seconds.
     pub wait: Histogram,
-    /// Questions for which there was no place.
+    /// Rejected messages.
     pub refused: Counter,
 }
 
 /// One operation of the lease store.
 #[derive(Clone)]
 pub struct RoundTripMetrics {
-    /// How long it took, in seconds.
+    /// The duration, in seconds.
     pub duration: Histogram,
-    /// How often there was no answer.
+    /// Failed calls.
     pub errors: Counter,
 }
 
-/// What became of heartbeats.
+/// Heartbeats by outcome.
 pub struct HeartbeatMetrics {
-    /// A new life began.
+    /// A new lease began.
     pub created: Counter,
-    /// A lease lives on.
+    /// The lease was renewed.
     pub renewed: Counter,
-    /// No such instance is registered.
+    /// The instance is not registered.
     pub unknown: Counter,
-    /// There was no answer.
+    /// The heartbeat was not answered.
     pub rejected: Counter,
 }
 
-/// The backends, each 1 if it answered when it was last asked.
+/// Whether each backend answered the last call: 1 or 0.
 pub struct BackendMetrics {
     /// The registry store.
     pub store: Gauge,
     /// The lease store.
     pub leases: Gauge,
-    /// The log of events.
+    /// The event log.
     pub bus: BothWays,
-    /// Whether the lease store may evict leases, for want of memory.
+    /// Whether the lease store may evict leases.
     pub leases_evicted: Gauge,
 }
 
-/// A backend that is up while it can be read and takes what it is given.
+/// A backend that is up while it answers reads and accepts writes.
 pub struct BothWays {
     up: Gauge,
     reads: AtomicBool,
@@ -146,13 +146,13 @@ impl BothWays {
         }
     }
 
-    /// Whether the last read was answered.
+    /// Records whether a read was answered.
     pub fn reads(&self, answered: bool) {
         self.reads.store(answered, Ordering::Relaxed);
         self.update();
     }
 
-    /// Whether what was given last was taken.
+    /// Records whether a write was accepted.
     pub fn writes(&self, taken: bool) {
         self.writes.store(taken, Ordering::Relaxed);
         self.update();
@@ -162,13 +162,13 @@ impl BothWays {
         self.up.set(self.is_up().into());
     }
 
-    /// Whether it is up.
+    /// Returns whether both are the case.
     pub fn is_up(&self) -> bool {
         self.reads.load(Ordering::Relaxed) && self.writes.load(Ordering::Relaxed)
     }
 }
 
-/// Everything that is told.
+/// All metrics.
 pub struct Metrics {
     registry: Registry,
     requests: Family<StatusLabels, Counter>,
@@ -202,27 +202,27 @@ pub struct Metrics {
     connections: Family<Label, Gauge>,
     connections_waiting: Gauge,
     process: process::ProcessMetrics,
-    /// What became of heartbeats.
+    /// Heartbeats by outcome.
     pub heartbeats: HeartbeatMetrics,
     /// Leases renewed in one round trip.
     pub lease_batch: Histogram,
     /// Writes in one transaction.
     pub commit_size: Histogram,
-    /// How long it took, in seconds.
+    /// The duration of transactions, in seconds.
     pub commit_duration: Histogram,
     /// Transactions that failed.
     pub commit_errors: Counter,
-    /// From the end of a lease until it was recorded, in seconds.
+    /// The time from the end of a lease until its instance was marked offline, in seconds.
     pub expiry_lateness: Histogram,
-    /// Events that the log has not taken yet.
+    /// Events that wait to be appended to the event log.
     pub events_waiting: Gauge,
-    /// From when something happened until it was known here, in seconds.
+    /// The time from an event until this replica read it, in seconds.
     pub event_lag: Histogram,
-    /// Streams whose reader was too slow.
+    /// Event streams ended because their client read too slowly.
     pub streams_dropped: Counter,
     /// Whether the backends answer.
     pub backends: BackendMetrics,
-    /// Whether the last reload was taken.
+    /// Whether the last reload succeeded.
     pub reloaded: Gauge,
 }
 
@@ -233,7 +233,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Everything at 0.
+    /// All metrics, with the value 0.
     pub fn new() -> Self {
         let mut all = Registering(Registry::default());
         let build = Family::<Label, Gauge>::default();
@@ -456,7 +456,7 @@ impl Metrics {
         };
         let mut registry = all.0;
         metrics.process.register(&mut registry);
-        // What has not happened yet is told as 0, so that the first time is seen.
+        // Created with the value 0, so that the first increment is visible.
         for state in ["open", "idle"] {
             metrics.connections.get_or_create_owned(&[("state", state)]);
         }
@@ -470,7 +470,7 @@ impl Metrics {
         }
     }
 
-    /// For one route, by its pattern and method.
+    /// Returns the metrics of a route, by pattern and method.
     pub fn route(&self, route: &'static str, method: &'static str) -> RouteMetrics {
         let labels = [("route", route), ("method", method)];
         RouteMetrics {
@@ -481,7 +481,7 @@ impl Metrics {
         }
     }
 
-    /// For what a route does not take, and for what is no route.
+    /// Returns the metrics of a method that the route does not support, and of unknown paths.
     pub fn refusals(&self, route: &'static str) -> RouteMetrics {
         RouteMetrics {
             labels: [("route", route), ("method", "other")],
@@ -491,12 +491,12 @@ impl Metrics {
         }
     }
 
-    /// Requests that were refused.
+    /// Returns the counter of rejected requests.
     pub fn shed(&self, work: &'static str) -> Counter {
         self.shed.get_or_create_owned(&[("work", work)])
     }
 
-    /// For the mailboxes of a kind of actor.
+    /// Returns the metrics of the mailboxes of a kind of actor.
     pub fn mailbox(&self, actor: &'static str) -> MailboxMetrics {
         let labels = [("actor", actor)];
         MailboxMetrics {
@@ -506,7 +506,7 @@ impl Metrics {
         }
     }
 
-    /// For an operation of the lease store.
+    /// Returns the metrics of an operation of the lease store.
     pub fn round_trip(&self, operation: &'static str) -> RoundTripMetrics {
         let labels = [("operation", operation)];
         RoundTripMetrics {
@@ -515,30 +515,30 @@ impl Metrics {
         }
     }
 
-    /// An instance was recorded as online, or as offline.
+    /// Counts a transition that this replica recorded.
     pub fn transition(&self, online: bool) {
         let to = if online { "online" } else { "offline" };
         self.transitions.get_or_create(&[("to", to)]).inc();
     }
 
-    /// An event was read, that many seconds after it happened.
+    /// Counts an event that this replica read, `lag` seconds after it happened.
     pub fn event(&self, kind: &'static str, lag: f64) {
         self.events.get_or_create(&[("type", kind)]).inc();
         self.event_lag.observe(lag.max(0.0));
     }
 
-    /// Everything, in Prometheus' text format.
+    /// Returns all metrics in the text format of Prometheus.
     pub fn encode(&self, figures: &MetricsSnapshot) -> String {
         self.set_snapshot(figures);
         self.process.read();
         let mut text = String::new();
-        // A text takes whatever is written to it.
+        // Writing to a string cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text::from_open_metrics(&text)
     }
 }
 
-/// Registers what it hands back.
+/// Registers metrics and returns them.
 struct Registering(Registry);
 
 impl Registering {

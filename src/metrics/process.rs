@@ -1,7 +1,7 @@
-//! The process as the system sees it, by the names that all of Prometheus' clients use:
+//! The metrics of the process, by the names that all Prometheus clients use:
 //! <https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>
 //!
-//! Only Linux tells; elsewhere all stay 0.
+//! They are available on Linux only; on other systems they stay 0.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -21,7 +21,7 @@ pub(super) struct ProcessMetrics {
 }
 
 impl ProcessMetrics {
-    /// Registers them without the prefix of the daemon's own.
+    /// Registers them without the prefix of the daemon's own metrics.
     pub(super) fn register(&self, registry: &mut Registry) {
         let process = registry;
         process.register(
@@ -53,7 +53,7 @@ impl ProcessMetrics {
         );
     }
 
-    /// Asks the system. What it does not tell stays as it was.
+    /// Reads the state of the process. A value that cannot be read keeps its old state.
     #[cfg(target_os = "linux")]
     pub(super) fn read(&self) {
         use procfs::process::{LimitValue, Process};

@@ -1,12 +1,12 @@
-//! Prometheus' text format 0.0.4, made of OpenMetrics.
+//! Converts OpenMetrics to the Prometheus text format 0.0.4.
 //!
-//! The encoder writes OpenMetrics, which every Prometheus reads, but `promtool check
-//! metrics` and many other readers do not. The older format names a counter in full where
-//! it is described, and knows no units and no end.
+//! The encoder writes OpenMetrics, which every Prometheus reads, but `promtool check metrics`
+//! and many other readers do not. The older format describes a counter by its full name, and
+//! has no units and no end marker.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
-/// The same metrics in the older format.
+/// Returns the same metrics in the older format.
 pub(super) fn from_open_metrics(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let mut lines = open_metrics.lines().peekable();
@@ -14,7 +14,7 @@ pub(super) fn from_open_metrics(open_metrics: &str) -> String {
         if line == "# EOF" || line.starts_with("# UNIT ") {
             continue;
         }
-        // A description stands before its type, which says whether it is a counter.
+        // The description precedes the type, which says whether the metric is a counter.
         let of = |line: &str| line.split(' ').nth(2).map(str::to_owned);
         let is_counter = |line: &str| line.starts_with("# TYPE ") && line.ends_with(" counter");
         let counter = match lines.peek() {

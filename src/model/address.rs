@@ -1,4 +1,4 @@
-//! Addresses: where an instance listens, and by which it is known in its scope.
+//! Addresses: where an instance listens, and its identity within its scope.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -24,19 +24,19 @@ impl Address {
     /// The longest address, in characters (all of them ASCII).
     pub const MAX_LEN: usize = 100;
 
-    /// The address as text.
+    /// Returns the address as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The normal form of a host; `None` where it is none.
+/// Returns the normal form of a host, or `None` if it is invalid.
 fn normal_host(host: &str) -> Option<Cow<'_, str>> {
     if let Some(inner) = host.strip_prefix('[') {
         let ip: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
         return Some(Cow::Owned(format!("[{ip}]")));
     }
-    // Digits and dots alone are meant as an IPv4 address and must be one.
+    // Digits and dots alone must be a valid IPv4 address.
     if host.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return host.parse::<Ipv4Addr>().ok().map(|_| Cow::Borrowed(host));
     }

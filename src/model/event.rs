@@ -1,4 +1,4 @@
-//! Events: what happened, in the order in which everybody is told.
+//! Events: the changes that are published, in order.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,38 +8,37 @@ use serde::{Deserialize, Serialize};
 
 use super::{Instance, Scope, ScopeRecord};
 
-/// Where an event stands in the log: the number of its log and its sequence in that log.
-/// A log that was lost is followed by one with another number.
+/// The position of an event: the epoch of the event log and the sequence in it. After the log
+/// is lost, another epoch begins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct EventId {
-    /// When the log began, in Unix milliseconds of whatever keeps it; 0 is the log
-    /// that has not begun.
+    /// When the log began, in Unix milliseconds; 0 for a log without events.
     pub epoch: u64,
-    /// 1 for its first event, then without gaps; 0 is before the first.
+    /// 1 for the first event, then without gaps; 0 is before the first event.
     pub sequence: u64,
 }
 
 impl EventId {
-    /// Whether `next` is the event after this one.
+    /// Returns whether `next` directly follows this event.
     pub fn precedes(self, next: Self) -> bool {
         self.sequence.checked_add(1) == Some(next.sequence)
             && (next.epoch == self.epoch || self.is_empty())
     }
 
-    /// Whether it stands for a log in which nothing happened yet.
+    /// Returns whether it is the position in a log without events.
     pub fn is_empty(self) -> bool {
         self == Self::default()
     }
 }
 
-/// `1763805600000-17`: as in `Last-Event-ID`, and as the id in a Redis Stream.
+/// `1763805600000-17`: as in `Last-Event-ID`, and as the ID in a Redis Stream.
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.epoch, self.sequence)
     }
 }
 
-/// Why a text is not the id of an event.
+/// The text is not the ID of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be the id of an event, such as 1763805600000-17")]
 pub struct EventIdError;
@@ -56,28 +55,28 @@ impl FromStr for EventId {
     }
 }
 
-/// Something that happened.
+/// A change, and when it happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// When it was recorded.
     pub at: DateTime<Utc>,
-    /// What it was.
+    /// The change.
     #[serde(flatten)]
     pub kind: EventKind,
 }
 
-/// What happened. An instance or a scope is shown as it was afterwards, or, where it is
-/// gone, as it was last.
+/// A change. It contains the instance or scope after the change, or its last state if it was
+/// removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", content = "subject")]
 pub enum EventKind {
-    /// An instance registered that was not known before.
+    /// A new instance registered.
     #[serde(rename = "instance.registered")]
     InstanceRegistered(Instance),
-    /// An instance's lease is alive that was not.
+    /// An instance has a lease again.
     #[serde(rename = "instance.online")]
     InstanceWentOnline(Instance),
-    /// An instance's lease is over.
+    /// The lease of an instance ended.
     #[serde(rename = "instance.offline")]
     InstanceWentOffline(Instance),
     /// A registration or an operator changed an instance.
@@ -86,38 +85,38 @@ pub enum EventKind {
     /// An instance was removed.
     #[serde(rename = "instance.deregistered")]
     InstanceDeregistered(Instance),
-    /// A later life began before the end of the last one was recorded. Nobody is told;
-    /// daemons must know its epoch.
-    #[serde(rename = "instance.lives")]
-    InstanceLives(Instance),
-    /// A scope was declared, or has another name.
+    /// A new lease began before the end of the previous one was recorded. Not published to
+    /// subscribers; replicas need the epoch.
+    #[serde(rename = "instance.lease_restarted")]
+    LeaseRestarted(Instance),
+    /// A scope was declared or renamed.
     #[serde(rename = "scope.declared")]
     ScopeDeclared(ScopeRecord),
     /// A scope was removed.
     #[serde(rename = "scope.removed")]
     ScopeRemoved(ScopeRecord),
-    /// The roll was called: whoever is alive should answer with a heartbeat.
+    /// The roll call: every instance should send a heartbeat.
     #[serde(rename = "roll.call")]
     RollCalled,
-    /// Too many went at once to be believed: nobody goes offline for now.
+    /// Protection mode began: too many leases ended at once.
     #[serde(rename = "protection.entered")]
     ProtectionEntered {
-        /// Why, for people.
+        /// The reason, for operators.
         reason: String,
     },
-    /// Protection is over.
+    /// Protection mode ended.
     #[serde(rename = "protection.left")]
     ProtectionLeft {
-        /// Why, for people.
+        /// The reason, for operators.
         reason: String,
     },
-    /// Events were lost before they reached the log: what is known must be read again.
+    /// Events were lost before they reached the log: the lists must be read again.
     #[serde(rename = "resync")]
     EventsLost,
 }
 
 impl EventKind {
-    /// The word for it, as subscribers see it.
+    /// Returns the name that subscribers see.
     pub fn name(&self) -> &'static str {
         match self {
             Self::InstanceRegistered(_) => "instance.registered",
@@ -125,7 +124,7 @@ impl EventKind {
             Self::InstanceWentOffline(_) => Self::transition_name(false),
             Self::InstanceChanged(_) => "instance.changed",
             Self::InstanceDeregistered(_) => "instance.deregistered",
-            Self::InstanceLives(_) => "instance.lives",
+            Self::LeaseRestarted(_) => "instance.lease_restarted",
             Self::ScopeDeclared(_) => "scope.declared",
             Self::ScopeRemoved(_) => "scope.removed",
             Self::RollCalled => "roll.call",
@@ -135,7 +134,7 @@ impl EventKind {
         }
     }
 
-    /// The word for a transition.
+    /// Returns the name of a transition.
     pub fn transition_name(online: bool) -> &'static str {
         match online {
             true => "instance.online",
@@ -143,7 +142,7 @@ impl EventKind {
         }
     }
 
-    /// The instance it is about, if it is about one.
+    /// Returns the instance that the event is about, if any.
     pub fn instance(&self) -> Option<&Instance> {
         match self {
             Self::InstanceRegistered(instance)
@@ -151,12 +150,12 @@ impl EventKind {
             | Self::InstanceWentOffline(instance)
             | Self::InstanceChanged(instance)
             | Self::InstanceDeregistered(instance)
-            | Self::InstanceLives(instance) => Some(instance),
+            | Self::LeaseRestarted(instance) => Some(instance),
             _ => None,
         }
     }
 
-    /// The scope it is about, if it is about one or about an instance of one.
+    /// Returns the scope that the event is about, if any.
     pub fn scope(&self) -> Option<&Scope> {
         match self {
             Self::ScopeDeclared(record) | Self::ScopeRemoved(record) => Some(&record.scope),
@@ -164,7 +163,7 @@ impl EventKind {
         }
     }
 
-    /// Of a transition between online and offline: the instance, and whether it is online.
+    /// For a transition, returns the instance and whether it is online.
     pub fn transition(&self) -> Option<(&Instance, bool)> {
         match self {
             Self::InstanceWentOnline(instance) => Some((instance, true)),
@@ -173,7 +172,7 @@ impl EventKind {
         }
     }
 
-    /// Of a transition the other one, with the same instance.
+    /// For a transition, returns the opposite one of the same instance.
     pub fn opposite(&self) -> Option<Self> {
         match self {
             Self::InstanceWentOnline(instance) => Some(Self::InstanceWentOffline(instance.clone())),

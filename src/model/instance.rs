@@ -1,4 +1,4 @@
-//! Instances: one process of a scope, known by its address.
+//! Instances: registered processes, known by scope and address.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,12 +12,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Address, DisplayName, Epoch, Invalid, Note, Scope, shown};
 
-/// Which instance: its scope, and its address within it.
+/// The scope and the address of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct InstanceKey {
-    /// The group or service it belongs to.
+    /// The group or service.
     pub scope: Scope,
-    /// Where it listens.
+    /// The address at which it listens.
     pub address: Address,
 }
 
@@ -28,7 +28,7 @@ impl fmt::Display for InstanceKey {
     }
 }
 
-/// An instance's id: 64-bit, assigned by the registry store, never used again.
+/// The ID of an instance: 64 bits, assigned by the registry store, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct InstanceId(pub i64);
 
@@ -38,21 +38,21 @@ impl fmt::Display for InstanceId {
     }
 }
 
-/// What was decided about an instance. A heartbeat never changes it.
+/// An operator's decision about an instance. A heartbeat never changes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// May be sent traffic while it is online.
+    /// Accepts traffic while it is online.
     Enabled,
-    /// Not to be sent traffic. A service instance's next registration enables it;
-    /// a gateway waits for an operator.
+    /// Accepts no traffic. The next registration of a service instance enables it; a gateway needs
+    /// an operator.
     Disabled,
-    /// Taken out by an operator; nothing but an operator ends it.
+    /// Taken out of traffic by an operator; only an operator ends it.
     Held,
 }
 
 impl Status {
-    /// The word of the database and of JSON.
+    /// Returns the name in the database and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Enabled => "enabled",
@@ -78,17 +78,17 @@ impl FromStr for Status {
     }
 }
 
-/// An instance's share of traffic relative to its peers, 0 to 65535 (the range of
-/// a weight in a DNS SRV record, RFC 2782). 1 where none was given.
+/// The share of traffic of an instance relative to its peers, 0 to 65535 (the range of a weight
+/// in a DNS SRV record, RFC 2782). 1 by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct Weight(u16);
 
 impl Weight {
-    /// The greatest.
+    /// The greatest weight.
     pub const MAX: u16 = u16::MAX;
 
-    /// The weight as a number.
+    /// Returns the weight as a number.
     pub fn get(self) -> u16 {
         self.0
     }
@@ -119,23 +119,23 @@ impl From<Weight> for i64 {
     }
 }
 
-/// How long a lease lives without a heartbeat, in whole seconds.
+/// The TTL of a lease, in whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct Ttl(u16);
 
 impl Ttl {
-    /// The shortest, in seconds.
+    /// The shortest TTL, in seconds.
     pub const MIN_SECS: u16 = 5;
-    /// The longest, in seconds.
+    /// The longest TTL, in seconds.
     pub const MAX_SECS: u16 = 3600;
 
-    /// In seconds.
+    /// Returns the seconds.
     pub fn as_secs(self) -> u16 {
         self.0
     }
 
-    /// As a duration.
+    /// Returns the duration.
     pub fn as_duration(self) -> Duration {
         Duration::from_secs(self.0.into())
     }
@@ -162,11 +162,11 @@ impl From<Ttl> for i64 {
     }
 }
 
-/// What an instance says of itself: names and texts, at most 64 entries and 8 KiB
-/// as JSON. No name is empty and nothing holds NUL, which Postgres cannot store.
+/// The metadata of an instance: names and texts, at most 64 entries and 8 KiB as JSON. No name
+/// is empty, and nothing contains NUL, which PostgreSQL cannot store.
 ///
-/// There is one for each instance, so it is one text: names and texts in turn, in the order of
-/// the names' bytes, with NUL between them.
+/// Every instance has one, so it is one text: names and texts in turn, sorted by the bytes of
+/// the names, separated by NUL.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Metadata(Box<str>);
 
@@ -176,10 +176,10 @@ impl Metadata {
     /// The largest size as compact JSON, in bytes.
     pub const MAX_BYTES: usize = 8 * 1024;
 
-    /// The entries in the order of their keys' bytes.
+    /// Iterates over the entries, sorted by the bytes of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut texts = self.0.split('\0');
-        // No name is empty, so an empty one is that of no entry.
+        // No name is empty, so an empty name ends the entries.
         iter::from_fn(move || Some((texts.next()?, texts.next()?)))
     }
 }
@@ -190,7 +190,7 @@ impl Serialize for Metadata {
     }
 }
 
-/// Of a map in which no name comes twice.
+/// Reads a map without duplicate names.
 impl<'de> Deserialize<'de> for Metadata {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Entries;
@@ -260,91 +260,90 @@ impl TryFrom<BTreeMap<String, String>> for Metadata {
 /// Who holds an instance, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
-    /// The operator's name.
+    /// The name of the operator's token.
     pub by: String,
-    /// The operator's reason, where one was given.
+    /// The reason, if one was given.
     pub reason: Option<Note>,
 }
 
-/// What was last recorded of an instance's lease.
+/// The recorded state of the lease of an instance.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {
-    /// Whether it was alive.
+    /// Whether the instance is online.
     pub online: bool,
-    /// When its last known life began; `None` if it never had one.
+    /// The epoch of the last recorded lease; `None` if there was none.
     pub epoch: Option<Epoch>,
-    /// When `online` last became another; `None` if it never did.
+    /// When `online` last changed; `None` if it never did.
     pub changed_at: Option<DateTime<Utc>>,
 }
 
-/// An instance as the registry store holds it. What was never given is `None`
-/// here and has its default where it is shown.
+/// An instance as the registry store has it. A field that was never given is `None`, and is
+/// shown with its default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
-    /// Assigned by the store.
+    /// Assigned by the registry store.
     pub id: InstanceId,
-    /// Its scope and address.
+    /// Scope and address.
     pub key: InstanceKey,
-    /// The name for people; the address stands for it where there is none.
+    /// The name for people; `None` shows the address.
     pub name: Option<Box<DisplayName>>,
     /// See [`Instance::weight`].
     pub given_weight: Option<Weight>,
-    /// What it says of itself.
+    /// Names and texts given by the instance.
     pub metadata: Metadata,
-    /// Its own time to live, instead of the daemon's `--lease-ttl`.
+    /// The instance's own TTL, instead of `--lease-ttl`.
     pub ttl: Option<Ttl>,
-    /// What was decided about it.
+    /// The operator's decision.
     pub status: Status,
     /// Present exactly while the status is [`Status::Held`].
     pub hold: Option<Box<Hold>>,
-    /// What its lease said when that was last recorded.
+    /// The recorded state of its lease.
     pub presence: Presence,
     /// When it first registered.
     pub registered_at: DateTime<Utc>,
     /// When a registration or an operator last changed it.
     pub updated_at: DateTime<Utc>,
-    /// 1 for a new row, one more with every change: of two pictures of an instance with
-    /// one id the greater is the later.
+    /// 1 for a new row, plus one with each change: of two versions of a row the greater revision is
+    /// the later one.
     pub revision: i64,
 }
 
 impl Instance {
-    /// The name for people, or the address where none was given.
+    /// Returns the name for people, or the address if none was given.
     pub fn display_name(&self) -> &str {
         self.name
             .as_ref()
             .map_or(self.key.address.as_str(), |name| name.as_str())
     }
 
-    /// Its weight, or the default of 1.
+    /// Returns the weight, or the default of 1.
     pub fn weight(&self) -> Weight {
         self.given_weight.unwrap_or_default()
     }
 
-    /// Whether it may be sent traffic: enabled, and recorded as online.
+    /// Returns whether it accepts traffic: enabled, and recorded as online.
     pub fn available(&self) -> bool {
         self.presence.online && self.status == Status::Enabled
     }
 }
 
-/// What an instance registers with. `None` leaves what an earlier registration
-/// or an operator gave.
+/// The fields of a registration. `None` keeps the present value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
     /// The scope and address to register.
     pub key: InstanceKey,
-    /// A name for people.
+    /// The name for people.
     pub name: Option<DisplayName>,
-    /// Its share of traffic.
+    /// The share of traffic.
     pub weight: Option<Weight>,
-    /// Replaces all the metadata.
+    /// Replaces all metadata.
     pub metadata: Option<Metadata>,
-    /// Its own time to live.
+    /// The instance's own TTL.
     pub ttl: Option<Ttl>,
 }
 
 impl Registration {
-    /// Registers that instance and gives nothing else.
+    /// A registration of this instance without other fields.
     pub fn of(key: InstanceKey) -> Self {
         Self {
             key,
@@ -359,16 +358,16 @@ impl Registration {
 /// An operator's decision about an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatusChange {
-    /// Let it have traffic, whatever was decided before.
+    /// Enables it, whatever its status was.
     Enable,
-    /// Take it out until its next registration.
+    /// Disables it until its next registration.
     Disable,
-    /// Take it out until an operator ends it.
+    /// Holds it until an operator ends that.
     Hold(Hold),
 }
 
 impl StatusChange {
-    /// The status it leads to.
+    /// Returns the resulting status.
     pub fn status(&self) -> Status {
         match self {
             Self::Enable => Status::Enabled,
@@ -377,7 +376,7 @@ impl StatusChange {
         }
     }
 
-    /// The hold it begins, if it is one.
+    /// Returns the hold, if it is one.
     pub fn hold(&self) -> Option<&Hold> {
         match self {
             Self::Hold(hold) => Some(hold),
@@ -389,11 +388,11 @@ impl StatusChange {
 /// An operator's change of an instance. `None` leaves what is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InstanceChange {
-    /// A decision about its status.
+    /// The new status.
     pub status: Option<StatusChange>,
-    /// A new weight.
+    /// The new weight.
     pub weight: Option<Weight>,
-    /// Replaces all the metadata.
+    /// Replaces all metadata.
     pub metadata: Option<Metadata>,
 }
 

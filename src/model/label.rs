@@ -1,4 +1,4 @@
-//! Short texts by and for people.
+//! Short texts for people.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,17 +9,17 @@ use super::Invalid;
 #[serde(try_from = "String", into = "String")]
 pub struct Label<const MAX: usize>(Box<str>);
 
-/// A name for people.
+/// The name of a scope or an instance for people.
 pub type DisplayName = Label<100>;
 
-/// A remark by an operator, such as why an instance is held.
+/// A remark of an operator, such as the reason of a hold.
 pub type Note = Label<200>;
 
 impl<const MAX: usize> Label<MAX> {
     /// The most characters.
     pub const MAX_CHARS: usize = MAX;
 
-    /// The label as text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

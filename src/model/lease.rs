@@ -12,29 +12,29 @@ use super::{Address, InstanceKey, Invalid, ScopeKey, ScopeKind};
 const SERVICE_PREFIX: &str = "heartbeat:server:";
 const GROUP_PREFIX: &str = "heartbeat:group:";
 
-/// Why a text is not a lease key.
+/// The text is not a lease key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseKeyError {
-    /// It does not begin with a known prefix or lacks the second part.
+    /// The prefix is unknown, or a part is missing.
     #[error("not of the form heartbeat:server:KEY:ADDRESS or heartbeat:group:KEY:ADDRESS")]
     Form,
-    /// The scope key or the address is not valid.
+    /// The key of the scope or the address is invalid.
     #[error("{0}")]
     Part(#[from] Invalid),
 }
 
 impl InstanceKey {
-    /// What every lease key begins with, for a scan over all of them.
+    /// The prefix of all lease keys.
     pub const LEASE_KEY_PREFIX: &str = "heartbeat:";
 
-    /// The name of this instance's lease, which is its key in Redis.
+    /// Returns the lease key of the instance, which is its key in Redis.
     pub fn lease_key(&self) -> String {
         let mut text = String::new();
         self.write_lease_key(&mut text);
         text
     }
 
-    /// The same, behind what is in `text`.
+    /// Appends the lease key to `text`.
     pub fn write_lease_key(&self, text: &mut String) {
         let prefix = match self.scope.kind {
             ScopeKind::Service => SERVICE_PREFIX,
@@ -43,7 +43,7 @@ impl InstanceKey {
         text.extend([prefix, self.scope.key.as_str(), ":", self.address.as_str()]);
     }
 
-    /// The parts of a lease key, not checked: to look for its instance without copies.
+    /// Returns the parts of a lease key without checking them, for look-ups without copies.
     pub fn lease_key_parts(text: &str) -> Option<(ScopeKind, &str, &str)> {
         let (kind, rest) = if let Some(rest) = text.strip_prefix(SERVICE_PREFIX) {
             (ScopeKind::Service, rest)
@@ -54,8 +54,8 @@ impl InstanceKey {
         Some((kind, key, address))
     }
 
-    /// The instance a lease key belongs to. A scope key holds no colon, so the
-    /// first one after the prefix ends it, and no other instance has that lease key.
+    /// Parses a lease key. The key of a scope has no colon, so the first one after the prefix ends
+    /// it, and two instances never have the same lease key.
     pub fn from_lease_key(text: &str) -> Result<Self, LeaseKeyError> {
         let (kind, key, address) = Self::lease_key_parts(text).ok_or(LeaseKeyError::Form)?;
         Ok(Self {
@@ -65,32 +65,33 @@ impl InstanceKey {
     }
 }
 
-/// Orders the successive leases of one instance: when a lease began, in Unix milliseconds
-/// of the lease store's clock, or one more than the epoch before it where that is greater.
+/// Orders the successive leases of one instance: the start of a lease in Unix milliseconds of
+/// the lease store's clock, or one more than the previous epoch if that is greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Epoch(pub i64);
 
 impl Epoch {
-    /// The epoch in a lease's `startTime`, or `None` where it is not RFC 3339.
+    /// Parses the `startTime` of a lease; returns `None` if it is not RFC 3339.
     pub fn parse(start_time: &str) -> Option<Self> {
         DateTime::parse_from_rfc3339(start_time)
             .ok()
             .map(|time| Self(time.timestamp_millis()))
     }
 
-    /// The epoch under which a lease that began at this one is recorded after a lease with
+    /// Returns the epoch under which a lease that began at this one is recorded after a lease with
     /// the epoch `known`. It is greater than `known`, whatever the lease store's clock says.
     pub fn after(self, known: Option<Self>) -> Self {
         known.map_or(self, |known| self.max(Self(known.0.saturating_add(1))))
     }
 
-    /// As a time, as far as a time can be told.
+    /// Returns the time, clamped to the range of times.
     pub fn at(self) -> DateTime<Utc> {
         DateTime::from_timestamp_millis(self.0).unwrap_or_default()
     }
 }
 
-/// RFC 3339 in UTC with milliseconds: the form of every time in a lease and in JSON.
+/// Formats a time as RFC 3339 in UTC with milliseconds, the form of every time in a lease and
+/// in JSON.
 pub fn rfc3339_millis(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
@@ -101,8 +102,8 @@ mod tests {
 
     use super::*;
 
-    /// Instance keys of every shape the parsers accept: drawn from their grammar,
-    /// so that colons, dots and brackets meet at every border.
+    /// Instance keys of every accepted form, so that colons, dots and brackets occur at every
+    /// border.
     fn instance_key() -> impl Strategy<Value = InstanceKey> {
         let kind = prop_oneof![Just(ScopeKind::Group), Just(ScopeKind::Service)];
         let key = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}";
@@ -117,7 +118,7 @@ mod tests {
         })
     }
 
-    /// The text with a character inserted.
+    /// Inserts a character into the text.
     fn with_char(text: &str, at: prop::sample::Index, inserted: char) -> String {
         let (before, after) = text.split_at(at.index(text.len() + 1));
         format!("{before}{inserted}{after}")

@@ -1,8 +1,8 @@
-//! The registry's vocabulary: plain data that parses itself.
+//! The types of the domain: plain data that parses itself.
 //!
-//! A value that exists is valid: every type here is made by a parser that states
-//! its limits, once, at the door. Nothing in this module knows a database, a
-//! wire format other than its own text, or the time.
+//! Every value is valid: each type is made by a parser that states its limits, where the value
+//! enters the daemon. This module knows no database, no wire format other than its own text,
+//! and no time.
 
 mod address;
 mod event;
@@ -30,8 +30,8 @@ pub use lease::{Epoch, LeaseKeyError, rfc3339_millis};
 pub use replica::ReplicaId;
 pub use scope::{Scope, ScopeId, ScopeKey, ScopeKind, ScopeRecord};
 
-/// Why a text or number is not a value of the model. Says the rule and what was
-/// found; whoever knows the field's name puts it in front.
+/// The text or number is not a valid value. The message states the rule and the input; the
+/// caller prepends the name of the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(String);
@@ -42,8 +42,8 @@ impl Invalid {
     }
 }
 
-/// At most the first 40 characters of what a caller sent, quoted and escaped, so
-/// that an error message can show it without growing or breaking a line.
+/// Returns at most the first 40 characters of the input, quoted and escaped, so that an error
+/// message stays short and on one line.
 fn shown(text: &str) -> String {
     let mut short: String = text.chars().take(40).collect();
     if short.len() < text.len() {
@@ -52,7 +52,7 @@ fn shown(text: &str) -> String {
     format!("{short:?}")
 }
 
-/// Parses a string of JSON where it stands, without a copy of it.
+/// Parses a JSON string without copying it.
 fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,

@@ -1,9 +1,8 @@
-//! Replicas: the running daemons that share one registry.
+//! Replicas: the running daemons that share a registry.
 
 use std::fmt;
 
-/// Names one run of a daemon among its replicas. A daemon that is started again has another
-/// id.
+/// The ID of one run of a daemon. After a restart it is another one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ReplicaId(pub String);
 

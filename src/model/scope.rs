@@ -9,18 +9,18 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{DisplayName, Invalid, from_text, shown};
 
-/// The name by which clients know a group or a service: 1 to 100 characters,
-/// `[A-Za-z0-9][A-Za-z0-9._-]*`. No colon and no glob character, so a key can
-/// neither forge another scope's lease key nor widen a Redis pattern. Cheap to clone.
+/// The key of a group or service: 1 to 100 characters, `[A-Za-z0-9][A-Za-z0-9._-]*`. It has no
+/// colon and no glob character, so it can neither forge the lease key of another scope nor
+/// widen a Redis pattern. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(into = "String")]
 pub struct ScopeKey(Arc<str>);
 
 impl ScopeKey {
-    /// The longest key, in characters (all of them ASCII).
+    /// The longest key, in characters (all ASCII).
     pub const MAX_LEN: usize = 100;
 
-    /// The key as text.
+    /// Returns the key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -75,7 +75,7 @@ impl fmt::Display for ScopeKey {
     }
 }
 
-/// Whether a scope holds gateways or service instances.
+/// The kind of a scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScopeKind {
@@ -86,7 +86,7 @@ pub enum ScopeKind {
 }
 
 impl ScopeKind {
-    /// `group` or `service`: the word of the database and of JSON members.
+    /// Returns `group` or `service`, as in the database and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Group => "group",
@@ -94,7 +94,7 @@ impl ScopeKind {
         }
     }
 
-    /// `groups` or `services`: the word of paths and of list members.
+    /// Returns `groups` or `services`, as in paths and lists.
     pub fn plural(self) -> &'static str {
         match self {
             Self::Group => "groups",
@@ -102,7 +102,7 @@ impl ScopeKind {
         }
     }
 
-    /// The scope of this kind with that key.
+    /// Returns the scope of this kind with this key.
     pub fn with(self, key: ScopeKey) -> Scope {
         Scope { kind: self, key }
     }
@@ -126,7 +126,7 @@ impl FromStr for ScopeKind {
 /// A group or a service.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Scope {
-    /// Group or service: both may have the same key without being the same scope.
+    /// The kind. A group and a service with the same key are different scopes.
     pub kind: ScopeKind,
     /// The key within the kind.
     pub key: ScopeKey,
@@ -139,27 +139,27 @@ impl fmt::Display for Scope {
     }
 }
 
-/// A scope's id: 64-bit, assigned by the registry store, never used again.
+/// The ID of a scope: 64 bits, assigned by the registry store, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ScopeId(pub i64);
 
-/// A scope as the registry store holds it.
+/// A scope as the registry store has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScopeRecord {
-    /// Assigned by the store.
+    /// Assigned by the registry store.
     pub id: ScopeId,
-    /// Group or service, and its key.
+    /// The kind and the key.
     pub scope: Scope,
-    /// The name for people; `None` until one is given, and then the key stands for it.
+    /// The name for people; `None` shows the key.
     pub name: Option<DisplayName>,
     /// When it was declared.
     pub created_at: DateTime<Utc>,
-    /// 1 for a new row, one more with every change.
+    /// 1 for a new row, plus one with each change.
     pub revision: i64,
 }
 
 impl ScopeRecord {
-    /// The name for people, or the key where none was given.
+    /// Returns the name for people, or the key if none was given.
     pub fn display_name(&self) -> &str {
         self.name
             .as_ref()

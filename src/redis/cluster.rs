@@ -14,25 +14,27 @@ use super::connection::Connector;
 use super::error::{LinkError, reason};
 use super::url::Address;
 
-/// The time limit for the answer of one node.
-const ASK: Duration = Duration::from_millis(300);
-/// The number of nodes that are asked at a time.
-const ASKED: usize = 5;
-/// The number of hash tags that are tried: with that many, even a single slot has one.
+/// The time limit for the reply of one node.
+const NODE_TIMEOUT: Duration = Duration::from_millis(300);
+/// The number of nodes that one refresh queries.
+const NODES_PER_REFRESH: usize = 5;
+/// The number of hash tags to try: enough to find one for every single slot.
 const TAGS: u32 = 400_000;
-/// The number of slots of every cluster.
+/// The number of slots of every Redis Cluster.
 const SLOTS: u16 = 16384;
 
-/// Returns the slot of a key. Only the text between its first braces counts, if there is any.
+/// Returns the slot of a key. If the key has a hash tag, the text between its first braces,
+/// only the tag is hashed.
 pub(crate) fn slot(key: &str) -> u16 {
     let tag = key
         .split_once('{')
-        .and_then(|(_, rest)| rest.split_once('}'));
-    let tag = tag.map(|(tag, _)| tag).filter(|tag| !tag.is_empty());
+        .and_then(|(_, rest)| rest.split_once('}'))
+        .map(|(tag, _)| tag)
+        .filter(|tag| !tag.is_empty());
     crc16(tag.unwrap_or(key).as_bytes()) % SLOTS
 }
 
-/// Computes CRC16 with the polynomial of XMODEM.
+/// Returns the CRC16 checksum with the polynomial of XMODEM.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, byte| {
         (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
@@ -41,17 +43,17 @@ fn crc16(bytes: &[u8]) -> u16 {
     })
 }
 
-/// One master.
+/// One master of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Master {
-    /// The node ID within the cluster.
+    /// The node ID.
     id: String,
     pub(crate) address: Address,
     /// A hash tag whose slot this master holds.
     pub(crate) tag: String,
 }
 
-/// The slots of a cluster, as its nodes report them.
+/// The slots of a cluster and their masters, as its nodes report them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SlotMap {
     pub(crate) masters: Vec<Master>,
@@ -60,25 +62,27 @@ pub(crate) struct SlotMap {
 }
 
 impl SlotMap {
-    /// Returns the index of the master that holds the key.
+    /// Returns the index in `masters` of the master that holds the key.
     pub(crate) fn owner(&self, key: &str) -> Result<usize, LinkError> {
         let slot = slot(key);
         let owner = self.owners.get(usize::from(slot)).copied().flatten();
-        let none = || LinkError::Unavailable(format!("no master of the cluster has slot {slot}"));
+        let none =
+            || LinkError::Unavailable(format!("no master of the Redis Cluster holds slot {slot}"));
         owner.map(usize::from).ok_or_else(none)
     }
 
     /// Returns the master that holds the key.
     pub(crate) fn master(&self, key: &str) -> Result<&Master, LinkError> {
-        let none = || LinkError::Unavailable("the slots of the cluster are not known".to_owned());
+        let none =
+            || LinkError::Unavailable("the slots of the Redis Cluster are not known".to_owned());
         self.masters.get(self.owner(key)?).ok_or_else(none)
     }
 
-    /// Reads the answer to CLUSTER SLOTS of the node at `asked`. All daemons give a master the
-    /// same hash tag, so that they also read the same mark there.
-    fn read(answer: Value, asked: &Address) -> Option<Self> {
+    /// Parses the reply of the node at `node` to CLUSTER SLOTS. All replicas give a master the
+    /// same hash tag, so that they also read the same mark on it.
+    fn parse(reply: Value, node: &Address) -> Option<Self> {
         let mut ranges = Vec::new();
-        for range in sequence(answer)? {
+        for range in sequence(reply)? {
             let mut range = sequence(range)?.into_iter();
             let first = u16::from_redis_value(range.next()?).ok()?;
             let last = u16::from_redis_value(range.next()?).ok()?;
@@ -86,8 +90,8 @@ impl SlotMap {
             let host: Option<String> = Option::from_redis_value(master.next()?).ok()?;
             let port = u16::from_redis_value(master.next()?).ok()?;
             let id = String::from_redis_value(master.next()?).ok()?;
-            // A node that does not know its own host has the host at which it was asked.
-            let host = match (host.filter(|host| !host.is_empty()), asked) {
+            // A node that does not know its own host is at the host that was queried.
+            let host = match (host.filter(|host| !host.is_empty()), node) {
                 (Some(host), _) => host,
                 (None, Address::Tcp(host, _)) => host.clone(),
                 (None, Address::Unix(_)) => return None,
@@ -140,11 +144,11 @@ fn sequence(value: Value) -> Option<Vec<Value>> {
 pub(super) struct Cluster {
     seeds: Vec<Address>,
     map: ArcSwapOption<SlotMap>,
-    /// Counts the requests for the map.
-    turn: AtomicUsize,
-    /// Held while nodes are asked for the map.
-    asking: tokio::sync::Mutex<()>,
-    /// Notified when an answer shows that the map is outdated.
+    /// The number of refreshes so far; each one begins at another node.
+    refreshes: AtomicUsize,
+    /// Held during a refresh.
+    refreshing: tokio::sync::Mutex<()>,
+    /// Notified when a reply shows that the map is outdated.
     pub(super) outdated: Arc<Notify>,
 }
 
@@ -153,38 +157,38 @@ impl Cluster {
         Self {
             seeds,
             map: ArcSwapOption::empty(),
-            turn: AtomicUsize::new(0),
-            asking: tokio::sync::Mutex::default(),
+            refreshes: AtomicUsize::new(0),
+            refreshing: tokio::sync::Mutex::default(),
             outdated: Arc::default(),
         }
     }
 
-    /// Returns the map that is known; asks the nodes if none is known yet.
+    /// Returns the cached map; queries the nodes if there is none yet.
     pub(super) async fn map(&self, connector: &Connector) -> Result<Arc<SlotMap>, LinkError> {
         if let Some(map) = self.map.load_full() {
             return Ok(map);
         }
-        let _asking = self.asking.lock().await;
+        let _refreshing = self.refreshing.lock().await;
         match self.map.load_full() {
             Some(map) => Ok(map),
-            None => self.ask(connector).await,
+            None => self.query_nodes(connector).await,
         }
     }
 
-    /// Returns the map if it is known.
-    pub(super) fn known(&self) -> Option<Arc<SlotMap>> {
+    /// Returns the cached map, if there is one.
+    pub(super) fn cached_map(&self) -> Option<Arc<SlotMap>> {
         self.map.load_full()
     }
 
-    /// Asks the nodes for the map again.
+    /// Queries the nodes for a new map.
     pub(super) async fn refresh(&self, connector: &Connector) -> Result<Arc<SlotMap>, LinkError> {
-        let _asking = self.asking.lock().await;
-        self.ask(connector).await
+        let _refreshing = self.refreshing.lock().await;
+        self.query_nodes(connector).await
     }
 
-    /// Asks some nodes at once and takes the map that most of them return: a node that was
-    /// removed or is cut off from the others still answers with an old map.
-    async fn ask(&self, connector: &Connector) -> Result<Arc<SlotMap>, LinkError> {
+    /// Queries some nodes concurrently and takes the map that most of them return: a node that
+    /// was removed or is partitioned from the others still replies with an old map.
+    async fn query_nodes(&self, connector: &Connector) -> Result<Arc<SlotMap>, LinkError> {
         let before = self.map.load_full();
         let masters = before.iter().flat_map(|map| &map.masters);
         let mut candidates: Vec<&Address> = masters.map(|master| &master.address).collect();
@@ -193,30 +197,31 @@ impl Cluster {
                 candidates.push(seed);
             }
         }
-        // With many nodes, each request asks others.
-        let some = candidates.len().min(ASKED);
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let begin = turn % candidates.len().max(1);
+        // In a large cluster, each refresh queries other nodes than the one before.
+        let count = candidates.len().min(NODES_PER_REFRESH);
+        let refreshes = self.refreshes.fetch_add(1, Ordering::Relaxed);
+        let begin = refreshes % candidates.len().max(1);
         candidates.rotate_left(begin);
-        let asked = candidates.iter().take(some).map(|address| async move {
-            let view = timeout(ASK, view(connector, address)).await;
-            view.unwrap_or_else(|_| Err(format!("{address}: no answer within {ASK:?}")))
+        let queries = candidates.iter().take(count).map(|address| async move {
+            let query = timeout(NODE_TIMEOUT, query_node(connector, address));
+            let no_reply = |_| Err(format!("{address}: no reply within {NODE_TIMEOUT:?}"));
+            query.await.unwrap_or_else(no_reply)
         });
-        let (mut views, mut trouble): (Vec<(SlotMap, usize)>, Vec<String>) = Default::default();
-        for answer in join_all(asked).await {
-            match answer {
-                Ok(map) => match views.iter_mut().find(|(known, _)| *known == map) {
+        let (mut maps, mut failures): (Vec<(SlotMap, usize)>, Vec<String>) = Default::default();
+        for reply in join_all(queries).await {
+            match reply {
+                Ok(map) => match maps.iter_mut().find(|(known, _)| *known == map) {
                     Some((_, votes)) => *votes += 1,
-                    None => views.push((map, 1)),
+                    None => maps.push((map, 1)),
                 },
-                Err(reason) => trouble.push(reason),
+                Err(reason) => failures.push(reason),
             }
         }
-        let most = views.into_iter().max_by_key(|(_, votes)| *votes);
-        let (map, _) = most.ok_or_else(|| {
-            let trouble = trouble.join("; ");
+        let most_reported = maps.into_iter().max_by_key(|(_, votes)| *votes);
+        let (map, _) = most_reported.ok_or_else(|| {
             LinkError::Unavailable(format!(
-                "no node of the cluster reports its slots: {trouble}"
+                "no node of the Redis Cluster reports its slots: {}",
+                failures.join("; ")
             ))
         })?;
         if before.as_deref() == Some(&map) {
@@ -224,23 +229,26 @@ impl Cluster {
         }
         let map = Arc::new(map);
         if before.is_some() {
-            log::info!("the masters or the slots of the cluster have changed");
+            log::info!("the masters or the slots of the Redis Cluster have changed");
         }
         self.map.store(Some(Arc::clone(&map)));
         Ok(map)
     }
 }
 
-async fn view(connector: &Connector, address: &Address) -> Result<SlotMap, String> {
-    let connection = connector.consult(address, false).await;
-    let mut connection = connection.map_err(|error| format!("{address}: {error}"))?;
-    let mut ask = redis::cmd("CLUSTER");
-    ask.arg("SLOTS");
-    let answer = ask.query_async::<Value>(&mut connection).await;
-    let answer = answer.map_err(|error| format!("{address}: {}", reason(&error)))?;
-    let map = SlotMap::read(answer, address);
-    map.filter(|map| !map.masters.is_empty())
-        .ok_or_else(|| format!("{address}: it reports no master with slots"))
+async fn query_node(connector: &Connector, address: &Address) -> Result<SlotMap, String> {
+    let mut connection = connector
+        .connect_for_discovery(address, false)
+        .await
+        .map_err(|error| format!("{address}: {error}"))?;
+    let reply = redis::cmd("CLUSTER")
+        .arg("SLOTS")
+        .query_async::<Value>(&mut connection)
+        .await
+        .map_err(|error| format!("{address}: {}", reason(&error)))?;
+    SlotMap::parse(reply, address)
+        .filter(|map| !map.masters.is_empty())
+        .ok_or_else(|| format!("{address}: the node reports no master with slots"))
 }
 
 #[cfg(test)]
@@ -248,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_those_of_redis() {
+    fn slots_match_those_of_redis() {
         assert_eq!(crc16(b"123456789"), 0x31c3);
         for (key, expected) in [
             ("foo", 12182),
@@ -272,20 +280,20 @@ mod tests {
 
     #[test]
     fn each_master_has_a_tag_whose_keys_it_holds() {
-        let asked = Address::Tcp("h".to_owned(), 1);
-        // One of them holds a single slot.
+        let node = Address::Tcp("h".to_owned(), 1);
+        // The master "c" holds a single slot.
         let whole = Value::Array(vec![
             range(0, 8000, 2, "b"),
             range(8001, 8001, 3, "c"),
             range(8002, 16383, 1, "a"),
         ]);
-        let map = SlotMap::read(whole, &asked).unwrap();
-        assert_eq!(map.masters[0].address, asked);
+        let map = SlotMap::parse(whole, &node).unwrap();
+        assert_eq!(map.masters[0].address, node);
         for (index, master) in map.masters.iter().enumerate() {
             assert_eq!(map.owner(&master.tag).unwrap(), index);
         }
-        let part = Value::Array(vec![range(0, 16000, 1, "a")]);
-        let part = SlotMap::read(part, &asked).unwrap();
+        let ranges = Value::Array(vec![range(0, 16000, 1, "a")]);
+        let part = SlotMap::parse(ranges, &node).unwrap();
         let error = (0..)
             .map(|i| part.owner(&format!("{i}")))
             .find_map(Result::err);
@@ -293,7 +301,7 @@ mod tests {
             error
                 .unwrap()
                 .to_string()
-                .starts_with("no master of the cluster has slot 16")
+                .starts_with("no master of the Redis Cluster holds slot 16")
         );
     }
 }

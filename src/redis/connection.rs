@@ -1,4 +1,4 @@
-//! Makes connections, with the login and the certificates of the URL.
+//! Opens connections, with the login and the certificates of the URL.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use super::url::{Address, Arrangement, CERT, KEY, Login, PASSWORD_FILE, ROOT_CER
 /// The time limit for a connection, including its login and checks.
 pub(super) const CONNECT: Duration = Duration::from_millis(500);
 
-/// Makes connections to the servers of one URL.
+/// Opens connections to the servers of one URL.
 pub(super) struct Connector {
     pub(super) url: RedisUrl,
     role_forbidden: AtomicBool,
@@ -41,14 +41,19 @@ impl Connector {
         }
     }
 
-    /// Returns the driver's client for a server that holds data. Reads the password and the
-    /// certificates again, and does not connect.
+    /// Returns the driver's client for a server that holds data. Reads the password file and
+    /// the certificates again; does not connect.
     pub(super) fn client(&self, address: &Address) -> Result<Client, String> {
-        self.client_of(address, &self.url.login, self.url.database)
+        self.client_with_login(address, &self.url.login, self.url.database)
     }
 
-    fn client_of(&self, address: &Address, login: &Login, database: i64) -> Result<Client, String> {
-        // Without TCP_NODELAY a small request waits for the acknowledgement of the last one.
+    fn client_with_login(
+        &self,
+        address: &Address,
+        login: &Login,
+        database: i64,
+    ) -> Result<Client, String> {
+        // Without TCP_NODELAY a small request waits until the previous one is acknowledged.
         let tcp = TcpSettings::default().set_nodelay(true);
         let mut settings = RedisConnectionInfo::default()
             .set_db(database)
@@ -57,14 +62,13 @@ impl Connector {
             settings = settings.set_username(username);
         }
         if let Some(path) = &login.password_file {
-            let password = read(PASSWORD_FILE, path)?;
-            let password = String::from_utf8(password)
-                .map_err(|_| format!("{PASSWORD_FILE} {}: is not text", path.display()))?;
+            let password = String::from_utf8(read(PASSWORD_FILE, path)?)
+                .map_err(|_| format!("{PASSWORD_FILE} {}: is not UTF-8 text", path.display()))?;
             settings = settings.set_password(password.trim_end_matches(['\r', '\n']));
         } else if let Some(password) = &login.password {
             settings = settings.set_password(password);
         }
-        let at = match (address, &self.url.tls) {
+        let driver_address = match (address, &self.url.tls) {
             (Address::Unix(path), _) => ConnectionAddr::Unix(path.clone()),
             (Address::Tcp(host, port), None) => ConnectionAddr::Tcp(host.clone(), *port),
             (Address::Tcp(host, port), Some(_)) => ConnectionAddr::TcpTls {
@@ -74,8 +78,11 @@ impl Connector {
                 tls_params: None,
             },
         };
-        let info = at.into_connection_info().map_err(|error| reason(&error))?;
-        let info = info.set_tcp_settings(tcp).set_redis_settings(settings);
+        let info = driver_address
+            .into_connection_info()
+            .map_err(|error| reason(&error))?
+            .set_tcp_settings(tcp)
+            .set_redis_settings(settings);
         let client = match &self.url.tls {
             Some(files) if files.root.is_some() || files.certificate.is_some() => {
                 let read_if = |name, path: &Option<_>| {
@@ -85,11 +92,13 @@ impl Connector {
                 let root_cert = read_if(ROOT_CERT, &files.root)?;
                 let certificate = read_if(CERT, &files.certificate)?;
                 let key = read_if(KEY, &files.key)?;
-                let client_tls = certificate.zip(key);
-                let client_tls = client_tls.map(|(client_cert, client_key)| ClientTlsConfig {
-                    client_cert,
-                    client_key,
-                });
+                let client_tls =
+                    certificate
+                        .zip(key)
+                        .map(|(client_cert, client_key)| ClientTlsConfig {
+                            client_cert,
+                            client_key,
+                        });
                 let certificates = TlsCertificates {
                     client_tls,
                     root_cert,
@@ -101,15 +110,17 @@ impl Connector {
         client.map_err(|error| reason(&error))
     }
 
-    /// Connects to a master; fails at a replica. The connection lives on the current runtime.
+    /// Connects to a master; fails if the server is a replica. The connection runs on the
+    /// current runtime.
     pub(super) async fn connect(&self, address: &Address) -> Result<Connected, Fault> {
         let connecting = async {
-            let connection = self.open(address, &self.url.login, self.url.database);
-            let mut connection = connection.await?;
-            let mut also = connection.clone();
+            let mut connection = self
+                .open(address, &self.url.login, self.url.database)
+                .await?;
+            let mut clone = connection.clone();
             let (is_replica, run) = tokio::try_join!(
                 self.is_replica(&mut connection),
-                self.check_server(address, &mut also),
+                self.check_server(address, &mut clone),
             )?;
             Ok((is_replica, Connected { connection, run }))
         };
@@ -117,21 +128,22 @@ impl Connector {
         match connected.map_err(Fault::Broken)? {
             (false, connected) => Ok(connected),
             (true, _) => Err(Fault::NotMaster(LinkError::Unavailable(format!(
-                "Redis at {address} is a replica, which cannot hold leases"
+                "Redis at {address} is a read-only replica, not a master"
             )))),
         }
     }
 
-    /// Connects to a server that only reports about others: a Sentinel, or a node of a
-    /// cluster.
-    pub(super) async fn consult(
+    /// Connects to a server that only reports the addresses of masters: a Sentinel, or a node
+    /// of a cluster.
+    pub(super) async fn connect_for_discovery(
         &self,
         address: &Address,
         sentinel: bool,
     ) -> Result<MultiplexedConnection, LinkError> {
-        let login = match sentinel {
-            true => &self.url.sentinel_login,
-            false => &self.url.login,
+        let login = if sentinel {
+            &self.url.sentinel_login
+        } else {
+            &self.url.login
         };
         within(address, self.open(address, login, 0)).await
     }
@@ -142,8 +154,9 @@ impl Connector {
         login: &Login,
         database: i64,
     ) -> Result<MultiplexedConnection, LinkError> {
-        let client = self.client_of(address, login, database);
-        let client = client.map_err(LinkError::Unavailable)?;
+        let client = self
+            .client_with_login(address, login, database)
+            .map_err(LinkError::Unavailable)?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
             .set_response_timeout(None);
@@ -160,24 +173,28 @@ impl Connector {
     }
 
     async fn is_replica(&self, connection: &mut MultiplexedConnection) -> Result<bool, LinkError> {
-        let role = redis::cmd("ROLE");
-        let role = role.query_async::<Vec<Value>>(connection).await;
-        let role = self.allowed("ROLE", &self.role_forbidden, role)?;
-        let role = role.and_then(|role| role.into_iter().next());
-        let role = role.map(String::from_redis_value);
+        let reply = redis::cmd("ROLE")
+            .query_async::<Vec<Value>>(connection)
+            .await;
+        let role = self
+            .if_permitted("ROLE", &self.role_forbidden, reply)?
+            .and_then(|fields| fields.into_iter().next())
+            .map(String::from_redis_value);
         Ok(role.is_some_and(|role| role.is_ok_and(|role| role == "slave")))
     }
 
-    /// Returns the run ID of the server. Fails if the URL is for another kind of server.
+    /// Returns the run ID of the server. Fails if the scheme of the URL is for another kind of
+    /// server.
     async fn check_server(
         &self,
         address: &Address,
         connection: &mut MultiplexedConnection,
     ) -> Result<Option<String>, LinkError> {
-        let mut info = redis::cmd("INFO");
-        info.arg("server");
-        let info = info.query_async::<String>(connection).await;
-        let Some(info) = self.allowed("INFO", &self.info_forbidden, info)? else {
+        let reply = redis::cmd("INFO")
+            .arg("server")
+            .query_async::<String>(connection)
+            .await;
+        let Some(info) = self.if_permitted("INFO", &self.info_forbidden, reply)? else {
             return Ok(None);
         };
         let kind = match (field(&info, "redis_mode"), &self.url.arrangement) {
@@ -194,20 +211,20 @@ impl Connector {
         }
     }
 
-    /// Returns the answer, or `None` if the ACL forbids the command, which is logged once.
-    fn allowed<T>(
+    /// Returns the reply, or `None` if the ACL forbids the command. Logs the latter once.
+    fn if_permitted<T>(
         &self,
         command: &str,
-        said: &AtomicBool,
-        answer: Result<T, RedisError>,
+        logged: &AtomicBool,
+        reply: Result<T, RedisError>,
     ) -> Result<Option<T>, LinkError> {
-        match answer {
-            Ok(answer) => Ok(Some(answer)),
+        match reply {
+            Ok(reply) => Ok(Some(reply)),
             Err(error) if is_forbidden(&error) => {
-                if !said.swap(true, Ordering::Relaxed) {
+                if !logged.swap(true, Ordering::Relaxed) {
                     log::warn!(
-                        "the ACL of Redis forbids {command} to this user, so another server in its \
-                         place is detected later; grant +{}",
+                        "the ACL of Redis forbids {command} to this user, so a failover or a \
+                         restart of Redis is detected later; grant +{}",
                         command.to_lowercase()
                     );
                 }
@@ -237,7 +254,7 @@ fn read(name: &str, path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("{name} {}: {error}", path.display()))
 }
 
-/// Returns a field of the answer to INFO.
+/// Returns a field of the reply to INFO.
 pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     let value = |line: &'a str| line.strip_prefix(name)?.strip_prefix(':');
     info.lines().find_map(value).map(str::trim)

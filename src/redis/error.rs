@@ -1,13 +1,13 @@
-//! The meaning of errors of the driver and of Redis.
+//! Classifies the errors of the driver and of Redis.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::url::Address;
 
-/// Why a call failed. It may have taken effect all the same.
+/// Why a call failed. The call may still have taken effect.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LinkError {
-    /// The server cannot be reached, did not answer in time, or cannot serve now.
+    /// The server cannot be reached, did not answer in time, or cannot serve the call now.
     #[error("{0}")]
     Unavailable(String),
     /// The server answered with an error.
@@ -15,22 +15,22 @@ pub enum LinkError {
     Refused(String),
 }
 
-/// Why one server gave no answer.
+/// Why a call to one server failed.
 #[derive(Debug)]
 pub(super) enum Fault {
     /// The connection broke.
     Broken(LinkError),
-    /// The server is not a master that works.
+    /// The server is not a working master.
     NotMaster(LinkError),
     /// Another server of the cluster holds the slot.
     Moved(Option<Address>),
-    /// Another server of the cluster already holds the key.
+    /// Another server of the cluster has already imported the key.
     Ask(Option<Address>),
-    /// The keys are being moved to another server of the cluster.
+    /// The keys are being moved to another server of the cluster; the call can be retried.
     TryAgain(LinkError),
-    /// A script named a key of another server of the cluster, and has written nothing.
+    /// A script accessed a key of another server of the cluster, before it wrote anything.
     NonLocal(LinkError),
-    /// Anything else; the connection stays usable.
+    /// Any other error; the connection remains usable.
     Other(LinkError),
 }
 
@@ -38,35 +38,35 @@ impl Fault {
     /// Classifies an error of the server at `address`.
     pub(super) fn of(error: &RedisError, address: &Address) -> Self {
         let text = reason(error);
-        let away = || LinkError::Unavailable(text.clone());
+        let unavailable = || LinkError::Unavailable(text.clone());
         let redirect = || {
             let (to, _) = error.redirect_node()?;
             let (host, port) = to.rsplit_once(':')?;
             let host = host.trim_start_matches('[').trim_end_matches(']');
-            // An empty host stands for the host that was asked.
+            // An empty host means the host that was called.
             let host = match (host, address) {
-                ("", Address::Tcp(asked, _)) => asked.as_str(),
+                ("", Address::Tcp(called, _)) => called.as_str(),
                 (host, _) => host,
             };
             Some(Address::Tcp(host.to_owned(), port.parse().ok()?))
         };
         let Some(code) = code(error) else {
-            return Self::Broken(away());
+            return Self::Broken(unavailable());
         };
         match code {
             "MOVED" => Self::Moved(redirect()),
             "ASK" => Self::Ask(redirect()),
-            "TRYAGAIN" => Self::TryAgain(away()),
+            "TRYAGAIN" => Self::TryAgain(unavailable()),
             "READONLY" | "MASTERDOWN" | "LOADING" | "UNBLOCKED" | "CLUSTERDOWN" => {
-                Self::NotMaster(away())
+                Self::NotMaster(unavailable())
             }
-            "BUSY" | "NOREPLICAS" | "OOM" | "MISCONF" => Self::Other(away()),
+            "BUSY" | "NOREPLICAS" | "OOM" | "MISCONF" => Self::Other(unavailable()),
             _ if text.contains("non local key") => Self::NonLocal(LinkError::Unavailable(text)),
             _ => Self::Other(LinkError::Refused(text)),
         }
     }
 
-    /// Returns the error for the caller, when nothing else can be tried.
+    /// Returns the error for the caller, when the call is not retried.
     pub(super) fn into_error(self) -> LinkError {
         match self {
             Self::Broken(error)
@@ -75,13 +75,13 @@ impl Fault {
             | Self::NonLocal(error)
             | Self::Other(error) => error,
             Self::Moved(_) | Self::Ask(_) => {
-                LinkError::Unavailable("the slots of the cluster are moving".to_owned())
+                LinkError::Unavailable("slots of the Redis Cluster are being moved".to_owned())
             }
         }
     }
 }
 
-/// Returns the code of an error that the server answered; `None` for a broken connection.
+/// Returns the code of an error that the server returned; `None` for a broken connection.
 /// Before Redis 7 the code of an error within a script is only in its text.
 pub(super) fn code(error: &RedisError) -> Option<&str> {
     const HIDDEN: &[&str] = &[
@@ -100,7 +100,7 @@ pub(super) fn code(error: &RedisError) -> Option<&str> {
     Some(hidden.map_or(code, |hidden| hidden))
 }
 
-/// Whether the user must not run the command, or the server does not know it.
+/// Returns whether the ACL forbids the command to the user, or the server does not know it.
 pub(super) fn is_forbidden(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
         || error
@@ -108,7 +108,7 @@ pub(super) fn is_forbidden(error: &RedisError) -> bool {
             .is_some_and(|detail| detail.contains("nknown command"))
 }
 
-/// Returns the text of an error.
+/// Returns the text of an error, for messages.
 pub(super) fn reason(error: &RedisError) -> String {
     let text = match error.detail() {
         Some(detail) => format!(
@@ -124,7 +124,7 @@ pub(super) fn reason(error: &RedisError) -> String {
     }
     match error.kind() {
         ErrorKind::Server(ServerErrorKind::NoPerm) => {
-            format!("the ACL of Redis forbids it to this user ({text})")
+            format!("the ACL of Redis forbids the command to this user ({text})")
         }
         _ => text,
     }

@@ -1,9 +1,9 @@
-//! A link to Redis: one connection to each master, made at its first use and made again after
-//! it failed.
+//! [`RedisConnection`]: one connection to each master, opened at its first use and reopened
+//! after a failure.
 //!
-//! Every call has a deadline. A connection that failed or did not answer in time is dropped,
-//! and the next call makes a new one: no second call waits for a black-holed connection, and
-//! no call is queued while Redis is unavailable.
+//! Every call has a deadline. A connection that failed or did not reply in time is dropped, and
+//! the next call opens a new one: no second call waits for a black-holed connection, and no
+//! call is queued while Redis is unavailable.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ use super::error::{Fault, LinkError, code};
 use super::node::Node;
 use super::url::Address;
 
-/// The time limit for a call, including a new connection.
-pub(crate) const ANSWER: Duration = Duration::from_millis(800);
+/// The time limit for a call, including the time to connect.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// The wait before a call is repeated whose keys are being moved.
-const MOVING: Duration = Duration::from_millis(20);
-/// How often a cluster may redirect a call.
-const REDIRECTS: usize = 8;
+/// The pause before a call is retried whose keys are being moved.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// The number of times that a cluster may redirect a call.
+const MAX_REDIRECTS: usize = 8;
 
 /// A command or a script with its arguments, in one buffer.
 pub(crate) struct Call<'a> {
@@ -44,10 +44,10 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// A script whose first arguments are so many keys.
-    pub(crate) fn script(script: &'a Script, keys: usize) -> Self {
+    /// Creates a call of a script; its first `key_count` arguments are keys.
+    pub(crate) fn script(script: &'a Script, key_count: usize) -> Self {
         let mut command = redis::cmd("EVALSHA");
-        command.arg(script.get_hash()).arg(keys);
+        command.arg(script.get_hash()).arg(key_count);
         Self {
             script: Some(script),
             command,
@@ -59,22 +59,24 @@ impl<'a> Call<'a> {
         self
     }
 
-    async fn put<T: FromRedisValue>(
+    /// Sends the call. If the server does not know the script, loads it and sends the call
+    /// again.
+    async fn send<T: FromRedisValue>(
         &self,
         connection: &mut MultiplexedConnection,
         asking: bool,
     ) -> RedisResult<T> {
         let unknown = ErrorKind::Server(ServerErrorKind::NoScript);
-        match (self.send(connection, asking).await, self.script) {
+        match (self.send_once(connection, asking).await, self.script) {
             (Err(error), Some(script)) if error.kind() == unknown => {
                 script.load_async(connection).await?;
-                self.send(connection, asking).await
+                self.send_once(connection, asking).await
             }
-            (answer, _) => answer,
+            (reply, _) => reply,
         }
     }
 
-    async fn send<T: FromRedisValue>(
+    async fn send_once<T: FromRedisValue>(
         &self,
         connection: &mut MultiplexedConnection,
         asking: bool,
@@ -84,17 +86,17 @@ impl<'a> Call<'a> {
         }
         let mut pipeline = redis::pipe();
         pipeline.cmd("ASKING").add_command(self.command.clone());
-        let answers = connection.req_packed_commands(&pipeline, 1, 1).await?;
-        let answer = answers.into_iter().next().unwrap_or(redis::Value::Nil);
-        Ok(T::from_redis_value(answer.extract_error()?)?)
+        let replies = connection.req_packed_commands(&pipeline, 1, 1).await?;
+        let reply = replies.into_iter().next().unwrap_or(redis::Value::Nil);
+        Ok(T::from_redis_value(reply.extract_error()?)?)
     }
 }
 
-/// A link whose connections live on the runtime that it was created on.
+/// One connection to each master. They run on the runtime on which this was created.
 pub(crate) struct RedisConnection {
     backend: Arc<RedisBackend>,
-    home: Handle,
-    /// By address. Without a cluster, the key of the one master is `None`.
+    runtime: Handle,
+    /// By address; without a cluster, the key of the only master is `None`.
     servers: StdMutex<HashMap<Option<Address>, Arc<Server>>>,
 }
 
@@ -102,11 +104,11 @@ pub(crate) struct RedisConnection {
 struct Server {
     node: Arc<Node>,
     address: Option<Address>,
-    held: Mutex<Option<Held>>,
+    open: Mutex<Option<OpenConnection>>,
 }
 
 #[derive(Clone)]
-struct Held {
+struct OpenConnection {
     connection: MultiplexedConnection,
     address: Address,
     generation: u64,
@@ -117,34 +119,34 @@ impl Server {
         Self {
             node,
             address,
-            held: Mutex::default(),
+            open: Mutex::default(),
         }
     }
 
-    /// Makes the next call connect again, unless that has happened already. The lock is held
-    /// while a connection is being made.
-    fn give_up(&self, generation: u64) {
-        if let Ok(mut held) = self.held.try_lock()
-            && held
+    /// Drops the connection of this generation, so that the next call opens a new one. Does
+    /// nothing if the lock is held, because then a connection is being opened already.
+    fn drop_connection(&self, generation: u64) {
+        if let Ok(mut open) = self.open.try_lock()
+            && open
                 .as_ref()
-                .is_some_and(|held| held.generation == generation)
+                .is_some_and(|open| open.generation == generation)
         {
-            *held = None;
+            *open = None;
         }
     }
 }
 
-/// Gives up a connection when its caller stops waiting for the answer.
-struct Waiting<'a> {
+/// Drops the connection if the caller stops waiting for the reply.
+struct PendingCall<'a> {
     server: &'a Server,
     generation: u64,
-    answered: bool,
+    has_reply: bool,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for PendingCall<'_> {
     fn drop(&mut self) {
-        if !self.answered {
-            self.server.give_up(self.generation);
+        if !self.has_reply {
+            self.server.drop_connection(self.generation);
         }
     }
 }
@@ -153,41 +155,41 @@ impl RedisConnection {
     pub(super) fn new(backend: Arc<RedisBackend>) -> Self {
         Self {
             backend,
-            home: Handle::current(),
+            runtime: Handle::current(),
             servers: StdMutex::default(),
         }
     }
 
-    /// Calls the server that holds `key` and waits at most [`ANSWER`]. If an idle connection
-    /// turns out to be closed it calls again, so the call must be idempotent.
-    pub(crate) async fn ask<T: FromRedisValue>(
+    /// Calls the server that holds `key` and waits at most [`CALL_TIMEOUT`]. The call must be
+    /// idempotent: it is sent again if an idle connection turns out to be closed.
+    pub(crate) async fn query<T: FromRedisValue>(
         &self,
         key: &str,
         call: &Call<'_>,
     ) -> Result<T, LinkError> {
-        self.ask_within(ANSWER, key, call).await
+        self.query_within(CALL_TIMEOUT, key, call).await
     }
 
-    /// The same with another time limit.
-    pub(crate) async fn ask_within<T: FromRedisValue>(
+    /// Does the same as [`Self::query`], with the given time limit.
+    pub(crate) async fn query_within<T: FromRedisValue>(
         &self,
         limit: Duration,
         key: &str,
         call: &Call<'_>,
     ) -> Result<T, LinkError> {
-        let asked = async {
+        let query = async {
             match &self.backend.cluster {
-                Some(cluster) => self.ask_cluster(cluster, key, call).await,
-                None => {
-                    let asked = self.ask_server(&self.server(None), call, false).await;
-                    asked.map_err(Fault::into_error)
-                }
+                Some(cluster) => self.query_cluster(cluster, key, call).await,
+                None => self
+                    .query_server(&self.server(None), call, false)
+                    .await
+                    .map_err(Fault::into_error),
             }
         };
-        within(limit, asked).await
+        within(limit, query).await
     }
 
-    /// Returns the masters of a cluster; `None` if there is one master that has all keys.
+    /// Returns the masters of the cluster; `None` without a cluster.
     pub(crate) async fn masters(&self) -> Result<Option<Arc<SlotMap>>, LinkError> {
         match &self.backend.cluster {
             None => Ok(None),
@@ -195,18 +197,18 @@ impl RedisConnection {
         }
     }
 
-    /// Calls one master of a cluster. Returns `None` if it does not hold all keys of the call,
-    /// which then has written nothing.
-    pub(crate) async fn ask_master<T: FromRedisValue>(
+    /// Calls one master of a cluster. Returns `None` if the master does not hold all keys of
+    /// the call; then the call has written nothing.
+    pub(crate) async fn query_master<T: FromRedisValue>(
         &self,
         master: &Master,
         call: &Call<'_>,
     ) -> Result<Option<T>, LinkError> {
         let server = self.server(Some(master.address.clone()));
-        match self.ask_server(&server, call, false).await {
-            Ok(answer) => Ok(Some(answer)),
+        match self.query_server(&server, call, false).await {
+            Ok(reply) => Ok(Some(reply)),
             Err(fault) => {
-                self.backend.outdate(&fault);
+                self.backend.refresh_if_outdated(&fault);
                 match fault {
                     Fault::Moved(_) | Fault::Ask(_) | Fault::TryAgain(_) | Fault::NonLocal(_) => {
                         Ok(None)
@@ -217,31 +219,31 @@ impl RedisConnection {
         }
     }
 
-    async fn ask_cluster<T: FromRedisValue>(
+    async fn query_cluster<T: FromRedisValue>(
         &self,
         cluster: &Cluster,
         key: &str,
         call: &Call<'_>,
     ) -> Result<T, LinkError> {
-        let mut elsewhere = None;
-        for _ in 0..REDIRECTS {
-            let (address, asking) = match elsewhere.take() {
-                Some(elsewhere) => elsewhere,
+        let mut redirect = None;
+        for _ in 0..MAX_REDIRECTS {
+            let (address, asking) = match redirect.take() {
+                Some(redirect) => redirect,
                 None => {
                     let map = cluster.map(&self.backend.connector).await?;
                     (map.master(key)?.address.clone(), false)
                 }
             };
             let server = self.server(Some(address));
-            let fault = match self.ask_server(&server, call, asking).await {
-                Ok(answer) => return Ok(answer),
+            let fault = match self.query_server(&server, call, asking).await {
+                Ok(reply) => return Ok(reply),
                 Err(fault) => fault,
             };
-            self.backend.outdate(&fault);
+            self.backend.refresh_if_outdated(&fault);
             match fault {
-                Fault::Moved(Some(to)) => elsewhere = Some((to, false)),
-                Fault::Ask(Some(to)) => elsewhere = Some((to, true)),
-                Fault::TryAgain(_) => sleep(MOVING).await,
+                Fault::Moved(Some(to)) => redirect = Some((to, false)),
+                Fault::Ask(Some(to)) => redirect = Some((to, true)),
+                Fault::TryAgain(_) => sleep(RETRY_PAUSE).await,
                 other => return Err(other.into_error()),
             }
         }
@@ -256,81 +258,84 @@ impl RedisConnection {
         {
             return Arc::clone(server);
         }
-        servers.retain(|address, _| self.backend.has(address));
+        servers.retain(|address, _| self.backend.has_node(address));
         let server = Arc::new(Server::new(node, address.clone()));
         servers.insert(address, Arc::clone(&server));
         server
     }
 
-    async fn ask_server<T: FromRedisValue>(
+    async fn query_server<T: FromRedisValue>(
         &self,
         server: &Server,
         call: &Call<'_>,
         asking: bool,
     ) -> Result<T, Fault> {
-        let mut first = true;
+        let mut is_first_attempt = true;
         loop {
-            let held = self.connection(server).await?;
-            let mut waiting = Waiting {
+            let open = self.connection(server).await?;
+            let mut pending = PendingCall {
                 server,
-                generation: held.generation,
-                answered: false,
+                generation: open.generation,
+                has_reply: false,
             };
-            let mut connection = held.connection;
-            let answer = call.put(&mut connection, asking).await;
-            waiting.answered = true;
-            let error = match answer {
-                Ok(answer) => return Ok(answer),
+            let mut connection = open.connection;
+            let reply = call.send(&mut connection, asking).await;
+            pending.has_reply = true;
+            let error = match reply {
+                Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
-            let fault = Fault::of(&error, &held.address);
+            let fault = Fault::of(&error, &open.address);
             if matches!(fault, Fault::Broken(_) | Fault::NotMaster(_)) {
-                server.node.distrust(held.generation);
-                server.give_up(held.generation);
+                server.node.end_generation(open.generation);
+                server.drop_connection(open.generation);
             }
-            // The call took no effect: the connection was closed before, or the server refused.
-            let undone = error.is_connection_dropped() || code(&error) == Some("READONLY");
-            if !first || !undone {
+            // The call had no effect if the connection was closed before it, or if the server
+            // is read-only.
+            let had_no_effect = error.is_connection_dropped() || code(&error) == Some("READONLY");
+            if !is_first_attempt || !had_no_effect {
                 return Err(fault);
             }
-            first = false;
+            is_first_attempt = false;
         }
     }
 
-    /// Returns the connection. A caller that comes while it is being made waits for it, and
-    /// makes another attempt if that failed.
-    async fn connection(&self, server: &Server) -> Result<Held, Fault> {
-        let mut slot = server.held.lock().await;
-        if let Some(held) = &*slot
-            && held.generation == server.node.generation()
+    /// Returns the open connection, or opens one. Concurrent callers wait for the same attempt,
+    /// and make another one if it fails.
+    async fn connection(&self, server: &Server) -> Result<OpenConnection, Fault> {
+        let mut slot = server.open.lock().await;
+        if let Some(open) = &*slot
+            && open.generation == server.node.generation()
         {
-            return Ok(held.clone());
+            return Ok(open.clone());
         }
         *slot = None;
-        let begun = server.node.generation();
+        let generation = server.node.generation();
         let (backend, address) = (Arc::clone(&self.backend), server.address.clone());
-        let connecting = self.home.spawn(async move { backend.reach(address).await });
-        let stopping = |_| Fault::Broken(LinkError::Unavailable("the runtime is stopping".into()));
+        let connecting = self
+            .runtime
+            .spawn(async move { backend.connect(address).await });
+        let stopping = |_| Fault::Broken(LinkError::Unavailable("the daemon is stopping".into()));
         let (address, connected) = connecting.await.map_err(stopping)??;
         let run = connected.run.as_deref();
-        let held = Held {
-            generation: server.node.agree(&address, run, begun),
+        let open = OpenConnection {
+            generation: server.node.record_server(&address, run, generation),
             connection: connected.connection,
             address,
         };
-        *slot = Some(held.clone());
-        Ok(held)
+        *slot = Some(open.clone());
+        Ok(open)
     }
 }
 
-/// Waits for an answer for at most `limit`.
+/// Waits for a reply for at most `limit`.
 pub(crate) async fn within<T>(
     limit: Duration,
-    asked: impl Future<Output = Result<T, LinkError>>,
+    query: impl Future<Output = Result<T, LinkError>>,
 ) -> Result<T, LinkError> {
-    timeout(limit, asked).await.unwrap_or_else(|_| {
+    timeout(limit, query).await.unwrap_or_else(|_| {
         Err(LinkError::Unavailable(format!(
-            "no answer from Redis within {limit:?}"
+            "no reply from Redis within {limit:?}"
         )))
     })
 }

@@ -1,6 +1,6 @@
-//! The connections to Redis, for the lease store and for the bus. All of them come from one
-//! [`RedisBackend`], so that the whole process uses one server, or one cluster, and changes
-//! as a whole when another server takes its place.
+//! The connections to Redis, for the lease store and for the event bus. All of them come from
+//! one [`RedisBackend`], so that the whole process uses the same server or cluster, and all
+//! connections change to the new master together after a failover.
 
 mod cluster;
 mod connection;
@@ -25,7 +25,7 @@ pub(crate) use self::cluster::{Master, SlotMap};
 use self::connection::{Connected, Connector};
 use self::error::Fault;
 pub use self::error::LinkError;
-pub(crate) use self::link::{ANSWER, Call, RedisConnection, within};
+pub(crate) use self::link::{CALL_TIMEOUT, Call, RedisConnection, within};
 use self::node::Node;
 use self::settings::Settings;
 use self::url::{Address, Arrangement};
@@ -33,20 +33,21 @@ pub use self::url::{FORMS, RedisUrl};
 use crate::error::OpenError;
 use crate::metrics::Gauge;
 
-/// How often the process checks that the master is still the same one.
-const WATCH: Duration = Duration::from_secs(1);
-/// How often the settings of the servers are checked.
-const CHECK: Duration = Duration::from_secs(10);
+/// The interval of checks that the masters are still the same.
+const MASTER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The interval of checks of the settings of the servers.
+const SETTINGS_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The servers behind one URL. All links of a process share it.
+/// The servers behind one URL. All connections of the process share it.
 pub struct RedisBackend {
     connector: Connector,
-    /// `None` if there is one master.
+    /// `None` without a cluster.
     cluster: Option<Cluster>,
-    /// By address. Without a cluster, the key of the one master is `None`.
+    /// By address; without a cluster, the key of the only master is `None`.
     nodes: Mutex<HashMap<Option<Address>, Arc<Node>>>,
+    /// Whether the background checks have been started.
     watched: AtomicBool,
-    /// Whether a server may evict leases.
+    /// 1 while a server may evict leases.
     evicts: OnceLock<Gauge>,
 }
 
@@ -77,42 +78,45 @@ impl RedisBackend {
 
     /// Sets `gauge` to 1 while a server may evict leases.
     pub fn report_evictions(&self, gauge: Gauge) {
-        // The daemon sets it once.
+        // The daemon calls this once.
         let _ = self.evicts.set(gauge);
     }
 
-    /// Returns a link whose connections live on the current runtime. The first one also starts
-    /// the watch over the servers, on the same runtime.
-    pub(crate) fn link(self: &Arc<Self>) -> RedisConnection {
+    /// Returns a [`RedisConnection`] that runs on the current runtime. The first call also
+    /// starts the background checks of the servers, on the same runtime.
+    pub(crate) fn connection(self: &Arc<Self>) -> RedisConnection {
         if !self.watched.swap(true, Ordering::Relaxed) {
             tokio::spawn(watch(Arc::downgrade(self)));
         }
         RedisConnection::new(Arc::clone(self))
     }
 
-    /// Returns the state that all links share about one master.
+    /// Returns the shared state of one master.
     fn node(&self, address: &Option<Address>) -> Arc<Node> {
         let mut nodes = self.nodes.lock();
         if let Some(node) = nodes.get(address) {
             return Arc::clone(node);
         }
-        let node = nodes.entry(address.clone());
-        Arc::clone(node.or_insert_with(|| Arc::new(Node::new())))
+        let node = nodes
+            .entry(address.clone())
+            .or_insert_with(|| Arc::new(Node::new()));
+        Arc::clone(node)
     }
 
-    fn has(&self, address: &Option<Address>) -> bool {
+    fn has_node(&self, address: &Option<Address>) -> bool {
         let nodes = self.nodes.lock();
         nodes.contains_key(address)
     }
 
-    /// Connects to a master: to the one at `address`, or else to the one that is the master now.
-    async fn reach(&self, address: Option<Address>) -> Result<(Address, Connected), Fault> {
+    /// Connects to the master at `address`; without an address, to the current master.
+    async fn connect(&self, address: Option<Address>) -> Result<(Address, Connected), Fault> {
         let address = match (address, &self.connector.url.arrangement) {
             (Some(address), _) => address,
             (None, Arrangement::Single(address)) => address.clone(),
             (None, Arrangement::Sentinel { sentinels, master }) => {
-                let named = sentinel::master(&self.connector, sentinels, master).await;
-                named.map_err(Fault::Broken)?
+                sentinel::master(&self.connector, sentinels, master)
+                    .await
+                    .map_err(Fault::Broken)?
             }
             (None, Arrangement::Cluster(_)) => return Err(Fault::Moved(None)),
         };
@@ -120,34 +124,35 @@ impl RedisBackend {
         Ok((address, connected))
     }
 
-    /// Wakes the watch if an answer shows that the slots of the cluster have changed.
-    fn outdate(&self, fault: &Fault) {
-        let changed = matches!(
+    /// Starts a check of the masters if a fault suggests that the slots of the cluster have
+    /// changed.
+    fn refresh_if_outdated(&self, fault: &Fault) {
+        let may_have_changed = matches!(
             fault,
             Fault::Moved(_) | Fault::Broken(_) | Fault::NotMaster(_)
         );
         if let Some(cluster) = &self.cluster
-            && changed
+            && may_have_changed
         {
             cluster.outdated.notify_one();
         }
     }
 
-    /// Checks that the masters are still the same ones. It makes a new connection each time,
-    /// because an open one may still lead to an old master.
-    async fn inspect(&self) -> Result<(), LinkError> {
+    /// Checks that the masters are still the same. Opens a new connection each time, because an
+    /// open one may still lead to an old master.
+    async fn check_masters(&self) -> Result<(), LinkError> {
         let Some(cluster) = &self.cluster else {
             let node = self.node(&None);
-            let begun = node.generation();
-            let fault = match self.reach(None).await {
+            let generation = node.generation();
+            let fault = match self.connect(None).await {
                 Ok((address, connected)) => {
-                    node.agree(&address, connected.run.as_deref(), begun);
+                    node.record_server(&address, connected.run.as_deref(), generation);
                     return Ok(());
                 }
                 Err(fault) => fault,
             };
             if matches!(fault, Fault::NotMaster(_)) {
-                node.distrust(begun);
+                node.end_generation(generation);
             }
             return Err(fault.into_error());
         };
@@ -155,32 +160,32 @@ impl RedisBackend {
         let mut nodes = self.nodes.lock();
         nodes.retain(|address, node| {
             let is_master = |master: &Master| Some(&master.address) == address.as_ref();
-            let stays = map.masters.iter().any(is_master);
-            if !stays {
-                node.distrust(node.generation());
+            let is_current = map.masters.iter().any(is_master);
+            if !is_current {
+                node.end_generation(node.generation());
             }
-            stays
+            is_current
         });
         Ok(())
     }
 
-    /// Checks the settings of all masters, and logs new warnings.
-    async fn check(&self, before: Settings) -> Settings {
-        let masters = match self.cluster.as_ref().and_then(Cluster::known) {
+    /// Checks the settings of all masters, and logs the findings that are not in `before`.
+    async fn check_settings(&self, before: Settings) -> Settings {
+        let masters = match self.cluster.as_ref().and_then(Cluster::cached_map) {
             Some(map) => map
                 .masters
                 .iter()
-                .map(|m| Some(m.address.clone()))
+                .map(|master| Some(master.address.clone()))
                 .collect(),
             None => vec![None],
         };
         let mut all = Settings::default();
         for master in masters {
-            if let Ok((address, mut connected)) = self.reach(master).await {
+            if let Ok((address, mut connected)) = self.connect(master).await {
                 all.add(&address, &mut connected.connection).await;
             }
         }
-        all.tell(&before);
+        all.log_new(&before);
         if let Some(gauge) = self.evicts.get() {
             gauge.set(all.evicts().into());
         }
@@ -188,31 +193,34 @@ impl RedisBackend {
     }
 }
 
-/// Watches the servers for as long as the backend is in use.
+/// Checks the masters and their settings periodically until the backend is dropped.
 async fn watch(backend: Weak<RedisBackend>) {
-    let (mut settings, mut checked) = (Settings::default(), None::<Instant>);
+    let (mut settings, mut checked_at) = (Settings::default(), None::<Instant>);
     loop {
         let outdated = {
             let Some(backend) = backend.upgrade() else {
                 return;
             };
-            match backend.inspect().await {
+            match backend.check_masters().await {
                 Err(error) => log::debug!("cannot check the masters of Redis: {error}"),
-                Ok(()) if checked.is_some_and(|checked| checked.elapsed() < CHECK) => {}
+                Ok(()) if checked_at.is_some_and(|at| at.elapsed() < SETTINGS_CHECK_INTERVAL) => {}
                 Ok(()) => {
-                    settings = backend.check(settings).await;
-                    checked = Some(Instant::now());
+                    settings = backend.check_settings(settings).await;
+                    checked_at = Some(Instant::now());
                 }
             }
             let cluster = backend.cluster.as_ref();
             cluster.map_or_else(|| Arc::new(Notify::new()), |c| Arc::clone(&c.outdated))
         };
-        // Earlier if an answer shows that the slots have changed.
-        if timeout(WATCH, outdated.notified()).await.is_ok() {
-            tokio::time::sleep(SETTLE).await;
+        // The next check comes earlier if a fault suggests that the slots have changed.
+        if timeout(MASTER_CHECK_INTERVAL, outdated.notified())
+            .await
+            .is_ok()
+        {
+            tokio::time::sleep(MIN_CHECK_PAUSE).await;
         }
     }
 }
 
-/// The least time between two checks of a cluster that is changing.
-const SETTLE: Duration = Duration::from_millis(200);
+/// The minimum pause between two checks of a cluster that is changing.
+const MIN_CHECK_PAUSE: Duration = Duration::from_millis(200);

@@ -6,16 +6,17 @@ use parking_lot::Mutex;
 
 use super::url::Address;
 
-/// One master as the whole process sees it. Every connection belongs to a generation. Evidence
-/// that the server is not the master any more begins the next generation, and then each link
-/// makes a new connection at its next call.
+/// One master, for the whole process. Every connection belongs to a generation. Evidence that
+/// the server is no longer the master begins the next generation, and then each
+/// [`RedisConnection`](super::RedisConnection) connects again at its next call.
 pub(super) struct Node {
     generation: AtomicU64,
-    agreed: Mutex<Agreed>,
+    server: Mutex<Server>,
 }
 
+/// The server that the latest connection reached.
 #[derive(Default)]
-struct Agreed {
+struct Server {
     address: Option<Address>,
     /// The run ID of the server.
     run: Option<String>,
@@ -25,7 +26,7 @@ impl Node {
     pub(super) fn new() -> Self {
         Self {
             generation: AtomicU64::new(1),
-            agreed: Mutex::default(),
+            server: Mutex::default(),
         }
     }
 
@@ -33,31 +34,36 @@ impl Node {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Begins the next generation, unless the generation `witness` is over already.
-    pub(super) fn distrust(&self, witness: u64) {
-        let (before, order) = (witness, Ordering::AcqRel);
-        // It fails if another connection was the first witness.
-        let _ = (self.generation).compare_exchange(before, before + 1, order, Ordering::Acquire);
+    /// Begins the next generation, if `generation` is still the current one.
+    pub(super) fn end_generation(&self, generation: u64) {
+        let (next, order) = (generation + 1, Ordering::AcqRel);
+        // This fails if another connection has already ended the generation.
+        let _ = (self.generation).compare_exchange(generation, next, order, Ordering::Acquire);
     }
 
     /// Records the server that a new connection reached, and returns the generation of that
-    /// connection, which was begun in the generation `begun`. If it reached another server than
-    /// the connections before, or another run of it, the next generation begins.
-    pub(super) fn agree(&self, address: &Address, run: Option<&str>, begun: u64) -> u64 {
-        let mut agreed = self.agreed.lock();
-        let moved = agreed
+    /// connection. `generation` is the one in which the connection attempt began. The next
+    /// generation begins if the server differs from the previous one or has restarted since.
+    pub(super) fn record_server(
+        &self,
+        address: &Address,
+        run: Option<&str>,
+        generation: u64,
+    ) -> u64 {
+        let mut server = self.server.lock();
+        let moved = server
             .address
             .as_ref()
             .is_some_and(|known| known != address);
-        let restarted = matches!((&agreed.run, run), (Some(known), Some(run)) if known != run);
-        agreed.address = Some(address.clone());
+        let restarted = matches!((&server.run, run), (Some(known), Some(run)) if known != run);
+        server.address = Some(address.clone());
         if run.is_some() {
-            agreed.run = run.map(str::to_owned);
+            server.run = run.map(str::to_owned);
         }
         if !moved && !restarted {
-            return begun;
+            return generation;
         }
-        log::info!("the Redis at {address} is another server or another run than before");
+        log::info!("the Redis server at {address} was restarted, or replaced another server");
         self.generation.fetch_add(1, Ordering::AcqRel) + 1
     }
 }
@@ -71,33 +77,33 @@ mod tests {
     }
 
     #[test]
-    fn another_run_or_another_address_ends_the_generation() {
+    fn a_new_run_id_or_a_new_address_ends_the_generation() {
         let node = Node::new();
-        assert_eq!(node.agree(&address(1), Some("a"), 1), 1);
-        assert_eq!(node.agree(&address(1), Some("a"), 1), 1);
+        assert_eq!(node.record_server(&address(1), Some("a"), 1), 1);
+        assert_eq!(node.record_server(&address(1), Some("a"), 1), 1);
         assert_eq!(
-            node.agree(&address(1), None, 1),
+            node.record_server(&address(1), None, 1),
             1,
-            "a server that does not say"
+            "a server with an unknown run ID"
         );
-        assert_eq!(node.agree(&address(1), Some("b"), 1), 2);
-        assert_eq!(node.agree(&address(2), Some("b"), 2), 3);
+        assert_eq!(node.record_server(&address(1), Some("b"), 1), 2);
+        assert_eq!(node.record_server(&address(2), Some("b"), 2), 3);
         assert_eq!(node.generation(), 3);
     }
 
     #[test]
-    fn a_late_witness_does_not_end_a_later_generation() {
+    fn late_evidence_does_not_end_a_later_generation() {
         let node = Node::new();
-        node.distrust(1);
-        node.distrust(1);
+        node.end_generation(1);
+        node.end_generation(1);
         assert_eq!(node.generation(), 2);
     }
 
     #[test]
-    fn a_connection_that_was_begun_before_the_distrust_is_not_of_the_next_generation() {
+    fn a_connection_attempt_from_an_ended_generation_does_not_join_the_next_one() {
         let node = Node::new();
-        node.agree(&address(1), Some("a"), 1);
-        node.distrust(1);
-        assert_eq!(node.agree(&address(1), Some("a"), 1), 1);
+        node.record_server(&address(1), Some("a"), 1);
+        node.end_generation(1);
+        assert_eq!(node.record_server(&address(1), Some("a"), 1), 1);
     }
 }

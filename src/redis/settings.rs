@@ -1,4 +1,4 @@
-//! Checks the settings of a server that can harm leases.
+//! Checks a server for settings that endanger leases.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::connection::field;
 use super::error::{is_forbidden, reason};
 use super::url::Address;
 
-/// The findings about the settings of some servers.
+/// The findings about the settings of the servers.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Settings {
     warnings: BTreeSet<String>,
@@ -26,8 +26,9 @@ impl Settings {
                 Ok(info) => self.read(address, &info),
                 Err(error) if is_forbidden(&error) => {
                     self.unknown.insert(format!(
-                        "the settings of Redis at {address} cannot be checked without the right \
-                         to use INFO: make sure that maxmemory-policy is noeviction"
+                        "the settings of Redis at {address} cannot be checked because the ACL \
+                         forbids INFO: grant +info, or make sure that maxmemory-policy is \
+                         noeviction"
                     ));
                 }
                 Err(error) => log::debug!("INFO {section} at {address}: {}", reason(&error)),
@@ -39,33 +40,34 @@ impl Settings {
         let policy = field(info, "maxmemory_policy").unwrap_or("noeviction");
         let limited = field(info, "maxmemory").is_some_and(|limit| limit != "0");
         if policy != "noeviction" {
-            let now = match limited {
-                true => "evicts leases when its memory is full, so living instances go offline",
-                false => "would evict leases if it had a maxmemory",
+            let effect = if limited {
+                "evicts leases when its memory is full, so running instances are marked offline"
+            } else {
+                "would evict leases if maxmemory were set"
             };
             self.evicts |= limited;
             self.warnings.insert(format!(
-                "Redis at {address} {now}: its maxmemory-policy is {policy}; set it to noeviction"
+                "Redis at {address} {effect}: its maxmemory-policy is {policy}; set it to noeviction"
             ));
         }
-        for (what, setting) in [
+        for (status_field, setting) in [
             (
                 "rdb_last_bgsave_status",
                 "save to \"\" or stop-writes-on-bgsave-error",
             ),
             ("aof_last_write_status", "appendonly"),
         ] {
-            if field(info, what).is_some_and(|status| status != "ok") {
+            if field(info, status_field).is_some_and(|status| status != "ok") {
                 self.warnings.insert(format!(
-                    "Redis at {address} cannot save ({what} is not ok), so it may reject \
-                     heartbeats: give it disk space, or set {setting} to no"
+                    "Redis at {address} cannot save ({status_field} is not ok), so it may \
+                     reject heartbeats: give it disk space, or set {setting} to no"
                 ));
             }
         }
     }
 
-    /// Logs the findings that `before` does not have.
-    pub(super) fn tell(&self, before: &Self) {
+    /// Logs the findings that are not in `before`.
+    pub(super) fn log_new(&self, before: &Self) {
         for warning in self.warnings.difference(&before.warnings) {
             log::warn!("{warning}");
         }
@@ -74,7 +76,7 @@ impl Settings {
         }
     }
 
-    /// Whether a server may evict leases.
+    /// Returns whether a server may evict leases.
     pub(super) fn evicts(&self) -> bool {
         self.evicts
     }
@@ -85,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn eviction_is_wrong_and_worse_with_a_limit() {
+    fn an_eviction_policy_causes_a_warning_and_evicts_only_with_a_memory_limit() {
         let read = |info: &str| {
             let mut settings = Settings::default();
             settings.read(&Address::Tcp("h".into(), 1), info);

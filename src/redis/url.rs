@@ -1,4 +1,4 @@
-//! The URL of `--leases` for leases on Redis: one server, a master that Sentinels name, or a
+//! The Redis URLs of `--leases`: for one server, for a master behind Sentinels, or for a
 //! cluster.
 
 use std::fmt;
@@ -11,14 +11,15 @@ use url::Url;
 use super::error::reason;
 use crate::error::{BackendUrl, UrlError};
 
-/// The parameter that names the file with the authorities of a server with TLS, PEM. Without
-/// it the system's authorities are asked. The words are PostgreSQL's.
+/// The parameter for the PEM file of the certificate authorities that the server certificate is
+/// checked against. The default is the authorities of the system. The TLS parameters have the
+/// names that PostgreSQL uses.
 pub(super) const ROOT_CERT: &str = "sslrootcert";
-/// The file with the certificate by which the daemon identifies itself, PEM.
+/// The parameter for the PEM file of the client certificate.
 pub(super) const CERT: &str = "sslcert";
-/// The file with the key of that certificate, PEM.
+/// The parameter for the PEM file of the key of the client certificate.
 pub(super) const KEY: &str = "sslkey";
-/// The file with the password, which is read again for each new connection.
+/// The parameter for the file of the password, which is read again for each new connection.
 pub(super) const PASSWORD_FILE: &str = "password_file";
 
 const PROTOCOL: &str = "protocol";
@@ -27,19 +28,17 @@ const SOCKET_USER: &str = "user";
 const SOCKET_PASSWORD: &str = "pass";
 const SENTINEL_USERNAME: &str = "sentinel_username";
 const SENTINEL_PASSWORD: &str = "sentinel_password";
-/// The file with the password of the sentinels.
 const SENTINEL_PASSWORD_FILE: &str = "sentinel_password_file";
 
-/// The forms of the URL, for errors.
+/// The forms of the URL, for error messages.
 pub const FORMS: &str = "redis://HOST, redis+sentinel://HOST,HOST/MASTER, \
                          redis+cluster://HOST,HOST or redis+unix:///PATH (rediss for TLS)";
 
-/// Where a server listens.
+/// The address of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Address {
-    /// A host and a port.
     Tcp(String, u16),
-    /// A Unix socket.
+    /// The path of a socket.
     Unix(PathBuf),
 }
 
@@ -53,21 +52,20 @@ impl fmt::Display for Address {
     }
 }
 
-/// How the servers are arranged.
+/// The kind of deployment.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Arrangement {
-    /// One server at this address, or the server to which a proxy there leads.
+    /// The server at this address, or behind a proxy at it.
     Single(Address),
-    /// The master of that name, which these Sentinels know.
+    /// The master of this name, whose address these Sentinels report.
     Sentinel {
         sentinels: Vec<Address>,
         master: String,
     },
-    /// A cluster, of which these are some nodes.
+    /// The cluster that contains these nodes.
     Cluster(Vec<Address>),
 }
 
-/// The user and the password of the daemon.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Login {
     pub(super) username: Option<String>,
@@ -75,7 +73,6 @@ pub(super) struct Login {
     pub(super) password_file: Option<PathBuf>,
 }
 
-/// The files of TLS.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct TlsFiles {
     pub(super) root: Option<PathBuf>,
@@ -83,11 +80,11 @@ pub(super) struct TlsFiles {
     pub(super) key: Option<PathBuf>,
 }
 
-/// The URL of one Redis, of one behind Sentinel, or of a cluster.
+/// A parsed URL of a single Redis, of a master behind Sentinels, or of a cluster.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
-    /// As it is shown.
-    shown: BackendUrl,
+    /// The URL as it is displayed, without passwords.
+    display: BackendUrl,
     pub(super) arrangement: Arrangement,
     /// `None` without TLS.
     pub(super) tls: Option<TlsFiles>,
@@ -106,7 +103,7 @@ enum Kind {
     Unix,
 }
 
-/// Returns the kind of a scheme, and whether it is with TLS.
+/// Returns the kind that a scheme stands for, and whether it uses TLS.
 fn scheme(name: &str) -> Option<(Kind, bool)> {
     let (server, kind) = match name.split_once('+') {
         None if name == "unix" => return Some((Kind::Unix, false)),
@@ -124,7 +121,7 @@ fn scheme(name: &str) -> Option<(Kind, bool)> {
 }
 
 impl RedisUrl {
-    /// Whether this is the scheme of a URL of Redis.
+    /// Returns whether `name` is the scheme of a Redis URL.
     pub fn has_scheme(name: &str) -> bool {
         scheme(name).is_some()
     }
@@ -134,13 +131,13 @@ impl RedisUrl {
             .split_once("://")
             .ok_or_else(|| UrlError::new(format!("must be {FORMS}")))?;
         let (kind, tls) = scheme(name).ok_or_else(|| UrlError::new(format!("must be {FORMS}")))?;
-        let shown = BackendUrl::parse(text)?;
-        let url = shown.first().clone();
+        let display = BackendUrl::parse(text)?;
+        let url = display.first().clone();
         if url.fragment().is_some() {
-            return Err(UrlError::new("a # must be written as %23"));
+            return Err(UrlError::new("a # in the URL must be written as %23"));
         }
         let mut parsed = Self {
-            shown,
+            display,
             arrangement: Arrangement::Cluster(Vec::new()),
             tls: tls.then(TlsFiles::default),
             login: Login::default(),
@@ -148,25 +145,30 @@ impl RedisUrl {
             database: 0,
             protocol: ProtocolVersion::default(),
         };
-        let database = parsed.take_parameters(&url, kind)?;
+        let database = parsed.read_parameters(&url, kind)?;
         let path = url.path().trim_matches('/');
-        let by_path = match (kind, path) {
+        let path_database = match (kind, path) {
             (_, "") | (Kind::Unix, _) => None,
             (Kind::Single, path) => Some(number(path)?),
             (Kind::Sentinel, _) => None,
             (Kind::Cluster, _) => {
-                return Err(UrlError::new("a Redis Cluster has only database 0"));
+                return Err(UrlError::new(
+                    "a Redis Cluster has only database 0: remove the number of the database",
+                ));
             }
         };
-        if by_path.is_some() && database.is_some() && by_path != database {
-            return Err(UrlError::new("the path and db name two databases"));
+        if path_database.is_some() && database.is_some() && path_database != database {
+            return Err(UrlError::new(
+                "the path and the parameter db select different databases: keep one of them",
+            ));
         }
-        parsed.database = by_path.or(database).unwrap_or_default();
+        parsed.database = path_database.or(database).unwrap_or_default();
         if kind == Kind::Unix {
-            let path = Url::parse(&format!("file://{}", url.path()));
-            let path = path.ok().and_then(|path| path.to_file_path().ok());
-            let path = path.filter(|_| parsed.shown.hosts() == [""] && url.path().len() > 1);
-            let path = path.ok_or_else(|| UrlError::new("must be redis+unix:///PATH"))?;
+            let path = Url::parse(&format!("file://{}", url.path()))
+                .ok()
+                .and_then(|path| path.to_file_path().ok())
+                .filter(|_| parsed.display.hosts() == [""] && url.path().len() > 1)
+                .ok_or_else(|| UrlError::new("must be redis+unix:///PATH"))?;
             parsed.arrangement = Arrangement::Single(Address::Unix(path));
             return Ok(parsed);
         }
@@ -175,8 +177,8 @@ impl RedisUrl {
             _ => 6379,
         };
         let mut addresses = Vec::new();
-        for host in parsed.shown.hosts() {
-            let (address, login) = host_and_login(parsed.shown.user(), host, port)?;
+        for host in parsed.display.hosts() {
+            let (address, login) = host_and_login(parsed.display.user(), host, port)?;
             addresses.push(address);
             if login.username.is_some() {
                 parsed.login.username = login.username;
@@ -186,18 +188,22 @@ impl RedisUrl {
             }
         }
         if parsed.login.password.is_some() && parsed.login.password_file.is_some() {
-            return Err(UrlError::new("give a password or password_file, not both"));
+            return Err(UrlError::new(
+                "password and password_file cannot be combined",
+            ));
         }
         parsed.arrangement = match kind {
             Kind::Cluster if parsed.database != 0 => {
-                return Err(UrlError::new("a Redis Cluster has only database 0"));
+                return Err(UrlError::new(
+                    "a Redis Cluster has only database 0: remove the number of the database",
+                ));
             }
             Kind::Cluster => Arrangement::Cluster(addresses),
             Kind::Sentinel => Arrangement::Sentinel {
                 sentinels: addresses,
                 master: match path {
                     "" => {
-                        let reason = "the name of the master is missing: \
+                        let reason = "the name of the master is missing: use \
                                       redis+sentinel://HOST,HOST/MASTER";
                         return Err(UrlError::new(reason));
                     }
@@ -205,7 +211,7 @@ impl RedisUrl {
                 },
             },
             _ if addresses.len() > 1 => {
-                let reason = "several hosts go with redis+sentinel:// and redis+cluster://";
+                let reason = "several hosts require redis+sentinel:// or redis+cluster://";
                 return Err(UrlError::new(reason));
             }
             _ => Arrangement::Single(addresses.swap_remove(0)),
@@ -213,8 +219,8 @@ impl RedisUrl {
         Ok(parsed)
     }
 
-    /// Reads the parameters; returns the database if one is named.
-    fn take_parameters(&mut self, url: &Url, kind: Kind) -> Result<Option<i64>, UrlError> {
+    /// Reads the query parameters. Returns the database, if the parameter `db` selects one.
+    fn read_parameters(&mut self, url: &Url, kind: Kind) -> Result<Option<i64>, UrlError> {
         let mut database = None;
         for (name, value) in url.query_pairs() {
             let value = value.into_owned();
@@ -223,14 +229,15 @@ impl RedisUrl {
                 (CERT, Some(tls)) => tls.certificate = Some(value.into()),
                 (KEY, Some(tls)) => tls.key = Some(value.into()),
                 (ROOT_CERT | CERT | KEY, None) => {
-                    return Err(UrlError::new(format!("{name} goes with rediss://")));
+                    return Err(UrlError::new(format!("{name} requires rediss://")));
                 }
                 (DATABASE, _) => database = Some(number(&value)?),
                 (PASSWORD_FILE, _) => self.login.password_file = Some(value.into()),
                 (PROTOCOL, _) => {
                     let text = format!("redis://h/?{PROTOCOL}={value}");
-                    let info = text.into_connection_info();
-                    let info = info.map_err(|error| UrlError::new(reason(&error)))?;
+                    let info = text
+                        .into_connection_info()
+                        .map_err(|error| UrlError::new(reason(&error)))?;
                     self.protocol = info.redis_settings().protocol();
                 }
                 (SOCKET_USER, _) if kind == Kind::Unix => self.login.username = Some(value),
@@ -258,23 +265,29 @@ impl RedisUrl {
                     if self.tls.is_some() {
                         known.extend([ROOT_CERT, CERT, KEY]);
                     }
-                    let known = known.join(", ");
-                    return Err(UrlError::new(format!("{other} is not known: {known} are")));
+                    return Err(UrlError::new(format!(
+                        "unknown parameter {other}; the known ones are {}",
+                        known.join(", ")
+                    )));
                 }
             }
         }
         if let Some(tls) = &self.tls
             && tls.certificate.is_some() != tls.key.is_some()
         {
-            return Err(UrlError::new(format!("{CERT} and {KEY} go together")));
+            return Err(UrlError::new(format!(
+                "{CERT} and {KEY} must be given together"
+            )));
         }
         Ok(database)
     }
 }
 
 fn number(text: &str) -> Result<i64, UrlError> {
-    let number = text.parse().ok().filter(|number| *number >= 0);
-    number.ok_or_else(|| UrlError::new(format!("{text:?} is not the number of a database")))
+    text.parse()
+        .ok()
+        .filter(|number| *number >= 0)
+        .ok_or_else(|| UrlError::new(format!("{text:?} is not the number of a database")))
 }
 
 /// Parses a host and a login with the driver, which also decodes escaped characters.
@@ -284,8 +297,9 @@ fn host_and_login(user: &str, host: &str, port: u16) -> Result<(Address, Login),
         return Err(UrlError::new("a host is missing"));
     }
     let port = url.port().unwrap_or(port);
-    let info = url.into_connection_info();
-    let info = info.map_err(|error| UrlError::new(reason(&error)))?;
+    let info = url
+        .into_connection_info()
+        .map_err(|error| UrlError::new(reason(&error)))?;
     let redis::ConnectionAddr::Tcp(host, _) = info.addr() else {
         return Err(UrlError::new("a host is missing"));
     };
@@ -297,7 +311,7 @@ fn host_and_login(user: &str, host: &str, port: u16) -> Result<(Address, Login),
     Ok((Address::Tcp(host.clone(), port), login))
 }
 
-/// Decodes a part of a path, as the driver decodes a user name.
+/// Decodes the escaped characters in a part of a path, with the driver's decoder of user names.
 fn decoded(text: &str) -> Result<String, UrlError> {
     let (_, login) = host_and_login(&format!("{text}@"), "h", 0)?;
     Ok(login.username.unwrap_or_default())
@@ -311,10 +325,10 @@ impl FromStr for RedisUrl {
     }
 }
 
-/// Without passwords.
+/// Hides the passwords.
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shown.fmt(f)
+        self.display.fmt(f)
     }
 }
 
@@ -337,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_names_one_server_a_master_behind_sentinels_or_a_cluster() {
+    fn a_url_selects_one_server_a_master_behind_sentinels_or_a_cluster() {
         for text in ["redis://h", "valkey://h", "rediss://h/", "valkeys://h"] {
             assert!(
                 parse(text).arrangement == Arrangement::Single(tcp("h", 6379)),
@@ -365,34 +379,43 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_cannot_be_meant_says_why() {
+    fn the_error_for_an_invalid_url_says_what_is_wrong() {
         for (text, why) in [
             (
                 "redis://a,b",
-                "several hosts go with redis+sentinel:// and redis+cluster://",
+                "several hosts require redis+sentinel:// or redis+cluster://",
             ),
-            ("redis://h/1?db=2", "the path and db name two databases"),
+            (
+                "redis://h/1?db=2",
+                "the path and the parameter db select different databases: keep one of them",
+            ),
             ("redis://h/x", "\"x\" is not the number of a database"),
-            ("redis+cluster://h/1", "a Redis Cluster has only database 0"),
+            (
+                "redis+cluster://h/1",
+                "a Redis Cluster has only database 0: remove the number of the database",
+            ),
             (
                 "redis+cluster://h?db=1",
-                "a Redis Cluster has only database 0",
+                "a Redis Cluster has only database 0: remove the number of the database",
             ),
             (
                 "redis+sentinel://h",
-                "the name of the master is missing: redis+sentinel://HOST,HOST/MASTER",
+                "the name of the master is missing: use redis+sentinel://HOST,HOST/MASTER",
             ),
             ("redis+sentinel://a,,b/m", "a host is missing"),
-            ("redis://h?sslcert=x", "sslcert goes with rediss://"),
-            ("rediss://h?sslcert=x", "sslcert and sslkey go together"),
+            ("redis://h?sslcert=x", "sslcert requires rediss://"),
+            (
+                "rediss://h?sslcert=x",
+                "sslcert and sslkey must be given together",
+            ),
             (
                 "redis://:p@h?password_file=x",
-                "give a password or password_file, not both",
+                "password and password_file cannot be combined",
             ),
             ("redis+unix://h/x", "must be redis+unix:///PATH"),
             (
                 "redis://h?x=1",
-                "x is not known: db, protocol, password_file are",
+                "unknown parameter x; the known ones are db, protocol, password_file",
             ),
         ] {
             let error = text.parse::<RedisUrl>().unwrap_err();
@@ -401,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_shown_with_all_hosts_and_without_passwords() {
+    fn a_url_is_displayed_with_all_hosts_and_without_passwords() {
         let url = "redis+sentinel://u:s3cret@a:1,b,c/m?sentinel_password=s3cret&db=1";
         let shown = parse(url).to_string();
         assert_eq!(

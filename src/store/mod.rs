@@ -1,8 +1,8 @@
-//! The registry store: what was declared and decided, on SQLite or PostgreSQL.
+//! The registry store: scopes and instances, on SQLite or PostgreSQL.
 //!
-//! [`open`] gives a reader, which may be shared, and the one writer, which cannot
-//! be cloned and moves into the RegistryActor: whoever writes to the database has
-//! to be that actor. No backend knows leases, HTTP or actors.
+//! [`open`] returns a reader, which may be shared, and the only writer, which cannot be cloned
+//! and moves into the RegistryActor: no other code can write to the database. No backend knows
+//! leases, HTTP or actors.
 
 mod postgres;
 mod sqlite;
@@ -21,111 +21,109 @@ use crate::model::{
     Scope, ScopeId, ScopeRecord,
 };
 
-/// Why a call of the registry store gave no answer.
+/// Why a call of the registry store failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// The store cannot be reached or did not answer in time. Nothing was changed.
+    /// The store is unreachable or did not answer in time. Nothing was changed.
     #[error("the registry store is unavailable: {0}")]
     Unavailable(String),
-    /// The commit was under way when the connection was lost: it may have happened.
+    /// The connection was lost during the commit, which may have happened.
     #[error("the outcome of a commit is unknown: {0}")]
     OutcomeUnknown(String),
-    /// Another daemon's transaction, or somebody's lock, stood against this one. Nothing
-    /// was changed, and trying again helps.
+    /// Another transaction or a lock was in the way. Nothing was changed, and a retry may succeed.
     #[error("a conflict in the registry store: {0}")]
     Conflict(String),
-    /// The store is there and refused a statement. Nothing was changed.
+    /// The store refused a statement. Nothing was changed.
     #[error("the registry store refused a statement: {0}")]
     Refused(String),
 }
 
-/// Why the schema could not be brought up to date.
+/// Why the schema could not be migrated.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
-    /// Waiting and trying again may help.
+    /// A retry may succeed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The database was migrated by a newer rollcalld.
     #[error(
-        "the database has schema version {found} and this rollcalld knows versions up to {known}: run a newer rollcalld, or restore the database from before its upgrade"
+        "the database has schema version {found}, but this rollcalld supports versions up to {known}: run a newer rollcalld, or restore a backup from before the upgrade"
     )]
     SchemaNewer {
-        /// The newest version applied to the database.
+        /// The newest version in the database.
         found: i32,
         /// The newest version in this binary.
         known: i32,
     },
-    /// A migration failed, or one that was applied has another text here.
+    /// A migration failed, or differs from the one that was applied.
     #[error("cannot migrate the database: {0}")]
     Failed(String),
 }
 
-/// What the reader and the HTTP side may ask.
+/// The reads.
 #[async_trait]
 pub trait RegistryReader: Send + Sync {
-    /// All scopes, in no order.
+    /// Returns all scopes, in no order.
     async fn list_scopes(&self) -> Result<Vec<ScopeRecord>, StoreError>;
 
-    /// A scope by its key, if it is declared.
+    /// Returns a scope by its key, if it is declared.
     async fn find_scope(&self, scope: &Scope) -> Result<Option<ScopeRecord>, StoreError>;
 
-    /// A scope by its id, if there is one.
+    /// Returns a scope by its ID, if there is one.
     async fn find_scope_by_id(&self, id: ScopeId) -> Result<Option<ScopeRecord>, StoreError>;
 
-    /// All instances, by id, beginning after `after`, at most `limit`.
+    /// Returns the instances with an ID greater than `after`, by ID, at most `limit`.
     async fn list_instances(
         &self,
         after: InstanceId,
         limit: u16,
     ) -> Result<Vec<Instance>, StoreError>;
 
-    /// Those of the given instances that are registered, in no order, in one
-    /// round trip.
+    /// Returns those of the given instances that are registered, in no order, in one round trip.
     async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError>;
 
-    /// What changes with every change.
+    /// Returns counts and sums that change with every change.
     async fn digest(&self) -> Result<Digest, StoreError>;
 
-    /// Whether the store answers, and SQLite's file can be written.
+    /// Checks that the store answers, and that the SQLite file can be written.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// The connections for reading, where there is a pool of them.
+    /// Returns the state of the connection pool for reads, if there is one.
     fn pool(&self) -> Option<PoolFigures> {
         None
     }
 }
 
-/// The connections of a pool at a moment.
+/// The state of a connection pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PoolFigures {
-    /// Open.
+    /// Open connections.
     pub open: usize,
-    /// Open, and used by nobody.
+    /// Open connections that are unused.
     pub idle: usize,
-    /// Reads that wait for one.
+    /// Reads that wait for a connection.
     pub waiting: usize,
 }
 
-/// The one handle that changes the database.
+/// The only handle that changes the database.
 #[async_trait]
 pub trait RegistryWriter: Send {
-    /// Brings the schema up to date under a lock that excludes other daemons, and
-    /// returns the names of the migrations that were applied. Harmless to repeat.
+    /// Migrates the schema under a lock that excludes other daemons, and returns the names of the
+    /// applied migrations. Idempotent.
     async fn migrate(&mut self) -> Result<Vec<String>, MigrateError>;
 
-    /// Begins a transaction; everything in it is recorded at the time `now`.
-    /// Dropping it without [`RegistryTransaction::commit`] changes nothing.
+    /// Begins a transaction, which records everything at the time `now`. Dropping it without
+    /// [`RegistryTransaction::commit`] rolls it back.
     async fn begin<'a>(
         &'a mut self,
         now: DateTime<Utc>,
     ) -> Result<Box<dyn RegistryTransaction + 'a>, StoreError>;
 }
 
-/// A transaction of the registry store. After an error it can only be dropped.
-/// Every write may be sent again: the second time it finds its own effect.
+/// A transaction of the registry store. After an error it can only be dropped. Every write is
+/// idempotent: a repeated one finds its own effect.
 #[async_trait]
 pub trait RegistryTransaction: Send {
-    /// Declares a scope; a known one gets the name, where one is given.
+    /// Declares a scope, or gives a known one a name.
     async fn declare_scope(
         &mut self,
         scope: &Scope,
@@ -135,117 +133,114 @@ pub trait RegistryTransaction: Send {
     /// Removes a scope that has no instances.
     async fn delete_scope(&mut self, scope: &Scope) -> Result<ScopeDeletion, StoreError>;
 
-    /// Registers many instances, each of them at most once in the slice; a service
-    /// is declared by its first instance. What changes nothing is no change.
+    /// Registers instances, each at most once in the slice. The first instance of a service
+    /// declares the service. A registration without a difference changes nothing.
     async fn register_instances(
         &mut self,
         registrations: &[Registration],
     ) -> Result<RegisteredMany, StoreError>;
 
-    /// An operator's change; `None` where the instance is unknown.
+    /// Changes an instance for an operator; returns `None` if it is unknown.
     async fn change_instance(
         &mut self,
         key: &InstanceKey,
         change: &InstanceChange,
     ) -> Result<Option<Instance>, StoreError>;
 
-    /// Disables a service instance unless it is held; `None` where none has that id.
+    /// Disables a service instance unless it is held; returns `None` if there is none with this ID.
     async fn disable_service_instance(
         &mut self,
         id: InstanceId,
     ) -> Result<Option<Instance>, StoreError>;
 
-    /// Removes an instance and returns it as it was last; `None` where it is unknown.
+    /// Removes an instance and returns its last state; returns `None` if it is unknown.
     async fn deregister_instance(
         &mut self,
         key: &InstanceKey,
     ) -> Result<Option<Instance>, StoreError>;
 
-    /// Removes instances that went offline, and were changed last, before `before`, at
-    /// most `limit`; not those that are held. Returns them as they were last, in no order.
+    /// Removes instances that went offline and were changed last before `before`, except held ones,
+    /// at most `limit`. Returns their last state, in no order.
     async fn purge_offline_instances(
         &mut self,
         before: DateTime<Utc>,
         limit: u16,
     ) -> Result<Vec<Instance>, StoreError>;
 
-    /// Records that instances are alive, each since an epoch; of an instance that is
-    /// unknown, or known to be of that or a later life, nothing. Answers for those that
-    /// changed, in no order. No instance may come twice.
+    /// Marks instances online if the given lease is newer than the recorded one, and returns the
+    /// changed instances, in no order. Keys must be unique.
     async fn record_online(&mut self, lives: &[LeaseStart]) -> Result<Vec<WentOnline>, StoreError>;
 
-    /// Records that lives are over; of an instance that is unknown, offline or of another
-    /// life by now, nothing. Answers for those that changed, in no order. No instance may
-    /// come twice.
+    /// Marks instances offline if the given lease is still the recorded one, and returns the
+    /// changed instances, in no order. Keys must be unique.
     async fn record_offline(&mut self, lives: &[LeaseStart]) -> Result<Vec<Instance>, StoreError>;
 
-    /// Records which lease store a replica of the daemon uses, and returns what all other
-    /// replicas that run have recorded. Old records of replicas that ended are removed. A
-    /// store that only one daemon can use records nothing and returns none.
+    /// Records which lease store a replica uses, and returns what all other running replicas
+    /// recorded. Removes old records of replicas that ended. A store for one replica alone records
+    /// nothing and returns none.
     async fn attest(&mut self, own: &Attestation) -> Result<Vec<Attestation>, StoreError>;
 
-    /// Makes all of it durable.
+    /// Makes the transaction durable.
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
 
-/// Which lease store a replica of the daemon uses.
+/// Which lease store a replica uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attestation {
     /// The replica.
     pub replica: ReplicaId,
-    /// The servers of its lease store, as one text; `None` while the replica cannot renew
-    /// leases.
+    /// The servers of its lease store as one text; `None` while the replica cannot renew leases.
     pub lease_store: Option<String>,
 }
 
-/// What declaring a scope did.
+/// The result of declaring a scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declared {
-    /// The scope as it is now.
+    /// The scope after the change.
     pub record: ScopeRecord,
-    /// Whether it was not known before.
+    /// Whether it is new.
     pub created: bool,
 }
 
-/// What registering an instance did.
+/// The result of registering an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registered {
-    /// The instance as it is now.
+    /// The instance after the change.
     pub instance: Instance,
-    /// Whether it was not known before.
+    /// Whether it is new.
     pub created: bool,
-    /// Whether anything is different from before.
+    /// Whether anything changed.
     pub changed: bool,
 }
 
-/// What registering many instances did.
+/// The result of registering instances.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RegisteredMany {
-    /// In the order of the registrations, `None` for a gateway whose group is not declared.
+    /// In the order of the registrations; `None` for a gateway whose group is not declared.
     pub instances: Vec<Option<Registered>>,
-    /// The services that were declared by it.
+    /// The services that were declared by their first instance.
     pub services: Vec<ScopeRecord>,
 }
 
-/// Counts and sums of what is stored: two stores, or a store and a copy of it, that
-/// differ in something differ in this, but for chance.
+/// Counts and sums of the stored rows. Two stores, or a store and a copy of it, with different
+/// rows almost certainly have different digests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Digest {
-    /// How many scopes there are.
+    /// The number of scopes.
     pub scopes: i64,
-    /// The sum of their ids and revisions.
+    /// The sum of their IDs and revisions.
     pub scope_sum: i64,
-    /// How many instances there are.
+    /// The number of instances.
     pub instances: i64,
-    /// The sum of [`Digest::term`] over them.
+    /// The sum of [`Digest::term`] over the instances.
     pub instance_sum: i64,
 }
 
 impl Digest {
-    /// What an instance counts for: more than its id and revision, because after a restore a
-    /// revision may have another content than before.
+    /// Returns the term of an instance. It covers more than the ID and the revision, because after
+    /// a restore a revision may have another content than before.
     pub fn term(instance: &Instance) -> i64 {
-        // Unlike weights, so that small changes of two parts do not make up for each other.
+        // Different weights, so that small changes of two parts do not cancel each other out.
         const PRIME: i64 = 1_000_000_007;
         let epoch = instance.presence.epoch.map_or(0, |epoch| epoch.0);
         instance.id.0
@@ -256,12 +251,12 @@ impl Digest {
     }
 }
 
-/// A life of an instance's lease.
+/// The start of a lease of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseStart {
-    /// Whose lease.
+    /// The instance.
     pub key: InstanceKey,
-    /// When it began.
+    /// The epoch of the lease.
     pub epoch: Epoch,
 }
 
@@ -418,15 +413,15 @@ mod tests {
             ),
             (
                 "postgres://h/db?sslmode=require&sslcert=x",
-                "sslcert and sslkey go together",
+                "sslcert and sslkey must be given together",
             ),
             (
                 "postgres://h/db?sslcert=x&sslkey=y",
-                "sslcert needs sslmode=verify-full or require: the others may not use TLS at all",
+                "sslcert needs sslmode=verify-full or require: the other modes may connect without TLS",
             ),
             (
                 "postgres://u:p@h/db?password_file=x",
-                "give a password or password_file, not both",
+                "password and password_file cannot be combined",
             ),
             ("sqlite:", "sqlite: needs the path of a file"),
             ("sqlite::memory:", "sqlite: needs the path of a file"),
@@ -438,7 +433,7 @@ mod tests {
             ),
             (
                 "postgres://h/db?sslmode=prefer&sslrootcert=ca.pem",
-                "sslrootcert needs sslmode=verify-full or require: the others may not use TLS at all",
+                "sslrootcert needs sslmode=verify-full or require: the other modes may connect without TLS",
             ),
             (
                 "postgres://h/db?bogus=1",

@@ -23,7 +23,7 @@ fn make(role: &str, name: &str, scope: &[&str]) -> (String, String) {
         .unwrap();
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
-    let [token, line] = ["token, shown only now:", "line for --tokens-file:"].map(|label| {
+    let [token, line] = ["token (shown only once):", "line for --tokens-file:"].map(|label| {
         let line = text.lines().find_map(|line| line.strip_prefix(label));
         line.unwrap().trim().to_owned()
     });
@@ -185,7 +185,7 @@ async fn a_refusal_says_what_is_missing() {
     assert_eq!(answer.headers()["www-authenticate"], "Bearer");
     assert_eq!(
         answer.json::<Value>().await.unwrap(),
-        json!({"title": "Unauthorized", "status": 401, "code": "unauthorized", "detail": "this takes a token that is known here: Authorization: Bearer TOKEN"})
+        json!({"title": "Unauthorized", "status": 401, "code": "unauthorized", "detail": "a valid bearer token is required: send Authorization: Bearer TOKEN"})
     );
     let (_, body) = guarded.send(Method::PUT, ORDERS, &token, json!({})).await;
     assert_eq!(
@@ -319,8 +319,7 @@ async fn tokens_are_read_again_on_sighup() {
     guarded.daemon.signal(Signal::HUP);
     eventually(Duration::from_secs(10), "it is said", || async {
         let log = guarded.daemon.log();
-        log.contains("the tokens from before stay valid: ")
-            .then_some(())
+        log.contains("the previous ones stay valid: ").then_some(())
     })
     .await;
     assert_eq!(status(&new).await, 200);

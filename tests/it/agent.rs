@@ -168,7 +168,7 @@ async fn whoever_was_deregistered_behind_its_back_registers_again() {
     assert_eq!(daemon.delete(INSTANCE).await.0, 204);
     is_available(&daemon, true).await;
     let log = agent.log();
-    assert!(log.contains("was not registered any more"), "{log}");
+    assert!(log.contains("was deregistered by another client"), "{log}");
 }
 
 #[tokio::test]
@@ -342,7 +342,7 @@ async fn what_it_is_told_wrongly_is_said_with_its_flag() {
             [&ORDERS[..], &["--server", "redis://h"]].concat(),
             "must be http://",
         ),
-        ("[]", vec!["--file", file], "holds no instance"),
+        ("[]", vec!["--file", file], "contains no instance"),
         ("{", vec!["--file", file], "'--file <PATH>'"),
         (
             r#"[{"address":"a:1"}]"#,

@@ -112,11 +112,11 @@ async fn each_wrong_body_names_its_field<B: Backends>() {
         (Method::PUT, "/v1/groups/edge", json!({"name": ""}).to_string(), "invalid_field", Some("name"),
             "name must not be blank".into()),
         (Method::PATCH, INSTANCE, json!({}).to_string(), "invalid_field", Some("body"),
-            "body must have status, weight or metadata: there is nothing to change".into()),
+            "body must contain status, weight or metadata".into()),
         (Method::PATCH, INSTANCE, json!({"status": "on"}).to_string(), "invalid_field", Some("status"),
             "status has the wrong form: unknown variant `on`, expected one of `enabled`, `disabled`, `held`".into()),
         (Method::PATCH, INSTANCE, json!({"status": "enabled", "reason": "r"}).to_string(), "invalid_field", Some("reason"),
-            "reason goes only with \"status\":\"held\"".into()),
+            "reason is allowed only with \"status\":\"held\"".into()),
         (Method::POST, "/v1/heartbeats", json!({}).to_string(), "invalid_field", Some("leases"),
             "leases is missing".into()),
         (Method::POST, "/v1/heartbeats", json!({"leases": [{"service": "a:b", "address": "a:1"}]}).to_string(),
@@ -128,9 +128,9 @@ async fn each_wrong_body_names_its_field<B: Backends>() {
         (Method::POST, "/v1/heartbeats", json!({"leases": [{"service": "a"}]}).to_string(),
             "invalid_field", Some("leases[0].address"), "leases[0].address is missing".into()),
         (Method::POST, "/v1/heartbeats", json!({"leases": [{"address": "a:1"}]}).to_string(),
-            "invalid_field", Some("leases[0]"), "leases[0] must have either service or group".into()),
+            "invalid_field", Some("leases[0]"), "leases[0] must contain either service or group".into()),
         (Method::POST, "/v1/heartbeats", json!({"leases": [{"service": "a", "group": "b", "address": "a:1"}]}).to_string(),
-            "invalid_field", Some("leases[0]"), "leases[0] must have either service or group".into()),
+            "invalid_field", Some("leases[0]"), "leases[0] must contain either service or group".into()),
         (Method::POST, "/v1/heartbeats", json!({"leases": [{"service": "a", "address": "a:1", "x": 1}]}).to_string(),
             "unknown_field", Some("leases[0].x"), "leases[0].x is not known; known here: one of service, group, address".into()),
     ];
@@ -224,7 +224,7 @@ async fn an_unknown_path_and_a_wrong_method_are_problems<B: Backends>() {
             &answer,
             "method_not_allowed",
             None,
-            &format!("this path takes {allow}"),
+            &format!("this path supports only {allow}"),
         );
     }
     nothing_was_written(&daemon).await;
@@ -370,7 +370,7 @@ async fn a_body_that_says_it_is_not_plain_utf8_is_415() {
         (status, answer.json::<Value>().await.unwrap())
     };
     let json = ("content-type", "application/json");
-    let compressed = "a body must not be compressed: leave Content-Encoding out";
+    let compressed = "a body must not be compressed: omit Content-Encoding";
     let charset = "a body must be in UTF-8: leave charset out of Content-Type";
     for (headers, detail) in [
         ([json, ("content-encoding", "gzip")], compressed),

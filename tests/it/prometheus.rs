@@ -243,7 +243,7 @@ async fn a_query_that_is_none_is_400<B: Backends>() {
         ),
         (
             "service=a&group=b",
-            "query must not have both service and group",
+            "query must not contain both service and group",
         ),
         ("group=", "query has the wrong form: must not be empty"),
         (

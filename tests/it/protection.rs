@@ -215,7 +215,7 @@ async fn sixty_of_a_hundred_that_do_not_return_go_when_it_has_lasted_long_enough
     assert_eq!(offline(&before), Vec::<&str>::new());
     assert_eq!(
         left.data["reason"],
-        json!("it has lasted for --protection-max-duration 12s")
+        json!("protection mode has lasted for --protection-max-duration 12s")
     );
     gone(&mut fleet).await;
 }

@@ -286,7 +286,7 @@ async fn without_redis_heartbeats_are_503_and_registrations_go_on() {
     setup.backends.redis.restart().await;
     eventually(
         Duration::from_secs(10),
-        "heartbeats are taken again",
+        "the registry accepts heartbeats again",
         || async { (beat(&setup).await.0 == 200).then_some(()) },
     )
     .await;
@@ -301,7 +301,7 @@ async fn without_redis_heartbeats_are_503_and_registrations_go_on() {
     setup.backends.redis.thaw();
     eventually(
         Duration::from_secs(10),
-        "heartbeats are taken again",
+        "the registry accepts heartbeats again",
         || async { (beat(&setup).await.0 == 200).then_some(()) },
     )
     .await;

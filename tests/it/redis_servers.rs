@@ -94,7 +94,7 @@ async fn a_url_for_another_kind_of_server_is_corrected() {
         (cluster, "This instance has cluster support disabled"),
         (
             format!("{hosts}-other"),
-            "no sentinel names the master \"main-other\"",
+            "no sentinel reports the master \"main-other\"",
         ),
     ] {
         let reason = refusal(&url);

@@ -204,7 +204,7 @@ async fn a_database_of_a_newer_schema_is_refused_with_what_to_do() {
     ] {
         let (code, text) = run(&arguments, &[("ROLLCALL_LISTEN", "127.0.0.1:0")]);
         assert_eq!(code, 1);
-        let says = "the database has schema version 7 and this rollcalld knows versions up to 4: run a newer rollcalld";
+        let says = "the database has schema version 7 and this rollcalld supports versions up to 4: run a newer rollcalld";
         assert!(text.contains(says), "{arguments:?} says {text}");
     }
 }
@@ -301,7 +301,7 @@ async fn a_store_that_does_not_come_in_time_ends_the_start() {
         let (code, text) = run(&arguments, &[("ROLLCALL_LISTEN", "127.0.0.1:0")]);
         assert_eq!(code, 1);
         let says = format!(
-            "{} was not there within 2s (--start-timeout): ",
+            "{} could not be reached within 2s (--start-timeout): ",
             arguments[1]
         );
         assert!(text.contains(&says), "{text}");
@@ -325,7 +325,7 @@ async fn a_migration_that_another_daemon_does_not_end_ends_the_start() {
     ];
     let (code, text) = run(&arguments, &[]);
     assert_eq!(code, 1);
-    let says = "was not there within 2s (--start-timeout): it did not answer, or another daemon is migrating it";
+    let says = "could not be reached within 2s (--start-timeout): it did not answer, or another daemon is migrating it";
     assert!(text.contains(says), "{text}");
 }
 

@@ -250,12 +250,12 @@ async fn redis_is_reached_by_tls_and_identified() {
         (
             format!("{url}?sslrootcrt={own}"),
             2,
-            "sslrootcrt is not known",
+            "unknown parameter sslrootcrt",
         ),
         (
             redis.url() + "?sslrootcert=x",
             2,
-            "sslrootcert goes with rediss://",
+            "sslrootcert requires rediss://",
         ),
     ] {
         let output = Command::new(BINARY)
@@ -377,7 +377,7 @@ async fn https_shows_a_certificate_that_sighup_replaces() {
     fs::write(served.folder.path().join("server.key"), &old.key).unwrap();
     served.daemon.signal(Signal::HUP);
     eventually(Duration::from_secs(10), "it is said", || async {
-        let says = "the certificates from before stay valid: --tls-key ";
+        let says = "the previous ones stay in use: --tls-key ";
         served.daemon.log().contains(says).then_some(())
     })
     .await;

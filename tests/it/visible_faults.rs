@@ -87,7 +87,7 @@ async fn probes_are_answered_while_idle_clients_have_all_connections() {
     assert!((50.0..=64.0).contains(&open), "{open}");
     let said = daemon
         .log()
-        .matches("(--max-connections): until fewer are")
+        .matches("(--max-connections): each response now")
         .count();
     assert_eq!(said, 1, "{}", daemon.log());
 }
@@ -113,7 +113,7 @@ async fn events_that_cannot_be_told_are_said_once_and_told_later() {
     sleep(Duration::from_secs(2)).await;
     let log = daemon.log();
     assert_eq!(
-        log.matches("the log of events takes no events").count(),
+        log.matches("the event log accepts no events").count(),
         1,
         "{log}"
     );

@@ -1,8 +1,8 @@
-//! The HeartbeatActor: owner of the leases, one on each HTTP worker's own thread.
+//! The HeartbeatActor: owner of the leases, one on the thread of each HTTP worker.
 //!
-//! It sends what has arrived as one round trip, and gathers what arrives meanwhile
-//! for the next: no timer, and no delay when idle. When the SchedulerActor says so it
-//! sweeps its share of the deadlines. It never writes to the database.
+//! It sends the renewals that have arrived as one round trip, and collects those that arrive
+//! during it for the next one: no timer, and no delay when idle. When the SchedulerActor asks,
+//! it sweeps its share of the deadlines. It never writes to the database.
 
 mod new_leases;
 mod record;
@@ -24,7 +24,7 @@ use crate::lease::{Lease, LeaseError, LeaseStore};
 use crate::metrics::Metrics;
 use crate::model::{InstanceKey, Ttl};
 
-/// How many leases are looked at in one round trip.
+/// The most leases in one round trip of [`GetLeases`].
 const LOOK: usize = 1000;
 
 /// Owns one handle to the lease store.
@@ -35,7 +35,7 @@ pub struct HeartbeatActor {
     default_ttl: Ttl,
     metrics: Arc<Metrics>,
     renewals: Renewals,
-    /// Whether a round trip of renewals is.
+    /// Whether a round trip of renewals is in flight.
     under_way: bool,
     unrecorded: PendingTransitions,
     sweeping: bool,
@@ -43,7 +43,7 @@ pub struct HeartbeatActor {
 }
 
 impl HeartbeatActor {
-    /// Renews leases where `expiry` looks for them.
+    /// Renews leases in the lease store of `expiry`.
     pub fn new(expiry: ExpiryHandler, lifeline: Lifeline) -> Self {
         Self {
             leases: Arc::clone(&expiry.leases),
@@ -64,7 +64,8 @@ impl Actor for HeartbeatActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        // Its limit is that of whoever asks; beyond 16, each sender would get a handle of its own.
+        // The senders limit themselves; with a capacity, each sender beyond 16 would get a handle
+        // of its own.
         context.set_mailbox_capacity(0);
     }
 }
@@ -75,7 +76,7 @@ admit!(HeartbeatActor);
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), LeaseError>")]
 pub struct Revoke {
-    /// Whose leases.
+    /// The instances that are deregistered.
     pub keys: Vec<InstanceKey>,
 }
 
@@ -88,11 +89,11 @@ impl Handler<Revoke> for HeartbeatActor {
     }
 }
 
-/// Says how long each lease still lives; `None` where there is none. No effect.
+/// Returns the remaining time of each lease, `None` where there is none. No effect.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Vec<Option<Lease>>, LeaseError>")]
 pub struct GetLeases {
-    /// Whose leases.
+    /// The instances of the leases.
     pub keys: Vec<InstanceKey>,
 }
 
@@ -111,14 +112,14 @@ impl Handler<GetLeases> for HeartbeatActor {
     }
 }
 
-/// Looks at those leases of one share of the deadlines whose time is over, and has those
-/// recorded that are gone. Not while the last one is still under way.
+/// Processes the deadlines of one share that have passed. Ignored while the previous sweep
+/// runs.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct Sweep {
-    /// Which share, counted from 0.
+    /// The number of the share, counted from 0.
     pub share: usize,
-    /// Of how many.
+    /// The number of shares.
     pub of: usize,
 }
 
@@ -143,7 +144,7 @@ impl Handler<Sweep> for HeartbeatActor {
     }
 }
 
-/// Asks the lease store whether it answers. No effect.
+/// Checks that the lease store answers. No effect.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<(), LeaseError>")]
 pub struct ProbeLeases;

@@ -1,4 +1,4 @@
-//! New lives of leases, on their way to the record.
+//! New leases on their way to the registry store.
 
 use std::collections::HashSet;
 use std::mem;
@@ -15,23 +15,23 @@ use crate::directory::HeartbeatInfo;
 use crate::lease::{Renewal, Renewed};
 use crate::store::LeaseStart;
 
-/// The most new lives in one message to the RegistryActor.
+/// The most leases in one message to the RegistryActor.
 const MAX_RECORD: usize = 500;
 
-/// The most lives that wait. More are not recorded now: the store is away, and the next
-/// heartbeats report them again.
+/// The most leases that wait to be recorded. More are dropped: the store is unavailable, and
+/// the next heartbeats report them again.
 const MAX_WAITING: usize = 20_000;
 
-/// How long a heartbeat waits until the life that it began is recorded, so that whoever
-/// beat and then asks here is listed. It goes on without.
+/// How long a heartbeat waits for the record of its new lease, so that a client that lists
+/// instances after its heartbeat finds its own.
 const RECORDED: Duration = Duration::from_millis(600);
 
-/// What renewals tell of lives that are to be recorded.
+/// The leases among the results of renewals that must be recorded.
 pub(super) struct NewLeases {
-    /// They began with this renewal.
+    /// Leases that began with this renewal.
     pub(super) begun: Vec<LeaseStart>,
-    /// They began before, and the instance is recorded as offline or with an earlier lease:
-    /// the report was lost, the instance had a lease before it registered, or another lease
+    /// Leases that began before, of instances that are recorded as offline or with an earlier
+    /// lease: the report was lost, the instance had a lease before it registered, or another lease
     /// store lost its lease. The renewal is proof of life, whatever the epochs are.
     pub(super) unrecorded: Vec<LeaseStart>,
 }
@@ -62,28 +62,29 @@ impl NewLeases {
     }
 }
 
-/// Has lives recorded, and waits for that a while: a report that is still under way when
-/// its heartbeat is answered could be taken for one of an instance that registers anew.
+/// Records leases and waits for that, at most [`RECORDED`]: a report that is still in flight
+/// when its heartbeat is answered could be taken for one of a later registration of the same
+/// address.
 pub(super) async fn record_and_wait(actor: &Addr<HeartbeatActor>, lives: Vec<LeaseStart>) {
     if lives.is_empty() {
         return;
     }
     let (done, recorded) = oneshot::channel();
     actor.do_send(Record(lives, done));
-    // The heartbeat goes on without.
+    // The heartbeat is answered without the record.
     let _ = timeout(RECORDED, recorded).await;
 }
 
-/// NewLeases that wait to be recorded, and who waits for that.
+/// Leases that wait to be recorded, with the heartbeats that wait for that.
 #[derive(Default)]
 pub(super) struct PendingTransitions {
     waiting: Vec<(Vec<LeaseStart>, oneshot::Sender<()>)>,
-    /// How many lives wait.
+    /// The number of leases that wait.
     count: usize,
     under_way: bool,
 }
 
-/// NewLeases that are to be recorded. Private: the actor sends it to itself.
+/// Adds leases to be recorded. The actor sends this message to itself.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Record(Vec<LeaseStart>, oneshot::Sender<()>);
@@ -102,8 +103,8 @@ impl Handler<Record> for HeartbeatActor {
 }
 
 impl HeartbeatActor {
-    /// Has the lives recorded that wait for it, unless some are being recorded. What is lost
-    /// here is reported again by the next heartbeat, or found by a reconcile.
+    /// Records the waiting leases, unless a record is in flight. A lost report is repeated by the
+    /// next heartbeat, or found by a reconcile.
     fn record(&mut self, context: &mut Context<Self>) {
         let unrecorded = &mut self.unrecorded;
         if unrecorded.under_way || unrecorded.waiting.is_empty() {
@@ -113,7 +114,7 @@ impl HeartbeatActor {
         let (mut lives, mut waiting) = (Vec::new(), Vec::new());
         let mut known = HashSet::new();
         for (begun, recorded) in mem::take(&mut unrecorded.waiting) {
-            // Two lives of one instance within a round trip: the later one is recorded next.
+            // An instance with two new leases in one round trip: the later one is recorded next.
             let repeated = begun.iter().any(|life| known.contains(&life.key));
             if repeated || lives.len() + begun.len() > MAX_RECORD && !lives.is_empty() {
                 unrecorded.waiting.push((begun, recorded));
@@ -132,10 +133,13 @@ impl HeartbeatActor {
                     Ok(Err(error)) => error.to_string(),
                     Err(error) => error.to_string(),
                 };
-                log::debug!("{} new lives not recorded yet: {failure}", part.len());
+                log::debug!(
+                    "{} new leases could not be recorded, the next heartbeats retry: {failure}",
+                    part.len()
+                );
             }
             for recorded in waiting {
-                // The heartbeat may have been answered without it.
+                // The heartbeat may have been answered without the record.
                 let _ = recorded.send(());
             }
         };

@@ -14,42 +14,40 @@ use crate::lease::{LeaseError, LeaseStore, Renewal, Renewed};
 use crate::metrics::Metrics;
 use crate::model::{InstanceKey, Ttl, Weight};
 
-/// Why a heartbeat was not taken.
+/// Why a heartbeat failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum HeartbeatError {
     /// The lease store gave no answer.
     #[error(transparent)]
     Leases(#[from] LeaseError),
-    /// It could not be found out whether the instance is registered.
+    /// The registry store did not answer whether the instance is registered.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
 }
 
-/// What a heartbeat did.
+/// The result of a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeartbeatOutcome {
-    /// Its lease lives on; with its time to live.
+    /// The lease was renewed; with its TTL.
     Renewed(Ttl),
-    /// A new life began; with its time to live.
+    /// A new lease began; with its TTL.
     Created(Ttl),
-    /// No such instance is registered, and no lease was left behind.
+    /// The instance is not registered, and no lease was left behind.
     Unknown,
 }
 
-/// What became of each heartbeat of a message.
 pub(super) type Outcomes = Result<Vec<HeartbeatOutcome>, HeartbeatError>;
 
-/// Heartbeats of registered instances, in order; each creates or renews a lease.
-/// Idempotent but for the time.
+/// Heartbeats of registered instances; each creates or renews a lease. Answers in the same
+/// order. Idempotent but for the time.
 ///
-/// Whether an instance is registered is asked before, of what is known here, and
-/// where a lease was created once more afterwards, of the store: an instance that
-/// was deregistered elsewhere has no lease, so a beat that was under way creates
-/// one, finds that out, and takes it back.
+/// The Directory tells beforehand whether an instance is registered. After a lease was created,
+/// the registry store is asked again: an instance that another replica deregistered has no
+/// lease, so a heartbeat that was in flight creates one, finds no row, and revokes the lease.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Vec<HeartbeatOutcome>, HeartbeatError>")]
 pub struct RecordHeartbeats {
-    /// Whose heartbeats, none of them twice, and what the Directory knows of each.
+    /// The instances, each at most once, with what the Directory knows of each.
     pub instances: Vec<(InstanceKey, Option<HeartbeatInfo>)>,
 }
 
@@ -61,7 +59,7 @@ impl Handler<RecordHeartbeats> for HeartbeatActor {
         RecordHeartbeats { instances }: RecordHeartbeats,
         context: &mut Context<Self>,
     ) -> HeartbeatReply {
-        // Most are of instances that are known here, and wait for a round trip alone.
+        // Most heartbeats are of known instances and wait only for a round trip.
         if instances.iter().all(|(_, known)| known.is_some()) {
             self.send(context);
             return HeartbeatReply(Answer::RoundTrip {
@@ -85,17 +83,17 @@ impl HeartbeatInfo {
     }
 }
 
-/// The answer of a [`RecordHeartbeats`].
+/// The reply to [`RecordHeartbeats`].
 pub struct HeartbeatReply(Answer);
 
 enum Answer {
-    /// Given with the next round trip, without a task of its own.
+    /// Sent at the end of the next round trip, without a task of its own.
     RoundTrip {
         instances: Vec<(InstanceKey, Option<HeartbeatInfo>)>,
         default_ttl: Ttl,
         queue: Renewals,
     },
-    /// Given when this has found it.
+    /// Sent by a task.
     Later(ResponseFuture<Outcomes>),
 }
 
@@ -127,8 +125,8 @@ impl MessageResponse<HeartbeatActor, RecordHeartbeats> for HeartbeatReply {
 }
 
 impl HeartbeatActor {
-    /// Answers a heartbeat whose round trip is over and was answered: at once, where all its
-    /// leases live on. Whether it was.
+    /// Answers the heartbeats of a finished round trip at once if it renewed all their leases, and
+    /// returns whether it did. Otherwise a task answers them.
     pub(super) fn reply_if_renewed(
         &self,
         renewals: &[Renewal],
@@ -142,7 +140,7 @@ impl HeartbeatActor {
             let outcomes = renewals
                 .iter()
                 .map(|own| HeartbeatOutcome::Renewed(own.ttl));
-            // Whoever asked may have given up meanwhile, here and below.
+            // The caller may have given up, here and below.
             let _ = answer.map(|answer| answer.send(Ok(outcomes.collect())));
             return true;
         }
@@ -167,7 +165,7 @@ impl HeartbeatActor {
     }
 }
 
-/// What a heartbeat needs that waits for more than one round trip.
+/// What a heartbeat needs that takes more than one round trip.
 struct HeartbeatRecorder {
     directory: Arc<Directory>,
     leases: Arc<dyn LeaseStore>,
@@ -177,7 +175,7 @@ struct HeartbeatRecorder {
 }
 
 impl HeartbeatRecorder {
-    /// A heartbeat of instances of which some are not known here.
+    /// Records heartbeats of instances of which some are not in the Directory.
     async fn record(self, keys: Vec<InstanceKey>) -> Outcomes {
         let count = keys.len();
         let outcomes = self.outcomes(keys).await;
@@ -207,7 +205,7 @@ impl HeartbeatRecorder {
         Ok(each.collect())
     }
 
-    /// Joins a round trip; what it did, and the lives that it tells of.
+    /// Renews leases in the next round trip, and returns the results and the new leases among them.
     async fn renew(
         &self,
         renewals: &[Renewal],
@@ -220,7 +218,7 @@ impl HeartbeatRecorder {
         Ok((renewed, lives))
     }
 
-    /// Has recorded what lives began, and takes those back whose instances are gone.
+    /// Records the new leases, and revokes those of instances that are no longer registered.
     async fn record_new_leases(
         &self,
         renewals: &[Renewal],
@@ -246,7 +244,7 @@ impl HeartbeatRecorder {
         Ok(renewals.iter().zip(renewed).map(outcome).collect())
     }
 
-    /// Counts what became of that many heartbeats.
+    /// Counts heartbeats by outcome.
     fn count(&self, count: usize, outcomes: &Outcomes) {
         let metrics = &self.metrics.heartbeats;
         let Ok(outcomes) = outcomes else {
@@ -264,14 +262,14 @@ impl HeartbeatRecorder {
     }
 }
 
-/// A heartbeat in the original's manner: also of an address that never registered.
-/// Creates or renews one lease. Idempotent but for the time.
+/// A heartbeat in the original's form, also of an address that never registered. Creates or
+/// renews one lease. Idempotent but for the time.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Renewed, HeartbeatError>")]
 pub struct KeepAlive {
-    /// Whose heartbeat.
+    /// The instance.
     pub key: InstanceKey,
-    /// Its weight, where it says so itself; else the registered one, else 1.
+    /// The weight in the request; `None` for the registered one, or 1.
     pub weight: Option<Weight>,
 }
 

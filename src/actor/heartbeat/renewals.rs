@@ -17,31 +17,32 @@ use super::record::Outcomes;
 use crate::directory::{Directory, HeartbeatInfo};
 use crate::lease::{LeaseError, LeaseStore, Renewal, Renewed};
 
-/// The most leases in one round trip: a script holds up everybody else on Redis.
+/// The most leases in one round trip: a script delays all other clients of Redis.
 const MAX_BATCH: usize = 1000;
 
-/// How long a round trip may take before those who wait for it are told.
+/// The time limit of a round trip.
 const ROUND_TRIP: Duration = Duration::from_millis(900);
 
-/// What waits for the next round trip. An actor shares it with the answers it has not given.
+/// The renewals that wait for the next round trip. Shared by the actor and the replies that are
+/// not sent yet.
 #[derive(Clone, Default)]
 pub(super) struct Renewals(Rc<RefCell<Batch>>);
 
-/// Renewals that are sent together.
+/// Renewals of one round trip.
 #[derive(Default)]
 struct Batch {
     renewals: Vec<Renewal>,
-    /// What is known of their instances.
+    /// What the Directory knows of their instances.
     infos: Vec<HeartbeatInfo>,
-    /// How many of these are whose.
+    /// The waiters, each with the number of its renewals.
     askers: Vec<(usize, Waiter)>,
 }
 
-/// Who is told what a round trip did.
+/// Receives the result of a round trip.
 pub(super) enum Waiter {
-    /// A heartbeat of instances that are all known here.
+    /// Heartbeats of instances that the Directory knows.
     RecordHeartbeats(Option<OneshotSender<Outcomes>>),
-    /// Whoever sent [`Renew`].
+    /// The sender of [`Renew`].
     Renew(oneshot::Sender<Result<Vec<Renewed>, LeaseError>>),
 }
 
@@ -65,7 +66,7 @@ impl Renewals {
         self.0.borrow().askers.is_empty()
     }
 
-    /// Those who waited longest, with at most so many renewals; the first one in any case.
+    /// Takes the oldest renewals, at most `most`, but at least those of one waiter.
     fn take(&self, most: usize) -> Batch {
         let mut waiting = self.0.borrow_mut();
         let (mut askers, mut renewals) = (0, 0);
@@ -86,8 +87,8 @@ impl Renewals {
 }
 
 impl HeartbeatActor {
-    /// Has sent what waits, unless a round trip is under way; together with all that is in
-    /// the mailbox by now.
+    /// Starts a round trip with all renewals that wait and those in the mailbox, unless one is in
+    /// flight.
     pub(super) fn send(&mut self, context: &mut Context<Self>) {
         if self.under_way {
             return;
@@ -103,7 +104,7 @@ impl HeartbeatActor {
             |(outcome, batch), actor: &mut Self, context: &mut Context<Self>| {
                 actor.under_way = false;
                 if let Err(error @ LeaseError::Unavailable(_)) = &outcome {
-                    // Those who wait would only wait for the next failure.
+                    // A further attempt would only fail later.
                     let everybody = actor.renewals.take(usize::MAX);
                     actor.answer(everybody, &Err(error.clone()), context);
                 }
@@ -121,7 +122,7 @@ impl HeartbeatActor {
         outcome: &Result<Vec<Renewed>, LeaseError>,
         context: &Context<Self>,
     ) {
-        // Also where no answer came: the lease may live all the same, until then.
+        // Also without an answer: the lease may be alive until then.
         watch(&self.directory, &batch.renewals, &batch.infos);
         let heartbeats = &self.metrics.heartbeats;
         let (mut begin, mut lived_on) = (0, 0);
@@ -129,7 +130,7 @@ impl HeartbeatActor {
             let own = begin..begin + count;
             begin = own.end;
             let renewed = match outcome {
-                // The store answers each of them, or none.
+                // The store answers all renewals or none.
                 Ok(renewed) => renewed.get(own.clone()).ok_or_else(ended),
                 Err(error) => Err(error.clone()),
             };
@@ -142,7 +143,7 @@ impl HeartbeatActor {
                 }
                 (Waiter::RecordHeartbeats(answer), Err(error)) => {
                     heartbeats.rejected.inc_by(count as u64);
-                    // Whoever asked may have given up meanwhile, here and below.
+                    // The caller may have given up, here and below.
                     let _ = answer.map(|answer| answer.send(Err(error.into())));
                 }
                 (Waiter::Renew(answer), renewed) => {
@@ -154,7 +155,7 @@ impl HeartbeatActor {
     }
 }
 
-/// From now on these leases are watched here: they live no longer than their time to live.
+/// Arms the deadlines of these leases on this replica: none lasts longer than its TTL.
 fn watch(directory: &Directory, renewals: &[Renewal], infos: &[HeartbeatInfo]) {
     let now = Instant::now();
     for (renewal, info) in renewals.iter().zip(infos) {
@@ -165,7 +166,7 @@ fn watch(directory: &Directory, renewals: &[Renewal], infos: &[HeartbeatInfo]) {
     }
 }
 
-/// Renews all of them, in as few round trips as may be; after a failure nothing more is tried.
+/// Renews leases in as few round trips as possible, and stops at the first failure.
 async fn renew(leases: &dyn LeaseStore, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError> {
     let mut renewed = Vec::with_capacity(renewals.len());
     for part in renewals.chunks(MAX_BATCH) {
@@ -180,7 +181,7 @@ async fn renew(leases: &dyn LeaseStore, renewals: &[Renewal]) -> Result<Vec<Rene
     Ok(renewed)
 }
 
-/// Renewals that join the next round trip, and what is known of their instances.
+/// Adds renewals to the next round trip.
 #[derive(Message)]
 #[rtype(result = "Result<Vec<Renewed>, LeaseError>")]
 pub(super) struct Renew(pub(super) Vec<Renewal>, pub(super) Vec<HeartbeatInfo>);
@@ -201,7 +202,7 @@ impl Handler<Renew> for HeartbeatActor {
     }
 }
 
-/// The error of a caller whose actor ended before it could answer.
+/// Returns the error for a caller whose actor ended before it answered.
 pub(super) fn ended() -> LeaseError {
     LeaseError::Unavailable("the heartbeat actor has ended".into())
 }

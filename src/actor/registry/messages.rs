@@ -1,5 +1,4 @@
-//! The writes that a transaction carries out one by one: each says what it changes and what
-//! happened by it.
+//! The writes that a transaction executes one by one: each knows its change and its events.
 
 use actix::Message;
 use async_trait::async_trait;
@@ -17,9 +16,9 @@ use crate::store::{
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Declared, StoreError>")]
 pub struct DeclareScope {
-    /// What to declare.
+    /// The scope to declare.
     pub scope: Scope,
-    /// `None` leaves the name that is there.
+    /// The name to give; `None` keeps the present one.
     pub name: Option<DisplayName>,
 }
 
@@ -45,7 +44,7 @@ impl Write for DeclareScope {
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<ScopeDeletion, StoreError>")]
 pub struct DeleteScope {
-    /// What to remove.
+    /// The scope to remove.
     pub scope: Scope,
 }
 
@@ -68,13 +67,13 @@ impl Write for DeleteScope {
     }
 }
 
-/// An operator's change of an instance; `None` where it is unknown. Idempotent.
+/// Changes an instance for an operator; returns `None` if it is unknown. Idempotent.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Option<Instance>, StoreError>")]
 pub struct ChangeInstance {
-    /// Which one.
+    /// The instance.
     pub key: InstanceKey,
-    /// What becomes different.
+    /// The changed fields.
     pub change: InstanceChange,
 }
 
@@ -94,12 +93,12 @@ impl Write for ChangeInstance {
     }
 }
 
-/// Disables a service instance by its id, unless it is held; `None` where there is none.
+/// Disables a service instance by its ID, unless it is held; returns `None` if there is none.
 /// Idempotent.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Option<Instance>, StoreError>")]
 pub struct DisableServiceInstance {
-    /// Which one.
+    /// The ID of the instance.
     pub id: InstanceId,
 }
 
@@ -119,12 +118,12 @@ impl Write for DisableServiceInstance {
     }
 }
 
-/// Removes an instance; `None` where there was none. Its lease is revoked by whoever asked,
-/// afterwards: a heartbeat that comes in between finds no instance. Idempotent.
+/// Removes an instance; returns `None` if there is none. The sender revokes the lease
+/// afterwards: a heartbeat in between finds no instance. Idempotent.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Option<Instance>, StoreError>")]
 pub struct DeregisterInstance {
-    /// Which one.
+    /// The instance.
     pub key: InstanceKey,
 }
 
@@ -144,17 +143,17 @@ impl Write for DeregisterInstance {
     }
 }
 
-/// Removes instances that went offline, and were changed last, before a time; not those
-/// that are held. How many they were, [`PurgeOffline::LIMIT`] at most. Idempotent.
+/// Removes instances that went offline and were changed last before a time, except held ones,
+/// and returns them: [`PurgeOffline::LIMIT`] at most. Idempotent.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<Vec<Instance>, StoreError>")]
 pub struct PurgeOffline {
-    /// That time.
+    /// The time before which the instances went offline.
     pub before: DateTime<Utc>,
 }
 
 impl PurgeOffline {
-    /// The most that are removed at once.
+    /// The most instances that one message removes.
     pub const LIMIT: u16 = 500;
 }
 
@@ -177,8 +176,8 @@ impl Write for PurgeOffline {
     }
 }
 
-/// Records which lease store this replica uses; what the other running replicas recorded.
-/// Idempotent.
+/// Records which lease store this replica uses, and returns what the other running replicas
+/// recorded. Idempotent.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Vec<Attestation>, StoreError>")]
 pub struct Attest(pub Attestation);
@@ -199,9 +198,9 @@ impl Write for Attest {
     }
 }
 
-/// Records new lives of leases: of each instance, if it is a later one than is known.
-/// Those that changed by it. No instance may come twice. Idempotent, and in any order with
-/// [`RecordOffline`], from any number of daemons.
+/// Marks instances online if the given lease is newer than the recorded one, and returns the
+/// changed instances. Keys must be unique. Idempotent, and in any order with [`RecordOffline`],
+/// from any number of replicas.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Vec<WentOnline>, StoreError>")]
 pub struct RecordOnline(pub Vec<LeaseStart>);
@@ -220,15 +219,14 @@ impl Write for RecordOnline {
     fn events(&self, changed: &Vec<WentOnline>) -> Vec<EventKind> {
         let event = |changed: &WentOnline| match changed.transition {
             true => EventKind::InstanceWentOnline(changed.instance.clone()),
-            false => EventKind::InstanceLives(changed.instance.clone()),
+            false => EventKind::LeaseRestarted(changed.instance.clone()),
         };
         changed.iter().map(event).collect()
     }
 }
 
-/// Records the ends of lives of leases: of each instance, if it is not known to have
-/// another life by now. Those that went offline by it. No instance may come twice.
-/// Idempotent.
+/// Marks instances offline if the given lease is still the recorded one, and returns the
+/// changed instances. Keys must be unique. Idempotent.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Vec<Instance>, StoreError>")]
 pub struct RecordOffline(pub Vec<LeaseStart>);

@@ -1,9 +1,9 @@
 //! The RegistryActor: the only owner of database writes.
 //!
-//! It gathers the writes that arrive while a transaction is under way and carries
-//! them out in the next one. After the commit the Directory is changed, then every caller
-//! is answered, then the others are told; meanwhile the store has the next transaction
-//! already. It never reads for anyone, and no write waits for leases or the bus.
+//! It collects the writes that arrive during a transaction and executes them in the next one.
+//! After the commit it updates the Directory, then answers the callers, then publishes the
+//! events, while the store already works on the next transaction. It reads for no one, and no
+//! write waits for leases or the event log.
 
 mod messages;
 mod outbox;
@@ -35,14 +35,14 @@ use crate::store::{MigrateError, Registered, RegistryWriter, StoreError};
 
 /// Owns the registry writer.
 pub struct RegistryActor {
-    /// Away while a transaction has it.
+    /// `None` while a transaction has it.
     writer: Option<Box<dyn RegistryWriter>>,
     queue: Queue,
-    /// What was committed and is not known to anybody yet, in the order of the commits.
+    /// Committed batches that are not published yet, in the order of the commits.
     unsettled: VecDeque<Done>,
     outbox: Outbox,
-    /// Answered when the queue is empty, the writer is back, all is settled, and nothing is
-    /// on its way to the bus.
+    /// Answered when the queue is empty, the writer is back, all commits are published, and no
+    /// event is in flight.
     drains: Vec<oneshot::Sender<()>>,
     clock: Arc<dyn Clock>,
     directory: Arc<Directory>,
@@ -51,8 +51,8 @@ pub struct RegistryActor {
 }
 
 impl RegistryActor {
-    /// Takes the writer; from now on nobody else can write. `announcement` is published
-    /// when the available instances of a service are others than before.
+    /// Takes the writer, so that no other code can write. `announcement` is published when the
+    /// available instances of a service change.
     pub fn new(
         writer: Box<dyn RegistryWriter>,
         clock: Arc<dyn Clock>,
@@ -75,7 +75,7 @@ impl RegistryActor {
         }
     }
 
-    /// Begins the next transaction, unless one is under way or nothing waits.
+    /// Begins the next transaction, unless one is in flight or no write waits.
     fn work(&mut self, context: &mut Context<Self>) {
         if self.queue.is_empty() {
             return self.drained();
@@ -83,8 +83,8 @@ impl RegistryActor {
         let Some(mut writer) = self.writer.take() else {
             return;
         };
-        // A context polls what it has spawned after it has emptied its mailbox: so what came
-        // together is carried out together.
+        // A context polls what it has spawned after it has emptied its mailbox, so that messages
+        // that arrived together share a transaction.
         let transaction = ready(()).then(|(), actor: &mut Self, _: &mut Context<Self>| {
             let (batch, now) = (actor.queue.take_batch(), actor.clock.now());
             let (directory, metrics) = (Arc::clone(&actor.directory), Arc::clone(&actor.metrics));
@@ -98,7 +98,7 @@ impl RegistryActor {
                 actor.writer = Some(writer);
                 actor.unsettled.push_back(done);
                 actor.work(context);
-                // The next transaction is sent to the store before this one is settled.
+                // The next transaction is sent to the store before this one is published.
                 let sent = wrap_future(yield_now());
                 context.spawn(
                     sent.map(|(), actor: &mut Self, context: &mut Context<Self>| {
@@ -109,7 +109,7 @@ impl RegistryActor {
         ));
     }
 
-    /// Makes known what was committed.
+    /// Publishes what was committed.
     fn settle(&mut self, context: &mut Context<Self>) {
         while let Some(mut done) = self.unsettled.pop_front() {
             done.apply_committed(&self.directory, &self.metrics);
@@ -122,7 +122,7 @@ impl RegistryActor {
         self.drained();
     }
 
-    /// Answers those who wait until nothing is left to do, if that is so.
+    /// Answers the pending [`Drain`] messages if no work is left.
     fn drained(&mut self) {
         if self.queue.is_empty()
             && self.writer.is_some()
@@ -140,7 +140,8 @@ impl Actor for RegistryActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        // Its limit is that of whoever asks; beyond 16, each sender would get a handle of its own.
+        // The senders limit themselves; with a capacity, each sender beyond 16 would get a handle
+        // of its own.
         context.set_mailbox_capacity(0);
     }
 }
@@ -158,9 +159,9 @@ impl<W: Write> Handler<W> for RegistryActor {
     }
 }
 
-/// Registers an instance: inserts it, or updates what it gives. The first instance of
-/// a service declares it; `None` where a gateway's group is not declared. Idempotent.
-/// Many of them are one statement.
+/// Registers an instance: inserts it, or updates the given fields. The first instance of a
+/// service declares the service. Returns `None` if the group of a gateway is not declared.
+/// Idempotent. Consecutive registrations are one statement.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Option<Registered>, StoreError>")]
 pub struct RegisterInstance(pub Registration);
@@ -175,8 +176,8 @@ impl Handler<RegisterInstance> for RegistryActor {
     }
 }
 
-/// Brings the schema up to date and names the migrations that were applied. Writes
-/// wait meanwhile. Asked once, at the start, without a deadline. Idempotent.
+/// Migrates the schema, and returns the names of the applied migrations. Other writes wait.
+/// Sent once, at the start, without a deadline. Idempotent.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<Vec<String>, MigrateError>")]
 pub struct MigrateSchema;
@@ -186,7 +187,7 @@ impl Handler<MigrateSchema> for RegistryActor {
 
     fn handle(&mut self, _: MigrateSchema, context: &mut Context<Self>) -> Self::Result {
         let Some(mut writer) = self.writer.take() else {
-            let busy = StoreError::Unavailable("a transaction is under way".into());
+            let busy = StoreError::Unavailable("a transaction is in progress".into());
             return Box::pin(async { Err(busy.into()) });
         };
         let (answer, migrated) = oneshot::channel();
@@ -223,8 +224,8 @@ impl Handler<AppendEvents> for RegistryActor {
     }
 }
 
-/// Answered when everything that was asked before is committed or refused, and told, if
-/// the bus is there.
+/// Answered when all earlier writes are committed or refused, and their events published, if
+/// the event log is available.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct Drain;

@@ -1,5 +1,5 @@
-//! What others are told after a commit: the log of events, and the original's message
-//! that gateways refresh on.
+//! What is published after a commit: the events, and the original's message on which gateways
+//! refresh.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,37 +15,37 @@ use crate::bus::{BusError, EventBus};
 use crate::metrics::Metrics;
 use crate::model::{Event, EventKind};
 
-/// The most events that wait for the bus. With more, those who listen are told that they
-/// must read again.
+/// The most events that wait for the event log. Beyond, they are replaced by one that asks
+/// subscribers to read again.
 const MAX_WAITING: usize = 20_000;
 
-/// The most events in one message to the bus.
+/// The most events in one append.
 const MAX_BATCH: usize = 500;
 
-/// Between attempts while the bus is away.
+/// The time between retries while the event log is unavailable.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// How often the original's gateways are asked to refresh, at most.
+/// The shortest time between two messages to the original's gateways.
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(500);
 
-/// Keeps several daemons together to that.
+/// The name of the claim that applies this over all replicas.
 const ANNOUNCE_CLAIM: &str = "service-launched";
 
 /// A message to all gateways of the original gateway center.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefreshNotice {
-    /// Where it is published.
+    /// The Redis channel.
     pub channel: String,
-    /// What is published.
+    /// The text.
     pub message: String,
 }
 
-/// Events on their way to the bus, in the order of the commits.
+/// Events on their way to the event log, in the order of the commits.
 pub(super) struct Outbox {
     bus: Arc<dyn EventBus>,
     waiting: VecDeque<Event>,
     sending: bool,
-    /// Since when the log has taken nothing.
+    /// Since when the event log has accepted no event.
     failing: Option<Instant>,
     metrics: Arc<Metrics>,
     announcement: Option<RefreshNotice>,
@@ -54,11 +54,11 @@ pub(super) struct Outbox {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RefreshState {
-    /// Nothing to say.
+    /// There is nothing to publish.
     Idle,
-    /// A message is on its way, or was a moment ago.
+    /// A message is in flight, or was published less than [`ANNOUNCE_EVERY`] ago.
     Busy,
-    /// So it is, and there is another to send.
+    /// The same, and another message must follow.
     Again,
 }
 
@@ -82,7 +82,9 @@ impl Outbox {
     pub(super) fn push(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
             if self.waiting.len() == MAX_WAITING {
-                log::warn!("{MAX_WAITING} events could not be told; listeners must read again");
+                log::warn!(
+                    "dropped {MAX_WAITING} events that the event log did not accept; subscribers will receive resync"
+                );
                 self.waiting.clear();
                 let kind = EventKind::EventsLost;
                 self.waiting.push_back(Event { at: event.at, kind });
@@ -95,7 +97,8 @@ impl Outbox {
         self.sending
     }
 
-    /// Tells what came of the last attempt, and in the log when that is another than before.
+    /// Updates the metrics after an append, and logs when the event log becomes unavailable or
+    /// available.
     fn note(&mut self, outcome: &Result<(), BusError>) {
         let waiting = self.waiting.len();
         self.metrics
@@ -106,13 +109,13 @@ impl Outbox {
             (Err(error), None) => {
                 self.failing = Some(Instant::now());
                 log::warn!(
-                    "the log of events takes no events, {waiting} wait: {error}; subscribers are told nothing, and other replicas notice changes about 15 s late"
+                    "the event log accepts no events, {waiting} are waiting: {error}; subscribers receive no events, and other replicas notice changes about 15 s late"
                 );
             }
             (Ok(()), Some(since)) => {
                 self.failing = None;
                 let seconds = since.elapsed().as_secs();
-                log::warn!("the log of events takes events again, after {seconds} s");
+                log::warn!("the event log accepts events again after {seconds} s");
             }
             _ => {}
         }
@@ -120,7 +123,7 @@ impl Outbox {
 }
 
 impl RegistryActor {
-    /// Sends what waits, unless something is on its way.
+    /// Appends the waiting events, unless an append is in flight.
     pub(super) fn flush(&mut self, context: &mut Context<Self>) {
         let outbox = &mut self.outbox;
         if outbox.sending || outbox.waiting.is_empty() {
@@ -136,7 +139,8 @@ impl RegistryActor {
                 let outbox = &mut actor.outbox;
                 outbox.sending = false;
                 if outcome.is_err() {
-                    // One that was told all the same is told twice, but for a transition.
+                    // An event that was appended although the answer was lost is appended twice,
+                    // except transitions.
                     let later = std::mem::take(&mut outbox.waiting);
                     outbox.push(batch);
                     outbox.push(later);
@@ -150,7 +154,7 @@ impl RegistryActor {
         ));
     }
 
-    /// The available instances of a service are others than before.
+    /// Publishes that the available instances of a service have changed.
     pub(super) fn announce(&mut self, context: &mut Context<Self>) {
         if self.outbox.announcement.is_none() {
             return;
@@ -175,12 +179,14 @@ impl RegistryActor {
         };
         context.spawn(wrap_future(publishing).map(
             move |outcome, _: &mut Self, context: &mut Context<Self>| {
-                // Another daemon has just sent one, perhaps before our change: what is sent
-                // after this wait, by whomever, is after it.
+                // Another replica has just published one, perhaps before this change. A message
+                // after this wait, from any replica, is after the change.
                 let again = match outcome {
                     Ok(published) => !published && first,
                     Err(error) => {
-                        log::debug!("gateways are not asked to refresh yet: {error}");
+                        log::debug!(
+                            "cannot publish the refresh message for gateways, retrying: {error}"
+                        );
                         true
                     }
                 };

@@ -1,5 +1,5 @@
-//! Writes that wait for the next transaction, and the transaction that carries them
-//! out: the group commit.
+//! The group commit: writes that wait for the next transaction, and the transaction that
+//! executes them.
 
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
@@ -17,47 +17,46 @@ use crate::metrics::Metrics;
 use crate::model::{Event, EventKind, InstanceKey, Registration};
 use crate::store::{Registered, RegisteredMany, RegistryTransaction, RegistryWriter, StoreError};
 
-/// The most writes in one transaction. More wait for the next, so that no caller
-/// waits for an ever larger one.
+/// The most writes in one transaction, so that callers do not wait for ever larger ones.
 const MAX_BATCH: usize = 512;
 
-/// The most writes that may wait. Callers give up before their writes are carried out,
-/// so their number says nothing about the queue's.
+/// The most writes that may wait. Callers give up before their writes are executed, so the
+/// limit of the mailbox does not bound the queue.
 const MAX_WAITING: usize = 4096;
 
-/// From the beginning of a transaction to its commit, which has its own limit.
+/// The time limit from the beginning of a transaction to its commit, which has its own limit.
 const APPLY: Duration = Duration::from_secs(3);
 
-/// How long writes are tried one by one, after they failed together.
+/// The time limit for executing writes one by one after they failed together.
 const ALONE: Duration = Duration::from_secs(6);
 
-/// A message that is carried out within a transaction.
+/// A message that is executed within a transaction.
 #[async_trait]
 pub trait Write:
     Message<Result = Result<Self::Output, StoreError>> + Send + Sync + 'static
 {
-    /// What the caller learns.
+    /// What the caller receives.
     type Output: Send + 'static;
 
-    /// Changes the store. Called again, in a transaction of its own, when the
-    /// transaction it was in failed because of some other write.
+    /// Changes the store. Called again in a transaction of its own if another write made the shared
+    /// transaction fail.
     async fn apply(
         &self,
         transaction: &mut dyn RegistryTransaction,
     ) -> Result<Self::Output, StoreError>;
 
-    /// What happened by it, once it is committed.
+    /// Returns the events of the committed write.
     fn events(&self, output: &Self::Output) -> Vec<EventKind>;
 }
 
-/// The writes that wait, in the order of their arrival.
+/// The waiting writes, in the order of their arrival.
 #[derive(Default)]
 pub(super) struct Queue {
     entries: VecDeque<Box<dyn Entry>>,
-    /// The registrations that arrived one after another since the last other write:
-    /// they are one statement, in which an instance may come only once.
+    /// The registrations since the last other write. They become one statement, in which an
+    /// instance may occur only once.
     registrations: Registrations,
-    /// How many writes there are in all.
+    /// The number of waiting writes.
     waiting: usize,
 }
 
@@ -66,7 +65,7 @@ impl Queue {
         self.entries.is_empty() && self.registrations.is_empty()
     }
 
-    /// Adds a write; the future is its answer.
+    /// Adds a write, and returns the future of its result.
     pub(super) fn push<W: Write>(
         &mut self,
         write: W,
@@ -85,7 +84,7 @@ impl Queue {
         async { answered.await.unwrap_or_else(|_| Err(ended())) }
     }
 
-    /// Adds a registration; the future is its answer.
+    /// Adds a registration, and returns the future of its result.
     pub(super) fn push_registration(
         &mut self,
         registration: Registration,
@@ -117,7 +116,7 @@ impl Queue {
         }
     }
 
-    /// The oldest writes, as many as fit one transaction.
+    /// Takes the oldest writes, as many as fit one transaction.
     pub(super) fn take_batch(&mut self) -> Batch {
         self.close_registrations();
         let mut batch = Batch(Vec::new());
@@ -135,27 +134,27 @@ impl Queue {
     }
 }
 
-/// The error of a caller for whose write there is no place.
+/// Returns the error for a caller whose write does not fit the queue.
 fn full() -> StoreError {
-    StoreError::Unavailable("too many writes are waiting".into())
+    StoreError::Unavailable("the write queue is full".into())
 }
 
-/// The error of a caller whose actor ended before it could answer.
+/// Returns the error for a caller whose actor ended before it answered.
 pub(super) fn ended() -> StoreError {
     StoreError::OutcomeUnknown("the registry actor has ended".into())
 }
 
-/// What one transaction carries out.
+/// The writes of one transaction.
 pub(super) struct Batch(Vec<Box<dyn Entry>>);
 
-/// What came of a batch.
+/// The result of a batch.
 pub(super) struct Done {
     now: DateTime<Utc>,
-    /// Committed, and not known to anybody yet.
+    /// Committed writes that are not published yet.
     committed: Vec<Box<dyn Entry>>,
-    /// What happened, in order.
+    /// The events of the committed writes, in order.
     pub(super) events: Vec<Event>,
-    /// Whether a service has other available instances than before.
+    /// Whether the available instances of a service changed.
     pub(super) availability: bool,
 }
 
@@ -169,7 +168,7 @@ impl Done {
         }
     }
 
-    /// Changes the Directory by what is committed, then answers the callers.
+    /// Updates the Directory with the committed writes, then answers the callers.
     pub(super) fn apply_committed(&mut self, directory: &Directory, metrics: &Metrics) {
         let (now, entries) = (self.now, mem::take(&mut self.committed));
         let kinds: Vec<EventKind> = entries.iter().flat_map(|entry| entry.events()).collect();
@@ -190,10 +189,10 @@ impl Batch {
         self.0.iter().map(|entry| entry.len()).sum()
     }
 
-    /// Carries out all writes in one transaction; their callers are answered when that is
-    /// settled. Where one of them may be to blame for a failure each is tried alone, and
-    /// settled, so that no other fails with it; and a conflict with another daemon is hardly
-    /// met twice.
+    /// Executes all writes in one transaction. Their callers are answered by
+    /// [`Done::apply_committed`]. If the batch is refused or conflicts with another replica,
+    /// retries each write in a transaction of its own, so that one bad write cannot fail the
+    /// others.
     pub(super) async fn execute(
         mut self,
         writer: &mut dyn RegistryWriter,
@@ -232,9 +231,18 @@ impl Batch {
                 }
             };
             if let Err(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)) = outcome {
-                away.get_or_insert_with(|| StoreError::Unavailable("it failed for others".into()));
+                away.get_or_insert_with(|| {
+                    StoreError::Unavailable(
+                        "not attempted, because the store failed for earlier writes of the batch"
+                            .into(),
+                    )
+                });
             } else if begin.elapsed() > ALONE {
-                away.get_or_insert_with(|| StoreError::Unavailable("it is too slow".into()));
+                away.get_or_insert_with(|| {
+                    StoreError::Unavailable(
+                        "not attempted, because earlier writes of the batch took too long".into(),
+                    )
+                });
             }
             match outcome {
                 Ok(()) => {
@@ -248,7 +256,7 @@ impl Batch {
     }
 }
 
-/// Counts a transaction of that many writes.
+/// Runs a transaction of `writes` writes and records its metrics.
 async fn measured(
     metrics: &Metrics,
     writes: usize,
@@ -294,22 +302,22 @@ async fn commit(
     }
 }
 
-/// A write of any kind, or a run of registrations, with those who wait for it.
+/// A write of any kind, or a run of registrations, with its callers.
 #[async_trait]
 trait Entry: Send {
-    /// How many writes.
+    /// The number of writes.
     fn len(&self) -> usize;
 
     /// Changes the store and keeps the output.
     async fn apply(&mut self, transaction: &mut dyn RegistryTransaction) -> Result<(), StoreError>;
 
-    /// Each write alone.
+    /// Splits a run into single writes.
     fn split(self: Box<Self>) -> Vec<Box<dyn Entry>>;
 
-    /// What happened by them, now that they are committed.
+    /// Returns the events of the committed writes.
     fn events(&self) -> Vec<EventKind>;
 
-    /// Answers the callers with the output, now that it is committed, or with the error.
+    /// Answers the callers with their outputs, or with the error.
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
@@ -341,7 +349,7 @@ impl<W: Write> Entry for Waiting<W> {
 
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
         let output = self.output;
-        // Whoever asked may have given up: the write is durable all the same.
+        // The caller may have given up; the write is durable all the same.
         let _ = self
             .answer
             .send(outcome.and_then(|()| output.ok_or_else(ended)));

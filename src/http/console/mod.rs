@@ -1,7 +1,7 @@
-//! The console: one page for whoever looks at the registry in an incident, `/`.
+//! The console at `/`: one page for operators.
 //!
-//! Served from the binary. The page holds no data: everything that it shows it asks of the
-//! API as any client does, with a token where there are some.
+//! Served from the binary. The page contains no data: it requests everything from the API like
+//! any client, with a token if tokens are configured.
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY};
 use actix_web::{HttpResponse, web};
@@ -10,7 +10,8 @@ use super::Code;
 use super::Problem;
 use super::openapi::NotFound;
 
-/// The page's own parts and the API; no inline script or style, no frame, nothing from elsewhere.
+/// Allows only the page's own parts and the API: no inline script or style, no frame, no other
+/// host.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -19,7 +20,7 @@ const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
-/// Each part by its name, its type, and itself.
+/// Each part as its name, its media type and its content.
 const PARTS: [(&str, &str, &str); 7] = [
     ("console.css", CSS, include_str!("console.css")),
     ("console.js", JS, include_str!("console.js")),
@@ -30,7 +31,7 @@ const PARTS: [(&str, &str, &str); 7] = [
     ("icon.svg", SVG, include_str!("icon.svg")),
 ];
 
-/// GET: the page.
+/// Returns the page.
 #[utoipa::path(
     get, path = "/", operation_id = "console", tag = "daemon", security(()),
     responses((status = 200, description = "the console", body = String, content_type = "text/html"))
@@ -39,7 +40,7 @@ pub(super) async fn index() -> HttpResponse {
     served(HTML, include_str!("index.html"))
 }
 
-/// GET: a part of the page.
+/// Returns a part of the page.
 #[utoipa::path(
     get, path = "/console/{file}", operation_id = "console_part", tag = "daemon", security(()),
     params(("file" = String, Path, description = "as the page names it")),
@@ -51,7 +52,7 @@ pub(super) async fn index() -> HttpResponse {
 pub(super) async fn part(file: web::Path<String>) -> Result<HttpResponse, Problem> {
     let part = PARTS.iter().find(|(name, ..)| *name == file.as_str());
     let missing = || {
-        let detail = "the console has no such part";
+        let detail = "no such part of the console";
         Problem::new(Code::RouteNotFound, detail)
     };
     let (_, content_type, text) = part.ok_or_else(missing)?;
@@ -62,7 +63,7 @@ fn served(content_type: &'static str, text: &'static str) -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((CONTENT_SECURITY_POLICY, POLICY))
         .insert_header(("Referrer-Policy", "no-referrer"))
-        // With a new version of the daemon come new parts.
+        // A new version of the daemon has new parts.
         .insert_header((CACHE_CONTROL, "no-cache"))
         .content_type(content_type)
         .body(text)

@@ -1,4 +1,4 @@
-//! Connections on loan from the pool, and what their errors mean.
+//! Pooled connections, and the meaning of their errors.
 
 use deadpool_postgres::{Object, Pool};
 use futures_util::future::{try_join, try_join_all, try_join3};
@@ -9,8 +9,8 @@ use tokio_postgres::{Row, SimpleQueryMessage};
 use super::{Params, connect};
 use crate::store::{StoreError, with_sources};
 
-/// The server's limits on a transaction, in milliseconds. Not those of the session, which
-/// under PgBouncer is another one each time.
+/// The limits of a transaction at the server, in milliseconds. They are not set for the
+/// session, which under PgBouncer may be another one each time.
 macro_rules! begin {
     ($mode:literal) => {
         concat!(
@@ -26,11 +26,11 @@ const BEGIN: &str = begin!("READ WRITE");
 const BEGIN_READ_ONLY: &str = begin!("READ ONLY");
 
 /// Without a limit: a COMMIT that is cancelled while it waits for a synchronous standby
-/// succeeds, although the standby does not have what was written.
+/// succeeds although the standby does not have the data.
 const COMMIT: &str = "SET LOCAL statement_timeout = 0; COMMIT";
 
-/// A connection that goes back to the pool only when the last answer has come. Dropped
-/// before, with its caller or by a timeout, it is closed.
+/// A connection that returns to the pool only after its last answer. Dropped before, with its
+/// caller or by a timeout, it is closed.
 pub(super) struct PooledConnection {
     pub(super) connection: Option<Object>,
     pub(super) idle: bool,
@@ -48,7 +48,7 @@ impl PooledConnection {
         })
     }
 
-    /// One statement that only reads, in a transaction of its own, as one round trip.
+    /// Sends one read-only statement in a transaction of its own, in one round trip.
     pub(super) async fn query(
         &mut self,
         sql: &'static str,
@@ -65,8 +65,8 @@ impl PooledConnection {
         .await
     }
 
-    /// Statements that are sent together, so that they cost one round trip; where they begin
-    /// a transaction, that too. They are carried out in this order, and after a failure none is.
+    /// Sends statements together in one round trip, including the begin of their transaction. They
+    /// are executed in order, and none after a failure.
     pub(super) async fn query_pipelined(
         &mut self,
         begins: bool,
@@ -94,7 +94,7 @@ impl PooledConnection {
             .await
     }
 
-    /// Fails where the server does not answer, or is one that cannot be written to.
+    /// Fails if the server does not answer, or does not accept writes.
     pub(super) async fn writable(&mut self) -> Result<(), StoreError> {
         let shown = self
             .answer(async |connection: &Object| {
@@ -117,7 +117,7 @@ impl PooledConnection {
         }
     }
 
-    /// Whether the server is closed, so that nothing can have come of what was asked.
+    /// Returns whether the connection is closed, so that the statement had no effect.
     pub(super) fn is_closed(&self) -> bool {
         self.connection
             .as_ref()
@@ -160,10 +160,9 @@ pub(super) fn closed() -> StoreError {
     StoreError::Unavailable("the connection was closed".into())
 }
 
-/// What Postgres says of a statement's content is final. That it is stopping, out of
-/// resources or read-only (classes 08, 25, 53, 57, 58) is not; and a lock, a deadlock, a
-/// statement's time, or a scope that another transaction deletes or fills (23503) is a matter
-/// of the moment.
+/// An error about the content of a statement is final. A server that is stopping, out of
+/// resources or read-only (classes 08, 25, 53, 57, 58) is unavailable. A lock, a deadlock, a
+/// timeout, or a scope that another transaction deletes or fills (23503) is a conflict.
 pub(super) fn store_error(error: &tokio_postgres::Error) -> StoreError {
     let message = with_sources(error);
     let code = error.code().map(SqlState::code);

@@ -1,5 +1,5 @@
-//! From a URL to a pool: TLS by `sslmode`, every timeout set, and connections that
-//! live on one runtime.
+//! From a URL to a pool: TLS by `sslmode`, timeouts everywhere, and connections that live on
+//! one runtime.
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,28 +24,28 @@ use url::form_urlencoded;
 
 use crate::error::{BackendUrl, UrlError};
 
-/// Waiting for a free connection.
+/// The longest wait for a free connection.
 const POOL_WAIT: Duration = Duration::from_millis(500);
-/// Making a connection, TLS and login included.
+/// The time limit for making a connection, including TLS and login.
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long sent bytes may stay unacknowledged before the kernel gives up.
+/// How long sent bytes may stay unacknowledged before the kernel closes the connection.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-/// Waiting for one answer; longer than the server's own limit, so that the server
-/// speaks first.
+/// The time limit for one answer; longer than the limit at the server, so that the server
+/// reports first.
 pub(super) const ANSWER: Duration = Duration::from_secs(3);
-/// How `sslmode` asks for the connection to be protected, in libpq's words.
+/// The `sslmode` of libpq.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tls {
-    /// Never.
+    /// No encryption.
     Disable,
-    /// Encrypted where the server can; the server is not identified.
+    /// Encryption if the server supports it; the server is not verified.
     Prefer,
-    /// Encrypted or not at all; the server is identified only with `sslrootcert`, and
-    /// then as by `verify-full`.
+    /// Encryption is required; the server is verified only with `sslrootcert`, and then as by
+    /// `verify-full`.
     Require,
-    /// Encrypted, and the certificate is for this host and signed by a known authority.
-    /// The default where there is an `sslrootcert`.
+    /// Encryption is required, and the certificate must be for this host and from a known
+    /// authority. The default with `sslrootcert`.
     VerifyFull,
 }
 
@@ -65,19 +65,19 @@ impl FromStr for Tls {
     }
 }
 
-/// What a `postgres://` URL says: the driver's own settings, and those that the driver does
-/// not read.
+/// A parsed `postgres://` URL: the settings of the driver, and those that the driver does not
+/// know.
 struct Settings {
     driver: Config,
     files: Files,
 }
 
-/// What is read again for each new connection, so that it can be replaced.
+/// The files that are read again for each new connection.
 #[derive(Debug, Clone)]
 struct Files {
     tls: Tls,
     root_cert: Option<String>,
-    /// The client's certificate and its key.
+    /// The files of the client's certificate and its key.
     client_cert: Option<(String, String)>,
     password_file: Option<String>,
 }
@@ -90,7 +90,7 @@ fn settings(url: &BackendUrl) -> Result<Settings, UrlError> {
         Some((base, query)) => (base, query),
         None => (url.expose(), ""),
     };
-    // What is the driver's stays as it is written: encoding it again would not be the same.
+    // The driver's own parameters are passed on unchanged: encoding them again could alter them.
     for part in query.split('&').filter(|part| !part.is_empty()) {
         let (name, value) = form_urlencoded::parse(part.as_bytes())
             .next()
@@ -108,12 +108,12 @@ fn settings(url: &BackendUrl) -> Result<Settings, UrlError> {
     let client_cert = match (cert, key) {
         (Some(cert), Some(key)) => Some((cert, key)),
         (None, None) => None,
-        _ => return Err(UrlError::new("sslcert and sslkey go together")),
+        _ => return Err(UrlError::new("sslcert and sslkey must be given together")),
     };
     let tls = match (tls, &root_cert) {
         (Some(Tls::Disable | Tls::Prefer), Some(_)) => {
             return Err(UrlError::new(
-                "sslrootcert needs sslmode=verify-full or require: the others may not use TLS at all",
+                "sslrootcert needs sslmode=verify-full or require: the other modes may connect without TLS",
             ));
         }
         (Some(tls), _) => tls,
@@ -122,14 +122,14 @@ fn settings(url: &BackendUrl) -> Result<Settings, UrlError> {
     };
     if client_cert.is_some() && matches!(tls, Tls::Disable | Tls::Prefer) {
         return Err(UrlError::new(
-            "sslcert needs sslmode=verify-full or require: the others may not use TLS at all",
+            "sslcert needs sslmode=verify-full or require: the other modes may connect without TLS",
         ));
     }
     let mut driver: Config = format!("{base}?{}", rest.join("&"))
         .trim_end_matches('?')
         .parse()
         .map_err(|error: Error| {
-            // The driver's error is two lines deep, and neither shows the URL.
+            // The driver's error is two levels deep, and neither shows the URL.
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             UrlError::new(cause.map_or(error.to_string(), |cause| format!("{error}: {cause}")))
         })?;
@@ -137,9 +137,11 @@ fn settings(url: &BackendUrl) -> Result<Settings, UrlError> {
         return Err(UrlError::new("a host is missing"));
     }
     if driver.get_password().is_some() && password_file.is_some() {
-        return Err(UrlError::new("give a password or password_file, not both"));
+        return Err(UrlError::new(
+            "password and password_file cannot be combined",
+        ));
     }
-    // Of several servers the one that can be written to, whichever that is now.
+    // Of several servers, use the one that accepts writes, whichever that is now.
     let several = driver.get_hosts().len() > 1;
     driver.target_session_attrs(match target {
         Some(Target(target)) => target,
@@ -169,16 +171,16 @@ fn settings(url: &BackendUrl) -> Result<Settings, UrlError> {
     })
 }
 
-/// Whether the URL is complete and understood, without reading any file.
+/// Checks that the URL is complete and understood, without reading any file.
 pub(crate) fn check_url(url: &BackendUrl) -> Result<(), UrlError> {
     settings(url).map(drop)
 }
 
-/// A pool whose connections are made, and live, on the runtime this is called on:
-/// a caller on another runtime may end without taking a connection with it.
+/// Returns a pool whose connections live on the current runtime: a caller on another runtime
+/// may end without closing a connection.
 pub(super) fn pool(url: &BackendUrl, connections: usize) -> Result<Pool, String> {
     let settings = settings(url).map_err(|error| error.to_string())?;
-    // A host that does not answer is waited for before the next one is tried.
+    // A host that does not answer delays the attempt at the next one.
     let limit = CONNECT * u32::try_from(settings.driver.get_hosts().len()).unwrap_or(1);
     let credentials = Mutex::new(Credentials::read(&settings.files)?);
     let connect = HomeConnect {
@@ -204,7 +206,7 @@ pub(super) fn pool(url: &BackendUrl, connections: usize) -> Result<Pool, String>
         .map_err(|error| error.to_string())
 }
 
-/// The words of libpq for what a server must be.
+/// Parses the `target_session_attrs` of libpq.
 struct Target(TargetSessionAttrs);
 
 impl FromStr for Target {
@@ -221,7 +223,7 @@ impl FromStr for Target {
     }
 }
 
-/// What the files of a URL hold.
+/// The contents of the files of a URL.
 #[derive(Clone)]
 struct Credentials {
     tls: MakeRustlsConnect,
@@ -247,7 +249,7 @@ impl Credentials {
 
 struct HomeConnect {
     files: Files,
-    /// Those that could be read last.
+    /// The contents that could be read last.
     credentials: Mutex<Credentials>,
     limit: Duration,
     home: Handle,
@@ -258,7 +260,7 @@ impl HomeConnect {
         let mut last = self.credentials.lock();
         match Credentials::read(&self.files) {
             Ok(read) => *last = read,
-            Err(reason) => log::warn!("{reason}; what was read before is used"),
+            Err(reason) => log::warn!("{reason}; the previous credentials are used"),
         }
         last.clone()
     }
@@ -290,8 +292,8 @@ impl Connect for HomeConnect {
         Box::pin(async move {
             match task.await {
                 Ok(Some(result)) => result,
-                // Too late, or the home runtime is stopping: the driver has no error for
-                // either, so the pool's own limit, a little later, says it.
+                // Too late, or the home runtime is stopping: the driver has no error for either, so
+                // the pool's own limit, a little later, reports it.
                 Ok(None) | Err(_) => std::future::pending().await,
             }
         })
@@ -320,7 +322,7 @@ fn tls_config(files: &Files) -> Result<ClientConfig, String> {
                 roots.add(cert).map_err(|error| fail(&error))?;
             }
             if roots.is_empty() {
-                return Err(fail(&"holds no certificate"));
+                return Err(fail(&"contains no PEM certificate"));
             }
         }
         None => {
@@ -353,8 +355,8 @@ fn client_auth(
         .map_err(|error| of_cert(&error))
 }
 
-/// Accepts any certificate, for the modes that encrypt without identifying the
-/// server. The handshake's signatures are still checked.
+/// Accepts any certificate, for the modes that encrypt without verifying the server. The
+/// signatures of the handshake are still checked.
 #[derive(Debug)]
 struct AnyServer(Arc<CryptoProvider>);
 

@@ -1,6 +1,6 @@
-//! The schema: one transaction brings it up to date.
+//! Migrates the schema in one transaction.
 //!
-//! It waits for locks only briefly and retries: the writes of daemons that serve queue up
+//! It waits for locks only briefly and retries, because the writes of running daemons queue
 //! behind a lock that is waited for.
 
 use std::time::Duration;
@@ -17,16 +17,16 @@ use crate::store::{MigrateError, StoreError, migrate_error, with_sources};
 
 refinery::embed_migrations!("sql/postgres/migrations");
 
-/// Locks are waited for no longer than this: those of other daemons that migrate (this one
-/// is "rollcall" as a number), and those of the tables. The migration itself may take long.
+/// Limits the wait for locks: that of other daemons that migrate (its key is "rollcall" as a
+/// number), and those of the tables. The migration itself may take long.
 const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '1s'; \
                      SELECT pg_advisory_xact_lock(x'726f6c6c63616c6c'::bigint)";
 const COMMIT: &str = "COMMIT";
 
-/// Between attempts to get the locks.
+/// The time between attempts to get the locks.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Returns what was applied. Tries until it gets the locks.
+/// Returns the applied migrations. Retries until it gets the locks.
 pub(super) async fn migrate(pool: &Pool) -> Result<Vec<String>, MigrateError> {
     let mut told = false;
     loop {
@@ -61,7 +61,7 @@ async fn attempt(pool: &Pool) -> Result<Vec<String>, MigrateError> {
         if cause.and_then(Error::code) == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
             return MigrateError::Failed(format!(
                 "{}; run rollcalld migrate as the owner of the tables, and then grant this role \
-                 the rights that README.md lists",
+                 the rights that docs/deployment.md lists",
                 with_sources(&error)
             ));
         }
@@ -76,7 +76,7 @@ async fn attempt(pool: &Pool) -> Result<Vec<String>, MigrateError> {
     Ok(applied.map(ToString::to_string).collect())
 }
 
-/// The error of the driver that an error of refinery comes from.
+/// Returns the error of the driver that caused an error of refinery.
 fn driver_error(error: &refinery::Error) -> Option<&Error> {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = source {
@@ -88,7 +88,7 @@ fn driver_error(error: &refinery::Error) -> Option<&Error> {
     None
 }
 
-/// The transaction that is open on a connection. refinery's own way begins one for each
+/// The open transaction of a connection. refinery's own implementation begins one for each
 /// migration, and prepares statements by name.
 struct Transaction<'a>(&'a Client);
 
@@ -118,9 +118,9 @@ impl AsyncQuery<Vec<refinery::Migration>> for Transaction<'_> {
             Some(refinery::Migration::applied(
                 row.get(0)?.parse().ok()?,
                 row.get(1).unwrap_or_default().to_owned(),
-                // When it was applied decides nothing.
+                // The time of a migration decides nothing.
                 OffsetDateTime::UNIX_EPOCH,
-                // What is no number is none of those that are expected.
+                // A text that is no number is no expected checksum.
                 row.get(3)
                     .and_then(|checksum| checksum.parse().ok())
                     .unwrap_or_default(),
@@ -131,7 +131,7 @@ impl AsyncQuery<Vec<refinery::Migration>> for Transaction<'_> {
 }
 
 impl AsyncMigrate for Transaction<'_> {
-    /// Without the right to create a table where it is there: CREATE TABLE IF NOT EXISTS
+    /// Works without the right to create a table if the table exists: CREATE TABLE IF NOT EXISTS
     /// needs it in any case.
     fn assert_migrations_table_query(table: &str) -> String {
         format!(

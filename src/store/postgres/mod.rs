@@ -1,10 +1,10 @@
 //! The shared registry store: PostgreSQL through a pool.
 //!
-//! Every statement is constant, sent with the types of its parameters, and bounded in time
-//! on both sides. No session has state: no statement is prepared by name, settings are those
-//! of one transaction, and every statement is in one, so that PgBouncer may give each
-//! transaction another session. A connection whose answer did not come is closed, never
-//! handed to the next caller: the server may still be at work on it.
+//! Every statement is constant, is sent with the types of its parameters, and has a time limit
+//! on both sides. No session has state: no statement is prepared by name, settings are local to
+//! a transaction, and every statement is in one, so that PgBouncer may give each transaction
+//! another session. A connection whose answer did not come is closed and never reused: the
+//! server may still be working on it.
 
 macro_rules! sql {
     ($name:literal) => {
@@ -31,11 +31,11 @@ use super::{Store, StoreError};
 use crate::error::{BackendUrl, OpenError};
 use crate::model::InstanceKey;
 
-/// The most connections for reading.
+/// The most connections for reads.
 const READERS: usize = 7;
 
 pub(super) fn open(url: &BackendUrl) -> Result<Store, OpenError> {
-    // Readers, however many and slow, never keep the writer from its connection.
+    // The pools are separate, so that slow reads never keep the writer from its connection.
     let pool = |connections| {
         connect::pool(url, connections).map_err(|reason| OpenError {
             backend: url.to_string(),

@@ -15,8 +15,8 @@ pub(super) struct PostgresReader {
 }
 
 impl PostgresReader {
-    /// One read. A pooled connection may have died unseen, so a read whose
-    /// connection failed is tried once more on another one.
+    /// Runs one read. A pooled connection may have died unnoticed, so a read whose connection
+    /// failed is retried once on another one.
     async fn query(&self, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
         let mut connection = PooledConnection::from(&self.pool).await?;
         match connection.query(sql, params).await {

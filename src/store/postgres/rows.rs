@@ -1,4 +1,4 @@
-//! PostgreSQL's rows as the model's types. A value that does not parse was written
+//! Converts PostgreSQL rows to the types of the model. A value that does not parse was written
 //! by another program and is an error, never a default.
 
 use std::fmt::Display;
@@ -76,7 +76,7 @@ pub(super) fn get<T: FromSqlOwned>(row: &Row, column: &str) -> Result<T, StoreEr
 
 fn invalid(column: &str, error: impl Display) -> StoreError {
     StoreError::Refused(format!(
-        "column {column} holds what rollcalld never wrote: {error}"
+        "column {column} contains a value that rollcalld did not write: {error}"
     ))
 }
 

@@ -51,7 +51,7 @@ struct PostgresTransaction<'a> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// It begins with its first statement.
+    /// The transaction begins with its first statement.
     Due,
     Begun,
     Committed,
@@ -60,7 +60,7 @@ enum State {
 impl Drop for PostgresTransaction<'_> {
     fn drop(&mut self) {
         if self.state == State::Begun {
-            // Closing the connection is the rollback.
+            // Closing the connection rolls back.
             self.connection.idle = false;
         }
     }
@@ -83,7 +83,7 @@ impl PostgresTransaction<'_> {
         let begins = self.state == State::Due;
         self.state = State::Begun;
         match self.connection.query_pipelined(begins, questions).await {
-            // A pooled connection may have died unseen; nothing was committed on it.
+            // A pooled connection may have died unnoticed; nothing was committed on it.
             Err(StoreError::Unavailable(_)) if begins && self.connection.is_closed() => {
                 self.connection = PooledConnection::from(self.pool).await?;
                 self.connection.query_pipelined(begins, questions).await
@@ -92,8 +92,8 @@ impl PostgresTransaction<'_> {
         }
     }
 
-    /// Declares those of `services` that are not known yet, then inserts and updates instances;
-    /// answers for those services and instances that this changed.
+    /// Declares the unknown services, then inserts and updates instances. Returns the services and
+    /// instances that changed.
     async fn upsert(
         &mut self,
         services: &[&str],
@@ -141,7 +141,7 @@ impl PostgresTransaction<'_> {
         Ok((declared, registered))
     }
 
-    /// Those of the given instances that are registered.
+    /// Returns those of the given instances that are registered.
     async fn find(&mut self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
         if keys.is_empty() {
             return Ok(Vec::new());
@@ -221,7 +221,7 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         &mut self,
         registrations: &[Registration],
     ) -> Result<RegisteredMany, StoreError> {
-        // Most services are known; those that are not are found out by what has no answer.
+        // Most services are known; the unknown ones show as missing results.
         let all: Vec<&Registration> = registrations.iter().collect();
         let (_, changed) = self.upsert(&[], &all).await?;
         let mut registered = by_key(changed);
@@ -250,7 +250,7 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         let answers = registrations.iter().map(|registration| {
             let answer = registered.remove(&registration.key);
             match registration.key.scope.kind {
-                // It was declared a statement ago, and another daemon has deleted it since.
+                // It was declared one statement ago, and another replica has deleted it since.
                 ScopeKind::Service if answer.is_none() => Err(StoreError::Conflict(format!(
                     "{} was deleted",
                     registration.key.scope

@@ -1,8 +1,8 @@
 //! The embedded registry store: one SQLite file, one connection, one thread.
 //!
-//! WAL with `synchronous=FULL`: what was committed survives the loss of power. A lock on
-//! the file itself keeps a second daemon out, by whatever path it comes, since leases in
-//! memory could not be shared with it; other programs may still read the database.
+//! WAL with `synchronous=FULL`: a commit survives a loss of power. A lock on the file itself
+//! excludes a second daemon, by whichever path it opens the file, because leases in memory
+//! could not be shared with it. Other programs may read the database.
 
 macro_rules! sql {
     ($name:literal) => {
@@ -32,14 +32,14 @@ use super::Store;
 use crate::error::OpenError;
 use crate::model::{Scope, ScopeRecord};
 
-/// How long a statement waits for another program that has the file locked.
+/// How long a statement waits for another program that has locked the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The same of a probe, which must not keep others from the thread for long.
+/// The same for a probe, which must not block the thread for long.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How many pages the log has when they are copied to the database, of 4 KiB: four times what
-/// SQLite would take, so that a page that changes often is copied more rarely.
+/// The number of pages of 4 KiB in the log at which they are copied to the database: four times
+/// SQLite's default, so that a page that changes often is copied less often.
 const CHECKPOINT: u32 = 4000;
 
 pub(super) fn open(path: &Path) -> Result<Store, OpenError> {
@@ -66,13 +66,13 @@ pub(super) fn open(path: &Path) -> Result<Store, OpenError> {
     })
 }
 
-/// Locks the file that is the database, and creates it where there is none: an empty file
-/// is a new database. Two paths to one file are one lock, which the system releases when
-/// this process ends, however it ends.
+/// Locks the database file, and creates it if there is none: an empty file is a new database.
+/// Two paths to one file are one lock, which the system releases when this process ends, in
+/// whatever way.
 ///
-/// The lock is of the kind of `flock(2)`, which does not meet SQLite's own locks. Those
-/// belong to the process and are lost when it closes the file, whichever descriptor it
-/// closes: so this one is opened before SQLite opens its own, and closed after it.
+/// The lock is of the kind of `flock(2)`, which does not interact with SQLite's own locks.
+/// Those belong to the process and are lost when it closes the file through any descriptor, so
+/// this descriptor is opened before SQLite's and closed after it.
 fn lock(path: &Path) -> Result<File, String> {
     let mut options = OpenOptions::new();
     let open = options.read(true).write(true).create(true).mode(0o644);
@@ -83,7 +83,7 @@ fn lock(path: &Path) -> Result<File, String> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(
-            "another rollcalld uses this file; stop it first, or give several daemons one postgres:// store".into(),
+            "another rollcalld uses this file: stop it first, or use a postgres:// store for several replicas".into(),
         ),
         Err(TryLockError::Error(error)) => Err(format!("the file cannot be locked: {error}")),
     }
@@ -95,8 +95,8 @@ fn not_writable(error: &dyn std::error::Error) -> String {
     )
 }
 
-/// Finds out whether the database can be written, by a transaction that changes nothing.
-/// Another program that is writing now is no reason not to start.
+/// Checks that the database can be written, by a transaction that changes nothing. Another
+/// program that is writing now does not prevent the start.
 fn check_writable(connection: &mut Connection) -> Result<(), String> {
     let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
     match begun.map(drop) {
@@ -116,7 +116,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update_and_check(None, "wal_autocheckpoint", CHECKPOINT, |_| Ok(()))?;
-    // Else a statement is planned anew for other parameters, that is, each time.
+    // Otherwise a statement is planned again for each new set of parameters.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)

@@ -1,4 +1,4 @@
-//! Reads, which wait for their turn on the thread like everybody.
+//! Reads, which wait for their turn on the thread.
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension};

@@ -1,4 +1,4 @@
-//! SQLite's rows as the model's types. A value that does not parse was written by
+//! Converts SQLite rows to the types of the model. A value that does not parse was written by
 //! another program and is an error, never a default.
 
 use std::str::FromStr;
@@ -81,7 +81,7 @@ pub(super) fn json(metadata: &Metadata) -> Result<String> {
     serde_json::to_string(metadata).map_err(|error| Error::ToSqlConversionFailure(error.into()))
 }
 
-/// The columns of a row one after another, so that none is looked for by its name.
+/// Reads the columns of a row in order, so that none is searched by name.
 struct Columns<'r, 's> {
     row: &'r Row<'s>,
     next: usize,
@@ -102,11 +102,11 @@ impl<'r, 's> Columns<'r, 's> {
         Ok(self.row.get_ref(self.next - 1)?.as_str_or_null()?)
     }
 
-    /// What could not be made of the last column.
+    /// Returns the error for the last column.
     fn invalid(&self, error: impl std::error::Error + Send + Sync + 'static) -> Error {
         let (column, row) = (self.next - 1, self.row.as_ref());
         let name = row.column_name(column).unwrap_or_default();
-        log::error!("column {name} holds what rollcalld never wrote: {error}");
+        log::error!("column {name} contains a value that rollcalld did not write: {error}");
         Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
     }
 

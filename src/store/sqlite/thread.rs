@@ -1,4 +1,4 @@
-//! The thread that has the SQLite connection. SQLite blocks, so nothing else runs on it.
+//! The thread that owns the SQLite connection. SQLite blocks, so nothing else runs on it.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::store::StoreError;
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// How many jobs may wait. Callers beyond it wait for a place.
+/// The most jobs that wait. Further callers wait until there is room.
 const QUEUE: usize = 1024;
 
-/// How long a caller waits for its answer.
+/// The time limit for an answer.
 pub(super) const ANSWER: Duration = Duration::from_secs(3);
 
-/// A handle to the thread. The thread ends, and closes the database, when it is told
-/// to or when the last handle is gone.
+/// A handle to the thread. The thread ends, and closes the database, when it is told to or when
+/// the last handle is dropped.
 #[derive(Clone)]
 pub(super) struct SqliteThread {
     jobs: mpsc::Sender<Job>,
@@ -30,14 +30,14 @@ pub(super) struct SqliteThread {
     writes: Writes,
 }
 
-/// Whether the last write failed for want of the store, such as on a full disk.
+/// Whether the last write failed because the store is unavailable, for example on a full disk.
 #[derive(Clone, Default)]
 pub(super) struct Writes {
     failed: Arc<AtomicBool>,
 }
 
 impl Writes {
-    /// Remembers what came of a write.
+    /// Remembers the result of a write.
     pub(super) fn note<T>(&self, outcome: &Result<T, StoreError>) {
         match outcome {
             Ok(_) => self.failed.store(false, Ordering::Relaxed),
@@ -46,14 +46,16 @@ impl Writes {
         }
     }
 
-    /// Whether the store can be written. A transaction that changes nothing says so, unless
-    /// the last write failed: then only a write does, since a full disk lets one begin.
+    /// Returns whether the store can be written: after a failed write only a successful write shows
+    /// that, because a full disk lets a transaction begin; otherwise a transaction that changes
+    /// nothing does.
     pub(super) fn probe(&self, connection: &mut Connection) -> Result<(), StoreError> {
         connection
             .busy_timeout(PROBE_TIMEOUT)
             .map_err(store_error)?;
         let probed = if self.failed.load(Ordering::Relaxed) {
-            // A header field that nothing reads, set to what it is, is one page of the log.
+            // A header field that no program reads is set to its present value, which writes one
+            // page of the log.
             let same = connection
                 .pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
                 .and_then(|version| connection.pragma_update(None, "user_version", version));
@@ -70,8 +72,8 @@ impl Writes {
 }
 
 impl SqliteThread {
-    /// Starts the thread with its connection and the lock that keeps other daemons
-    /// from the file; both live as long as it does, and the lock is the last to go.
+    /// Starts the thread with its connection and the lock that excludes other daemons; both live as
+    /// long as the thread, and the lock is released last.
     pub(super) fn start(
         mut connection: Connection,
         lock: File,
@@ -99,20 +101,20 @@ impl SqliteThread {
         Ok((handle, thread))
     }
 
-    /// What came of the last write.
+    /// Returns the state of the last write.
     pub(super) fn writes(&self) -> Writes {
         self.writes.clone()
     }
 
-    /// Ends the thread after the job it is at. Who still waits is told that it has ended.
+    /// Ends the thread after its present job. Waiting callers get an error.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Release);
         // Wakes an idle thread; one whose queue is full is not idle.
         let _ = self.jobs.try_send(Box::new(|_| {}));
     }
 
-    /// Runs `work` on the thread, after what was sent before it. Whoever waits longer
-    /// than [`ANSWER`] is told so, and work that nobody waits for is not done.
+    /// Runs `work` on the thread, after earlier jobs. A caller gets an error after [`ANSWER`], and
+    /// a job without a waiting caller is skipped.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection) -> T + Send + 'static,
@@ -121,7 +123,7 @@ impl SqliteThread {
         let asked = async {
             self.send(move |connection| {
                 if !answer.is_closed() {
-                    // Whoever asked may give up meanwhile: then nobody needs the answer.
+                    // The caller may have given up.
                     let _ = answer.send(work(connection));
                 }
             })
@@ -131,7 +133,7 @@ impl SqliteThread {
         timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(late()))
     }
 
-    /// Puts `job` in the queue without waiting for it.
+    /// Puts `job` into the queue without waiting for its result.
     pub(super) async fn send(
         &self,
         job: impl FnOnce(&mut Connection) + Send + 'static,
@@ -140,18 +142,18 @@ impl SqliteThread {
     }
 }
 
-/// The error of a caller that has waited long enough.
+/// Returns the error for a caller that has waited too long.
 fn late() -> StoreError {
     StoreError::Unavailable(format!("no answer from SQLite within {ANSWER:?}"))
 }
 
-/// The error of a caller whose thread has ended.
+/// Returns the error for a caller whose thread has ended.
 pub(super) fn closed() -> StoreError {
     StoreError::Unavailable("the SQLite thread has ended".into())
 }
 
-/// A full disk, a lock held by another program and the like may pass; what SQLite
-/// says of a statement's own content does not.
+/// A full disk, a lock of another program and the like are temporary; an error about the
+/// content of a statement is not.
 pub(super) fn store_error(error: rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(

@@ -23,7 +23,7 @@ use crate::store::{
 
 refinery::embed_migrations!("sql/sqlite/migrations");
 
-/// The writer is the last to go, and closes the database.
+/// The writer is dropped last, and closes the database.
 pub(super) struct SqliteWriter {
     pub(super) thread: SqliteThread,
     pub(super) join: Option<JoinHandle<()>>,
@@ -57,8 +57,8 @@ impl RegistryWriter for SqliteWriter {
     ) -> Result<Box<dyn RegistryTransaction + 'a>, StoreError> {
         let (steps, mut queue) = mpsc::channel::<Step>(1);
         let writes = self.thread.writes();
-        // The thread serves this transaction and nothing else until it is committed
-        // or dropped, so that nobody reads what is not committed.
+        // The thread serves only this transaction until it is committed or dropped, so that no
+        // reader sees uncommitted rows.
         self.thread
             .send(move |connection| {
                 let begin = connection.transaction_with_behavior(TransactionBehavior::Immediate);
@@ -114,11 +114,11 @@ fn migrate(connection: &mut Connection) -> Result<Vec<String>, MigrateError> {
         .collect())
 }
 
-/// What is done within a transaction, or with the error by which it did not begin.
-type RequestClass = Box<dyn FnOnce(Result<&Connection, &StoreError>) + Send>;
+/// A step of a transaction; it receives the error if the transaction did not begin.
+type Operation = Box<dyn FnOnce(Result<&Connection, &StoreError>) + Send>;
 
 enum Step {
-    Run(RequestClass),
+    Run(Operation),
     Commit(oneshot::Sender<Result<(), StoreError>>),
 }
 
@@ -354,7 +354,7 @@ impl RegistryTransaction for SqliteTransaction {
     }
 
     async fn attest(&mut self, _own: &Attestation) -> Result<Vec<Attestation>, StoreError> {
-        // The lock keeps every other daemon from the file.
+        // The lock excludes every other daemon.
         Ok(Vec::new())
     }
 

@@ -328,7 +328,7 @@ async fn what_is_no_transition_is_told_as_it_comes(fixture: Fixture) {
         event(EventKind::InstanceChanged(instance(1, 3))),
         event(EventKind::InstanceChanged(instance(1, 2))),
         online(1, 4),
-        event(EventKind::InstanceLives(instance(1, 5))),
+        event(EventKind::LeaseRestarted(instance(1, 5))),
         event(EventKind::InstanceDeregistered(instance(1, 5))),
         event(EventKind::RollCalled),
     ];

@@ -1,19 +1,19 @@
-//! The instances of a scope by address, in parts, so that a change costs the parts that it
-//! touches and not the whole scope.
+//! The instances of a scope by address, in parts, so that a change copies only the parts that
+//! it touches.
 
 use std::mem;
 use std::sync::Arc;
 
-use super::view::{Counts, InstanceEntry};
+use super::snapshot::{Counts, InstanceEntry};
 use crate::model::Address;
 
-/// How many instances a part has after it was split; it is split at twice as many.
+/// The number of instances in a part after it was split; a part is split at twice this number.
 const PART: usize = 32;
 
-/// A change: the instance at an address, `None` where it was removed.
+/// A change: the instance at an address, or `None` to remove it.
 pub(super) type Edit = (Address, Option<Arc<InstanceEntry>>);
 
-/// Instances by address. Never changes.
+/// Immutable list of instances by address.
 #[derive(Default)]
 pub struct InstanceList {
     parts: Vec<Arc<Part>>,
@@ -33,7 +33,7 @@ impl Part {
         })
     }
 
-    /// Whether all of it is behind `address`.
+    /// Returns whether all its addresses are greater than `address`.
     fn is_behind(&self, address: &Address) -> bool {
         let first = self.instances.first();
         first.is_some_and(|first| first.instance.key.address > *address)
@@ -41,19 +41,19 @@ impl Part {
 }
 
 impl InstanceList {
-    /// All of them, by address.
+    /// Iterates over all instances, by address.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<InstanceEntry>> {
         self.parts.iter().flat_map(|part| part.instances.iter())
     }
 
-    /// How many there are.
+    /// Returns the counts.
     pub fn counts(&self) -> Counts {
         self.parts.iter().map(|part| part.counts).sum()
     }
 
-    /// The roster after `edits`: of several at one address the last holds.
+    /// Returns the list after `edits`. Of several edits of one address the last wins.
     pub(super) fn edited(&self, mut edits: Vec<Edit>) -> Self {
-        // A stable order leaves the last behind the others.
+        // The sort is stable, so the last edit of an address stays the last.
         edits.sort_by(|(a, _), (b, _)| a.cmp(b));
         edits.dedup_by(|later, earlier| {
             let same = later.0 == earlier.0;
@@ -95,7 +95,7 @@ impl InstanceList {
         edited
     }
 
-    /// Adds instances at the end, together with the last part where both are small.
+    /// Appends instances, merged with the last part if both are small.
     fn push(&mut self, mut instances: Vec<Arc<InstanceEntry>>) {
         if let Some(last) = self
             .parts
@@ -112,7 +112,7 @@ impl InstanceList {
     }
 }
 
-/// Where the part is in which an address is, or would be.
+/// Returns the index of the part in which the address is, or would be.
 fn place(parts: &[Arc<Part>], address: &Address) -> usize {
     parts
         .partition_point(|part| !part.is_behind(address))
@@ -154,7 +154,7 @@ mod tests {
         })
     }
 
-    /// Edits all over, of which many meet the same part or the same address.
+    /// Random edits, many of which touch the same part or the same address.
     #[test]
     fn a_roster_is_what_its_edits_made_of_it() {
         let (mut roster, mut expected) = (InstanceList::default(), BTreeMap::new());
@@ -164,7 +164,7 @@ mod tests {
             (random >> 8) % below
         };
         for round in 0..400 {
-            // It grows, then shrinks to nothing.
+            // The list grows, then shrinks to nothing.
             let removed = if round < 200 { 20 } else { 90 };
             let edits: Vec<Edit> = (0..next(100))
                 .map(|_| {

@@ -1,4 +1,4 @@
-//! A scope as it is shown: a picture that never changes, replaced by the next.
+//! The immutable snapshot of a scope.
 
 use std::iter::Sum;
 use std::ops::Add;
@@ -10,45 +10,45 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 use super::deadlines::Slot;
-use super::roster::InstanceList;
+use super::instance_list::InstanceList;
 use crate::model::{Instance, ScopeRecord};
 
-/// An instance as the Directory has it.
+/// An instance in the Directory.
 #[derive(Debug)]
 pub struct InstanceEntry {
-    /// What is recorded.
+    /// The recorded state.
     pub instance: Instance,
-    /// Whether its lease is gone, and it is not believed yet.
+    /// Whether protection mode keeps the instance listed without a lease.
     pub suspect: bool,
     pub(super) slot: Option<Slot>,
 }
 
 impl InstanceEntry {
-    /// Where its deadline is; `None` beyond 16 million instances.
+    /// The slot of its deadline; `None` beyond 16 million instances.
     pub fn slot(&self) -> Option<Slot> {
         self.slot
     }
 }
 
-/// How many instances a scope has.
+/// The numbers of instances of a scope.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Registered.
     pub instances: usize,
-    /// Online.
+    /// Online instances.
     pub online: usize,
-    /// Online and enabled.
+    /// Online and enabled instances.
     pub available: usize,
-    /// Online, and suspect.
+    /// Online instances that are suspects.
     pub suspect: usize,
 }
 
-/// How much there is of a kind of scope.
+/// The totals of a kind of scope.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Scopes.
+    /// The number of scopes.
     pub scopes: usize,
-    /// Their instances.
+    /// The numbers of their instances.
     pub instances: Counts,
 }
 
@@ -63,12 +63,12 @@ impl Add for Totals {
     }
 }
 
-/// [`Totals`] that one thread changes and all may read.
+/// [`Totals`] that one thread changes and any thread reads.
 #[derive(Default)]
 pub(super) struct AtomicTotals([AtomicUsize; 5]);
 
 impl AtomicTotals {
-    /// Counts `now` instead of `before`.
+    /// Counts `now` in the place of `before`.
     pub(super) fn replace(&self, before: Option<&ScopeSnapshot>, now: Option<&ScopeSnapshot>) {
         let figures = |view: Option<&ScopeSnapshot>| {
             view.map_or([0; 5], |view| {
@@ -84,7 +84,7 @@ impl AtomicTotals {
             })
         };
         for ((total, before), now) in self.0.iter().zip(figures(before)).zip(figures(now)) {
-            // Wraps back: what is taken away was added before.
+            // Wraps back: what is subtracted was added before.
             total.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
         }
     }
@@ -134,19 +134,19 @@ impl Sum for Counts {
     }
 }
 
-/// Which instances of a scope are asked for.
+/// A filter of lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstanceFilter {
-    /// All of them.
+    /// All instances.
     All,
-    /// Those that are online.
+    /// Online instances.
     Online,
-    /// Those that may be sent traffic.
+    /// Instances that accept traffic.
     Available,
 }
 
 impl InstanceFilter {
-    /// Those that are asked for by these two words; available ones are online.
+    /// Returns the filter for the two query parameters; available instances are online.
     pub fn of(available: bool, online: bool) -> Self {
         match (available, online) {
             (true, _) => Self::Available,
@@ -156,19 +156,19 @@ impl InstanceFilter {
     }
 }
 
-/// A list of instances as it is sent.
+/// The body of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
-    /// The body of the answer.
+    /// The JSON.
     pub bytes: Bytes,
-    /// The opaque part of its entity tag: the same on every replica for the same bytes.
+    /// The opaque part of its entity tag: equal on all replicas for equal bytes.
     pub etag: String,
 }
 
 impl Body {
     fn new(bytes: Vec<u8>) -> Self {
-        // Replicas of different versions must agree on the tag, so the hash is a specified one.
-        // 128 of its bits are enough.
+        // Replicas of different versions must agree on the tag, so the hash is a specified one. 128
+        // bits are enough.
         Self {
             etag: hex::encode(&Sha256::digest(&bytes)[..16]),
             bytes: bytes.into(),
@@ -176,18 +176,18 @@ impl Body {
     }
 }
 
-/// A picture of one scope.
+/// A snapshot of one scope.
 #[derive(Default)]
 pub struct ScopeSnapshot {
-    /// What was declared; `None` for a moment, where an instance was heard of first.
+    /// The declared scope; `None` briefly, if an event of an instance arrived first.
     pub record: Option<ScopeRecord>,
-    /// Its instances, by address.
+    /// The instances, by address.
     pub instances: InstanceList,
-    /// How many they are.
+    /// Their numbers.
     pub counts: Counts,
-    /// The bodies that were asked for, made once: for each of [`InstanceFilter`], fresh and stale.
+    /// The bodies, serialised on first use: for each [`InstanceFilter`], fresh and stale.
     bodies: [OnceLock<Body>; 6],
-    /// Tells those who wait for another picture, and is handed on to that one.
+    /// Wakes the requests that wait for the next snapshot, to which it is passed on.
     pub(super) replaced: Arc<Notify>,
 }
 
@@ -206,7 +206,7 @@ impl ScopeSnapshot {
         }
     }
 
-    /// Those that are asked for.
+    /// Iterates over the instances that match the filter.
     pub fn list(&self, which: InstanceFilter) -> impl Iterator<Item = &InstanceEntry> {
         let instances = self.instances.iter().map(|listed| &**listed);
         instances.filter(move |listed| match which {
@@ -216,7 +216,7 @@ impl ScopeSnapshot {
         })
     }
 
-    /// The body of an answer, which `make` makes for the first who asks.
+    /// Returns the body of a list, which `make` serialises on first use.
     pub fn body(
         &self,
         which: InstanceFilter,

@@ -1,4 +1,4 @@
-//! The start: reaches the stores, again and again, until they are there or it is too late.
+//! The start: waits for the backends.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::lease::LeaseStore;
 use crate::model::EventId;
 use crate::store::MigrateError;
 
-/// Between attempts to reach a store at the start: from the first to the last.
+/// The time between attempts to reach a backend: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 
-/// Waits until the registry store is there and migrated, the lease store answers, and the
-/// Directory is loaded. Returns the event from which to follow.
+/// Waits until the registry store is reached and migrated, the lease store answers, and the
+/// Directory is loaded. Returns the event after which to follow.
 pub(super) async fn wait_for_backends(
     config: &Config,
     registry: &Addr<RegistryActor>,
