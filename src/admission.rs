@@ -1,7 +1,8 @@
-//! How much may be under way at once: permits for each kind of work.
+//! Concurrency limits: permits for each class of requests.
 //!
-//! The HTTP side takes a permit before it begins, and answers 503 where there is none.
-//! Heartbeats have the most, so that they are the last to be refused. Nobody waits here.
+//! The HTTP server takes a permit for each request, and answers 503 if there is none: no
+//! request waits for a permit. Heartbeats have the most permits, so that they are the last to
+//! be rejected.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -11,35 +12,36 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-/// How many bodies may be on their way at once. Those that arrive with their head are not.
-const BODIES: usize = 1024;
+/// The number of bodies that may be received at once. A body that arrives together with the
+/// request head does not count.
+const MAX_BODIES: usize = 1024;
 
-/// How much memory large bodies may have together, in KiB.
-const BODY_MEMORY: usize = 32 * 1024;
+/// The memory for all large bodies together, in KiB.
+const MAX_BODY_MEMORY: usize = 32 * 1024;
 
-/// How many leases batches may renew at once, for each permit of [`RequestClass::Heartbeat`]. What is
-/// beyond would wait longer than it takes to come again.
-const LEASES: usize = 4;
+/// The number of leases that batches may renew at once, for each permit of
+/// [`RequestClass::Heartbeat`]. More leases would wait longer than a client takes to retry.
+const LEASES_PER_PERMIT: usize = 4;
 
-/// A kind of work.
+/// A class of requests, or a part of a request, with its own permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestClass {
-    /// Answers from memory, mostly.
+    /// A request that is mostly answered from memory.
     Read,
-    /// Waits for a commit.
+    /// A request that waits for a commit.
     Write,
-    /// Waits for the lease store.
+    /// A request that waits for the lease store.
     Heartbeat,
-    /// Waits for a change.
+    /// A long poll, which waits for a change.
     Wait,
-    /// Waits for as long as the client likes.
+    /// An event stream, which lasts until the client closes it.
     Stream,
-    /// Waits for the rest of a body.
+    /// The wait for the rest of a request body.
     Body,
 }
 
 impl RequestClass {
-    /// Every kind.
+    /// All classes.
     pub const ALL: [Self; 6] = [
         Self::Read,
         Self::Write,
@@ -49,7 +51,7 @@ impl RequestClass {
         Self::Body,
     ];
 
-    /// As metrics and messages name it.
+    /// Returns the name in metrics and messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -62,7 +64,7 @@ impl RequestClass {
     }
 }
 
-/// How many permits there are.
+/// The number of permits of each class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// For [`RequestClass::Heartbeat`].
@@ -75,52 +77,52 @@ pub struct Limits {
     pub waits: usize,
     /// For [`RequestClass::Stream`].
     pub streams: usize,
-    /// Of these, for one client.
+    /// The number of streams that one client may have.
     pub streams_per_client: usize,
 }
 
 impl Limits {
-    /// How many permits there are for a kind of work.
-    pub fn of(&self, work: RequestClass) -> usize {
-        match work {
+    /// Returns the number of permits of a class.
+    pub fn of(&self, class: RequestClass) -> usize {
+        match class {
             RequestClass::Read => self.reads,
             RequestClass::Write => self.writes,
             RequestClass::Heartbeat => self.heartbeats,
             RequestClass::Wait => self.waits,
             RequestClass::Stream => self.streams,
-            RequestClass::Body => BODIES,
+            RequestClass::Body => MAX_BODIES,
         }
     }
 }
 
-/// There is no permit.
+/// The limit that a request exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LimitExceeded {
-    /// For this kind of work.
-    #[error("as many requests of the kind \"{}\" are under way as may be", .0.as_str())]
+    /// All permits of this class are taken.
+    #[error("too many concurrent \"{}\" requests", .0.as_str())]
     RequestClass(RequestClass),
-    /// For another stream of this client.
-    #[error("this client has as many streams as it may have")]
+    /// This client has the maximum number of streams.
+    #[error("this client already has the maximum number of event streams")]
     Client,
-    /// In memory, for such a large body.
-    #[error("too many large bodies are on their way")]
+    /// The memory for large bodies does not suffice.
+    #[error("too many concurrent requests with large bodies")]
     Memory,
 }
 
-/// How many of something are taken.
+/// Counts the units of a limit that are in use.
 #[derive(Debug, Clone, Default)]
-struct Taken(Arc<AtomicUsize>);
+struct Counter(Arc<AtomicUsize>);
 
-impl Taken {
-    /// Takes so many more, if what is taken already leaves `room` for them.
-    fn take(&self, count: usize, room: impl Fn(usize) -> bool) -> Option<Share> {
-        let more = |before| room(before).then_some(before + count);
+impl Counter {
+    /// Adds `count` if `allows` returns true for the number of units in use.
+    fn take(&self, count: usize, allows: impl Fn(usize) -> bool) -> Option<Share> {
+        let add = |before| allows(before).then_some(before + count);
         let taken = self
             .0
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
         taken.is_ok().then(|| Share {
             count,
-            of: self.clone(),
+            counter: self.clone(),
         })
     }
 
@@ -129,94 +131,98 @@ impl Taken {
     }
 }
 
-/// So many of them, given back when this is dropped.
+/// Units of a limit; dropping it returns them.
 #[derive(Debug)]
 struct Share {
     count: usize,
-    of: Taken,
+    counter: Counter,
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.of.0.fetch_sub(self.count, Ordering::AcqRel);
+        self.counter.0.fetch_sub(self.count, Ordering::AcqRel);
     }
 }
 
-/// A permit, given back when this is dropped.
+/// A permit; dropping it returns it.
 #[derive(Debug)]
 pub struct Permit {
-    /// For what.
+    /// The class.
     pub work: RequestClass,
     _share: Share,
 }
 
-/// Memory for a body, given back when this is dropped.
+/// Memory for a body; dropping it returns it.
 #[derive(Debug)]
 pub struct Memory(Share);
 
 impl Memory {
-    /// One for both.
+    /// Adds the memory of `other`.
     pub fn merge(&mut self, mut other: Self) {
         self.0.count += mem::take(&mut other.0.count);
     }
 }
 
-/// The leases of a batch, given back when this is dropped.
+/// Permits for the leases of a batch; dropping it returns them.
 #[derive(Debug)]
 pub struct Leases {
     _share: Share,
 }
 
-/// Gives permits out; shared by all workers.
+/// Gives out permits; shared by all worker threads. `C` identifies a client.
 pub struct ConcurrencyLimits<C> {
     limits: Limits,
-    permits: [Taken; RequestClass::ALL.len()],
+    permits: [Counter; RequestClass::ALL.len()],
     /// Leases that are being renewed by batches.
-    leases: Taken,
-    /// In KiB.
-    memory: Taken,
+    leases: Counter,
+    /// Memory of large bodies, in KiB.
+    memory: Counter,
+    /// The number of streams of each client.
     streams: Arc<Mutex<HashMap<C, usize>>>,
 }
 
 impl<C: Eq + Hash + Clone> ConcurrencyLimits<C> {
-    /// All permits free. `C` tells clients apart.
+    /// Creates the limits with all permits free.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
             permits: Default::default(),
-            leases: Taken::default(),
-            memory: Taken::default(),
+            leases: Counter::default(),
+            memory: Counter::default(),
             streams: Arc::default(),
         }
     }
 
-    /// A permit for a kind of work, if one is free.
-    pub fn acquire(&self, work: RequestClass) -> Result<Permit, LimitExceeded> {
-        // So that no batch is read that is refused then.
-        if work == RequestClass::Heartbeat && self.leases.count() >= self.most_leases() {
-            return Err(LimitExceeded::RequestClass(work));
+    /// Returns a permit of a class, if one is free.
+    pub fn acquire(&self, class: RequestClass) -> Result<Permit, LimitExceeded> {
+        // A batch is rejected here, before its body is read, if no leases are free.
+        if class == RequestClass::Heartbeat && self.leases.count() >= self.max_leases() {
+            return Err(LimitExceeded::RequestClass(class));
         }
-        let limit = self.limits.of(work);
-        let share = self.permits[work as usize].take(1, |taken| taken < limit);
-        share
-            .map(|_share| Permit { work, _share })
-            .ok_or(LimitExceeded::RequestClass(work))
+        let limit = self.limits.of(class);
+        self.permits[class as usize]
+            .take(1, |taken| taken < limit)
+            .map(|_share| Permit {
+                work: class,
+                _share,
+            })
+            .ok_or(LimitExceeded::RequestClass(class))
     }
 
-    /// Permits for the leases of a batch. The last one may take more than there are, so that
-    /// the largest fits whatever the limit.
+    /// Returns permits for the leases of a batch, if at least one is free. A batch may take
+    /// more permits than are free, so that the limit never excludes the largest batch.
     pub fn leases(&self, count: usize) -> Result<Leases, LimitExceeded> {
-        let share = self.leases.take(count, |taken| taken < self.most_leases());
+        let share = self.leases.take(count, |taken| taken < self.max_leases());
         share
             .map(|_share| Leases { _share })
             .ok_or(LimitExceeded::RequestClass(RequestClass::Heartbeat))
     }
 
-    fn most_leases(&self) -> usize {
-        self.limits.heartbeats.saturating_mul(LEASES)
+    fn max_leases(&self) -> usize {
+        self.limits.heartbeats.saturating_mul(LEASES_PER_PERMIT)
     }
 
-    /// A permit for a stream of a client.
+    /// Returns a permit for a stream of a client.
     pub fn stream(&self, client: C) -> Result<StreamPermit<C>, LimitExceeded> {
         let permit = self.acquire(RequestClass::Stream)?;
         let mut streams = self.streams.lock();
@@ -228,28 +234,30 @@ impl<C: Eq + Hash + Clone> ConcurrencyLimits<C> {
         Ok(StreamPermit {
             client,
             streams: Arc::clone(&self.streams),
-            _place: permit,
+            _permit: permit,
         })
     }
 
-    /// Memory for that many more bytes of a large body.
+    /// Returns memory for `bytes` more bytes of a large body, rounded up to KiB.
     pub fn memory(&self, bytes: usize) -> Result<Memory, LimitExceeded> {
         let kib = bytes.div_ceil(1024);
-        let share = self.memory.take(kib, |taken| taken + kib <= BODY_MEMORY);
+        let share = self
+            .memory
+            .take(kib, |taken| taken + kib <= MAX_BODY_MEMORY);
         share.map(Memory).ok_or(LimitExceeded::Memory)
     }
 
-    /// How many permits are taken, and how many there are.
-    pub fn taken(&self, work: RequestClass) -> (usize, usize) {
-        (self.permits[work as usize].count(), self.limits.of(work))
+    /// Returns how many permits of a class are taken, and how many there are.
+    pub fn taken(&self, class: RequestClass) -> (usize, usize) {
+        (self.permits[class as usize].count(), self.limits.of(class))
     }
 }
 
-/// A permit for a stream, given back when this is dropped.
+/// A permit for a stream; dropping it returns it.
 pub struct StreamPermit<C: Eq + Hash> {
     client: C,
     streams: Arc<Mutex<HashMap<C, usize>>>,
-    _place: Permit,
+    _permit: Permit,
 }
 
 impl<C: Eq + Hash> Drop for StreamPermit<C> {
@@ -280,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn one_kind_of_work_does_not_take_the_places_of_another() {
+    fn one_class_does_not_take_the_permits_of_another() {
         let admission = admission();
         let read = admission.acquire(RequestClass::Read).unwrap();
         assert_eq!(
@@ -294,29 +302,32 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_its_share_of_the_streams_and_leaves_nothing_behind() {
+    fn a_client_has_a_limited_number_of_streams_and_returns_all_of_them() {
         let admission = admission();
-        let own = [
+        let streams = [
             admission.stream("a").unwrap(),
             admission.stream("a").unwrap(),
         ];
         assert_eq!(admission.stream("a").err(), Some(LimitExceeded::Client));
-        // The refused one gave its permit back.
+        // The rejected stream has returned its permit.
         let other = admission.stream("b").unwrap();
         assert_eq!(
             admission.stream("c").err(),
             Some(LimitExceeded::RequestClass(RequestClass::Stream))
         );
-        drop(own);
+        drop(streams);
         assert!(admission.stream("a").is_ok());
         drop(other);
         assert!(admission.streams.lock().is_empty());
     }
 
     #[test]
-    fn batches_share_the_leases_and_the_largest_fits_where_one_is_free() {
+    fn batches_share_the_leases_and_the_largest_is_accepted_if_one_is_free() {
         let admission = admission();
-        let (few, most) = (admission.leases(4 * LEASES - 1), admission.leases(10_000));
+        let (few, most) = (
+            admission.leases(4 * LEASES_PER_PERMIT - 1),
+            admission.leases(10_000),
+        );
         let (few, most) = (few.unwrap(), most.unwrap());
         let full = LimitExceeded::RequestClass(RequestClass::Heartbeat);
         assert_eq!(admission.leases(1).unwrap_err(), full);
@@ -333,7 +344,7 @@ mod tests {
     #[test]
     fn large_bodies_share_a_bounded_memory() {
         let admission = admission();
-        let mut all = admission.memory(BODY_MEMORY * 1024 - 1).unwrap();
+        let mut all = admission.memory(MAX_BODY_MEMORY * 1024 - 1).unwrap();
         assert_eq!(admission.memory(1).unwrap_err(), LimitExceeded::Memory);
         all.merge(admission.memory(0).unwrap());
         drop(all);

@@ -475,7 +475,7 @@ mod tests {
         };
         let hash = "ab".repeat(32);
         for (text, says) in [
-            ("", "holds no token"),
+            ("", "contains no token"),
             (
                 "root ops s3cret",
                 "line 1: role must be read, agent or admin",
@@ -491,11 +491,11 @@ mod tests {
             ),
             (
                 &format!("admin a {hash}\nread a {}", "cd".repeat(32)),
-                "\"a\" is there twice",
+                "\"a\" occurs twice",
             ),
             (
                 &format!("admin a {hash}\nread b {hash}"),
-                "\"b\" is there twice",
+                "\"b\" occurs twice",
             ),
         ] {
             std::fs::write(&list, text).unwrap();

@@ -1,25 +1,25 @@
-//! Wall time, for what is recorded and shown.
+//! Wall time, for times that are recorded or displayed.
 //!
-//! Called by the composition root, the registry writer and the scheduler. It
-//! never measures a duration: those use [`tokio::time::Instant`], and a lease's
-//! expiry uses the lease store's own clock.
+//! It never measures a duration: durations use [`tokio::time::Instant`], and leases expire by
+//! the clock of the lease store.
 
 use chrono::{DateTime, SubsecRound, Utc};
 
-/// Where recorded times come from. Replicas may disagree; nothing is decided by it.
+/// The source of recorded times. The clocks of replicas may differ; no decision uses them.
 pub trait Clock: Send + Sync {
-    /// The current wall time in UTC, in whole milliseconds: all that is stored and shown.
+    /// Returns the current wall time in UTC, in whole milliseconds, the precision of all stored
+    /// times.
     fn now(&self) -> DateTime<Utc>;
 }
 
-/// The machine's clock.
+/// The clock of the machine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     #[expect(
         clippy::disallowed_methods,
-        reason = "the one place that reads the machine's clock"
+        reason = "the only call that reads the clock of the machine"
     )]
     fn now(&self) -> DateTime<Utc> {
         Utc::now().trunc_subsecs(3)

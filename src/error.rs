@@ -1,25 +1,25 @@
-//! What the backends have in common when they are named or cannot be opened.
+//! The URLs of backends, and the errors of parsing one and of opening a backend.
 //!
-//! Each layer has its own error type beside its trait; this is for the URL a
-//! backend is chosen by, which is also the one thing that may hold a password.
+//! Each layer has its own error type next to its trait. A URL may contain a password, which no
+//! error shows.
 
 use std::fmt;
 
 use url::Url;
 
-/// Why a text is not the URL of a backend. Never shows the URL itself.
+/// Why a text is not the URL of a backend. Never contains the URL itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UrlError(String);
 
 impl UrlError {
-    /// With the reason, which must not hold the URL.
+    /// Creates the error; `reason` must not contain the URL.
     pub fn new(reason: impl fmt::Display) -> Self {
         Self(reason.to_string())
     }
 }
 
-/// Why a backend could not be opened. Trying again does not help.
+/// Why a backend could not be opened. A retry does not help.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot open {backend}: {reason}")]
 pub struct OpenError {
@@ -29,21 +29,21 @@ pub struct OpenError {
     pub reason: String,
 }
 
-/// A backend's URL, which may name several hosts, shown without its passwords.
+/// The URL of a backend, with one or more hosts. It is displayed without passwords.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BackendUrl {
-    /// As it was given.
+    /// The URL as it was given.
     text: String,
-    /// With the first host alone.
+    /// The URL with the first host only.
     url: Url,
-    /// The user and the password with the `@` after them, or nothing.
+    /// The user and the password with the `@` after them, or an empty text.
     user: String,
-    /// Each with its port if one was given.
+    /// The hosts, each with its port if it has one.
     hosts: Vec<String>,
 }
 
 impl BackendUrl {
-    /// Reads a URL whose authority may be a list: `scheme://user:password@host,host:port/path`.
+    /// Parses a URL that may have several hosts: `scheme://user:password@host,host:port/path`.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
         let begin = text.find("://").map_or(0, |scheme| scheme + 3);
         let (scheme, rest) = text.split_at(begin);
@@ -67,22 +67,22 @@ impl BackendUrl {
         })
     }
 
-    /// The text with its passwords, for the driver alone.
+    /// Returns the URL with its passwords, for the driver only.
     pub fn expose(&self) -> &str {
         &self.text
     }
 
-    /// The URL with its passwords and the first host alone.
+    /// Returns the URL with its passwords and the first host only.
     pub fn first(&self) -> &Url {
         &self.url
     }
 
-    /// The user and the password as they were written, with the `@` after them, or nothing.
+    /// Returns the user and the password as given, with the `@` after them, or an empty text.
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// The hosts as they were written, each with its port if one was given.
+    /// Returns the hosts as given, each with its port if it has one.
     pub fn hosts(&self) -> &[String] {
         &self.hosts
     }
@@ -90,33 +90,33 @@ impl BackendUrl {
 
 impl fmt::Display for BackendUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.url.clone();
-        if shown.password().is_some() && shown.set_password(Some("***")).is_err() {
+        let mut url = self.url.clone();
+        if url.password().is_some() && url.set_password(Some("***")).is_err() {
             return f.write_str("***");
         }
-        if shown.query().is_some() {
-            let pairs: Vec<(String, String)> = shown
+        if url.query().is_some() {
+            let pairs: Vec<(String, String)> = url
                 .query_pairs()
                 .map(|(name, value)| {
                     let name_lower = name.to_ascii_lowercase();
                     let hidden = name_lower.contains("pass") && !name_lower.ends_with("_file");
-                    let value = if hidden { "***".into() } else { value };
-                    (name.into_owned(), value.into_owned())
+                    let displayed = if hidden { "***".into() } else { value };
+                    (name.into_owned(), displayed.into_owned())
                 })
                 .collect();
-            shown.query_pairs_mut().clear().extend_pairs(pairs);
+            url.query_pairs_mut().clear().extend_pairs(pairs);
         }
-        let mut shown = shown.to_string();
-        let begin = shown.find("://").map_or(0, |scheme| scheme + 3);
-        let end = shown[begin..].find(['/', '?']).map(|end| begin + end);
-        let more: String = self
+        let mut text = url.to_string();
+        let begin = text.find("://").map_or(0, |scheme| scheme + 3);
+        let end = text[begin..].find(['/', '?']).map(|end| begin + end);
+        let other_hosts: String = self
             .hosts
             .iter()
             .skip(1)
             .map(|host| format!(",{host}"))
             .collect();
-        shown.insert_str(end.unwrap_or(shown.len()), &more);
-        f.write_str(&shown)
+        text.insert_str(end.unwrap_or(text.len()), &other_hosts);
+        f.write_str(&text)
     }
 }
 

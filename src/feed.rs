@@ -1,8 +1,8 @@
-//! The feed: what happened, for everybody who wants to be told.
+//! The event feed: passes events on to subscribers.
 //!
-//! The Follower publishes here what it reads from the log of events. Subscribers get it
-//! live; one that was away gets what it missed from the log, on whichever daemon it comes
-//! back to, or is told that it must read everything again.
+//! The Follower publishes here the events that it reads from the event log. Subscribers receive
+//! them live. A subscriber that reconnects, to any replica, receives the events that it missed
+//! from the log, or a message to read the whole state again.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -16,16 +16,17 @@ use tokio::sync::broadcast;
 use crate::bus::{EventBus, LogEntry, ReadOutcome};
 use crate::model::{Event, EventId};
 
-/// How many events a subscriber may be behind before it is dropped.
-const LAG: usize = 1024;
+/// The number of events that a subscriber may be behind before it is dropped.
+const MAX_LAG: usize = 1024;
 
 /// An event for subscribers.
 #[derive(Debug)]
 pub struct PublishedEvent {
-    /// Where it stands in the log.
+    /// Its position in the event log.
     pub id: EventId,
-    /// What happened.
+    /// The event.
     pub event: Event,
+    /// The encoded event.
     frame: OnceLock<Bytes>,
 }
 
@@ -38,22 +39,22 @@ impl PublishedEvent {
         })
     }
 
-    /// The event as it is sent, which `make` makes for the first subscriber who gets it.
-    pub fn frame(&self, make: impl FnOnce(&Self) -> Bytes) -> Bytes {
-        self.frame.get_or_init(|| make(self)).clone()
+    /// Returns the event as it is sent. `encode` is called once, for the first subscriber.
+    pub fn frame(&self, encode: impl FnOnce(&Self) -> Bytes) -> Bytes {
+        self.frame.get_or_init(|| encode(self)).clone()
     }
 }
 
-/// What a subscriber is told.
+/// A message to a subscriber.
 #[derive(Debug, Clone)]
 pub enum FeedItem {
-    /// Nothing happened before this event that it is not told: from here it may resume.
+    /// The subscriber has seen everything up to this ID and may resume from it.
     From(EventId),
-    /// Something happened.
+    /// The next event.
     Event(Arc<PublishedEvent>),
-    /// What happened until this event is not known: everything must be read again.
+    /// Events up to this ID are missing: the subscriber must read the whole state again.
     Resync(EventId),
-    /// It was too slow, and is told nothing more.
+    /// The subscriber was too slow; this is the last message.
     Dropped,
 }
 
@@ -63,7 +64,7 @@ enum Live {
     Lost(EventId),
 }
 
-/// Passes events on.
+/// Passes events on to all subscribers of this replica.
 pub struct EventBroadcast {
     bus: Arc<dyn EventBus>,
     live: broadcast::Sender<Live>,
@@ -71,43 +72,44 @@ pub struct EventBroadcast {
 }
 
 impl EventBroadcast {
-    /// Reads from that log what subscribers have missed.
+    /// Creates a broadcast without subscribers. Events that a subscriber missed are read from
+    /// `bus`.
     pub fn new(bus: Arc<dyn EventBus>) -> Self {
         Self {
             bus,
-            live: broadcast::channel(LAG).0,
+            live: broadcast::channel(MAX_LAG).0,
             head: Mutex::default(),
         }
     }
 
-    /// Tells what happened.
-    pub fn publish(&self, logged: LogEntry) {
+    /// Sends an event to all subscribers.
+    pub fn publish(&self, entry: LogEntry) {
         let mut head = self.head.lock();
-        *head = logged.id;
-        // Nobody may be listening.
-        let _ = self.live.send(Live::Event(PublishedEvent::new(logged)));
+        *head = entry.id;
+        // This fails if there are no subscribers.
+        let _ = self.live.send(Live::Event(PublishedEvent::new(entry)));
     }
 
-    /// Tells that what happened until `head` was missed.
+    /// Tells all subscribers that events up to `head` are missing.
     pub fn lose(&self, head: EventId) {
-        let mut known = self.head.lock();
-        *known = head;
+        let mut current = self.head.lock();
+        *current = head;
         let _ = self.live.send(Live::Lost(head));
     }
 
-    /// How many subscribers there are.
+    /// Returns the number of subscribers.
     pub fn subscribers(&self) -> usize {
         self.live.receiver_count()
     }
 
-    /// Everything from now on; or everything after `last`, if that is still known.
+    /// Returns the events from now on, or those after `last` if the log still contains them.
     pub fn subscribe(&self, last: Option<EventId>) -> impl Stream<Item = FeedItem> + use<> {
         let (head, live) = self.listen();
         let phase = match last {
             None => Phase::Begin,
-            Some(_) => Phase::Missed {
-                read: VecDeque::new(),
-                listening: false,
+            Some(_) => Phase::CatchUp {
+                entries: VecDeque::new(),
+                is_listening: false,
             },
         };
         let subscriber = Subscriber {
@@ -120,7 +122,7 @@ impl EventBroadcast {
         stream::unfold(subscriber, Subscriber::next)
     }
 
-    /// The last event that was told, and the receiver of all after it.
+    /// Returns the ID of the last published event, and a receiver of all events after it.
     fn listen(&self) -> (EventId, broadcast::Receiver<Live>) {
         let head = self.head.lock();
         (*head, self.live.subscribe())
@@ -128,7 +130,7 @@ impl EventBroadcast {
 }
 
 struct Subscriber {
-    /// What it was told last.
+    /// The ID of the last event that it received.
     last: EventId,
     phase: Phase,
     live: broadcast::Receiver<Live>,
@@ -138,13 +140,13 @@ struct Subscriber {
 
 enum Phase {
     Begin,
-    /// It is told what it missed.
-    Missed {
-        /// What was read of it.
-        read: VecDeque<LogEntry>,
-        /// Whether what happens meanwhile is kept for it: once it has nearly caught up, so
-        /// that it does not fall behind while it reads.
-        listening: bool,
+    /// The subscriber receives the events that it missed.
+    CatchUp {
+        /// Missed events that were read from the log.
+        entries: VecDeque<LogEntry>,
+        /// Whether `live` already buffers new events. That begins only after all missed events
+        /// were read once, so that the buffer does not overflow before.
+        is_listening: bool,
     },
     Live,
     End,
@@ -153,32 +155,35 @@ enum Phase {
 impl Subscriber {
     async fn next(mut self) -> Option<(FeedItem, Self)> {
         loop {
-            let told = match &mut self.phase {
+            let item = match &mut self.phase {
                 Phase::Begin => {
                     self.phase = Phase::Live;
                     FeedItem::From(self.last)
                 }
-                Phase::Missed { read, listening } => match read.pop_front() {
-                    Some(logged) => {
-                        self.last = logged.id;
-                        FeedItem::Event(PublishedEvent::new(logged))
+                Phase::CatchUp {
+                    entries,
+                    is_listening,
+                } => match entries.pop_front() {
+                    Some(entry) => {
+                        self.last = entry.id;
+                        FeedItem::Event(PublishedEvent::new(entry))
                     }
                     None => match self.bus.read(self.last, Duration::ZERO).await {
                         Ok(ReadOutcome::Events(events)) if events.is_empty() => {
-                            if *listening {
+                            if *is_listening {
                                 self.phase = Phase::Live;
                             } else {
                                 self.live = self.sender.subscribe();
-                                *listening = true;
+                                *is_listening = true;
                             }
                             continue;
                         }
                         Ok(ReadOutcome::Events(events)) => {
-                            *read = events.into();
+                            *entries = events.into();
                             continue;
                         }
                         Ok(ReadOutcome::Lost) | Err(_) => {
-                            // In this order, so that nothing after the head is missed.
+                            // Subscribe first, so that no event after the head is missed.
                             self.live = self.sender.subscribe();
                             self.last = self.bus.head().await.unwrap_or_default();
                             self.phase = Phase::Live;
@@ -187,11 +192,11 @@ impl Subscriber {
                     },
                 },
                 Phase::Live => match self.live.recv().await {
-                    // It was among what was missed.
-                    Ok(Live::Event(notice)) if self.knows(notice.id) => continue,
-                    Ok(Live::Event(notice)) => {
-                        self.last = notice.id;
-                        FeedItem::Event(notice)
+                    // The event was already received while catching up.
+                    Ok(Live::Event(published)) if self.has_received(published.id) => continue,
+                    Ok(Live::Event(published)) => {
+                        self.last = published.id;
+                        FeedItem::Event(published)
                     }
                     Ok(Live::Lost(head)) => {
                         self.last = head;
@@ -205,11 +210,11 @@ impl Subscriber {
                 },
                 Phase::End => return None,
             };
-            return Some((told, self));
+            return Some((item, self));
         }
     }
 
-    fn knows(&self, id: EventId) -> bool {
+    fn has_received(&self, id: EventId) -> bool {
         id.epoch == self.last.epoch && id.sequence <= self.last.sequence
     }
 }
@@ -226,7 +231,7 @@ mod tests {
     use crate::model::EventKind;
 
     #[tokio::test]
-    async fn an_event_is_serialised_once_for_all_who_are_told() {
+    async fn an_event_is_serialised_once_for_all_subscribers() {
         let bus = bus::open(&BusUrl::Memory, Arc::new(SystemClock)).unwrap();
         let feed = EventBroadcast::new(bus);
         let subscribers: Vec<_> = (0..1000).map(|_| feed.subscribe(None)).collect();
@@ -240,18 +245,18 @@ mod tests {
                 kind: EventKind::EventsLost,
             },
         });
-        let mut made = 0;
+        let mut encoded = 0;
         for subscriber in subscribers {
             let mut subscriber = pin!(subscriber);
             assert!(matches!(subscriber.next().await, Some(FeedItem::From(_))));
-            let Some(FeedItem::Event(notice)) = subscriber.next().await else {
-                panic!("it was not told");
+            let Some(FeedItem::Event(published)) = subscriber.next().await else {
+                panic!("the subscriber received no event");
             };
-            notice.frame(|_| {
-                made += 1;
+            published.frame(|_| {
+                encoded += 1;
                 Bytes::from_static(b"frame")
             });
         }
-        assert_eq!(made, 1);
+        assert_eq!(encoded, 1);
     }
 }

@@ -1,26 +1,27 @@
-//! Rollcall, a registry daemon: the map of the crate.
+//! Rollcall, a registry daemon: an overview of the crate.
 //!
 //! ```text
 //! http handler ──ask──► actor ──► port (store, lease, bus) ──► backend
-//!      └──reads──► directory, feed ◄── what was committed, here or elsewhere
+//!      └──reads──► directory, feed ◄── changes committed by this or another replica
 //! ```
 //!
-//! - [`model`] is the vocabulary: scopes, instances, addresses, lease keys.
+//! - [`model`] contains the domain types: scopes, instances, addresses, lease keys.
 //! - [`store`], [`lease`] and [`bus`] are the ports, each a trait with two backends.
-//! - [`redis`] is every connection to Redis.
-//! - [`actor`] has the three actors that own writes, leases and time.
-//! - [`directory`] answers questions about who is registered and present, and [`feed`]
-//!   tells when that changes.
-//! - [`protection`] decides whether those who are gone are believed to be.
-//! - [`auth`] knows who may do what, and [`admission`] how much may be under way at once.
-//! - [`http`] maps requests to messages and answers to JSON.
-//! - [`metrics`] is what the daemon tells of itself.
+//! - [`redis`] contains all connections to Redis.
+//! - [`actor`] contains the three actors, which own writes, leases and the schedule.
+//! - [`directory`] answers which instances are registered and online, and [`feed`] sends the
+//!   changes to subscribers.
+//! - [`protection`] decides whether instances whose leases are missing are marked offline.
+//! - [`auth`] decides which requests a caller may make, and [`admission`] limits concurrency.
+//! - [`http`] maps requests to messages and replies to JSON.
+//! - [`metrics`] contains the metrics of the daemon.
 //! - [`tls`] holds the certificates of HTTPS.
-//! - [`client`] speaks to a daemon from elsewhere: for the [`agent`], which answers for what
-//!   runs on its machine, and for every [`command`] of an operator.
-//! - [`daemon`] puts them together and [`config`] says how.
+//! - [`client`] calls a daemon over HTTP, for the [`agent`], which registers the instances on
+//!   its machine, and for the operator commands in [`command`].
+//! - [`config`] parses the settings, and [`daemon`] starts all parts with them.
 //!
-//! ARCHITECTURE.md tells the story; `tests/it/layering.rs` keeps who may know whom.
+//! ARCHITECTURE.md explains the design; `tests/it/layering.rs` checks the dependencies between
+//! modules.
 
 pub mod actor;
 pub mod admission;

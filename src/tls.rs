@@ -1,6 +1,6 @@
-//! HTTPS: the certificate that the daemon shows, and whose clients it believes.
+//! HTTPS: the certificate of the daemon, and the authorities of client certificates.
 //!
-//! Both can be read again while it serves: connections that begin later meet the new ones.
+//! Both can be reloaded while the daemon runs: new connections use the new files.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,14 +20,14 @@ use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
 };
 
-/// Where the certificates are; all PEM.
+/// The paths of the certificates and the key, all in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The daemon's chain, its own certificate first.
+    /// The certificate chain of the daemon, its own certificate first.
     pub certificate: PathBuf,
-    /// The key of that.
+    /// The key of the daemon's certificate.
     pub key: PathBuf,
-    /// Whose certificates clients must have; `None` asks for none.
+    /// The authorities of client certificates; `None` if clients need no certificate.
     pub client_ca: Option<PathBuf>,
 }
 
@@ -50,20 +50,20 @@ impl TlsError {
     }
 }
 
-/// The certificates that are valid now.
+/// The current certificates.
 pub struct Tls {
     files: TlsFiles,
-    shown: Arc<Shown>,
-    clients: Option<Arc<Clients>>,
+    server: Arc<ServerCertificate>,
+    clients: Option<Arc<ClientVerifier>>,
 }
 
 impl Tls {
-    /// Reads them.
+    /// Reads the files.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let provider = Arc::new(ring::default_provider());
-        let shown = Shown(ArcSwap::from_pointee(files.shown(&provider)?));
+        let server = ServerCertificate(ArcSwap::from_pointee(files.certified_key(&provider)?));
         let clients = match &files.client_ca {
-            Some(path) => Some(Arc::new(Clients {
+            Some(path) => Some(Arc::new(ClientVerifier {
                 current: ArcSwap::from_pointee(verifier(path, &provider)?),
                 schemes: provider
                     .signature_verification_algorithms
@@ -73,30 +73,30 @@ impl Tls {
         };
         Ok(Self {
             files,
-            shown: Arc::new(shown),
+            server: Arc::new(server),
             clients,
         })
     }
 
-    /// Reads them again. After an error those from before stay valid.
+    /// Reads the files again. If that fails, the previous certificates stay in use.
     pub fn reload(&self) -> Result<(), TlsError> {
         let provider = Arc::new(ring::default_provider());
-        let shown = self.files.shown(&provider)?;
+        let certified_key = self.files.certified_key(&provider)?;
         if let (Some(clients), Some(path)) = (&self.clients, &self.files.client_ca) {
             let verifier = verifier(path, &provider)?;
             clients.current.store(Arc::new(verifier));
         }
-        self.shown.0.store(Arc::new(shown));
+        self.server.0.store(Arc::new(certified_key));
         Ok(())
     }
 
-    /// Whether clients must have a certificate. The handshake only checks one that is shown:
-    /// probes come without.
+    /// Returns whether clients must have a certificate. The handshake also accepts clients that
+    /// send none, because health probes have none.
     pub fn asks_clients(&self) -> bool {
         self.clients.is_some()
     }
 
-    /// For a server, whose handshakes use what is valid at their time.
+    /// Returns the configuration of a server. Each handshake uses the current certificates.
     pub fn server_config(&self) -> Result<ServerConfig, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider)
@@ -109,9 +109,9 @@ impl Tls {
             }
             None => builder.with_no_client_auth(),
         };
-        let shown: Arc<dyn ResolvesServerCert> = Arc::clone(&self.shown) as _;
-        let mut config = builder.with_cert_resolver(shown);
-        // A session that is resumed would go by the certificates of its beginning.
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(&self.server) as _;
+        let mut config = builder.with_cert_resolver(resolver);
+        // A resumed session would use the certificates from its beginning.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(config)
@@ -119,7 +119,7 @@ impl Tls {
 }
 
 impl TlsFiles {
-    fn shown(&self, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+    fn certified_key(&self, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
         let chain = certificates("--tls-cert", &self.certificate)?;
         let error = |reason| TlsError::new("--tls-key", &self.key, reason);
         let key =
@@ -133,13 +133,13 @@ fn certificates(
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let error = |reason: &dyn fmt::Display| TlsError::new(setting, path, reason);
-    let found = CertificateDer::pem_file_iter(path)
+    let certificates = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|reason| error(&reason))?;
-    match found.is_empty() {
-        true => Err(error(&"contains no PEM certificate")),
-        false => Ok(found),
+    if certificates.is_empty() {
+        return Err(error(&"contains no PEM certificate"));
     }
+    Ok(certificates)
 }
 
 type Verifier = Arc<dyn ClientCertVerifier>;
@@ -157,30 +157,31 @@ fn verifier(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Verifier, Tls
         .map_err(|reason| TlsError::new(SETTING, path, reason))
 }
 
-/// What the daemon shows.
+/// The current certificate and key of the daemon.
 #[derive(Debug)]
-struct Shown(ArcSwap<CertifiedKey>);
+struct ServerCertificate(ArcSwap<CertifiedKey>);
 
-impl ResolvesServerCert for Shown {
+impl ResolvesServerCert for ServerCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.load_full())
     }
 }
 
-/// Whose clients it believes: rustls keeps a verifier for ever, so this one passes on to
-/// the one that is valid now.
+/// Delegates to the current verifier of client certificates, because rustls keeps the same
+/// verifier for the lifetime of the server.
 #[derive(Debug)]
-struct Clients {
+struct ClientVerifier {
     current: ArcSwap<Verifier>,
     schemes: Vec<SignatureScheme>,
 }
 
-impl ClientCertVerifier for Clients {
+impl ClientCertVerifier for ClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
         false
     }
 
-    /// None: the hints would have to live as long as this, and clients do without.
+    /// Returns no hints: clients work without them, and a reload could not replace a slice that
+    /// is borrowed from `self`.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

@@ -1,7 +1,7 @@
-//! What the daemon is measured against, each a server of its own: `speed --serve NAME …`.
+//! The baselines, each a server of its own: `speed --serve NAME …`.
 //!
-//! They have the daemon's server settings and its way of reading a request, and do only what
-//! their name says.
+//! They have the daemon's server settings and read requests as it does, and do only what their
+//! names say.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -40,7 +40,7 @@ struct Registration {
     metadata: HashMap<String, String>,
 }
 
-/// Serves one of them until the process ends. Prints where.
+/// Serves a baseline until the process ends, and prints its address.
 pub(crate) fn serve(arguments: &[String]) {
     let [name, argument] = arguments else {
         panic!("--serve NAME ARGUMENT");
@@ -72,7 +72,7 @@ pub(crate) fn serve(arguments: &[String]) {
     });
 }
 
-/// Reads the request and answers always the same.
+/// Reads the request and returns a constant answer.
 fn floor(app: &mut web::ServiceConfig) {
     let beat = web::put().to(async |instance: Instance| {
         assert!(!instance.2.is_empty());
@@ -94,7 +94,7 @@ fn json(body: &'static str) -> HttpResponse {
     answer.content_type("application/json").body(body)
 }
 
-/// The original's three calls, one after another.
+/// The three calls of the original, one after another.
 async fn three_calls(
     connection: &mut MultiplexedConnection,
     server: &str,
@@ -116,7 +116,7 @@ async fn three_calls(
     connection.expire(&key, 30).await
 }
 
-/// A connection that is made where it is first used, and lives there.
+/// A connection that is made and kept on the thread of its first use.
 #[derive(Clone)]
 struct Redis {
     client: Client,
@@ -139,7 +139,7 @@ impl Redis {
     }
 }
 
-/// One actor on a thread of its own, which makes the three calls.
+/// One actor on a thread of its own that makes the three calls.
 struct SeedActor(Redis);
 
 impl Actor for SeedActor {
@@ -159,7 +159,7 @@ impl Handler<SeedBeat> for SeedActor {
     }
 }
 
-/// The original's way in the same architecture: one HeartbeatActor, of which all workers ask.
+/// The original's structure: one HeartbeatActor for all workers.
 fn seed_shaped(app: &mut web::ServiceConfig, url: &str) {
     static ACTOR: OnceLock<Addr<SeedActor>> = OnceLock::new();
     let actor = ACTOR.get_or_init(|| {
@@ -173,7 +173,7 @@ fn seed_shaped(app: &mut web::ServiceConfig, url: &str) {
     app.route(BEAT, beat);
 }
 
-/// The same three calls without an actor, each worker on a connection of its own.
+/// The same three calls without an actor, from a connection per worker.
 fn seed_direct(app: &mut web::ServiceConfig, url: &str) {
     let redis = Redis::new(url);
     let beat = web::put().to(move |instance: Instance| {
@@ -186,7 +186,7 @@ fn seed_direct(app: &mut web::ServiceConfig, url: &str) {
     app.route(BEAT, beat);
 }
 
-/// The same bytes as a discovery answer, from memory.
+/// The bytes of a list response, from memory.
 fn fixed(app: &mut web::ServiceConfig, path: &str) {
     let bytes = bytes::Bytes::from(std::fs::read(path).unwrap());
     let answer = move |_: web::Path<(String, String)>| {
@@ -204,7 +204,7 @@ const POSTGRES: &str = include_str!("../../sql/postgres/queries/register_instanc
 const SCOPE: &str = include_str!("../../sql/sqlite/queries/find_scope.sql");
 const SQLITE: &str = include_str!("../../sql/sqlite/queries/register_instances.sql");
 
-/// The daemon's statement in a transaction for each request.
+/// The daemon's statement in a transaction per request.
 fn one_postgres(app: &mut web::ServiceConfig, url: &str) {
     let config: tokio_postgres::Config = url.parse().unwrap();
     let manager = deadpool_postgres::Manager::new(config, tokio_postgres::NoTls);
@@ -248,7 +248,7 @@ fn one_postgres(app: &mut web::ServiceConfig, url: &str) {
     app.route(INSTANCE, web::put().to(register));
 }
 
-/// The same on SQLite, on the thread pool for what blocks.
+/// The same on SQLite, on the pool of blocking threads.
 fn one_sqlite(app: &mut web::ServiceConfig, path: &str) {
     let connection = rusqlite::Connection::open(path).unwrap();
     connection

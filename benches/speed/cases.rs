@@ -1,4 +1,4 @@
-//! The cases, and the table that they fill.
+//! The cases, and the table that prints them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,22 +25,23 @@ use crate::{million, overload, watchers};
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(3);
 
-/// Instances that beat, over all connections.
+/// The instances that send heartbeats, over all connections.
 pub(crate) const INSTANCES: usize = 2_000;
 
-/// How many services registrations are of.
+/// The number of services in registrations.
 const SERVICES: usize = 1_000;
 
-/// One of those that are measured.
+/// A server that is measured.
 struct Contestant<'a> {
     name: &'a str,
-    /// Those whose processor time it costs: itself, and what works for it.
+    /// The processes whose processor time counts: the server, and the backends it uses.
     processes: Vec<u32>,
     round: Box<dyn Fn() -> LocalBoxFuture<'a, Round> + 'a>,
 }
 
-/// Measures all of them in turn, several rounds, and prints a line for each; the ratio is of
-/// the first to each of the others, round by round. A request does so many things at once.
+/// Measures all contestants in turn, in several rounds, and prints a line for each. The ratio
+/// compares the first with each of the others, round by round. A request does `things`
+/// operations at once.
 async fn compare(case: &str, things: usize, contestants: Vec<Contestant<'_>>) {
     let things = things as f64;
     let mut rounds: Vec<Vec<(Round, Vec<f64>)>> = contestants.iter().map(|_| Vec::new()).collect();
@@ -115,7 +116,7 @@ const CASES: [Case; 11] = [
     ("million", || million::run().boxed_local()),
 ];
 
-/// Runs those whose name has one of the words; all, where there is no word.
+/// Runs the cases whose names contain one of the words; all cases without a word.
 pub(crate) async fn run(words: &[String]) {
     let has_one = |name: &str| words.iter().any(|word| name.contains(word.as_str()));
     let is_wanted = |(name, _): &&Case| words.is_empty() || has_one(name);
@@ -137,7 +138,7 @@ pub(crate) fn beat(connection: usize, n: usize) -> Vec<u8> {
     request("PUT", &path, "", "")
 }
 
-/// Registers those that will beat, and lets them beat once.
+/// Registers the instances, and sends one heartbeat for each.
 pub(crate) async fn fill(address: SocketAddr, count: usize) {
     let per_connection = count / 50;
     let tasks: Vec<_> = (0..50)
@@ -213,7 +214,7 @@ fn batch_of(batch: usize) -> Vec<u8> {
     )
 }
 
-/// The limit is Redis itself, asked by the daemon's own lease store.
+/// The baseline is Redis itself, called by the daemon's own lease store.
 async fn batch() {
     let (redis, own) = (Redis::start().await, TempDir::new().unwrap());
     let leases = ["--leases".to_owned(), redis.url()];
@@ -235,7 +236,7 @@ async fn batch() {
 }
 
 /// The daemon's own lease store on one server and on three masters of a cluster, which share
-/// the cores, against what any program could do: the plain commands in a pipeline.
+/// the cores, against what any program could do: plain commands in a pipeline.
 async fn renewal() {
     let (redis, other) = (Redis::start().await, Redis::start().await);
     let cluster = RedisCluster::start_with(0).await;
@@ -278,7 +279,7 @@ impl Renew for Arc<dyn LeaseStore> {
     }
 }
 
-/// Two commands for each lease, which say nothing of what was there.
+/// Two commands per lease, which do not return the previous state.
 #[derive(Clone)]
 struct Pipeline(MultiplexedConnection);
 
@@ -334,13 +335,13 @@ fn renewals(batch: usize) -> Vec<Renewal> {
     (0..BATCH).map(renewal).collect()
 }
 
-/// Batches that are made before they are sent, so that making them is not measured.
+/// Batches that are made before the measurement.
 pub(crate) fn made_once() -> impl Fn(usize, usize) -> Vec<u8> + Clone {
     let batches: Arc<[Vec<u8>]> = (0..INSTANCES / BATCH).map(batch_of).collect();
     move |connection, n| batches[(connection + n) % batches.len()].clone()
 }
 
-/// A registration of an instance that is new, in one of many services.
+/// The registration of a new instance in one of many services.
 pub(crate) fn registration(tag: &'static str) -> impl Fn(usize, usize) -> Vec<u8> + Clone {
     let begin = Instant::now();
     move |connection, n| {
@@ -356,7 +357,7 @@ pub(crate) fn registration(tag: &'static str) -> impl Fn(usize, usize) -> Vec<u8
     }
 }
 
-/// Both with a database of their own, in one server.
+/// Each has a database of its own on one server.
 async fn registration_postgres() {
     let postgres = Postgres::start().await;
     let urls = [
@@ -368,7 +369,7 @@ async fn registration_postgres() {
         let store = ["--store".to_owned(), url.clone()];
         Server::daemon(own.path(), &store).await
     };
-    // A daemon that then ends makes the tables; the statement wants services that are declared.
+    // A daemon creates the tables; the statement needs declared services.
     drop(start(&urls[1]).await);
     let declare = format!(
         "INSERT INTO scope (kind, key, created_at)
@@ -414,7 +415,7 @@ pub(crate) const LIST: &str = "/v1/services/orders/instances?available=true";
 
 async fn discovery() {
     let own = TempDir::new().unwrap();
-    // Long lives, so that the answer stays the same.
+    // A long TTL, so that the answer stays the same.
     let ttl = ["--lease-ttl", "1h"].map(str::to_owned);
     let daemon = Server::daemon(own.path(), &ttl).await;
     fill(daemon.address, 100).await;
@@ -462,7 +463,7 @@ async fn idle() {
     );
 }
 
-/// A server that is sent requests over so many connections.
+/// A server that receives requests over this many connections.
 fn over_http<'a>(
     name: &'a str,
     server: &Server,
@@ -481,14 +482,14 @@ fn over_http<'a>(
 }
 
 impl Contestant<'_> {
-    /// And another process that works for it.
+    /// Adds a process that works for the server.
     fn with(mut self, process: u32) -> Self {
         self.processes.push(process);
         self
     }
 }
 
-/// The process of a Redis.
+/// Returns the process ID of a Redis.
 pub(crate) async fn id_of(redis: &Redis) -> u32 {
     let mut connection = redis.connect().await;
     let info: String = redis::cmd("INFO")

@@ -1,5 +1,5 @@
-//! The generator: raw keep-alive connections, each of which sends the next request when the
-//! answer to the last has come.
+//! The load generator: raw keep-alive connections, each of which sends the next request after
+//! the answer to the previous one.
 
 use std::borrow::Cow;
 use std::io;
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// What came of a round.
+/// The result of a round.
 pub(crate) struct Round {
     pub per_second: f64,
     pub p50: Duration,
@@ -19,8 +19,9 @@ pub(crate) struct Round {
     pub requests: usize,
 }
 
-/// Sends requests over so many connections for so long. `request` makes the nth of a
-/// connection. An answer that is not `status` ends the run: it would be measured for nothing.
+/// Sends requests over `connections` connections for `duration`. `request` makes the nth
+/// request of a connection. An answer with another status ends the run, because the measurement
+/// would be useless.
 pub(crate) async fn run(
     address: SocketAddr,
     connections: usize,
@@ -40,7 +41,8 @@ pub(crate) async fn run(
 }
 
 impl Round {
-    /// From the latency of each request, in microseconds, and how long all of them took.
+    /// Computes the result from the latency of each request, in microseconds, and the duration of
+    /// the round.
     pub(crate) fn of(mut latencies: Vec<u32>, took: Duration) -> Self {
         latencies.sort_unstable();
         let at = |share: f64| {
@@ -57,7 +59,7 @@ impl Round {
     }
 }
 
-/// The latencies of one connection, in microseconds.
+/// Returns the latencies of one connection, in microseconds.
 async fn one(
     address: SocketAddr,
     until: Instant,
@@ -99,7 +101,7 @@ impl Connection {
         })
     }
 
-    /// Sends a request and reads its answer to the end; its status.
+    /// Sends a request, reads its answer to the end, and returns its status.
     pub(crate) async fn ask(&mut self, request: &[u8]) -> io::Result<u16> {
         self.stream.write_all(request).await?;
         self.buffer.clear();
@@ -125,25 +127,25 @@ impl Connection {
         Ok(status)
     }
 
-    /// Waits for more of a stream that has no end, and throws it away; how much it was.
+    /// Waits for more of an endless stream, and returns what was read.
     pub(crate) async fn more(&mut self) -> io::Result<&[u8]> {
         self.buffer.clear();
         self.read().await?;
         Ok(&self.buffer)
     }
 
-    /// Sends what has no answer that ends.
+    /// Sends a request whose answer does not end.
     pub(crate) async fn send(&mut self, request: &[u8]) -> io::Result<()> {
         self.stream.write_all(request).await
     }
 
-    /// Whether the last answer said that there will be no other on this connection.
+    /// Returns whether the last answer closes this connection.
     pub(crate) fn is_closing(&self) -> bool {
         let text = self.text().to_ascii_lowercase();
         text.contains("\r\nconnection: close\r\n")
     }
 
-    /// What was read last.
+    /// Returns what was read last.
     pub(crate) fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.buffer)
     }
@@ -156,7 +158,7 @@ impl Connection {
     }
 }
 
-/// A request with a JSON body, or with none.
+/// Formats a request with or without a JSON body.
 pub(crate) fn request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8> {
     let json = match body {
         "" => String::new(),

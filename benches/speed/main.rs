@@ -1,8 +1,9 @@
-//! How fast the daemon is, each case against what limits it, in turn and in one run, so that
-//! a noisy machine does not matter: what counts is the ratio.
+//! Measures how fast the daemon is: each case against what limits it, in turn and in one run,
+//! so that a noisy machine does not matter. The ratio is what counts.
 //!
-//! `cargo bench` runs all, `cargo bench -- heartbeat` those whose name has that. Servers are
-//! private and listen on loopback; generator, daemon, Redis and PostgreSQL share the cores.
+//! `cargo bench` runs all cases, `cargo bench -- heartbeat` those whose names contain the word.
+//! Servers are private and listen on loopback; generator, daemon, Redis and PostgreSQL share
+//! the cores.
 
 #![expect(
     clippy::unwrap_used,
@@ -29,7 +30,7 @@ mod watchers;
 
 use tokio::task::LocalSet;
 
-/// The daemon's, so that the baselines have no other.
+/// The daemon's allocator, so that the baselines use the same one.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -38,7 +39,7 @@ fn main() {
     if arguments.first().is_some_and(|first| first == "--serve") {
         return baselines::serve(&arguments[1..]);
     }
-    // Cargo says that it is a benchmark; what else there is names cases.
+    // Cargo passes `--bench`; other arguments name cases.
     let wanted: Vec<String> = arguments
         .into_iter()
         .filter(|argument| !argument.starts_with("--"))

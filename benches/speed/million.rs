@@ -1,4 +1,4 @@
-//! A million instances, which beat in batches at the pace of real ones.
+//! A million instances that send heartbeats in batches, at the rate of real ones.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -16,30 +16,30 @@ use crate::servers::{Server, memory, processor_time, request};
 use crate::support::postgres::{Postgres, connect};
 use crate::support::redis::Redis;
 
-/// How many there are, and in how many services.
+/// The number of instances, and of services.
 const INSTANCES: usize = 1_000_000;
 const SERVICES: usize = 1_000;
 
-/// How many beat in one request, and how often each does.
+/// The number of leases in one request, and the interval of each.
 const BATCH: usize = 500;
 const INTERVAL: Duration = Duration::from_secs(15);
 
-/// The default, within which a beat must come.
+/// The default TTL.
 const TTL: Duration = Duration::from_secs(30);
 
-/// How long the steady state is measured.
+/// The duration of the steady state.
 const MEASURED: Duration = Duration::from_secs(60);
 
-/// How often the cost of a beat is compared.
+/// The number of rounds that compare the cost of a heartbeat.
 const ROUNDS: usize = 5;
 
-/// Within it each connection has been used once.
+/// The time after which each connection has been used once.
 const OPENING: Duration = Duration::from_secs(2);
 
 const ONLINE: &str = "rollcall_instances{kind=\"service\",state=\"online\"}";
 const OFFLINE: &str = "rollcall_transitions_total{to=\"offline\"}";
 
-/// So many requests in all in an interval, whatever the number of instances.
+/// The number of requests per interval, for any number of instances.
 const BATCHES: usize = INSTANCES / BATCH;
 
 pub(crate) async fn run() {
@@ -71,14 +71,14 @@ pub(crate) async fn run() {
         begin.elapsed().as_secs_f64()
     );
     many.measure(&daemon, &beats, MEASURED).await;
-    // From now on they beat at the moments of their turns; nobody is left out in between.
+    // From now on each batch is sent at its own moment, and none is omitted in between.
     let turn = Beats::start(daemon.address, &many_batches);
     sleep(INTERVAL).await;
     drop((beats, turn));
 
     let mut ratios = Vec::new();
     for round in 0..=ROUNDS {
-        // Each of the many beats once, and again before its lease is over.
+        // Each instance sends one heartbeat, and the next one before its lease ends.
         let cost = cost_of_a_beat(&daemon, &many_batches, INTERVAL).await;
         let few_cost = cost_of_a_beat(&few_daemon, &few_batches, INTERVAL / 2).await;
         // The first round warms up.
@@ -98,7 +98,7 @@ pub(crate) async fn run() {
 
     let beats = Beats::start(daemon.address, &many_batches);
     sleep(INTERVAL).await;
-    // It is killed, and another takes its place on the same port.
+    // The daemon is killed, and another one starts on the same port.
     let port = daemon.address.to_string();
     drop(daemon);
     let begin = Instant::now();
@@ -128,19 +128,19 @@ pub(crate) async fn run() {
     println!("  {} went offline", daemon.figure(OFFLINE).await);
 }
 
-/// What the daemon works with.
+/// The backends of a daemon.
 struct Registry {
     _postgres: Postgres,
     url: String,
     redis: Redis,
     folder: TempDir,
     instances: usize,
-    /// Memory of a daemon with nothing registered, in bytes.
+    /// The memory of a daemon without instances, in bytes.
     idle: u64,
 }
 
 impl Registry {
-    /// With so many instances, which were registered before.
+    /// Starts with this many instances, which were registered before.
     async fn with(instances: usize, services: usize) -> Self {
         let postgres = Postgres::start().await;
         let url = postgres.create_database().await;
@@ -192,7 +192,7 @@ impl Registry {
         while daemon.figure(ONLINE).await < self.instances as f64 {
             sleep(Duration::from_millis(100)).await;
         }
-        // What was loaded and recorded meanwhile is settled by then.
+        // By then everything that was loaded is recorded.
         sleep(INTERVAL).await;
     }
 
@@ -200,7 +200,7 @@ impl Registry {
         (memory(daemon.id()) as f64 - self.idle as f64) / self.instances as f64
     }
 
-    /// Measures for so long.
+    /// Measures for `duration`.
     async fn measure(&self, daemon: &Server, beats: &Beats, duration: Duration) {
         let redis = id_of(&self.redis).await;
         let spent = || [daemon.id(), redis].map(processor_time);
@@ -228,7 +228,7 @@ impl Registry {
     }
 }
 
-/// What a beat costs a daemon in microseconds, of those that are sent for so long.
+/// Returns the processor time of a heartbeat in microseconds, measured over `duration`.
 async fn cost_of_a_beat(daemon: &Server, batches: &Rc<[Vec<u8>]>, duration: Duration) -> f64 {
     let beats = Beats::start(daemon.address, batches);
     // By then all connections are open.
@@ -240,20 +240,20 @@ async fn cost_of_a_beat(daemon: &Server, batches: &Rc<[Vec<u8>]>, duration: Dura
     cost.as_secs_f64() * 1e6 / (beats.latencies.take().len() * BATCH) as f64
 }
 
-/// Connections that beat for everybody, each batch at its own moment of the interval. Whoever
-/// gets no answer comes again a second later.
+/// Connections that send the heartbeats of all instances, each batch at its own moment of the
+/// interval. A batch without an answer is repeated a second later.
 struct Beats {
     tasks: Vec<AbortHandle>,
     latencies: Rc<RefCell<Vec<u32>>>,
-    /// How many of the first batches beat no more.
+    /// The number of batches at the front that are not sent any more.
     silent: Rc<Cell<usize>>,
-    /// When one of those did for the last time.
+    /// When one of those was sent last.
     last: Rc<Cell<Instant>>,
 }
 
 const CONNECTIONS: usize = 256;
 
-/// The requests in which so many beat.
+/// Returns the requests with the heartbeats of all instances.
 fn batches(instances: usize, services: usize) -> Rc<[Vec<u8>]> {
     let each = instances / services;
     let batch = |batch: usize| {
@@ -303,14 +303,14 @@ impl Beats {
         beats
     }
 
-    /// Has so many of the first batches beat no more; when one of them did last.
+    /// Stops sending the first batches, and returns when one of them was sent last.
     fn silence(&self, batches: usize) -> Rc<Cell<Instant>> {
         self.silent.set(batches);
         Rc::clone(&self.last)
     }
 }
 
-/// Sends a batch, on a connection that is made where there is none; whether it was taken.
+/// Sends a batch, on a new connection if none is open, and returns whether it was accepted.
 async fn beat(address: SocketAddr, open: &mut Option<Connection>, body: &[u8]) -> bool {
     if open.is_none() {
         *open = Connection::open(address).await.ok();

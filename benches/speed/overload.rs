@@ -1,4 +1,4 @@
-//! Three times what it can take: what is accepted, how late it is answered, and what it costs.
+//! Three times the capacity: what is accepted, how late, and at which cost.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use crate::load::{self, Connection, Round, micros};
 use crate::servers::{Server, memory};
 use crate::support::redis::Redis;
 
-/// How many times that is sent, on so many times the connections.
+/// The factor for load and connections.
 const TIMES: usize = 3;
 
 const DURATION: Duration = Duration::from_secs(10);
@@ -23,7 +23,7 @@ pub(crate) async fn run() {
     let leases = ["--leases".to_owned(), redis.url()];
     let daemon = Server::daemon(own.path(), &leases).await;
     fill(daemon.address, INSTANCES).await;
-    // More batches than that at once are refused as it is.
+    // More batches than that at once are rejected in any case.
     overload("batches of 500 heartbeats", &daemon, 64, 200, made_once()).await;
     overload("heartbeats", &daemon, 256, 200, beat).await;
     overload(
@@ -36,7 +36,7 @@ pub(crate) async fn run() {
     .await;
 }
 
-/// `connections` are those of the load that is just what it can take.
+/// `connections` is the number that just reaches the capacity.
 async fn overload(
     what: &str,
     daemon: &Server,
@@ -48,7 +48,7 @@ async fn overload(
         let request = request.clone();
         load::run(daemon.address, connections, duration, status, request).await
     };
-    // The first one warms up.
+    // The first round warms up.
     normal(DURATION / 2).await;
     let normal = normal(DURATION).await;
     let before = memory(daemon.id());
@@ -126,11 +126,11 @@ async fn overload(
     );
 }
 
-/// What came of it, in microseconds.
+/// The result, in microseconds.
 #[derive(Default)]
 struct Answers {
     accepted: Vec<u32>,
     shed: Vec<u32>,
-    /// Connections that were closed instead.
+    /// Connections that were closed without an answer.
     cut: usize,
 }

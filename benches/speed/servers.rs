@@ -1,5 +1,5 @@
-//! Everything that is measured, as processes of their own, and what each costs by the
-//! system's own accounts.
+//! The measured servers, as processes of their own, and the resources that the system accounts
+//! for each.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,14 +13,14 @@ use crate::support::daemon::BINARY;
 use crate::support::eventually;
 use crate::support::process::{Process, spawn};
 
-/// A server that says where it listens.
+/// A server that prints its address.
 pub(crate) struct Server {
     process: Process,
     pub address: SocketAddr,
 }
 
 impl Server {
-    /// The daemon, with a token and its metrics, as it would be in production.
+    /// Starts the daemon with a token and metrics, as in production.
     pub(crate) async fn daemon(folder: &Path, arguments: &[String]) -> Self {
         let tokens = folder.join("token");
         fs::write(&tokens, TOKEN).unwrap();
@@ -48,7 +48,7 @@ impl Server {
         server
     }
 
-    /// One of the baselines.
+    /// Starts a baseline.
     pub(crate) fn baseline(name: &str, argument: &str) -> Self {
         let this = std::env::current_exe().unwrap();
         let arguments = ["--serve", name, argument].map(str::to_owned);
@@ -86,7 +86,7 @@ impl Server {
         self.process.id()
     }
 
-    /// One of its metrics, by name and labels.
+    /// Returns a metric of the daemon, by name and labels.
     pub(crate) async fn figure(&self, name: &str) -> f64 {
         let mut connection = Connection::open(self.address).await.unwrap();
         let asked = connection.ask(&request("GET", "/metrics", "", "")).await;
@@ -102,16 +102,16 @@ impl Server {
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// A request as the daemon wants it, with its token; baselines look past that.
+/// Formats a request with the daemon's token, which baselines ignore.
 pub(crate) fn request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8> {
     let headers = format!("Authorization: Bearer {TOKEN}\r\n{headers}");
     load::request(method, path, &headers, body)
 }
 
-/// How much processor time a process has had.
+/// Returns the processor time of a process.
 pub(crate) fn processor_time(id: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
-    // Behind the name, which may have spaces: the 12th and 13th are user and system.
+    // After the name, which may contain spaces: fields 12 and 13 are user and system time.
     let fields = stat.rsplit_once(") ").unwrap().1;
     let ticks: u64 = fields
         .split(' ')
@@ -122,7 +122,7 @@ pub(crate) fn processor_time(id: u32) -> Duration {
     Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
 }
 
-/// How much memory a process has, in bytes.
+/// Returns the memory of a process, in bytes.
 pub(crate) fn memory(id: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));

@@ -1,4 +1,4 @@
-//! How long it takes until everybody who watches has been told of a change.
+//! How long a change takes to reach all clients that watch a service.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use crate::cases::{LIST, fill, host};
 use crate::load::{Connection, Round, micros};
 use crate::servers::{Server, processor_time, request};
 
-/// How many watch by a stream, and as many by a long poll.
+/// The number of event streams, and of long polls.
 const WATCHERS: usize = 1_000;
 
 const CHANGES: usize = 20;
@@ -29,12 +29,12 @@ pub(crate) async fn run() {
         watchers.spawn_local(stream(daemon.address, crowd.clone()));
         watchers.spawn_local(poll(daemon.address, crowd.clone()));
     }
-    crowd.all_told().await;
+    crowd.all_received().await;
     let mut changing = Connection::open(daemon.address).await.unwrap();
     let (mut streams, mut polls, mut spent) = (Vec::new(), Vec::new(), Duration::ZERO);
-    // The first one warms up.
+    // The first change warms up.
     for change in 0..=CHANGES {
-        // Those who poll have come again by then.
+        // By then the long polls have been sent again.
         sleep(Duration::from_millis(300)).await;
         let path = format!("/v1/services/orders/instances/{}", host(7));
         let body = format!("{{\"weight\":{}}}", 1000 + change);
@@ -42,19 +42,19 @@ pub(crate) async fn run() {
         crowd.change(1000 + change);
         let answered = changing.ask(&request("PATCH", &path, "", &body)).await;
         assert_eq!(answered.unwrap(), 200);
-        crowd.all_told().await;
-        let told = [crowd.streams.take(), crowd.polls.take()];
+        crowd.all_received().await;
+        let received = [crowd.streams.take(), crowd.polls.take()];
         if change > 0 {
             spent += processor_time(daemon.id()) - before;
-            streams.extend(&told[0]);
-            polls.extend(&told[1]);
+            streams.extend(&received[0]);
+            polls.extend(&received[1]);
         }
     }
     drop(watchers);
     println!("\n{WATCHERS} event streams and {WATCHERS} long polls, all of one service");
     for (name, latencies) in [
-        ("told by a stream", streams),
-        ("told by a long poll", polls),
+        ("received by a stream", streams),
+        ("received by a long poll", polls),
     ] {
         let last = latencies.iter().max().copied().unwrap_or_default();
         let round = Round::of(latencies, Duration::from_secs(1));
@@ -66,17 +66,17 @@ pub(crate) async fn run() {
         );
     }
     let each = spent.as_secs_f64() * 1e6 / (2 * WATCHERS * CHANGES) as f64;
-    println!("  daemon {each:.1} us of processor time for each that is told");
+    println!("  daemon {each:.1} us of processor time per client");
 }
 
-/// Those who watch.
+/// The clients that watch.
 #[derive(Clone, Default)]
 struct Crowd {
-    /// By its weight, which of the changes is under way, and since when.
+    /// The present change, by its weight, and its time.
     change: Rc<Cell<Option<(usize, Instant)>>>,
-    /// How many wait for it.
+    /// The number of clients that wait for it.
     waiting: Rc<Cell<usize>>,
-    told: Rc<Notify>,
+    received: Rc<Notify>,
     streams: Rc<RefCell<Vec<u32>>>,
     polls: Rc<RefCell<Vec<u32>>>,
 }
@@ -87,15 +87,15 @@ impl Crowd {
         self.change.set(Some((weight, Instant::now())));
     }
 
-    /// Waits until everybody has been told of the change, or watches for the first.
-    async fn all_told(&self) {
+    /// Waits until all clients have received the change, or have begun to watch.
+    async fn all_received(&self) {
         while self.waiting.get() < 2 * WATCHERS {
-            self.told.notified().await;
+            self.received.notified().await;
         }
     }
 
-    /// Somebody was told something.
-    fn tell(&self, text: &str, latencies: &RefCell<Vec<u32>>) {
+    /// Records that a client received the change.
+    fn record(&self, text: &str, latencies: &RefCell<Vec<u32>>) {
         if let Some((weight, since)) = self.change.get()
             && text.contains(&format!("\"weight\":{weight}"))
         {
@@ -107,7 +107,7 @@ impl Crowd {
     fn one_more(&self) {
         self.waiting.set(self.waiting.get() + 1);
         if self.waiting.get() == 2 * WATCHERS {
-            self.told.notify_one();
+            self.received.notify_one();
         }
     }
 }
@@ -121,7 +121,7 @@ async fn stream(address: SocketAddr, crowd: Crowd) {
     crowd.one_more();
     loop {
         let text = String::from_utf8_lossy(connection.more().await.unwrap()).into_owned();
-        crowd.tell(&text, &crowd.streams);
+        crowd.record(&text, &crowd.streams);
     }
 }
 
@@ -142,6 +142,6 @@ async fn poll(address: SocketAddr, crowd: Crowd) {
             crowd.one_more();
         }
         known = format!("If-None-Match: {}\r\n", etag.unwrap());
-        crowd.tell(&text, &crowd.polls);
+        crowd.record(&text, &crowd.polls);
     }
 }

@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(disagreement(attestation("c", Some("x"))), None);
         assert_eq!(
             disagreement(attestation("c", Some("y"))).unwrap(),
-            "replica c uses another lease store than this one; check --leases of both"
+            "replica c uses another lease store than this one: compare --leases of both"
         );
         assert_eq!(
             disagreement(attestation("c", None)).unwrap(),

@@ -91,12 +91,12 @@ mod tests {
                 parser.bytes.extend_from_slice(piece);
                 events.extend(std::iter::from_fn(|| parser.event()));
             }
-            let told: Vec<_> = events
+            let received: Vec<_> = events
                 .iter()
                 .map(|event| (event.id.as_str(), event.name.as_str(), event.data.as_str()))
                 .collect();
             let whole = ("5-2", "roll.call", "{\"at\":\"名\"}");
-            assert_eq!(told, [("5-1", "", ""), whole], "pieces of {size}");
+            assert_eq!(received, [("5-1", "", ""), whole], "pieces of {size}");
         }
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{CommandError, complain, say};
 use crate::client::{Client, ClientError};
 use crate::model::{
-    Address, DisplayName, Metadata, Note, ScopeKey, ScopeKind, Status, Ttl, Weight,
+    Address, DisplayName, Metadata, Note, ScopeKey, ScopeKind, Status, Ttl, Weight, parse_json,
 };
 
 /// The number of requests in flight.
@@ -117,7 +117,7 @@ pub(super) async fn import(client: &Client, path: Option<&Path>) -> Result<(), C
         }
     };
     let text = text.map_err(|error| failed(error.to_string()))?;
-    let export: Export = serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
+    let export: Export = parse_json(&text).map_err(failed)?;
     for (kind, entries) in [
         (ScopeKind::Group, &export.groups),
         (ScopeKind::Service, &export.services),

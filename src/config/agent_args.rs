@@ -14,6 +14,7 @@ use super::invalid_value;
 use crate::agent::AgentConfig;
 use crate::model::{
     Address, DisplayName, InstanceKey, Metadata, Registration, ScopeKey, ScopeKind, Ttl, Weight,
+    parse_json,
 };
 
 #[derive(Args)]
@@ -159,8 +160,7 @@ fn read_instances(path: &Path) -> Result<Vec<Registration>, Error> {
     let flag = "file <PATH>";
     let text = read(flag, path)?;
     let refused = |reason: String| invalid_value(flag, format!("{}: {reason}", path.display()));
-    let entries: Vec<Entry> =
-        serde_json::from_str(&text).map_err(|error| refused(error.to_string()))?;
+    let entries: Vec<Entry> = parse_json(&text).map_err(refused)?;
     if entries.is_empty() {
         return Err(refused("contains no instance".to_owned()));
     }

@@ -21,12 +21,12 @@ use crate::model::Ttl;
     name = "rollcalld",
     version,
     args_conflicts_with_subcommands = true,
-    after_help = "Tokens are also taken from the variables ROLLCALL_ADMIN_TOKEN, ROLLCALL_AGENT_TOKEN and \
-        ROLLCALL_READ_TOKEN, which have no flags, because others can see a process's flags.\n\n\
-        SIGHUP reads tokens and certificates again. SIGTERM ends in order, a second one at once.\n\n\
-        Commands end with 0, or 1 where they failed, 2 if they were used wrongly, 3 where there is no such thing, \
-        4 where the token is missing or may not, 5 where nobody answers.\n\n\
-        The log goes to stderr; RUST_LOG sets its level, such as RUST_LOG=debug."
+    after_help = "Tokens are also read from the variables ROLLCALL_ADMIN_TOKEN, ROLLCALL_AGENT_TOKEN and \
+        ROLLCALL_READ_TOKEN. They have no flags, because other users can see a process's flags.\n\n\
+        SIGHUP reads tokens and certificates again. SIGTERM stops the daemon in order, a second one at once.\n\n\
+        Exit codes of commands: 0 success, 1 failure, 2 wrong usage, 3 no such scope or instance, \
+        4 the token is missing or does not permit it, 5 no replica answers.\n\n\
+        The log is written to stderr; RUST_LOG sets its level, for example RUST_LOG=debug."
 )]
 pub(super) struct Cli {
     #[command(subcommand)]
@@ -404,9 +404,10 @@ fn lease_ttl(text: &str) -> Result<Ttl, String> {
 
 fn roll_call_interval(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    match (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&duration) {
-        true => Ok(duration),
-        false => Err("must be from 1s to 1h".to_owned()),
+    if (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err("must be from 1s to 1h".to_owned())
     }
 }
 

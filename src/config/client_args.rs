@@ -72,12 +72,11 @@ pub(super) fn read(flag: &str, path: &Path) -> Result<String, Error> {
 }
 
 pub(super) fn http_url(text: &str) -> Result<Url, String> {
-    let url: Url = text.parse().map_err(|error| format!("{error}"))?;
-    match (url.scheme(), url.username(), url.password()) {
-        ("http" | "https", "", None) => Ok(url),
-        ("http" | "https", ..) => {
-            Err("must have no user and no password: use a token instead".to_owned())
-        }
-        _ => Err("must be http://HOST:PORT or https://HOST:PORT".to_owned()),
+    let url = text.parse::<Url>().ok();
+    let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
+    let url = url.ok_or("must be http://HOST:PORT or https://HOST:PORT")?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must have no user and no password: use a token instead".to_owned());
     }
+    Ok(url)
 }

@@ -127,9 +127,22 @@ fn parse(
     let mut command = Cli::command();
     let matches = command.try_get_matches_from_mut(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
-    refuse_unknown_variables(&command, &variables)?;
+    let result = refuse_unknown_variables(&command, &variables)
+        .and_then(|()| into_invocation(cli, &variables));
+    // The usage that the error shows is that of the command that was called.
+    let called = match matches.subcommand_name() {
+        Some(name) => command.find_subcommand_mut(name),
+        None => Some(&mut command),
+    };
+    match (result, called) {
+        (Err(error), Some(called)) => Err(error.format(called)),
+        (result, _) => result,
+    }
+}
+
+fn into_invocation(cli: Cli, variables: &[(OsString, OsString)]) -> Result<Invocation, Error> {
     let serve = |serve: ServeArgs| {
-        let config = serve.into_config(&variables)?;
+        let config = serve.into_config(variables)?;
         Ok(Invocation::Serve(Box::new(config)))
     };
     match cli.command {
@@ -146,34 +159,34 @@ fn parse(
             tls: args.tls_cert.is_some(),
         }),
         Some(Command::Agent(args)) => {
-            let config = args.into_config(&variables)?;
+            let config = args.into_config(variables)?;
             Ok(Invocation::Agent(Box::new(config)))
         }
         Some(Command::Completions(args)) => Ok(Invocation::Completions(args.shell)),
         Some(Command::Services(args)) => {
-            command_for(args.with(Action::Scopes(ScopeKind::Service), &variables))
+            command_for(args.with(Action::Scopes(ScopeKind::Service), variables))
         }
         Some(Command::Groups(args)) => {
-            command_for(args.with(Action::Scopes(ScopeKind::Group), &variables))
+            command_for(args.with(Action::Scopes(ScopeKind::Group), variables))
         }
         Some(Command::Instances(args)) => {
             let (scope, available) = (args.scope, args.available);
             let action = Action::Instances { scope, available };
-            command_for(args.output.with(action, &variables))
+            command_for(args.output.with(action, variables))
         }
         Some(Command::Watch(args)) => {
-            command_for(args.output.with(Action::Watch(args.scope), &variables))
+            command_for(args.output.with(Action::Watch(args.scope), variables))
         }
         Some(Command::Hold(args)) => {
             let hold = |instances| Action::Hold(instances, args.reason);
-            command_for(args.chosen.with(hold, &variables))
+            command_for(args.chosen.with(hold, variables))
         }
-        Some(Command::Enable(args)) => command_for(args.with(Action::Enable, &variables)),
-        Some(Command::Deregister(args)) => command_for(args.with(Action::Deregister, &variables)),
-        Some(Command::Overview(args)) => command_for(args.with(Action::Overview, &variables)),
-        Some(Command::Export(args)) => command_for(args.with(Action::Export, &variables)),
+        Some(Command::Enable(args)) => command_for(args.with(Action::Enable, variables)),
+        Some(Command::Deregister(args)) => command_for(args.with(Action::Deregister, variables)),
+        Some(Command::Overview(args)) => command_for(args.with(Action::Overview, variables)),
+        Some(Command::Export(args)) => command_for(args.with(Action::Export, variables)),
         Some(Command::Import(args)) => {
-            command_for(args.backup.with(Action::Import(args.path), &variables))
+            command_for(args.backup.with(Action::Import(args.path), variables))
         }
     }
 }
@@ -225,7 +238,7 @@ fn refuse_unknown_variables(
 }
 
 fn invalid(kind: ErrorKind, message: String) -> Error {
-    Cli::command().error(kind, message)
+    Error::raw(kind, message + "\n")
 }
 
 /// clap's own message would show the value, and with it a password.
@@ -544,7 +557,7 @@ mod tests {
     #[test]
     fn it_does_not_serve_other_machines_without_tokens_unless_told_so() {
         let error = serve(&["--listen", "0.0.0.0:18080"]).unwrap_err();
-        assert!(error.contains("there are no tokens"), "{error}");
+        assert!(error.contains("without tokens every client"), "{error}");
         assert!(error.contains("--allow-anonymous"), "{error}");
         for loopback in ["127.0.0.2:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
             assert!(serve(&["--listen", loopback]).is_ok(), "{loopback}");
@@ -555,7 +568,7 @@ mod tests {
         let config = serve_with(&open[..2], &admin).unwrap();
         assert_eq!(config.tokens.given.len(), 1);
         let error = serve_with(&open, &admin).unwrap_err();
-        assert!(error.contains("goes only without tokens"), "{error}");
+        assert!(error.contains("cannot be combined with tokens"), "{error}");
     }
 
     #[test]
@@ -570,7 +583,7 @@ mod tests {
         }
         let file = ["--admin-token-file", "/run/token"];
         let error = serve_with(&file, &[("ROLLCALL_ADMIN_TOKEN", TOKEN)]).unwrap_err();
-        assert!(error.contains("are both given"), "{error}");
+        assert!(error.contains("are both set"), "{error}");
         let config = serve_with(&[], &[("ROLLCALL_READ_TOKEN", TOKEN)]).unwrap();
         assert!(!format!("{config:?}").contains(TOKEN));
     }

@@ -214,7 +214,7 @@ mod tests {
 
     use super::*;
 
-    const NOBODY: [usize; 0] = [];
+    const NONE: [usize; 0] = [];
 
     fn taken(deadlines: &Deadlines<usize>, share: usize, of: usize) -> Vec<usize> {
         let passed = deadlines.take_passed(share, of);
@@ -238,18 +238,18 @@ mod tests {
         deadlines.arm(a, after(30));
         deadlines.arm(b, after(30));
         advance(Duration::from_secs(20)).await;
-        assert_eq!(taken(&deadlines, 0, 1), NOBODY);
+        assert_eq!(taken(&deadlines, 0, 1), NONE);
         deadlines.arm(b, after(30));
         advance(Duration::from_secs(11)).await;
         assert_eq!(taken(&deadlines, 0, 1), [0]);
-        assert_eq!(taken(&deadlines, 0, 1), NOBODY);
+        assert_eq!(taken(&deadlines, 0, 1), NONE);
         advance(Duration::from_secs(20)).await;
         assert_eq!(taken(&deadlines, 0, 1), [1]);
         // The longest TTL, and a deadline that is earlier than the present one.
         deadlines.arm(a, after(3600));
         deadlines.arm(a, after(5));
         advance(Duration::from_secs(3599)).await;
-        assert_eq!(taken(&deadlines, 0, 1), NOBODY);
+        assert_eq!(taken(&deadlines, 0, 1), NONE);
         advance(Duration::from_secs(1)).await;
         assert_eq!(taken(&deadlines, 0, 1), [0]);
     }
@@ -263,7 +263,7 @@ mod tests {
         let new = take(&deadlines, 1);
         assert_eq!(new.index, old.index, "the place is used again");
         advance(Duration::from_secs(6)).await;
-        assert_eq!(taken(&deadlines, 0, 1), NOBODY, "its deadline is gone");
+        assert_eq!(taken(&deadlines, 0, 1), NONE, "its deadline is gone");
         deadlines.arm(new, after(5));
         // A renewal that was in flight when the old instance was deregistered.
         deadlines.arm(old, after(3600));

@@ -439,7 +439,7 @@ impl<'a> Change<'a> {
 
     /// Replaces the snapshots of the changed scopes, and returns the waiters to wake.
     pub(super) fn end(mut self) -> (Applied, Vec<Arc<Notify>>) {
-        let (scopes, nobody) = (self.maps.scopes.pin(), InstanceList::default());
+        let (scopes, no_instances) = (self.maps.scopes.pin(), InstanceList::default());
         let mut replaced = Vec::with_capacity(self.edits.len());
         for (scope, edits) in self.edits {
             let before = scopes.get(&scope);
@@ -447,7 +447,7 @@ impl<'a> Change<'a> {
                 Some(record) => record,
                 None => before.and_then(|view| view.record.clone()),
             };
-            let known = before.map_or(&nobody, |view| &view.instances);
+            let known = before.map_or(&no_instances, |snapshot| &snapshot.instances);
             let instances = known.edited(edits.instances);
             let waiting = before.map(|view| Arc::clone(&view.replaced));
             let waiting = waiting.unwrap_or_default();

@@ -189,10 +189,10 @@ pub(super) async fn stream(
         let id = id.to_str().unwrap_or_default().parse();
         id.unwrap_or(NONE_OF_OURS)
     });
-    let told = api.feed.subscribe(last);
+    let items = api.feed.subscribe(last);
     let dropped = api.metrics.streams_dropped.clone();
-    let told = told.filter_map(move |told| {
-        future::ready(match told {
+    let items = items.filter_map(move |item| {
+        future::ready(match item {
             FeedItem::From(id) => Some(format!("retry: {RETRY}\nid: {id}\n\n").into()),
             FeedItem::Event(notice) if filter.wants(&notice.event.kind) => {
                 let frame = notice.frame(frame);
@@ -218,8 +218,8 @@ pub(super) async fn stream(
         Box::pin(async move { api.lifecycle.stopping().await })
     };
     // Ends with the events, not with the pings.
-    let told = told.map(Some).chain(stream::iter([None]));
-    let lines = stream::select(told, pings.map(Some))
+    let items = items.map(Some).chain(stream::iter([None]));
+    let lines = stream::select(items, pings.map(Some))
         .take_while(|line| future::ready(line.is_some()))
         .filter_map(future::ready)
         .take_until(end)

@@ -199,7 +199,7 @@ pub(super) fn note_wait(request: &HttpRequest) {
 }
 
 /// Adds the headers of every response. Caches do not store responses to unsafe methods unless
-/// told to: RFC 9111, section 3.
+/// allowed to: RFC 9111, section 3.
 pub(super) fn add_headers(method: &Method, headers: &mut HeaderMap) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if method.is_safe() && !headers.contains_key(CACHE_CONTROL) {

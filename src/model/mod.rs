@@ -7,6 +7,7 @@
 mod address;
 mod event;
 mod instance;
+mod json;
 mod label;
 mod lease;
 mod replica;
@@ -25,6 +26,7 @@ pub use instance::{
     Hold, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Presence, Registration,
     Status, StatusChange, Ttl, Weight,
 };
+pub use json::parse_json;
 pub use label::{DisplayName, Label, Note};
 pub use lease::{Epoch, LeaseKeyError, rfc3339_millis};
 pub use replica::ReplicaId;

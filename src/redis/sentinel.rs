@@ -1,4 +1,4 @@
-//! Asks Sentinels for the address of a master.
+//! Queries Sentinels for the address of a master.
 
 use std::collections::HashMap;
 use std::time::Duration;

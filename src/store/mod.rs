@@ -345,7 +345,7 @@ pub fn open(url: &StoreUrl) -> Result<Store, OpenError> {
     }
 }
 
-/// What refinery's error means to whoever starts the daemon.
+/// Converts an error of refinery to one for the operator.
 fn migrate_error(error: &refinery::Error, runner: &refinery::Runner) -> MigrateError {
     let versions = runner
         .get_migrations()

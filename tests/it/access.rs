@@ -190,7 +190,7 @@ async fn a_refusal_says_what_is_missing() {
     let (_, body) = guarded.send(Method::PUT, ORDERS, &token, json!({})).await;
     assert_eq!(
         body,
-        json!({"title": "Forbidden", "status": 403, "code": "forbidden", "detail": "this takes the role agent, and the token \"dashboards\" has read"})
+        json!({"title": "Forbidden", "status": 403, "code": "forbidden", "detail": "this request requires the role agent, but the token \"dashboards\" has the role read"})
     );
 }
 
@@ -282,7 +282,7 @@ async fn an_operators_acts_are_logged_by_the_name_of_the_token() {
     send(Method::DELETE, "/v1/groups/edge", json!({})).await;
     let log = guarded.daemon.log();
     for act in [
-        "\"night-shift\" changed services/orders/instances/10.0.0.5:8080: it is held",
+        "\"night-shift\" changed services/orders/instances/10.0.0.5:8080 to held",
         "\"night-shift\" declared groups/edge",
         "\"night-shift\" removed groups/edge",
     ] {
@@ -357,12 +357,12 @@ async fn a_daemon_without_tokens_says_so_loudly() {
         .unwrap();
     assert_eq!(refused.status.code(), Some(2));
     let text = String::from_utf8(refused.stderr).unwrap();
-    assert!(text.contains("there are no tokens"), "{text}");
+    assert!(text.contains("without tokens every client"), "{text}");
 
     let open = ["--listen", "127.0.0.1:0", "--allow-anonymous"].map(str::to_owned);
     let daemon = Daemon::start(&open[2..]).await;
     assert!(
-        daemon.log().contains("EVERYBODY who can reach"),
+        daemon.log().contains("every client that can reach"),
         "{}",
         daemon.log()
     );

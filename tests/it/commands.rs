@@ -123,7 +123,7 @@ async fn exit_codes_tell_scripts_what_went_wrong() {
     let daemon = filled().await;
     let (code, error) = refused(&daemon, &["enable", "orders", "10.9.9.9:1"]).await;
     assert_eq!(code, 3, "{error}");
-    assert!(error.contains("no such instance is registered"), "{error}");
+    assert!(error.contains("the instance is not registered"), "{error}");
     // Those that are there are done all the same.
     let some = ["hold", "orders", "10.9.9.9:1", "10.0.0.5:8080"];
     let (code, error) = refused(&daemon, &some).await;

@@ -218,7 +218,7 @@ async fn a_client_has_a_share_of_the_streams() {
     assert_eq!(body["code"], json!("overloaded"));
     assert_eq!(
         body["detail"],
-        json!("this client has as many streams as it may have; try again later")
+        json!("this client already has the maximum number of event streams; try again later")
     );
 }
 

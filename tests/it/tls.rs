@@ -86,7 +86,7 @@ async fn sslmode_says_how_the_server_is_identified() {
         ("sslmode=verify-full".to_owned(), String::new()),
         (
             format!("sslmode=verify-full&sslrootcert={empty}"),
-            format!("sslrootcert {empty}: holds no certificate"),
+            format!("sslrootcert {empty}: contains no PEM certificate"),
         ),
         (
             "sslmode=verify-full&sslrootcert=/no/such/file".to_owned(),
@@ -426,7 +426,7 @@ fn a_certificate_that_cannot_be_used_stops_the_start_and_is_named() {
     fs::write(&empty, "").unwrap();
     for (certificate, key, says) in [
         (Path::new("/no/cert"), &*key, "--tls-cert /no/cert: "),
-        (&*empty, &*key, "empty.pem: holds no certificate"),
+        (&*empty, &*key, "empty.pem: contains no PEM certificate"),
         (&*certificate, &*empty, "--tls-key "),
         (&*certificate, &*other, "other.key: "),
     ] {

@@ -105,8 +105,8 @@ impl HeartbeatActor {
                 actor.under_way = false;
                 if let Err(error @ LeaseError::Unavailable(_)) = &outcome {
                     // A further attempt would only fail later.
-                    let everybody = actor.renewals.take(usize::MAX);
-                    actor.answer(everybody, &Err(error.clone()), context);
+                    let all = actor.renewals.take(usize::MAX);
+                    actor.answer(all, &Err(error.clone()), context);
                 }
                 actor.answer(batch, &outcome, context);
                 if !actor.renewals.is_empty() {

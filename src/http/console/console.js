@@ -1,4 +1,4 @@
-// The page: shows what the registry says, and does what an operator asks.
+// The page: shows the registry, and sends the actions of an operator.
 
 import { ask, byId, clock, duration, element, replace } from "./elements.js";
 import { List } from "./list.js";
@@ -11,7 +11,7 @@ const narrow = matchMedia("(max-width: 760px)");
 const FOUND = 5000;
 let search = "";
 
-// What an instance is, in one word; the style goes by it.
+// Returns the state of an instance as one word, which also selects its style.
 function presence(instance) {
   if (instance.suspect) return "suspect";
   if (instance.available) return "available";
@@ -32,7 +32,7 @@ function scopeRow(scope) {
   const title = scope.name === scope.key ? scope.key : `${scope.key} · ${scope.name}`;
   const button = element("button", { type: "button", className: "open", title, "data-focus": scope.path }, title);
   button.onclick = () => {
-    // The address of the page says which, so that it can be passed on.
+    // The URL names the selected scope, so that it can be shared.
     location.hash = scope.path;
     byId("instances-panel").scrollIntoView({ block: "nearest" });
   };
@@ -81,7 +81,7 @@ function updateInstance(row, { scope, instance }) {
   drawTimes(row);
 }
 
-// What changes by itself.
+// Updates the values that change with time.
 function drawTimes(rows) {
   for (const lease of rows.querySelectorAll("[data-lease]")) drawLease(lease);
   for (const since of rows.querySelectorAll(".since time")) since.textContent = duration(Date.now() - Date.parse(since.dateTime));
@@ -239,7 +239,7 @@ async function askForToken(text) {
   return Boolean(given);
 }
 
-// Does something that may take a token of a higher role, which is asked for once.
+// Runs an action. If it requires a token, asks for one and runs it again.
 async function withToken(act) {
   try {
     return await act();
@@ -255,7 +255,7 @@ async function releaseProtection() {
   if (sure !== undefined) await withToken(() => call("POST", "/v1/protection/release")).then(() => registry.readAgain()).catch(report);
 }
 
-// The same for each that is selected, a few at a time.
+// Runs an action for each selected instance, a few at a time.
 async function toChosen(act) {
   const ids = [...chosen].map((id) => id.split(" "));
   const worker = async () => {
@@ -312,7 +312,7 @@ const drawn = {
 const waiting = new Set();
 registry.addEventListener("changed", ({ detail }) => {
   if (waiting.size === 0) {
-    // However much happens, it is drawn once a moment.
+    // Draws at most once per interval, however many events arrive.
     setTimeout(() => {
       const names = [...waiting];
       waiting.clear();

@@ -1,10 +1,10 @@
-// Elements and dialogs. Text is only ever set as text.
+// Elements and dialogs. Text is always set as text, never as markup.
 
 import { word } from "./words.js";
 
 export const byId = (id) => document.getElementById(id);
 
-// An element with properties and children; what is not an element is text.
+// Creates an element with properties and children; a child that is no element becomes text.
 export function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -17,7 +17,7 @@ export function element(tag, properties = {}, ...children) {
 
 export const replace = (parent, ...children) => parent.replaceChildren(...children.filter(Boolean));
 
-// Asks something; the text that was given, or undefined where it was cancelled.
+// Shows a dialog, and returns the entered text, or undefined if it was cancelled.
 export function ask({ title, text, field, secret = false, danger = false, ok = word("ok") }) {
   const [dialog, input] = [byId("dialog"), byId("dialog-input")];
   byId("dialog-title").textContent = title;
@@ -41,7 +41,7 @@ export function ask({ title, text, field, secret = false, danger = false, ok = w
   });
 }
 
-// So long, in the largest unit that fits.
+// Formats a duration in the largest fitting unit.
 export function duration(ms) {
   const seconds = Math.max(0, Math.round(ms / 1000));
   if (seconds < 100) return `${seconds} s`;

@@ -1,12 +1,11 @@
-// A list of any length, of which only the rows that are seen exist.
+// A list of any length, of which only the visible rows exist as elements.
 
 import { element } from "./elements.js";
 
 const MORE = 8;
 
 export class List {
-  // `row` makes the element of an item, and `update` brings what may change in it up to date;
-  // `head` is above all of them.
+  // `row` creates the element of an item, `update` refreshes it, and `head` is the header row.
   constructor(parent, height, head, row, update) {
     Object.assign(this, { parent, height, row, update, items: [], made: new Map() });
     this.rows = element("div", { className: "rows", role: "rowgroup" });
@@ -26,12 +25,12 @@ export class List {
     this.draw();
   }
 
-  // Makes every row anew at the next draw.
+  // Creates every row again at the next draw.
   forget() {
     this.made.clear();
   }
 
-  // An item that is as it was keeps its element, so that nobody clicks on one that is gone.
+  // An unchanged item keeps its element, so that a click never hits a removed one.
   draw() {
     const { parent, height, items, rows } = this;
     const begin = Math.max(0, Math.floor(parent.scrollTop / height) - MORE);

@@ -1,4 +1,4 @@
-// What the page knows of the registry: asked of the API, and kept up by its events.
+// The page's copy of the registry: read from the API, and updated by its events.
 
 const STREAM_SILENCE = 40_000;
 const TIMELINE = 200;
@@ -74,7 +74,7 @@ export class Registry extends EventTarget {
     this.changed("scopes");
   }
 
-  // The instances of a scope, unless they are what is known already.
+  // Reads the instances of a scope, unless they are unchanged.
   async readList(scope) {
     const etag = this.#etags.get(scope);
     const answer = await fetch(`/v1/${scope}/instances`, { headers: headers(etag ? { "If-None-Match": etag } : {}) });
@@ -105,7 +105,7 @@ export class Registry extends EventTarget {
     await this.readLeases();
   }
 
-  // Reads every list once, so that addresses can be found; events keep them up.
+  // Reads every list once for the search; events keep them up to date.
   async readAll() {
     if (this.#searching) return;
     this.#searching = true;
@@ -141,7 +141,7 @@ export class Registry extends EventTarget {
     this.#flush();
   }
 
-  // Reads what events were about: at once, and then not more often than it can be looked at.
+  // Reads the lists that events were about: at once, and then at a limited rate.
   async #flush() {
     if (this.#flushing) return;
     this.#flushing = true;
@@ -151,7 +151,7 @@ export class Registry extends EventTarget {
       try {
         await Promise.all([this.readScopes(), this.readOverview(), ...wanted.map((scope) => this.readList(scope))]);
       } catch {
-        // The stream says when the daemon is back, and then all is read again.
+        // The stream reports when the daemon is back, and then everything is read again.
       }
       await new Promise((next) => setTimeout(next, 700));
     }
@@ -163,7 +163,7 @@ export class Registry extends EventTarget {
     this.changed("state");
   }
 
-  // Listens for ever; what went wrong is given to `failed`, which may wait for a token.
+  // Subscribes for ever; passes failures to `failed`, which may wait for a token.
   async listen(failed) {
     for (let tries = 0; ; tries += 1) {
       try {

@@ -28,13 +28,13 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Returns the applied migrations. Retries until it gets the locks.
 pub(super) async fn migrate(pool: &Pool) -> Result<Vec<String>, MigrateError> {
-    let mut told = false;
+    let mut logged = false;
     loop {
         match attempt(pool).await {
             Err(MigrateError::Store(StoreError::Conflict(reason))) => {
-                if !told {
+                if !logged {
                     log::warn!("waiting to migrate the database: {reason}");
-                    told = true;
+                    logged = true;
                 }
                 sleep(PAUSE).await;
             }

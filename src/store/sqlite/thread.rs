@@ -21,7 +21,7 @@ const QUEUE: usize = 1024;
 /// The time limit for an answer.
 pub(super) const ANSWER: Duration = Duration::from_secs(3);
 
-/// A handle to the thread. The thread ends, and closes the database, when it is told to or when
+/// A handle to the thread. The thread ends, and closes the database, when it is closed or when
 /// the last handle is dropped.
 #[derive(Clone)]
 pub(super) struct SqliteThread {
