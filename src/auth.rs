@@ -77,9 +77,10 @@ impl ScopePattern {
     /// Returns whether a scope matches.
     pub fn matches(&self, scope: &Scope) -> bool {
         let key = scope.key.as_str();
-        let fits = match self.any_end {
-            true => key.starts_with(&self.key),
-            false => key == self.key,
+        let fits = if self.any_end {
+            key.starts_with(&self.key)
+        } else {
+            key == self.key
         };
         scope.kind == self.kind && fits
     }
@@ -146,11 +147,12 @@ impl Identity {
 
 /// Parses a name of 1 to 100 letters, digits, `.`, `_` and `-`.
 pub fn parse_name(text: &str) -> Result<String, String> {
-    match (1..=100).contains(&text.len()) && text.chars().all(is_name_character) {
-        true => Ok(text.to_owned()),
-        false => Err(format!(
+    if (1..=100).contains(&text.len()) && text.chars().all(is_name_character) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
             "name must be 1 to 100 letters, digits, '.', '_' and '-', not {text:?}"
-        )),
+        ))
     }
 }
 
@@ -198,9 +200,10 @@ impl FromStr for Token {
                 "is shorter than {MIN_TOKEN} characters: `rollcalld token` generates one"
             ));
         }
-        match text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            true => Ok(Self(text.to_owned())),
-            false => Err("must be printable ASCII characters without spaces".to_owned()),
+        if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("must be printable ASCII characters without spaces".to_owned())
         }
     }
 }
@@ -312,12 +315,13 @@ fn read_list(path: &Path) -> Result<Vec<Entry>, TokenError> {
         let entry = parse_line(&words).map_err(|reason| TokenError::new(place, reason))?;
         entries.push(entry);
     }
-    match entries.is_empty() {
-        true => Err(TokenError::new(
+    if entries.is_empty() {
+        Err(TokenError::new(
             path.display().to_string(),
             "contains no token: `rollcalld token` generates one and prints its line",
-        )),
-        false => Ok(entries),
+        ))
+    } else {
+        Ok(entries)
     }
 }
 

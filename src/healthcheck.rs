@@ -35,12 +35,11 @@ pub async fn ask(listen: SocketAddr, tls: bool) -> Result<(), NotReady> {
         .map_err(failed)?;
     let answer = client.get(&url).send().await.map_err(failed)?;
     let status = answer.status();
-    match status.is_success() {
-        true => Ok(()),
-        false => {
-            let body = answer.text().await.map_err(failed)?;
-            Err(NotReady::Refused(url, status, body))
-        }
+    if status.is_success() {
+        Ok(())
+    } else {
+        let body = answer.text().await.map_err(failed)?;
+        Err(NotReady::Refused(url, status, body))
     }
 }
 

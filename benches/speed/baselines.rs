@@ -103,14 +103,15 @@ async fn three_calls(
     let key = format!("heartbeat:server:{server}:{address}");
     let now = chrono::DateTime::<chrono::Utc>::UNIX_EPOCH.to_rfc3339();
     let known: HashMap<String, String> = connection.hgetall(&key).await?;
-    let fields: &[(&str, &str)] = match known.is_empty() {
-        true => &[
+    let fields: &[(&str, &str)] = if known.is_empty() {
+        &[
             ("lastTime", &now),
             ("startTime", &now),
             ("url", address),
             ("weight", "1"),
-        ],
-        false => &[("lastTime", &now)],
+        ]
+    } else {
+        &[("lastTime", &now)]
     };
     let () = connection.hset_multiple(&key, fields).await?;
     connection.expire(&key, 30).await

@@ -191,9 +191,10 @@ impl Follower {
         });
         let transition = |instance: Instance| Event {
             at: instance.presence.changed_at.unwrap_or(at),
-            kind: match instance.presence.online {
-                true => EventKind::InstanceWentOnline(instance),
-                false => EventKind::InstanceWentOffline(instance),
+            kind: if instance.presence.online {
+                EventKind::InstanceWentOnline(instance)
+            } else {
+                EventKind::InstanceWentOffline(instance)
             },
         };
         let transitions = differences.transitions.into_iter().map(transition);

@@ -153,9 +153,10 @@ impl Reconciler {
                 })
             })
             .collect();
-        match begun.is_empty() {
-            true => Ok(0),
-            false => Ok(self.expiry.registry.ask(RecordOnline(begun)).await??.len()),
+        if begun.is_empty() {
+            Ok(0)
+        } else {
+            Ok(self.expiry.registry.ask(RecordOnline(begun)).await??.len())
         }
     }
 }

@@ -163,10 +163,11 @@ impl Presence {
             (unknown, next) = self.beat().await?;
         }
         registered?;
-        match unknown {
+        if unknown {
             // Another client deregisters them at once: slow down.
-            true => Ok(BACK_OFF.1),
-            false => Ok(next),
+            Ok(BACK_OFF.1)
+        } else {
+            Ok(next)
         }
     }
 
@@ -260,9 +261,10 @@ fn lease_of(key: &InstanceKey) -> Value {
 async fn healthy(client: &reqwest::Client, url: &Url) -> Result<(), String> {
     let answer = client.get(url.clone()).send().await;
     let status = answer.map_err(|error| text(&error))?.status();
-    match status.is_success() {
-        true => Ok(()),
-        false => Err(format!("{url} answers {status}")),
+    if status.is_success() {
+        Ok(())
+    } else {
+        Err(format!("{url} answers {status}"))
     }
 }
 

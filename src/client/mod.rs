@@ -154,9 +154,10 @@ impl Client {
             let answer = accepted(server, request.send().await).await?;
             let bytes = answer.bytes().await;
             let bytes = bytes.map_err(|error| unreachable(server, &error))?;
-            match bytes.is_empty() {
-                true => Ok(Value::Null),
-                false => serde_json::from_slice(&bytes).map_err(|error| strange(server, &error)),
+            if bytes.is_empty() {
+                Ok(Value::Null)
+            } else {
+                serde_json::from_slice(&bytes).map_err(|error| strange(server, &error))
             }
         })
         .await
@@ -234,9 +235,10 @@ async fn accepted(
     }
     let body = answer.bytes().await.unwrap_or_default();
     let Problem { code, detail } = serde_json::from_slice(&body).unwrap_or_default();
-    let detail = match detail.is_empty() {
-        true => "nothing more".to_owned(),
-        false => detail,
+    let detail = if detail.is_empty() {
+        "nothing more".to_owned()
+    } else {
+        detail
     };
     Err(ClientError::Refused {
         server: shown(server),
@@ -251,9 +253,10 @@ fn authorities(path: &std::path::Path) -> Result<Vec<Certificate>, ClientError> 
     let pem = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
     let certificates =
         Certificate::from_pem_bundle(&pem).map_err(|error| failed(error.to_string()))?;
-    match certificates.is_empty() {
-        true => Err(failed("contains no PEM certificate".to_owned())),
-        false => Ok(certificates),
+    if certificates.is_empty() {
+        Err(failed("contains no PEM certificate".to_owned()))
+    } else {
+        Ok(certificates)
     }
 }
 

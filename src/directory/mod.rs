@@ -208,9 +208,10 @@ impl Directory {
     /// the answer.
     pub fn set_stale(&self, why: Stale, stale: bool) {
         let bit = 1 << why as u8;
-        let before = match stale {
-            true => self.stale.fetch_or(bit, Ordering::AcqRel),
-            false => self.stale.fetch_and(!bit, Ordering::AcqRel),
+        let before = if stale {
+            self.stale.fetch_or(bit, Ordering::AcqRel)
+        } else {
+            self.stale.fetch_and(!bit, Ordering::AcqRel)
         };
         let now = if stale { before | bit } else { before & !bit };
         if (before == 0) != (now == 0) {

@@ -234,15 +234,16 @@ fn bearer(header: &str) -> Option<&str> {
 }
 
 fn check_role(caller: &Identity, role: Role) -> Result<(), Problem> {
-    match caller.role >= role {
-        true => Ok(()),
-        false => Err(Problem::new(
+    if caller.role >= role {
+        Ok(())
+    } else {
+        Err(Problem::new(
             Code::Forbidden,
             format!(
                 "this request requires the role {role}, but the token {:?} has the role {}",
                 caller.name, caller.role
             ),
-        )),
+        ))
     }
 }
 
@@ -263,9 +264,10 @@ fn check_limit(
 }
 
 fn check_scope(caller: &Identity, scope: &Scope) -> Result<(), Problem> {
-    match caller.reaches(scope) {
-        true => Ok(()),
-        false => Err(limited(caller)),
+    if caller.reaches(scope) {
+        Ok(())
+    } else {
+        Err(limited(caller))
     }
 }
 

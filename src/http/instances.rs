@@ -246,9 +246,10 @@ pub(super) async fn register(
     };
     let registered = api.registry.ask(RegisterInstance(registration)).await??;
     let registered = registered.ok_or_else(|| Problem::scope_not_found(&key.scope))?;
-    let status = match registered.created {
-        true => StatusCode::CREATED,
-        false => StatusCode::OK,
+    let status = if registered.created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
     };
     Ok(HttpResponse::build(status)
         .json(InstanceResponse::of(&registered.instance, api.default_ttl)))
@@ -274,9 +275,10 @@ pub(super) async fn list(
     if scope.kind == ScopeKind::Group && api.directory.declared(&scope).await?.is_none() {
         return Err(Problem::scope_not_found(&scope));
     }
-    let _waiting = match query.wait.0.is_zero() {
-        true => None,
-        false => Some(wait_in_its_own_place(&request, &api)?),
+    let _waiting = if query.wait.0.is_zero() {
+        None
+    } else {
+        Some(wait_in_its_own_place(&request, &api)?)
     };
     // A header that does not parse names no entity of the client.
     let known = IfNoneMatch::parse(&request).unwrap_or(IfNoneMatch::Items(Vec::new()));

@@ -89,12 +89,13 @@ pub struct Api {
 impl Api {
     /// Rejects a request that would hold its connection for long while connections are scarce.
     fn spare_connection(&self) -> Result<(), Problem> {
-        match self.connections.are_scarce() {
-            true => Err(Problem::new(
+        if self.connections.are_scarce() {
+            Err(Problem::new(
                 Code::Overloaded,
                 "almost all connections are in use (--max-connections); retry later",
-            )),
-            false => Ok(()),
+            ))
+        } else {
+            Ok(())
         }
     }
 

@@ -108,9 +108,10 @@ pub(super) async fn declare(
         caller.name(),
         declared.record.scope
     );
-    let status = match declared.created {
-        true => StatusCode::CREATED,
-        false => StatusCode::OK,
+    let status = if declared.created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
     };
     Ok(HttpResponse::build(status).json(ScopeResponse::of(&declared.record)))
 }

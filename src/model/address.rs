@@ -40,9 +40,12 @@ fn normal_host(host: &str) -> Option<Cow<'_, str>> {
     if host.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return host.parse::<Ipv4Addr>().ok().map(|_| Cow::Borrowed(host));
     }
-    is_name(host).then(|| match host.bytes().any(|b| b.is_ascii_uppercase()) {
-        true => Cow::Owned(host.to_ascii_lowercase()),
-        false => Cow::Borrowed(host),
+    is_name(host).then(|| {
+        if host.bytes().any(|b| b.is_ascii_uppercase()) {
+            Cow::Owned(host.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(host)
+        }
     })
 }
 

@@ -136,9 +136,10 @@ impl EventKind {
 
     /// Returns the name of a transition.
     pub fn transition_name(online: bool) -> &'static str {
-        match online {
-            true => "instance.online",
-            false => "instance.offline",
+        if online {
+            "instance.online"
+        } else {
+            "instance.offline"
         }
     }
 

@@ -848,9 +848,10 @@ impl EventBus for FakeBus {
         self.published.lock().unwrap().push((at, claim.to_owned()));
         let delay = *self.delay.lock().unwrap();
         sleep(delay).await;
-        match self.away.load(Ordering::SeqCst) {
-            true => Err(BusError::Unavailable("away".into())),
-            false => Ok(true),
+        if self.away.load(Ordering::SeqCst) {
+            Err(BusError::Unavailable("away".into()))
+        } else {
+            Ok(true)
         }
     }
 

@@ -53,9 +53,10 @@ async fn heartbeats_go_on(daemon: &Daemon, until: Instant) {
 /// and a lot of it; or of an ordinary one, and little.
 async fn slow_body(address: &str, large: bool) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let (line, length, sent) = match large {
-        true => ("POST /v1/heartbeats", 4 * 1024 * 1024, 1_000_000),
-        false => ("PUT /v1/services/x/instances/h:1", 60_000, 100),
+    let (line, length, sent) = if large {
+        ("POST /v1/heartbeats", 4 * 1024 * 1024, 1_000_000)
+    } else {
+        ("PUT /v1/services/x/instances/h:1", 60_000, 100)
     };
     let head = format!(
         "{line} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"

@@ -346,10 +346,11 @@ impl World {
     /// When whoever beat last there and then is recorded as offline at the latest.
     fn found_by(&self, (beaten, r): (Instant, usize)) -> Instant {
         let started_at = self.replicas[r].started_at;
-        match started_at > beaten {
-            false => beaten + TTL + SWEPT,
+        if started_at > beaten {
             // The one who knew is gone: found by its successor, or by a reconcile.
-            true => (beaten + TTL).max(started_at) + TTL.max(RECONCILE) + SWEPT,
+            (beaten + TTL).max(started_at) + TTL.max(RECONCILE) + SWEPT
+        } else {
+            beaten + TTL + SWEPT
         }
     }
 

@@ -81,16 +81,15 @@ async fn one_sqlite_file_has_one_daemon_by_whatever_path_it_is_named() {
 /// What an unprivileged user is refused when it starts a daemon on that file. The system
 /// refuses root nothing, so root becomes somebody else.
 fn refused(path: &Path, binary: &Path) -> String {
-    let mut command = match geteuid().is_root() {
-        true => {
-            let mut command = Command::new("setpriv");
-            command
-                .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-                .arg(binary)
-                .args(serve("", path).get_args());
-            command
-        }
-        false => serve(binary, path),
+    let mut command = if geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(binary)
+            .args(serve("", path).get_args());
+        command
+    } else {
+        serve(binary, path)
     };
     let (code, said) = run(command.current_dir("/"));
     assert_eq!(code, Some(1), "{said}");
@@ -130,9 +129,10 @@ async fn a_sqlite_file_that_cannot_be_written_stops_the_start_and_is_named() {
 
 /// Waits until `/readyz` and the metric say whether the store takes writes.
 async fn says(daemon: &Daemon, takes_writes: bool) {
-    let (status, check, up) = match takes_writes {
-        true => (200, "ok", 1.0),
-        false => (503, "unavailable", 0.0),
+    let (status, check, up) = if takes_writes {
+        (200, "ok", 1.0)
+    } else {
+        (503, "unavailable", 0.0)
     };
     let what = format!("it says that the store takes writes: {takes_writes}");
     eventually(Duration::from_secs(20), &what, || async {

@@ -41,9 +41,10 @@ fn migrate(url: &str) -> Result<(), String> {
         .args(["migrate", "--store", url])
         .output()
         .unwrap();
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(String::from_utf8(output.stderr).unwrap()),
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8(output.stderr).unwrap())
     }
 }
 

@@ -190,14 +190,13 @@ impl HeartbeatRecorder {
         let (renewals, infos): (Vec<_>, Vec<_>) = registered
             .map(|(key, info)| (info.renewal(key, self.default_ttl), info))
             .unzip();
-        let mut outcomes = match renewals.is_empty() {
-            true => Vec::new(),
-            false => {
-                let (renewed, lives) = self.renew(&renewals, &infos).await?;
-                self.record_new_leases(&renewals, &renewed, lives).await?
-            }
-        }
-        .into_iter();
+        let outcomes = if renewals.is_empty() {
+            Vec::new()
+        } else {
+            let (renewed, leases) = self.renew(&renewals, &infos).await?;
+            self.record_new_leases(&renewals, &renewed, leases).await?
+        };
+        let mut outcomes = outcomes.into_iter();
         let each = known.iter().map(|info| {
             let outcome = info.and_then(|_| outcomes.next());
             outcome.unwrap_or(HeartbeatOutcome::Unknown)

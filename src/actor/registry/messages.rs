@@ -217,9 +217,12 @@ impl Write for RecordOnline {
     }
 
     fn events(&self, changed: &Vec<WentOnline>) -> Vec<EventKind> {
-        let event = |changed: &WentOnline| match changed.transition {
-            true => EventKind::InstanceWentOnline(changed.instance.clone()),
-            false => EventKind::LeaseRestarted(changed.instance.clone()),
+        let event = |changed: &WentOnline| {
+            if changed.transition {
+                EventKind::InstanceWentOnline(changed.instance.clone())
+            } else {
+                EventKind::LeaseRestarted(changed.instance.clone())
+            }
         };
         changed.iter().map(event).collect()
     }

@@ -405,9 +405,12 @@ impl Entry for Registrations {
         let services = self.done.services.iter().cloned();
         let registered = self.done.instances.iter().flatten();
         let changed = registered.filter(|registered| registered.changed);
-        let event = |registered: &Registered| match registered.created {
-            true => EventKind::InstanceRegistered(registered.instance.clone()),
-            false => EventKind::InstanceChanged(registered.instance.clone()),
+        let event = |registered: &Registered| {
+            if registered.created {
+                EventKind::InstanceRegistered(registered.instance.clone())
+            } else {
+                EventKind::InstanceChanged(registered.instance.clone())
+            }
         };
         services
             .map(EventKind::ScopeDeclared)

@@ -74,9 +74,10 @@ impl PooledConnection {
     ) -> Result<Vec<Vec<Row>>, StoreError> {
         self.answer(async |connection: &Object| {
             let begin = async {
-                match begins {
-                    true => connection.batch_execute(BEGIN).await,
-                    false => Ok(()),
+                if begins {
+                    connection.batch_execute(BEGIN).await
+                } else {
+                    Ok(())
                 }
             };
             let ask = questions
@@ -105,15 +106,14 @@ impl PooledConnection {
             SimpleQueryMessage::Row(row) => row.get(0) == Some("on"),
             _ => false,
         };
-        match shown.iter().any(is_on) {
-            true => {
-                self.idle = false;
-                Err(StoreError::Unavailable(
-                    "PostgreSQL is read-only: it is a standby, or default_transaction_read_only is on"
-                        .to_owned(),
-                ))
-            }
-            false => Ok(()),
+        if shown.iter().any(is_on) {
+            self.idle = false;
+            Err(StoreError::Unavailable(
+                "PostgreSQL is read-only: it is a standby, or default_transaction_read_only is on"
+                    .to_owned(),
+            ))
+        } else {
+            Ok(())
         }
     }
 

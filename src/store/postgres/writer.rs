@@ -211,9 +211,10 @@ impl RegistryTransaction for PostgresTransaction<'_> {
             return Ok(ScopeDeletion::Deleted(record));
         }
         let known = self.query(sql!("find_scope"), params).await?;
-        Ok(match known.is_empty() {
-            true => ScopeDeletion::Unknown,
-            false => ScopeDeletion::HasInstances,
+        Ok(if known.is_empty() {
+            ScopeDeletion::Unknown
+        } else {
+            ScopeDeletion::HasInstances
         })
     }
 

@@ -87,9 +87,10 @@ impl<B: Backends> Setup<B> {
 
     /// Another daemon on the same backends, where that is possible.
     pub(crate) async fn replica(&self, arguments: &[&str]) -> Option<Daemon> {
-        match B::SHARED {
-            true => Some(Daemon::start(&self.backends.arguments_with(arguments)).await),
-            false => None,
+        if B::SHARED {
+            Some(Daemon::start(&self.backends.arguments_with(arguments)).await)
+        } else {
+            None
         }
     }
 }
