@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_tokens_is_said_without_showing_them() {
+    fn an_error_about_tokens_shows_no_token() {
         let folder = tempfile::tempdir().unwrap();
         let list = folder.path().join("tokens");
         let sources = TokenSources {

@@ -74,7 +74,7 @@ pub(crate) fn serve(arguments: &[String]) {
 
 /// Reads the request and returns a constant answer.
 fn floor(app: &mut web::ServiceConfig) {
-    let beat = web::put().to(async |instance: Instance| {
+    let send_heartbeats = web::put().to(async |instance: Instance| {
         assert!(!instance.2.is_empty());
         json("{\"created\":false,\"ttl_seconds\":30,\"next_heartbeat_in_ms\":12345}")
     });
@@ -83,7 +83,7 @@ fn floor(app: &mut web::ServiceConfig) {
         assert!(batch.leases.iter().all(named));
         json("{\"renewed\":500,\"created\":0,\"unknown\":[]}")
     });
-    app.route(BEAT, beat);
+    app.route(BEAT, send_heartbeats);
     app.route("/v1/heartbeats", batch);
     let unchanged = async || HttpResponse::NotModified().finish();
     app.route(INSTANCES, web::get().to(unchanged));
@@ -132,7 +132,7 @@ impl Redis {
         }
     }
 
-    async fn beat(&self, server: &str, address: &str) {
+    async fn send_heartbeats(&self, server: &str, address: &str) {
         let connect = || async { self.client.get_multiplexed_async_connection().await };
         let connection = self.connection.get_or_try_init(connect).await;
         let mut connection = connection.unwrap().clone();
@@ -156,7 +156,7 @@ impl Handler<SeedBeat> for SeedActor {
 
     fn handle(&mut self, SeedBeat(instance): SeedBeat, _: &mut Context<Self>) -> Self::Result {
         let redis = self.0.clone();
-        Box::pin(async move { redis.beat(&instance.1, &instance.2).await })
+        Box::pin(async move { redis.send_heartbeats(&instance.1, &instance.2).await })
     }
 }
 
@@ -167,24 +167,24 @@ fn seed_shaped(app: &mut web::ServiceConfig, url: &str) {
         let redis = Redis::new(url);
         SeedActor::start_in_arbiter(&Arbiter::new().handle(), |_| SeedActor(redis))
     });
-    let beat = web::put().to(async |instance: Instance| {
+    let send_heartbeats = web::put().to(async |instance: Instance| {
         actor.send(SeedBeat(instance)).await.unwrap();
         json("{\"created\":false,\"ttl_seconds\":30,\"next_heartbeat_in_ms\":12345}")
     });
-    app.route(BEAT, beat);
+    app.route(BEAT, send_heartbeats);
 }
 
 /// The same three calls without an actor, from a connection per worker.
 fn seed_direct(app: &mut web::ServiceConfig, url: &str) {
     let redis = Redis::new(url);
-    let beat = web::put().to(move |instance: Instance| {
+    let send_heartbeats = web::put().to(move |instance: Instance| {
         let redis = redis.clone();
         async move {
-            redis.beat(&instance.1, &instance.2).await;
+            redis.send_heartbeats(&instance.1, &instance.2).await;
             json("{\"created\":false,\"ttl_seconds\":30,\"next_heartbeat_in_ms\":12345}")
         }
     });
-    app.route(BEAT, beat);
+    app.route(BEAT, send_heartbeats);
 }
 
 /// The bytes of a list response, from memory.

@@ -132,7 +132,7 @@ pub(crate) fn host(i: usize) -> String {
     format!("10.{}.{}.{}:8080", i >> 16 & 255, i >> 8 & 255, i & 255)
 }
 
-pub(crate) fn beat(connection: usize, n: usize) -> Vec<u8> {
+pub(crate) fn send_heartbeats(connection: usize, n: usize) -> Vec<u8> {
     let address = host((connection * 31 + n) % INSTANCES);
     let path = format!("/v1/services/orders/instances/{address}/heartbeat");
     request("PUT", &path, "", "")
@@ -151,8 +151,8 @@ pub(crate) async fn fill(address: SocketAddr, count: usize) {
                     let body = json!({"weight": 2, "metadata": {"zone": "a", "version": "1.2.3"}});
                     let put = client.put(&url).bearer_auth(bearer).json(&body);
                     assert!(put.send().await.unwrap().status().is_success());
-                    let beat = client.put(format!("{url}/heartbeat")).bearer_auth(bearer);
-                    assert_eq!(beat.send().await.unwrap().status(), 200);
+                    let heartbeat = client.put(format!("{url}/heartbeat")).bearer_auth(bearer);
+                    assert_eq!(heartbeat.send().await.unwrap().status(), 200);
                 }
             })
         })
@@ -173,13 +173,31 @@ async fn heartbeat_redis() {
     let direct = Server::baseline("seed-direct", &other.url());
     for connections in [64, 256] {
         let contestants = vec![
-            over_http("rollcalld + Redis", &daemon, connections, 200, beat)
-                .with(id_of(&redis).await),
-            over_http("floor", &floor, connections, 200, beat),
-            over_http("seed-shaped + Redis", &seed, connections, 200, beat)
-                .with(id_of(&other).await),
-            over_http("without its actor", &direct, connections, 200, beat)
-                .with(id_of(&other).await),
+            over_http(
+                "rollcalld + Redis",
+                &daemon,
+                connections,
+                200,
+                send_heartbeats,
+            )
+            .with(id_of(&redis).await),
+            over_http("floor", &floor, connections, 200, send_heartbeats),
+            over_http(
+                "seed-shaped + Redis",
+                &seed,
+                connections,
+                200,
+                send_heartbeats,
+            )
+            .with(id_of(&other).await),
+            over_http(
+                "without its actor",
+                &direct,
+                connections,
+                200,
+                send_heartbeats,
+            )
+            .with(id_of(&other).await),
         ];
         let case = format!("heartbeat, leases on Redis, {connections} connections");
         compare(&case, 1, contestants).await;
@@ -193,8 +211,8 @@ async fn heartbeat_memory() {
     let floor = Server::baseline("floor", "");
     for connections in [64, 256] {
         let contestants = vec![
-            over_http("rollcalld", &daemon, connections, 200, beat),
-            over_http("floor", &floor, connections, 200, beat),
+            over_http("rollcalld", &daemon, connections, 200, send_heartbeats),
+            over_http("floor", &floor, connections, 200, send_heartbeats),
         ];
         let case = format!("heartbeat, leases in memory, {connections} connections");
         compare(&case, 1, contestants).await;

@@ -79,8 +79,8 @@ pub(crate) async fn run() {
     let mut ratios = Vec::new();
     for round in 0..=ROUNDS {
         // Each instance sends one heartbeat, and the next one before its lease ends.
-        let cost = cost_of_a_beat(&daemon, &many_batches, INTERVAL).await;
-        let few_cost = cost_of_a_beat(&few_daemon, &few_batches, INTERVAL / 2).await;
+        let cost = cost_of_a_heartbeat(&daemon, &many_batches, INTERVAL).await;
+        let few_cost = cost_of_a_heartbeat(&few_daemon, &few_batches, INTERVAL / 2).await;
         // The first round warms up.
         if round > 0 {
             ratios.push(cost / few_cost);
@@ -212,7 +212,7 @@ impl Registry {
         let count = (round.requests * BATCH) as f64;
         let [cost, redis_cost] = [0, 1].map(|i| (after[i] - before[i]).as_secs_f64());
         println!(
-            "  {} instances: {:.0} beats/s, p50 {:.2} ms, p99 {:.2} ms a batch; daemon {:.2} of a core, {:.2} us a beat, \
+            "  {} instances: {:.0} beats/s, p50 {:.2} ms, p99 {:.2} ms a batch; daemon {:.2} of a core, {:.2} us a send_heartbeats, \
              Redis {:.2} us; {:.0} bytes an instance above idle; {} online, {} went offline",
             self.instances,
             round.per_second * BATCH as f64,
@@ -229,7 +229,7 @@ impl Registry {
 }
 
 /// Returns the processor time of a heartbeat in microseconds, measured over `duration`.
-async fn cost_of_a_beat(daemon: &Server, batches: &Rc<[Vec<u8>]>, duration: Duration) -> f64 {
+async fn cost_of_a_heartbeat(daemon: &Server, batches: &Rc<[Vec<u8>]>, duration: Duration) -> f64 {
     let beats = Beats::start(daemon.address, batches);
     // By then all connections are open.
     sleep(OPENING).await;
@@ -289,7 +289,7 @@ impl Beats {
                         continue;
                     }
                     let sent = Instant::now();
-                    while !beat(address, &mut open, &batches[batch]).await {
+                    while !send_heartbeats(address, &mut open, &batches[batch]).await {
                         sleep(Duration::from_secs(1)).await;
                     }
                     latencies.borrow_mut().push(micros(sent.elapsed()));
@@ -311,7 +311,7 @@ impl Beats {
 }
 
 /// Sends a batch, on a new connection if none is open, and returns whether it was accepted.
-async fn beat(address: SocketAddr, open: &mut Option<Connection>, body: &[u8]) -> bool {
+async fn send_heartbeats(address: SocketAddr, open: &mut Option<Connection>, body: &[u8]) -> bool {
     if open.is_none() {
         *open = Connection::open(address).await.ok();
     }

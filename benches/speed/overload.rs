@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::cases::{INSTANCES, beat, fill, made_once, registration};
+use crate::cases::{INSTANCES, fill, made_once, registration, send_heartbeats};
 use crate::load::{self, Connection, Round, micros};
 use crate::servers::{Server, memory};
 use crate::support::redis::Redis;
@@ -25,7 +25,7 @@ pub(crate) async fn run() {
     fill(daemon.address, INSTANCES).await;
     // More batches than that at once are rejected in any case.
     overload("batches of 500 heartbeats", &daemon, 64, 200, made_once()).await;
-    overload("heartbeats", &daemon, 256, 200, beat).await;
+    overload("heartbeats", &daemon, 256, 200, send_heartbeats).await;
     overload(
         "registrations on SQLite",
         &daemon,

@@ -238,7 +238,7 @@ fn refuse_unknown_variables(
 }
 
 fn invalid(kind: ErrorKind, message: String) -> Error {
-    Error::raw(kind, message + "\n")
+    Error::raw(kind, message)
 }
 
 /// clap's own message would show the value, and with it a password.
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn instances_are_kept_for_ever_and_nothing_is_announced_if_told_so() {
+    fn removal_and_service_changes_can_be_disabled() {
         let config = serve(&[
             "--remove-offline-after",
             "0s",
@@ -555,7 +555,7 @@ mod tests {
     const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
     #[test]
-    fn it_does_not_serve_other_machines_without_tokens_unless_told_so() {
+    fn other_machines_are_served_without_tokens_only_on_request() {
         let error = serve(&["--listen", "0.0.0.0:18080"]).unwrap_err();
         assert!(error.contains("without tokens every client"), "{error}");
         assert!(error.contains("--allow-anonymous"), "{error}");
@@ -598,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn heartbeats_have_more_places_than_anything_else() {
+    fn heartbeats_have_more_permits_than_any_other_class() {
         let limits = serve(&["--max-in-flight", "400"]).unwrap().limits;
         assert_eq!(
             (limits.heartbeats, limits.reads, limits.writes),

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slot_of_an_instance_that_is_gone_touches_nobody_elses_deadline() {
+    async fn the_slot_of_a_removed_instance_touches_no_other_deadline() {
         let deadlines = Deadlines::default();
         let old = take(&deadlines, 0);
         deadlines.arm(old, after(5));

@@ -156,7 +156,7 @@ mod tests {
 
     /// Random edits, many of which touch the same part or the same address.
     #[test]
-    fn a_roster_is_what_its_edits_made_of_it() {
+    fn a_list_is_the_result_of_its_edits() {
         let (mut roster, mut expected) = (InstanceList::default(), BTreeMap::new());
         let mut random = 1_u32;
         let mut next = |below: u32| {

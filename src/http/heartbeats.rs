@@ -63,7 +63,7 @@ pub(super) async fn beat(
     Ok(HttpResponse::Ok().json(HeartbeatResponse {
         created,
         ttl_seconds: ttl,
-        next_heartbeat_in_ms: next_beat(
+        next_heartbeat_in_ms: next_heartbeat_in_ms_of(
             key.address.as_str(),
             ttl,
             api.roll_call_interval,
@@ -76,7 +76,12 @@ pub(super) async fn beat(
 /// its own moment in the heartbeat interval, given by a hash of its address, so that a fleet
 /// spreads over the interval. The interval is that of the roll call, or half the TTL if that is
 /// less.
-fn next_beat(address: &str, ttl: Ttl, roll_call_interval: Duration, now: DateTime<Utc>) -> u64 {
+fn next_heartbeat_in_ms_of(
+    address: &str,
+    ttl: Ttl,
+    roll_call_interval: Duration,
+    now: DateTime<Utc>,
+) -> u64 {
     let interval = roll_call_interval.min(ttl.as_duration() / 2);
     let millis = i64::try_from(interval.as_millis())
         .unwrap_or(i64::MAX)
@@ -263,7 +268,7 @@ pub(super) async fn beat_many(
         }
     }
     view.next_heartbeat_in_ms = living.map(|(first, shortest)| {
-        next_beat(first, shortest, api.roll_call_interval, api.clock.now())
+        next_heartbeat_in_ms_of(first, shortest, api.roll_call_interval, api.clock.now())
     });
     Ok(HttpResponse::Ok().json(view))
 }
@@ -283,11 +288,11 @@ mod tests {
     }
 
     #[test]
-    fn a_fleet_that_beats_at_once_is_spread_over_the_interval() {
+    fn a_fleet_that_sends_heartbeats_at_once_is_spread_over_the_interval() {
         let ttl = Ttl::try_from(30).unwrap();
         let mut thirds = [0; 3];
         for i in 0..3000 {
-            let wait = next_beat(&host(i), ttl, ROLL, now(1_000_000));
+            let wait = next_heartbeat_in_ms_of(&host(i), ttl, ROLL, now(1_000_000));
             // The waits are between a tenth of the interval and a tenth more than the interval.
             thirds[usize::try_from((wait - 1500) / 5000).unwrap()] += 1;
         }
@@ -299,15 +304,18 @@ mod tests {
         let ttl = Ttl::try_from(30).unwrap();
         // The first 56 bits of the SHA-256 of the address, modulo 15,000 ms.
         let moment = 0x84_9b5f_0216_77c7_u64 % 15_000;
-        assert_eq!(next_beat("10.0.0.5:8080", ttl, ROLL, now(0)), moment);
+        assert_eq!(
+            next_heartbeat_in_ms_of("10.0.0.5:8080", ttl, ROLL, now(0)),
+            moment
+        );
     }
 
     #[test]
-    fn the_next_beat_is_soon_enough_that_one_may_be_lost() {
+    fn the_next_heartbeat_is_due_early_enough_to_lose_one() {
         for seconds in [5, 6, 30, 3600] {
             let ttl = Ttl::try_from(seconds).unwrap();
             for i in 0..500 {
-                let wait = next_beat(&host(i), ttl, ROLL, now(i64::from(i) * 7919));
+                let wait = next_heartbeat_in_ms_of(&host(i), ttl, ROLL, now(i64::from(i) * 7919));
                 let wait = Duration::from_millis(wait);
                 assert!(wait >= Duration::from_millis(250), "{wait:?}");
                 assert!(
@@ -319,10 +327,11 @@ mod tests {
     }
 
     #[test]
-    fn whoever_beats_when_told_stays_at_its_own_moment() {
+    fn an_instance_that_sends_heartbeats_when_due_keeps_its_moment() {
         let ttl = Ttl::try_from(30).unwrap();
-        let first = next_beat(&host(7), ttl, ROLL, now(0));
-        let second = next_beat(&host(7), ttl, ROLL, now(i64::try_from(first).unwrap()));
+        let first = next_heartbeat_in_ms_of(&host(7), ttl, ROLL, now(0));
+        let second =
+            next_heartbeat_in_ms_of(&host(7), ttl, ROLL, now(i64::try_from(first).unwrap()));
         assert_eq!(Duration::from_millis(second), ROLL);
     }
 }

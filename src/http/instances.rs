@@ -278,7 +278,7 @@ pub(super) async fn list(
     let _waiting = if query.wait.0.is_zero() {
         None
     } else {
-        Some(wait_in_its_own_place(&request, &api)?)
+        Some(exchange_permit_for_long_poll(&request, &api)?)
     };
     // A header that does not parse names no entity of the client.
     let known = IfNoneMatch::parse(&request).unwrap_or(IfNoneMatch::Items(Vec::new()));
@@ -316,7 +316,7 @@ fn matches(known: &IfNoneMatch, body: &Body) -> bool {
 }
 
 /// Exchanges the permit of a read for one of a long poll.
-fn wait_in_its_own_place(request: &HttpRequest, api: &Api) -> Result<Permit, Problem> {
+fn exchange_permit_for_long_poll(request: &HttpRequest, api: &Api) -> Result<Permit, Problem> {
     api.spare_connection()?;
     let place = api.admission.acquire(RequestClass::Wait);
     let place = place.map_err(|full| api.shed(full))?;

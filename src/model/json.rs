@@ -14,7 +14,11 @@ pub fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
                 let text = error.to_string();
                 // The path says more than the position.
                 let reason = text.split(" at line ").next().unwrap_or(&text);
-                format!("{path}: {reason}")
+                if path == "." {
+                    reason.to_owned()
+                } else {
+                    format!("{path}: {reason}")
+                }
             }
         }
     })?;
@@ -42,6 +46,7 @@ mod tests {
             parse(r#"[{"a": 1}, {"a": 70000}]"#).unwrap_err(),
             "[1].a: must be a whole number from 0 to 65535, not 70000"
         );
+        assert!(parse("5").unwrap_err().starts_with("invalid type: "));
         assert_eq!(
             parse("[{]").unwrap_err(),
             "not valid JSON at line 1, column 3"

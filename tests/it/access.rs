@@ -254,11 +254,11 @@ async fn a_limited_token_reaches_its_scopes_and_nothing_else() {
     );
 
     // The original's API says everything with status 200.
-    let beat = |server: &str| json!({"server": server, "addr": "10.0.0.5:8080"});
+    let heartbeat = |server: &str| json!({"server": server, "addr": "10.0.0.5:8080"});
     let keep_alive = "/gateway-server-detail/keep-alive";
-    let (_, body) = send(Method::PUT, keep_alive, beat("orders")).await;
+    let (_, body) = send(Method::PUT, keep_alive, heartbeat("orders")).await;
     assert_eq!(body["code"], json!(1));
-    let (_, body) = send(Method::PUT, keep_alive, beat("payments")).await;
+    let (_, body) = send(Method::PUT, keep_alive, heartbeat("payments")).await;
     assert_eq!(body["code"], json!(0), "{body}");
     let create = json!({"groupKey": "orders", "address": "h:1"});
     let (_, body) = send(Method::POST, "/gateway-group-detail/create", create).await;

@@ -212,7 +212,7 @@ impl Handler<rollcalld::actor::Admitted<Count>> for Gated {
 }
 
 #[actix::test]
-async fn our_mailbox_refuses_what_it_has_no_place_for() {
+async fn a_full_mailbox_rejects_messages() {
     let gate = Arc::new(Notify::new());
     let mailbox = mailbox(
         Gated(Arc::clone(&gate)).start(),
@@ -235,7 +235,7 @@ async fn our_mailbox_refuses_what_it_has_no_place_for() {
 }
 
 #[actix::test]
-async fn our_mailbox_gives_up_at_its_deadline_and_keeps_the_place_until_the_message_left() {
+async fn a_mailbox_gives_up_at_its_deadline_and_keeps_the_permit_until_the_message_left() {
     let gate = Arc::new(Notify::new());
     let mailbox = mailbox(
         Gated(Arc::clone(&gate)).start(),

@@ -563,7 +563,7 @@ async fn writes_beyond_what_may_wait_are_refused_at_once() {
 }
 
 #[actix::test]
-async fn nobody_is_told_of_a_commit_that_was_not_confirmed() {
+async fn a_commit_without_confirmation_is_not_published() {
     let store = Arc::new(FakeStore::default());
     store.fail_commit.store(true, Ordering::SeqCst);
     let (actor, _ended) = registry(&store);
@@ -614,12 +614,12 @@ fn heartbeats(
 }
 
 /// Of instances of which whoever sends it knows nothing.
-fn beat(addresses: &[&str]) -> RecordHeartbeats {
+fn send_heartbeats(addresses: &[&str]) -> RecordHeartbeats {
     beat_of(addresses, None)
 }
 
 /// Of instances that whoever sends it knows.
-fn known_beat(addresses: &[&str]) -> RecordHeartbeats {
+fn heartbeat_of_known(addresses: &[&str]) -> RecordHeartbeats {
     beat_of(addresses, Some(HeartbeatInfo::default()))
 }
 
@@ -631,7 +631,7 @@ fn beat_of(addresses: &[&str], known: Option<HeartbeatInfo>) -> RecordHeartbeats
 }
 
 #[actix::test]
-async fn beats_that_arrive_during_a_round_trip_share_the_next_one() {
+async fn heartbeats_that_arrive_during_a_round_trip_share_the_next_one() {
     let store = Arc::new(FakeStore::default());
     let leases = Arc::new(FakeLeases {
         gate: Some(Semaphore::new(0)),
@@ -640,20 +640,20 @@ async fn beats_that_arrive_during_a_round_trip_share_the_next_one() {
     let addresses: Vec<String> = (0..100).map(|i| format!("h-{i}:1")).collect();
     let known: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let actor = heartbeats(&store, &leases, &known);
-    let mut beats = vec![actix::spawn(actor.send(beat(&known[..1])))];
+    let mut beats = vec![actix::spawn(actor.send(send_heartbeats(&known[..1])))];
     settle().await;
     for (i, address) in known[1..].iter().enumerate() {
-        let beat = if i % 2 == 0 {
-            beat(&[address])
+        let heartbeat = if i % 2 == 0 {
+            send_heartbeats(&[address])
         } else {
-            known_beat(&[address])
+            heartbeat_of_known(&[address])
         };
-        beats.push(actix::spawn(actor.send(beat)));
+        beats.push(actix::spawn(actor.send(heartbeat)));
     }
     settle().await;
     leases.gate.as_ref().unwrap().add_permits(10);
-    for beat in beats {
-        let outcomes = beat.await.unwrap().unwrap().unwrap();
+    for heartbeat in beats {
+        let outcomes = heartbeat.await.unwrap().unwrap().unwrap();
         assert!(
             matches!(outcomes[..], [HeartbeatOutcome::Created(_)]),
             "{outcomes:?}"
@@ -669,7 +669,7 @@ async fn a_new_life_is_recorded_with_its_epoch_and_a_renewal_is_not() {
     let actor = heartbeats(&store, &leases, &["a:1", "b:1"]);
     for _ in 0..3 {
         actor
-            .send(beat(&["a:1", "b:1", "unknown:1"]))
+            .send(send_heartbeats(&["a:1", "b:1", "unknown:1"]))
             .await
             .unwrap()
             .unwrap();
@@ -686,7 +686,11 @@ async fn a_large_batch_is_several_round_trips_and_one_answer() {
     let addresses: Vec<String> = (0..2500).map(|i| format!("h-{i}:1")).collect();
     let known: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let actor = heartbeats(&store, &leases, &known);
-    let outcomes = actor.send(known_beat(&known)).await.unwrap().unwrap();
+    let outcomes = actor
+        .send(heartbeat_of_known(&known))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(outcomes.len(), 2500);
     assert_eq!(*leases.batches.lock().unwrap(), [1000, 1000, 500]);
 }
@@ -700,9 +704,9 @@ async fn a_lease_store_that_hangs_is_an_error_within_a_second() {
         ..FakeLeases::default()
     });
     let actor = heartbeats(&store, &leases, &["a:1"]);
-    for beat in [beat, known_beat] {
+    for heartbeat in [send_heartbeats, heartbeat_of_known] {
         let begin = Instant::now();
-        assert!(actor.send(beat(&["a:1"])).await.unwrap().is_err());
+        assert!(actor.send(heartbeat(&["a:1"])).await.unwrap().is_err());
         assert!(
             begin.elapsed() <= Duration::from_secs(1),
             "{:?}",
@@ -716,9 +720,13 @@ async fn outcomes_are_in_the_order_of_the_keys() {
     let store = Arc::new(FakeStore::default());
     let leases = Arc::new(FakeLeases::default());
     let actor = heartbeats(&store, &leases, &["a:1", "c:1", "d:1"]);
-    actor.send(beat(&["c:1"])).await.unwrap().unwrap();
+    actor
+        .send(send_heartbeats(&["c:1"]))
+        .await
+        .unwrap()
+        .unwrap();
     let outcomes = actor
-        .send(beat(&["a:1", "b:1", "c:1", "d:1"]))
+        .send(send_heartbeats(&["a:1", "b:1", "c:1", "d:1"]))
         .await
         .unwrap()
         .unwrap();
@@ -740,28 +748,44 @@ async fn the_store_is_not_asked_about_an_instance_that_is_known() {
     let store = Arc::new(FakeStore::default());
     let leases = Arc::new(FakeLeases::default());
     let actor = heartbeats(&store, &leases, &["a:1"]);
-    actor.send(beat(&["a:1"])).await.unwrap().unwrap();
+    actor
+        .send(send_heartbeats(&["a:1"]))
+        .await
+        .unwrap()
+        .unwrap();
     let first = store.look_ups.load(Ordering::SeqCst);
     assert_eq!(
         first, 2,
         "whether it is registered, and again after its lease was created"
     );
     for _ in 0..100 {
-        actor.send(beat(&["a:1"])).await.unwrap().unwrap();
+        actor
+            .send(send_heartbeats(&["a:1"]))
+            .await
+            .unwrap()
+            .unwrap();
     }
     assert_eq!(store.look_ups.load(Ordering::SeqCst), first);
 }
 
 #[actix::test]
-async fn beats_go_on_while_the_store_is_away() {
+async fn heartbeats_continue_while_the_store_is_unavailable() {
     tokio::time::pause();
     let store = Arc::new(FakeStore::default());
     let leases = Arc::new(FakeLeases::default());
     let actor = heartbeats(&store, &leases, &["a:1"]);
-    actor.send(beat(&["a:1"])).await.unwrap().unwrap();
+    actor
+        .send(send_heartbeats(&["a:1"]))
+        .await
+        .unwrap()
+        .unwrap();
     *store.registered.lock().unwrap() = None;
     sleep(Duration::from_secs(600)).await;
-    let outcomes = actor.send(beat(&["a:1", "b:1"])).await.unwrap().unwrap();
+    let outcomes = actor
+        .send(send_heartbeats(&["a:1", "b:1"]))
+        .await
+        .unwrap()
+        .unwrap();
     let ttl = Ttl::try_from(30).unwrap();
     assert_eq!(
         outcomes,
@@ -772,7 +796,11 @@ async fn beats_go_on_while_the_store_is_away() {
     );
     // Once it answers again, what was taken on trust is found out.
     *store.registered.lock().unwrap() = Some(HashSet::from([key("a:1")]));
-    let outcomes = actor.send(beat(&["a:1", "b:1"])).await.unwrap().unwrap();
+    let outcomes = actor
+        .send(send_heartbeats(&["a:1", "b:1"]))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(
         outcomes,
         [HeartbeatOutcome::Renewed(ttl), HeartbeatOutcome::Unknown]
@@ -780,17 +808,25 @@ async fn beats_go_on_while_the_store_is_away() {
 }
 
 #[actix::test]
-async fn a_lease_created_for_an_instance_that_is_gone_is_taken_back() {
+async fn a_lease_created_for_a_removed_instance_is_revoked() {
     tokio::time::pause();
     let store = Arc::new(FakeStore::default());
     let leases = Arc::new(FakeLeases::default());
     let actor = heartbeats(&store, &leases, &["a:1"]);
-    actor.send(beat(&["a:1"])).await.unwrap().unwrap();
+    actor
+        .send(send_heartbeats(&["a:1"]))
+        .await
+        .unwrap()
+        .unwrap();
     // Deregistered by another replica: the row and the lease are gone, and this one
     // still believes in it.
     store.registered.lock().unwrap().as_mut().unwrap().clear();
     leases.leases.lock().unwrap().clear();
-    let outcomes = actor.send(beat(&["a:1"])).await.unwrap().unwrap();
+    let outcomes = actor
+        .send(send_heartbeats(&["a:1"]))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(outcomes, [HeartbeatOutcome::Unknown]);
     assert!(leases.leases.lock().unwrap().is_empty());
 }

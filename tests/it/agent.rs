@@ -68,7 +68,7 @@ async fn written(file: &Path) -> String {
 }
 
 #[tokio::test]
-async fn whoever_runs_under_it_is_listed_with_all_that_it_says() {
+async fn an_instance_of_the_agent_is_listed_with_its_description() {
     let (daemon, folder) = (start_daemon().await, TempDir::new().unwrap());
     let says = [
         "--metadata",
@@ -92,7 +92,7 @@ async fn whoever_runs_under_it_is_listed_with_all_that_it_says() {
 }
 
 #[tokio::test]
-async fn whoever_is_killed_with_its_agent_is_gone_one_time_to_live_later() {
+async fn an_instance_killed_with_its_agent_is_offline_one_ttl_later() {
     let (daemon, folder) = (start_daemon().await, TempDir::new().unwrap());
     let command = ["sh", "-c", "echo $$ > id; exec sleep 60"];
     let mut agent = agent(folder.path(), daemon.url(), &command);
@@ -161,7 +161,7 @@ async fn it_ends_as_the_command_does_and_takes_it_off_the_list() {
 }
 
 #[tokio::test]
-async fn whoever_was_deregistered_behind_its_back_registers_again() {
+async fn an_instance_deregistered_by_another_client_registers_again() {
     let (daemon, folder) = (start_daemon().await, TempDir::new().unwrap());
     let agent = agent(folder.path(), daemon.url(), &["sleep", "60"]);
     is_available(&daemon, true).await;
@@ -221,7 +221,7 @@ async fn it_ends_even_if_the_registry_is_away() {
 }
 
 #[tokio::test]
-async fn it_beats_only_while_the_check_passes() {
+async fn heartbeats_are_sent_only_while_the_check_passes() {
     let (daemon, folder) = (start_daemon().await, TempDir::new().unwrap());
     let checked = FakeRegistry::start().await;
     checked.set_health(500);
@@ -242,7 +242,7 @@ async fn it_beats_only_while_the_check_passes() {
 }
 
 #[tokio::test]
-async fn it_answers_the_roll_call_unless_told_not_to() {
+async fn the_agent_answers_roll_calls_unless_disabled() {
     let registry = FakeRegistry::start().await;
     let beats = || registry.asked("/v1/heartbeats").len();
     let folder = TempDir::new().unwrap();
@@ -274,7 +274,7 @@ async fn it_answers_the_roll_call_unless_told_not_to() {
 }
 
 #[tokio::test]
-async fn those_of_a_file_are_beaten_for_in_one_batch() {
+async fn instances_of_a_file_share_one_batch_of_heartbeats() {
     let registry = FakeRegistry::start().await;
     let folder = TempDir::new().unwrap();
     let instances = json!([
@@ -283,11 +283,11 @@ async fn those_of_a_file_are_beaten_for_in_one_batch() {
     ]);
     fs::write(folder.path().join("these"), instances.to_string()).unwrap();
     let _agent = Agent::start(folder.path(), registry.url(), &["--file", "these"]);
-    let beat = eventually(LONG, "it beats", || async {
+    let heartbeat = eventually(LONG, "it beats", || async {
         registry.asked("/v1/heartbeats").pop()
     })
     .await;
-    let leases = beat.body["leases"].as_array().unwrap();
+    let leases = heartbeat.body["leases"].as_array().unwrap();
     assert_eq!(leases.len(), 2);
     assert!(leases.contains(&json!({"service": "orders", "address": ADDRESS})));
     assert!(leases.contains(&json!({"group": "edge", "address": "[::1]:80"})));
@@ -310,7 +310,7 @@ async fn the_command_does_not_find_the_agents_token() {
 }
 
 #[tokio::test]
-async fn what_it_is_told_wrongly_is_said_with_its_flag() {
+async fn a_usage_error_names_the_flag_and_the_reason() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("these");
     let file = file.to_str().unwrap();
@@ -343,7 +343,7 @@ async fn what_it_is_told_wrongly_is_said_with_its_flag() {
         (
             r#"[{"address":"a:1"}]"#,
             vec!["--file", file],
-            "entry 1: must have either",
+            "entry 1: must contain either",
         ),
         (
             r#"[{"servce":"a","address":"a:1"}]"#,

@@ -11,19 +11,19 @@ use crate::support::eventually;
 
 on_both_backends! {
     a_scope_is_declared_shown_listed_and_removed,
-    a_service_instance_registers_beats_and_is_discovered,
+    a_service_instance_registers_sends_a_heartbeat_and_is_listed,
     a_gateway_needs_its_group_and_an_operator,
     an_instance_registered_again_is_the_same_one,
-    an_unknown_instance_is_404_and_its_beat_creates_nothing,
-    a_beat_says_when_to_come_again,
+    an_unknown_instance_is_404_and_its_heartbeat_creates_nothing,
+    a_heartbeat_answers_when_the_next_one_is_due,
     leases_say_how_long_they_live,
-    an_instance_that_stops_beating_is_not_available,
+    an_instance_that_stops_sending_heartbeats_is_not_available,
     an_instance_may_have_a_time_to_live_of_its_own,
     a_batch_counts_each_lease_once,
     a_batch_of_ten_thousand_is_taken,
     a_batch_may_have_escapes,
-    a_deregistered_instance_is_not_resurrected_by_a_beat,
-    a_beat_in_flight_never_resurrects,
+    a_deregistered_instance_is_not_resurrected_by_a_heartbeat,
+    a_heartbeat_in_flight_never_resurrects,
     a_held_instance_stays_held_and_online,
     an_operator_changes_weight_and_metadata,
     registrations_at_once_leave_one_row,
@@ -64,7 +64,7 @@ fn stable(mut body: Value) -> Value {
     body
 }
 
-async fn beat(daemon: &Daemon, instance: &str) -> (StatusCode, Value) {
+async fn send_heartbeats(daemon: &Daemon, instance: &str) -> (StatusCode, Value) {
     let path = format!("{instance}/heartbeat");
     daemon.try_send(Method::PUT, &path, None).await.unwrap()
 }
@@ -106,7 +106,7 @@ async fn a_scope_is_declared_shown_listed_and_removed<B: Backends>() {
     );
 }
 
-async fn a_service_instance_registers_beats_and_is_discovered<B: Backends>() {
+async fn a_service_instance_registers_sends_a_heartbeat_and_is_listed<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     let body = json!({"name": "one", "weight": 5, "metadata": {"zone": "a"}, "ttl_seconds": 45});
     let (status, registered) = daemon.put(ORDERS, body).await;
@@ -127,12 +127,15 @@ async fn a_service_instance_registers_beats_and_is_discovered<B: Backends>() {
     let none = json!({"instances": []});
     assert_eq!(daemon.get(&format!("{list}?available=true")).await.1, none);
 
-    let (status, beaten) = beat(&daemon, ORDERS).await;
+    let (status, beaten) = send_heartbeats(&daemon, ORDERS).await;
     assert_eq!(
         (status.as_u16(), &beaten["created"], &beaten["ttl_seconds"]),
         (200, &json!(true), &json!(45))
     );
-    assert_eq!(beat(&daemon, ORDERS).await.1["created"], json!(false));
+    assert_eq!(
+        send_heartbeats(&daemon, ORDERS).await.1["created"],
+        json!(false)
+    );
 
     expected["online"] = json!(true);
     expected["available"] = json!(true);
@@ -173,7 +176,7 @@ async fn a_gateway_needs_its_group_and_an_operator<B: Backends>() {
         (status.as_u16(), &body["status"]),
         (201, &json!("disabled"))
     );
-    assert_eq!(beat(&daemon, gateway).await.0, 200);
+    assert_eq!(send_heartbeats(&daemon, gateway).await.0, 200);
     let (_, shown) = daemon.get(gateway).await;
     assert_eq!(
         (&shown["online"], &shown["available"]),
@@ -205,11 +208,11 @@ async fn an_instance_registered_again_is_the_same_one<B: Backends>() {
     assert_eq!((status.as_u16(), &third["name"]), (200, &json!("renamed")));
 }
 
-async fn an_unknown_instance_is_404_and_its_beat_creates_nothing<B: Backends>() {
+async fn an_unknown_instance_is_404_and_its_heartbeat_creates_nothing<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     for _ in 0..2 {
         assert_eq!(
-            code(&beat(&daemon, ORDERS).await),
+            code(&send_heartbeats(&daemon, ORDERS).await),
             (404, "instance_not_found")
         );
     }
@@ -229,36 +232,45 @@ async fn an_unknown_instance_is_404_and_its_beat_creates_nothing<B: Backends>() 
         json!(false),
         "no lease was left"
     );
-    assert_eq!(beat(&daemon, ORDERS).await.1["created"], json!(true));
+    assert_eq!(
+        send_heartbeats(&daemon, ORDERS).await.1["created"],
+        json!(true)
+    );
 }
 
-async fn a_beat_says_when_to_come_again<B: Backends>() {
+async fn a_heartbeat_answers_when_the_next_one_is_due<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     daemon.put(ORDERS, json!({})).await;
-    let (_, body) = beat(&daemon, ORDERS).await;
+    let (_, body) = send_heartbeats(&daemon, ORDERS).await;
     let next = body["next_heartbeat_in_ms"].as_u64().unwrap();
     assert!((1_500..=16_500).contains(&next), "{next}");
     assert_eq!(body["ttl_seconds"], json!(30));
 }
 
-async fn an_instance_that_stops_beating_is_not_available<B: Backends>() {
+async fn an_instance_that_stops_sending_heartbeats_is_not_available<B: Backends>() {
     let arguments = ["--lease-ttl", "5s", "--roll-call-interval", "2s"];
     let daemon = Setup::<B>::start_with(&arguments).await;
     daemon.put(ORDERS, json!({})).await;
-    beat(&daemon, ORDERS).await;
+    send_heartbeats(&daemon, ORDERS).await;
     assert_eq!(daemon.get(ORDERS).await.1["available"], json!(true));
     eventually(Duration::from_secs(15), "it is offline", || async {
         (daemon.get(ORDERS).await.1["online"] == json!(false)).then_some(())
     })
     .await;
-    assert_eq!(beat(&daemon, ORDERS).await.1["created"], json!(true));
+    assert_eq!(
+        send_heartbeats(&daemon, ORDERS).await.1["created"],
+        json!(true)
+    );
     assert_eq!(daemon.get(ORDERS).await.1["available"], json!(true));
 }
 
 async fn an_instance_may_have_a_time_to_live_of_its_own<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     daemon.put(ORDERS, json!({"ttl_seconds": 5})).await;
-    assert_eq!(beat(&daemon, ORDERS).await.1["ttl_seconds"], json!(5));
+    assert_eq!(
+        send_heartbeats(&daemon, ORDERS).await.1["ttl_seconds"],
+        json!(5)
+    );
     eventually(Duration::from_secs(15), "it is offline", || async {
         (daemon.get(ORDERS).await.1["online"] == json!(false)).then_some(())
     })
@@ -275,7 +287,7 @@ async fn a_batch_counts_each_lease_once<B: Backends>() {
     ] {
         daemon.put(path, json!({})).await;
     }
-    beat(&daemon, "/v1/services/orders/instances/b:1").await;
+    send_heartbeats(&daemon, "/v1/services/orders/instances/b:1").await;
     let batch = json!({"leases": [
         {"service": "orders", "address": "a:1"},
         {"service": "orders", "address": "b:1"},
@@ -336,14 +348,14 @@ async fn a_batch_may_have_escapes<B: Backends>() {
     );
 }
 
-async fn a_deregistered_instance_is_not_resurrected_by_a_beat<B: Backends>() {
+async fn a_deregistered_instance_is_not_resurrected_by_a_heartbeat<B: Backends>() {
     let setup = Setup::<B>::start().await;
     let daemon = &setup.daemon;
     daemon.put(ORDERS, json!({})).await;
-    beat(daemon, ORDERS).await;
+    send_heartbeats(daemon, ORDERS).await;
     assert_eq!(daemon.delete(ORDERS).await.0, 204);
     assert_eq!(
-        code(&beat(daemon, ORDERS).await),
+        code(&send_heartbeats(daemon, ORDERS).await),
         (404, "instance_not_found")
     );
     assert_eq!(
@@ -358,16 +370,16 @@ async fn a_deregistered_instance_is_not_resurrected_by_a_beat<B: Backends>() {
     );
 }
 
-async fn a_beat_in_flight_never_resurrects<B: Backends>() {
+async fn a_heartbeat_in_flight_never_resurrects<B: Backends>() {
     let setup = Setup::<B>::start().await;
     let daemon = &setup.daemon;
     for round in 0..20 {
         daemon.put(ORDERS, json!({})).await;
         let (deleted, ..) = tokio::join!(
             daemon.delete(ORDERS),
-            beat(daemon, ORDERS),
-            beat(daemon, ORDERS),
-            beat(daemon, ORDERS),
+            send_heartbeats(daemon, ORDERS),
+            send_heartbeats(daemon, ORDERS),
+            send_heartbeats(daemon, ORDERS),
         );
         assert_eq!(deleted.0, 204);
         daemon.put(ORDERS, json!({})).await;
@@ -383,7 +395,7 @@ async fn a_beat_in_flight_never_resurrects<B: Backends>() {
 async fn a_held_instance_stays_held_and_online<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     daemon.put(ORDERS, json!({})).await;
-    beat(&daemon, ORDERS).await;
+    send_heartbeats(&daemon, ORDERS).await;
     let (status, held) = daemon
         .patch(ORDERS, json!({"status": "held", "reason": "坏盘"}))
         .await;
@@ -394,7 +406,7 @@ async fn a_held_instance_stays_held_and_online<B: Backends>() {
     );
     assert_eq!(held["held_by"], json!("anonymous"));
     daemon.put(ORDERS, json!({})).await;
-    beat(&daemon, ORDERS).await;
+    send_heartbeats(&daemon, ORDERS).await;
     let (_, shown) = daemon.get(ORDERS).await;
     assert_eq!(
         (&shown["status"], &shown["online"], &shown["available"]),
@@ -472,7 +484,7 @@ async fn names_and_addresses_may_be_percent_encoded<B: Backends>() {
         (&json!("orders"), &json!("[2001:db8::1]:8080"))
     );
     let plain = "/v1/services/orders/instances/[2001:db8::1]:8080";
-    assert_eq!(beat(&daemon, plain).await.0, 200);
+    assert_eq!(send_heartbeats(&daemon, plain).await.0, 200);
 }
 
 async fn a_probe_answers_and_names_each_check<B: Backends>() {

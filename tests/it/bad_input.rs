@@ -469,7 +469,7 @@ async fn two_ways_to_write_an_address_are_one_instance() {
     assert_eq!(put("[0:0:0:0:0:0:0:1]:80").await, 201);
     assert_eq!(put("[::1]:80").await, 200);
     let both = ["HOST-1.eu:80", "host-1.EU:80", "[0::1]:80"].map(str::to_owned);
-    let (status, body) = daemon.try_beat("orders", &both).await;
+    let (status, body) = daemon.try_send_heartbeats("orders", &both).await;
     assert_eq!(status, 200, "{body}");
     assert_eq!(body["unknown"], json!([]));
     assert_eq!(daemon.counts("orders").await, [2, 2, 2]);

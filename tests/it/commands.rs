@@ -248,7 +248,7 @@ async fn what_happens_is_watched_line_by_line() {
 }
 
 #[tokio::test]
-async fn whoever_registers_cannot_move_the_cursor_of_whoever_lists() {
+async fn a_registered_name_cannot_move_the_cursor_of_a_terminal() {
     let daemon = Daemon::start(&[]).await;
     // A name has no control characters, but what turns the direction of text is none.
     let name = "a\u{202e}gnp.exe";

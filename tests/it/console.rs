@@ -28,7 +28,7 @@ async fn open(daemon: &Daemon) -> Browser {
 const ROW: &str = "#instances .rows .row";
 
 #[tokio::test]
-async fn whoever_registers_appears_and_whoever_stops_beating_goes_without_a_reload() {
+async fn registered_instances_appear_and_silent_ones_go_offline_without_a_reload() {
     let daemon = Daemon::start(&short_lives()).await;
     let browser = open(&daemon).await;
     browser
@@ -260,7 +260,7 @@ async fn protection_is_shown_with_its_reason_and_ended_by_an_operator() {
     // Until somebody may be judged, all of them beat; then all of them stop.
     let until = Instant::now() + Duration::from_secs(6);
     while Instant::now() < until {
-        daemon.beat("orders", &many).await;
+        daemon.send_heartbeats("orders", &many).await;
     }
     let browser = open(&daemon).await;
     browser

@@ -176,7 +176,7 @@ fn a_secret_that_is_given_is_seen() {
 }
 
 #[test]
-fn everybody_waits_longer_for_an_end_than_the_daemon_takes() {
+fn supervisors_wait_longer_for_the_stop_than_the_daemon_takes() {
     let takes = shutdown_timeout();
     assert_eq!(takes, Duration::from_secs(20));
     let compose = read("compose.yaml");

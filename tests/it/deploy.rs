@@ -329,7 +329,7 @@ async fn dashboard_and_alerts_ask_only_for_what_the_daemon_has() {
     // looked at.
     let addresses = ["10.0.0.5:8080".to_owned()];
     daemon.register("orders", &addresses, &json!({})).await;
-    daemon.beat("orders", &addresses).await;
+    daemon.send_heartbeats("orders", &addresses).await;
     daemon.get("/v1/services/orders/instances").await;
     let url = format!("{}/metrics", daemon.url());
     let answer = daemon.client().get(url).send().await.unwrap();

@@ -22,9 +22,9 @@ use crate::support::{addresses, eventually};
 on_both_backends! {
     an_answer_that_the_client_has_is_304,
     a_tag_is_of_the_content_alone,
-    whoever_waits_is_answered_by_the_change,
-    whoever_waits_in_vain_is_answered_304,
-    whoever_waits_for_a_service_that_is_not_there_is_told_when_it_is,
+    a_long_poll_is_answered_by_the_change,
+    a_long_poll_without_a_change_is_answered_304,
+    a_long_poll_for_an_unknown_service_is_answered_when_it_is_declared,
     waiting_ends_with_the_daemon,
     a_wait_that_is_none_is_400,
     held_disabled_and_deregistered_is_not_available_at_once,
@@ -71,7 +71,9 @@ async fn tag(daemon: &Daemon) -> String {
 async fn an_answer_that_the_client_has_is_304<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     daemon.put(ORDERS, json!({})).await;
-    daemon.beat("orders", &[ADDRESS.to_owned()]).await;
+    daemon
+        .send_heartbeats("orders", &[ADDRESS.to_owned()])
+        .await;
     let known = tag(&daemon).await;
     for header in [known.clone(), format!("\"x\", W/{known}"), "*".to_owned()] {
         let answer = list(&daemon, AVAILABLE, Some(&header)).await;
@@ -96,7 +98,7 @@ async fn a_tag_is_of_the_content_alone<B: Backends>() {
     let second = setup.replica(&[]).await;
     let second = second.as_ref().unwrap_or(&setup.daemon);
     setup.put(ORDERS, json!({})).await;
-    setup.beat("orders", &[ADDRESS.to_owned()]).await;
+    setup.send_heartbeats("orders", &[ADDRESS.to_owned()]).await;
     let known = tag(&setup).await;
     // Whoever is not in the answer does not change it, nor does a registration that
     // changes nothing.
@@ -104,7 +106,7 @@ async fn a_tag_is_of_the_content_alone<B: Backends>() {
         .put("/v1/services/orders/instances/idle:1", json!({}))
         .await;
     setup.put(ORDERS, json!({})).await;
-    setup.beat("orders", &[ADDRESS.to_owned()]).await;
+    setup.send_heartbeats("orders", &[ADDRESS.to_owned()]).await;
     assert_eq!(tag(&setup).await, known);
     eventually(
         Duration::from_secs(10),
@@ -131,7 +133,7 @@ async fn are_waiting(daemon: &Daemon, count: usize) {
     .await;
 }
 
-async fn whoever_waits_is_answered_by_the_change<B: Backends>() {
+async fn a_long_poll_is_answered_by_the_change<B: Backends>() {
     let setup = Setup::<B>::start().await;
     let second = setup.replica(&[]).await;
     let second = second.as_ref().unwrap_or(&setup.daemon);
@@ -147,7 +149,7 @@ async fn whoever_waits_is_answered_by_the_change<B: Backends>() {
         let each = if B::SHARED { 50 } else { 100 };
         are_waiting(&setup, each).await;
         are_waiting(second, each).await;
-        setup.beat("orders", &[ADDRESS.to_owned()]).await;
+        setup.send_heartbeats("orders", &[ADDRESS.to_owned()]).await;
     });
     assert!(begin.elapsed() < Duration::from_secs(10), "by the change");
     for answer in answers {
@@ -161,7 +163,7 @@ async fn whoever_waits_is_answered_by_the_change<B: Backends>() {
     assert!(begin.elapsed() < Duration::from_secs(5));
 }
 
-async fn whoever_waits_in_vain_is_answered_304<B: Backends>() {
+async fn a_long_poll_without_a_change_is_answered_304<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     daemon.put(ORDERS, json!({})).await;
     let known = tag(&daemon).await;
@@ -176,7 +178,7 @@ async fn whoever_waits_in_vain_is_answered_304<B: Backends>() {
     assert!(begin.elapsed() >= Duration::from_secs(2));
 }
 
-async fn whoever_waits_for_a_service_that_is_not_there_is_told_when_it_is<B: Backends>() {
+async fn a_long_poll_for_an_unknown_service_is_answered_when_it_is_declared<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     let empty = list(&daemon, AVAILABLE, None).await;
     assert_eq!(empty.body, json!({"instances": []}));
@@ -188,7 +190,9 @@ async fn whoever_waits_for_a_service_that_is_not_there_is_told_when_it_is<B: Bac
             .put("/v1/services/other/instances/a:1", json!({}))
             .await;
         daemon.put(ORDERS, json!({})).await;
-        daemon.beat("orders", &[ADDRESS.to_owned()]).await;
+        daemon
+            .send_heartbeats("orders", &[ADDRESS.to_owned()])
+            .await;
     });
     assert_eq!(answer.status, 200);
     assert_eq!(answer.body["instances"][0]["address"], json!(ADDRESS));
@@ -237,7 +241,7 @@ async fn held_disabled_and_deregistered_is_not_available_at_once<B: Backends>() 
     let second = setup.replica(&[]).await;
     let addresses = addresses(3);
     setup.register("orders", &addresses, &json!({})).await;
-    setup.beat("orders", &addresses).await;
+    setup.send_heartbeats("orders", &addresses).await;
     let path = |i: usize| format!("/v1/services/orders/instances/{}", addresses[i]);
     assert_eq!(setup.counts("orders").await, [3, 3, 3]);
     setup
@@ -259,7 +263,7 @@ async fn held_disabled_and_deregistered_is_not_available_at_once<B: Backends>() 
 }
 
 #[tokio::test]
-async fn ten_thousand_who_wait_for_a_scope_cost_one_serialisation() {
+async fn ten_thousand_long_polls_of_a_scope_cost_one_serialisation() {
     let dir = TempDir::new().unwrap();
     let url = format!("sqlite:{}/registry.db", dir.path().display());
     let mut store = store::open(&url.parse::<StoreUrl>().unwrap()).unwrap();
@@ -321,7 +325,7 @@ async fn ten_thousand_who_wait_for_a_scope_cost_one_serialisation() {
 }
 
 #[tokio::test]
-async fn what_was_told_elsewhere_and_came_late_changes_nothing() {
+async fn a_late_report_of_another_replica_changes_nothing() {
     let setup = Setup::<Shared>::start().await;
     let second = Daemon::start(&setup.backends.arguments()).await;
     // Written by both at once, again and again, both end with the same.

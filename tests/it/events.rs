@@ -16,10 +16,10 @@ use crate::support::{addresses, eventually, postgres};
 
 on_both_backends! {
     each_change_is_an_event,
-    a_subscriber_hears_only_of_its_scope_and_of_what_concerns_everybody,
-    whoever_comes_back_hears_what_it_missed,
+    a_subscriber_receives_events_of_its_scope_and_of_the_whole_registry,
+    a_subscriber_that_reconnects_receives_what_it_missed,
     an_id_that_is_not_known_is_answered_with_resync,
-    a_slow_reader_is_dropped_and_told_so,
+    a_slow_subscriber_is_dropped_with_a_resync,
     a_stream_ends_with_the_daemon,
 }
 
@@ -48,7 +48,9 @@ async fn each_change_is_an_event<B: Backends>() {
     // What changes nothing is no event; the next one is that of the heartbeat.
     daemon.put(ORDERS, json!({})).await;
     let beaten = Instant::now();
-    daemon.beat("orders", &["10.0.0.5:8080".to_owned()]).await;
+    daemon
+        .send_heartbeats("orders", &["10.0.0.5:8080".to_owned()])
+        .await;
     let event = loop {
         let event = subscriber.next(SOON).await.unwrap();
         if event.name != "roll.call" {
@@ -88,7 +90,7 @@ async fn each_change_is_an_event<B: Backends>() {
     subscriber.expect("roll.call", SOON).await;
 }
 
-async fn a_subscriber_hears_only_of_its_scope_and_of_what_concerns_everybody<B: Backends>() {
+async fn a_subscriber_receives_events_of_its_scope_and_of_the_whole_registry<B: Backends>() {
     let daemon = Setup::<B>::start_with(&["--roll-call-interval", "1s"]).await;
     daemon.put("/v1/groups/edge", json!({})).await;
     let mut of_service = Subscriber::new(&daemon, "?service=orders").await;
@@ -151,7 +153,7 @@ async fn a_subscriber_hears_only_of_its_scope_and_of_what_concerns_everybody<B: 
     }
 }
 
-async fn whoever_comes_back_hears_what_it_missed<B: Backends>() {
+async fn a_subscriber_that_reconnects_receives_what_it_missed<B: Backends>() {
     let setup = Setup::<B>::start().await;
     let other = setup.replica(&[]).await;
     let other = other.as_ref().unwrap_or(&setup.daemon);
@@ -173,7 +175,7 @@ async fn whoever_comes_back_hears_what_it_missed<B: Backends>() {
         .register("orders", &addresses[20..30], &json!({}))
         .await;
     other.register("orders", &addresses[30..], &json!({})).await;
-    other.beat("orders", &addresses).await;
+    other.send_heartbeats("orders", &addresses).await;
     let mut subscriber = Subscriber::resume(other, &last_id).await;
     heard.extend(subscriber.until_quiet(Duration::from_secs(2)).await);
     // Live again, after what it missed.
@@ -225,7 +227,7 @@ async fn an_id_that_is_not_known_is_answered_with_resync<B: Backends>() {
     }
 }
 
-async fn a_slow_reader_is_dropped_and_told_so<B: Backends>() {
+async fn a_slow_subscriber_is_dropped_with_a_resync<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     let long = format!(
         "/v1/services/{}/instances/{}:1",
@@ -289,7 +291,7 @@ async fn a_redis_that_was_killed_gives_resync_and_then_everything_is_there() {
     let second = Daemon::start(&setup.backends.arguments()).await;
     let addresses = addresses(20);
     setup.register("orders", &addresses[..10], &json!({})).await;
-    setup.beat("orders", &addresses[..10]).await;
+    setup.send_heartbeats("orders", &addresses[..10]).await;
     let mut subscriber = Subscriber::new(&second, "").await;
     setup.backends.redis.kill();
     // Postgres is there: what is registered now cannot be told.
@@ -299,7 +301,7 @@ async fn a_redis_that_was_killed_gives_resync_and_then_everything_is_there() {
     // A re-read is complete.
     assert_eq!(second.counts("orders").await[0], 20);
     eventually(SOON, "beats are taken again", || async {
-        (setup.try_beat("orders", &addresses).await.0 == 200).then_some(())
+        (setup.try_send_heartbeats("orders", &addresses).await.0 == 200).then_some(())
     })
     .await;
     eventually(SOON, "the second knows", || async {
@@ -316,11 +318,11 @@ async fn a_redis_that_was_killed_gives_resync_and_then_everything_is_there() {
 }
 
 #[tokio::test]
-async fn what_was_changed_behind_the_daemons_back_is_found_and_told() {
+async fn a_change_made_in_the_database_is_found_and_published() {
     let setup = Setup::<Shared>::start_with(&["--lease-ttl", "600s"]).await;
     let addresses = addresses(3);
     setup.register("orders", &addresses, &json!({})).await;
-    setup.beat("orders", &addresses).await;
+    setup.send_heartbeats("orders", &addresses).await;
     let mut subscriber = Subscriber::new(&setup, "").await;
     let client = postgres::connect(&setup.backends.store).await.unwrap();
     // As if a daemon had committed this and died before it told anybody.
@@ -375,7 +377,7 @@ async fn gateways_are_asked_to_refresh_at_most_twice_a_second_and_after_the_last
             .await
             .is_err()
     );
-    setup.beat("orders", &address).await;
+    setup.send_heartbeats("orders", &address).await;
     let message = timeout(SOON, messages.next()).await.unwrap().unwrap();
     assert_eq!(message, "来自网关中心的刷新本地缓存请求");
     let begin = Instant::now();
@@ -411,7 +413,9 @@ async fn gateways_are_not_asked_if_the_setting_says_so() {
     let setup = Setup::<Shared>::start_with(&["--publish-service-changes", "false"]).await;
     let mut messages = announcements(&setup).await;
     setup.put(ORDERS, json!({})).await;
-    setup.beat("orders", &["10.0.0.5:8080".to_owned()]).await;
+    setup
+        .send_heartbeats("orders", &["10.0.0.5:8080".to_owned()])
+        .await;
     assert!(
         timeout(Duration::from_secs(3), messages.next())
             .await

@@ -27,10 +27,10 @@ use crate::support::sse::{Event, Subscriber, offline};
 use crate::support::{addresses, eventually};
 
 on_both_backends! {
-    two_thousand_that_stop_are_found_within_a_second_and_told_once,
-    a_beat_in_flight_while_its_lease_expires_wins,
-    whoever_is_offline_for_long_is_forgotten,
-    whoever_lives_shorter_than_before_is_found_by_the_new_time,
+    two_thousand_silent_instances_are_detected_within_a_second_and_published_once,
+    a_heartbeat_in_flight_while_its_lease_expires_wins,
+    instances_offline_for_long_are_removed,
+    a_shortened_ttl_is_detected_by_the_new_time,
 }
 
 const TTL: Duration = Duration::from_secs(5);
@@ -64,7 +64,9 @@ fn alternate(events: &[Event]) {
     }
 }
 
-async fn two_thousand_that_stop_are_found_within_a_second_and_told_once<B: Backends>() {
+async fn two_thousand_silent_instances_are_detected_within_a_second_and_published_once<
+    B: Backends,
+>() {
     let setup = Setup::<B>::start_with(&SHORT).await;
     let daemon = &setup.daemon;
     let addresses = addresses(2000);
@@ -73,7 +75,7 @@ async fn two_thousand_that_stop_are_found_within_a_second_and_told_once<B: Backe
     let mut beats: HashMap<&str, (Instant, Instant)> = HashMap::new();
     for group in addresses.chunks(100) {
         let sent = Instant::now();
-        daemon.beat("orders", group).await;
+        daemon.send_heartbeats("orders", group).await;
         let answered = Instant::now();
         for address in group {
             beats.insert(address, (sent, answered));
@@ -118,7 +120,7 @@ async fn nothing_is_found_by_searching_the_keys() {
     let begin = Instant::now();
     let addresses = addresses(300);
     setup.register("orders", &addresses, &json!({})).await;
-    setup.beat("orders", &addresses).await;
+    setup.send_heartbeats("orders", &addresses).await;
     eventually(Duration::from_secs(20), "all are offline", || async {
         (setup.counts("orders").await == [300, 0, 0]).then_some(())
     })
@@ -141,13 +143,13 @@ async fn nothing_is_found_by_searching_the_keys() {
 }
 
 /// The deadline of its longer life is still there, and it is not that which finds it.
-async fn whoever_lives_shorter_than_before_is_found_by_the_new_time<B: Backends>() {
+async fn a_shortened_ttl_is_detected_by_the_new_time<B: Backends>() {
     let setup = Setup::<B>::start_with(&SHORT).await;
     let path = "/v1/services/orders/instances/h-0:1";
     for (seconds, status) in [(3600, 201), (5, 200)] {
         let registered = setup.put(path, json!({ "ttl_seconds": seconds })).await;
         assert_eq!(registered.0, status, "{registered:?}");
-        setup.beat("orders", &["h-0:1".to_owned()]).await;
+        setup.send_heartbeats("orders", &["h-0:1".to_owned()]).await;
     }
     assert_eq!(setup.counts("orders").await, [1, 1, 1]);
     // Its time, and the interval of the reconcile.
@@ -159,7 +161,7 @@ async fn whoever_lives_shorter_than_before_is_found_by_the_new_time<B: Backends>
 
 /// Each of 200 instances beats five times at about the end of its lease, now on one daemon
 /// and now on another, where there is one.
-async fn a_beat_in_flight_while_its_lease_expires_wins<B: Backends>() {
+async fn a_heartbeat_in_flight_while_its_lease_expires_wins<B: Backends>() {
     let setup = Setup::<B>::start_with(&SHORT).await;
     let other = setup.replica(&SHORT).await;
     let daemons = [&setup.daemon, other.as_ref().unwrap_or(&setup.daemon)];
@@ -178,7 +180,9 @@ async fn a_beat_in_flight_while_its_lease_expires_wins<B: Backends>() {
         for round in 0..6_usize {
             let daemon = daemons[(i + round) % 2];
             let begin = Instant::now();
-            daemon.beat("orders", std::slice::from_ref(address)).await;
+            daemon
+                .send_heartbeats("orders", std::slice::from_ref(address))
+                .await;
             // Within 300 ms before and after the end of the lease, differently each time.
             let spread = (i * 7919 + round * 104_729) % 600;
             sleep_until(
@@ -187,7 +191,7 @@ async fn a_beat_in_flight_while_its_lease_expires_wins<B: Backends>() {
             .await;
         }
         daemons[i % 2]
-            .beat("orders", std::slice::from_ref(address))
+            .send_heartbeats("orders", std::slice::from_ref(address))
             .await;
     });
     join_all(rounds).await;
@@ -214,7 +218,7 @@ async fn a_beat_in_flight_while_its_lease_expires_wins<B: Backends>() {
     );
 }
 
-async fn whoever_is_offline_for_long_is_forgotten<B: Backends>() {
+async fn instances_offline_for_long_are_removed<B: Backends>() {
     let mut arguments = SHORT.to_vec();
     arguments.extend(["--remove-offline-after", "3s"]);
     let setup = Setup::<B>::start_with(&arguments).await;
@@ -226,7 +230,7 @@ async fn whoever_is_offline_for_long_is_forgotten<B: Backends>() {
         .patch("/v1/services/orders/instances/h-0:1", held)
         .await;
     let beaten = Instant::now();
-    setup.beat("orders", &addresses[1..2]).await;
+    setup.send_heartbeats("orders", &addresses[1..2]).await;
     let mut forgotten = Vec::new();
     for _ in 0..2 {
         let event = subscriber
@@ -240,13 +244,13 @@ async fn whoever_is_offline_for_long_is_forgotten<B: Backends>() {
 }
 
 /// Beats for `addresses` on the daemons in turn, until the time is over.
-async fn beat_in_turn(daemons: &[&Daemon], addresses: &[String], until: Instant) {
+async fn send_heartbeats_in_turn(daemons: &[&Daemon], addresses: &[String], until: Instant) {
     for turn in 0.. {
         if Instant::now() >= until {
             return;
         }
         daemons[turn % daemons.len()]
-            .beat("orders", addresses)
+            .send_heartbeats("orders", addresses)
             .await;
         sleep(Duration::from_millis(500)).await;
     }
@@ -254,11 +258,7 @@ async fn beat_in_turn(daemons: &[&Daemon], addresses: &[String], until: Instant)
 
 /// Eight instances beat on two daemons in turn and four on the first alone, which is
 /// then killed by `kill`.
-async fn two_daemons_share_the_beats(
-    first: Daemon,
-    second: &Daemon,
-    kill: impl AsyncFnOnce(Daemon),
-) {
+async fn heartbeats_on_two_daemons(first: Daemon, second: &Daemon, kill: impl AsyncFnOnce(Daemon)) {
     let addresses = addresses(12);
     let (shared, own) = addresses.split_at(8);
     first.register("orders", &addresses, &json!({})).await;
@@ -266,8 +266,8 @@ async fn two_daemons_share_the_beats(
     let alternately = Instant::now() + Duration::from_secs(12);
     let (both, one) = ([&first, second], [&first]);
     tokio::join!(
-        beat_in_turn(&both, shared, alternately),
-        beat_in_turn(&one, own, alternately),
+        send_heartbeats_in_turn(&both, shared, alternately),
+        send_heartbeats_in_turn(&one, own, alternately),
     );
     let events = subscriber.until_quiet(Duration::from_millis(500)).await;
     let online = events
@@ -284,7 +284,7 @@ async fn two_daemons_share_the_beats(
     let last_beat = Instant::now();
     kill(first).await;
     let found_by = last_beat + TTL + Duration::from_secs(16);
-    beat_in_turn(&[second], shared, found_by).await;
+    send_heartbeats_in_turn(&[second], shared, found_by).await;
     let events = subscriber.until_quiet(Duration::from_millis(500)).await;
     let mut gone = offline(&events);
     gone.sort_unstable();
@@ -295,10 +295,10 @@ async fn two_daemons_share_the_beats(
 }
 
 #[tokio::test]
-async fn beats_on_two_daemons_are_one_life_and_one_finds_what_the_other_can_not() {
+async fn heartbeats_on_two_daemons_renew_one_lease_and_either_detects_its_end() {
     let Setup { daemon, backends } = Setup::<Shared>::start_with(&SHORT).await;
     let second = Daemon::start(&backends.arguments_with(&SHORT)).await;
-    two_daemons_share_the_beats(daemon, &second, async |mut first: Daemon| {
+    heartbeats_on_two_daemons(daemon, &second, async |mut first: Daemon| {
         first.signal(Signal::KILL);
         first.ended().await;
     })
@@ -356,7 +356,7 @@ async fn clocks_that_are_ten_seconds_apart_change_nothing() {
     let skewed = |seconds| Arc::new(Skewed(TimeDelta::seconds(seconds)));
     let first = Daemon::start_with_clock(config(&backends), skewed(-10)).await;
     let second = Daemon::start_with_clock(config(&backends), Arc::new(SystemClock)).await;
-    two_daemons_share_the_beats(first, &second, async |first: Daemon| {
+    heartbeats_on_two_daemons(first, &second, async |first: Daemon| {
         tokio::task::spawn_blocking(move || drop(first))
             .await
             .unwrap();

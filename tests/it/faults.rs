@@ -31,7 +31,7 @@ impl Beating {
         let daemon = Daemon::start(arguments).await;
         let addresses = addresses(40);
         daemon.register("orders", &addresses, &json!({})).await;
-        daemon.beat("orders", &addresses).await;
+        daemon.send_heartbeats("orders", &addresses).await;
         let subscriber = Subscriber::new(&daemon, "").await;
         Self {
             daemon,
@@ -63,7 +63,7 @@ impl Beating {
             let beats = (0..200).map(|i| async move {
                 let begin = Instant::now();
                 let own = &self.addresses[i % 40..=i % 40];
-                let (status, body) = self.daemon.try_beat("orders", own).await;
+                let (status, body) = self.daemon.try_send_heartbeats("orders", own).await;
                 assert_eq!(
                     (status.as_u16(), &body["code"]),
                     (503, &json!("leases_unavailable"))
@@ -91,7 +91,7 @@ impl Beating {
         // Late, but within a time to live.
         sleep(TTL - Duration::from_secs(8)).await;
         while back.elapsed() < 2 * TTL + Duration::from_secs(20) {
-            let (status, body) = self.daemon.try_beat("orders", alive).await;
+            let (status, body) = self.daemon.try_send_heartbeats("orders", alive).await;
             assert_eq!(status, 200, "{body}");
             sleep(Duration::from_secs(2)).await;
         }
@@ -116,7 +116,7 @@ impl Beating {
 const AWAY: Duration = Duration::from_secs(45);
 
 #[tokio::test]
-async fn a_redis_that_is_frozen_or_black_holed_for_long_lets_nobody_go() {
+async fn a_redis_that_is_frozen_or_black_holed_for_long_marks_no_instance_offline() {
     let freeze = async {
         let setup = Shared::new().await;
         let mut beating = Beating::start(&setup.arguments()).await;
@@ -141,7 +141,7 @@ async fn a_redis_that_is_frozen_or_black_holed_for_long_lets_nobody_go() {
 }
 
 #[tokio::test]
-async fn a_redis_that_comes_back_empty_or_is_flushed_lets_nobody_go() {
+async fn a_redis_that_comes_back_empty_or_is_flushed_marks_no_instance_offline() {
     let restart = async {
         let mut setup = Shared::new().await;
         let mut beating = Beating::start(&setup.arguments()).await;
@@ -170,7 +170,7 @@ impl Beating {
     async fn believed(&self) {
         let begin = Instant::now();
         while begin.elapsed() < TTL + Duration::from_secs(1) {
-            self.daemon.beat("orders", &self.addresses).await;
+            self.daemon.send_heartbeats("orders", &self.addresses).await;
             sleep(Duration::from_secs(2)).await;
         }
         let (_, overview) = self.daemon.get("/v1/overview").await;
@@ -190,7 +190,7 @@ async fn stopped_and_continued<B: Backends>() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_stood_still_for_a_minute_lets_nobody_go() {
+async fn a_daemon_suspended_for_a_minute_marks_no_instance_offline() {
     tokio::join!(
         stopped_and_continued::<Embedded>(),
         stopped_and_continued::<Shared>()
@@ -234,9 +234,9 @@ async fn a_postgres_that_restarts_under_load_loses_no_acknowledged_registration(
         }
         (acknowledged, refused, last)
     };
-    let beat = async {
+    let heartbeat = async {
         while begin.elapsed() < time {
-            daemon.beat("orders", &beaten).await;
+            daemon.send_heartbeats("orders", &beaten).await;
             let (_, body) = daemon
                 .get("/v1/services/orders/instances?available=true")
                 .await;
@@ -255,7 +255,7 @@ async fn a_postgres_that_restarts_under_load_loses_no_acknowledged_registration(
         sleep(Duration::from_secs(3)).await;
         server.restart().await;
     };
-    let ((acknowledged, refused, last), (), ()) = tokio::join!(register, beat, restart);
+    let ((acknowledged, refused, last), (), ()) = tokio::join!(register, heartbeat, restart);
     assert!(refused > 0 && last == 201, "{refused} refused, then {last}");
     let client = postgres::connect(&server.url("postgres")).await.unwrap();
     let rows = client
@@ -297,20 +297,20 @@ async fn whatever_a_connection_does_it_heals() {
     let address = ["a:1".to_owned()];
     let path = "/v1/services/orders/instances/a:1";
     assert_eq!(daemon.put(path, json!({})).await.0, 201);
-    daemon.beat("orders", &address).await;
+    daemon.send_heartbeats("orders", &address).await;
     let slow = Fault::Delay(Duration::from_millis(150));
     for (proxy, is_redis) in [(&before_redis, true), (&before_postgres, false)] {
         for fault in [slow, Fault::Reset, Fault::HalfClose, Fault::BlackHole] {
             proxy.set(fault);
             for weight in 0..3 {
                 let begin = Instant::now();
-                let (beat, _) = daemon.try_beat("orders", &address).await;
+                let (heartbeat, _) = daemon.try_send_heartbeats("orders", &address).await;
                 let (written, _) = daemon.put(path, json!({"weight": weight})).await;
                 // What does not need it does not notice; what does is slow, or says so.
                 let (needs, does_not) = if is_redis {
-                    (beat, written)
+                    (heartbeat, written)
                 } else {
-                    (written, beat)
+                    (written, heartbeat)
                 };
                 assert_eq!(does_not, 200, "{fault:?}");
                 assert!(
@@ -324,9 +324,9 @@ async fn whatever_a_connection_does_it_heals() {
             }
             proxy.set(Fault::None);
             eventually(SOON, "it heals", || async {
-                let (beat, _) = daemon.try_beat("orders", &address).await;
+                let (heartbeat, _) = daemon.try_send_heartbeats("orders", &address).await;
                 let (written, _) = daemon.put(path, json!({"weight": 77})).await;
-                (beat == 200 && written == 200).then_some(())
+                (heartbeat == 200 && written == 200).then_some(())
             })
             .await;
         }

@@ -228,11 +228,14 @@ async fn offline_disables_until_the_next_registration<B: Backends>() {
 
 async fn keep_alive_takes_an_address_that_never_registered<B: Backends>() {
     let daemon = Setup::<B>::start().await;
-    let beat = json!({"server": "orders", "addr": "10.0.0.5:8080"});
-    assert_eq!(put(&daemon, KEEP_SERVER, beat.clone()).await, success(true));
-    assert_eq!(put(&daemon, KEEP_SERVER, beat).await, success(true));
-    let beat = json!({"groupKey": "edge", "addr": "10.0.0.1:80", "weight": 3});
-    assert_eq!(put(&daemon, KEEP_GATEWAY, beat).await, success(true));
+    let heartbeat = json!({"server": "orders", "addr": "10.0.0.5:8080"});
+    assert_eq!(
+        put(&daemon, KEEP_SERVER, heartbeat.clone()).await,
+        success(true)
+    );
+    assert_eq!(put(&daemon, KEEP_SERVER, heartbeat).await, success(true));
+    let heartbeat = json!({"groupKey": "edge", "addr": "10.0.0.1:80", "weight": 3});
+    assert_eq!(put(&daemon, KEEP_GATEWAY, heartbeat).await, success(true));
     assert_eq!(
         daemon.get("/v1/services").await.1,
         json!({"services": []}),
@@ -241,8 +244,8 @@ async fn keep_alive_takes_an_address_that_never_registered<B: Backends>() {
     // Once it has registered, the next heartbeat shows that it is alive.
     let body = json!({"serverId": "orders", "serverAddress": "10.0.0.5:8080"});
     post(&daemon, REGISTER, body).await;
-    let beat = json!({"server": "orders", "addr": "10.0.0.5:8080"});
-    put(&daemon, KEEP_SERVER, beat).await;
+    let heartbeat = json!({"server": "orders", "addr": "10.0.0.5:8080"});
+    put(&daemon, KEEP_SERVER, heartbeat).await;
     eventually(Duration::from_secs(10), "it is available", || async {
         let listed = instances(&daemon, "services/orders").await;
         (listed[0]["available"] == json!(true)).then_some(())
@@ -312,11 +315,11 @@ async fn wrong_bodies_are_failures_with_status_200<B: Backends>() {
         assert_eq!(post(&daemon, path, body).await, failure(msg));
     }
     let msg = "invalid_field: server must begin with a letter or digit and hold only letters, digits, '.', '_' and '-', unlike \"a:b\"";
-    let beat = json!({"server": "a:b", "addr": "a:1"});
-    assert_eq!(put(&daemon, KEEP_SERVER, beat).await, failure(msg));
-    let beat = json!({"groupKey": "edge"});
+    let heartbeat = json!({"server": "a:b", "addr": "a:1"});
+    assert_eq!(put(&daemon, KEEP_SERVER, heartbeat).await, failure(msg));
+    let heartbeat = json!({"groupKey": "edge"});
     assert_eq!(
-        put(&daemon, KEEP_GATEWAY, beat).await,
+        put(&daemon, KEEP_GATEWAY, heartbeat).await,
         failure("invalid_field: addr is missing")
     );
 }
@@ -325,8 +328,8 @@ async fn wrong_bodies_are_failures_with_status_200<B: Backends>() {
 async fn a_heartbeat_leaves_exactly_the_originals_hash_with_30_seconds_to_live() {
     let setup = Setup::<Shared>::start().await;
     let mut redis = setup.backends.redis.connect().await;
-    let beat = json!({"server": "orders", "addr": "10.0.0.5:8080"});
-    put(&setup, KEEP_SERVER, beat.clone()).await;
+    let heartbeat = json!({"server": "orders", "addr": "10.0.0.5:8080"});
+    put(&setup, KEEP_SERVER, heartbeat.clone()).await;
 
     let keys: Vec<String> = redis.keys("heartbeat:*").await.unwrap();
     assert_eq!(keys, ["heartbeat:server:orders:10.0.0.5:8080"]);
@@ -349,7 +352,7 @@ async fn a_heartbeat_leaves_exactly_the_originals_hash_with_30_seconds_to_live()
         (redis.pttl::<_, i64>(&keys[0]).await.unwrap() < 28_500).then_some(())
     })
     .await;
-    put(&setup, KEEP_SERVER, beat).await;
+    put(&setup, KEEP_SERVER, heartbeat).await;
     let second: HashMap<String, String> = redis.hgetall(&keys[0]).await.unwrap();
     assert_eq!(second["startTime"], first["startTime"]);
     assert!(second["lastTime"] > first["lastTime"]);
@@ -363,8 +366,8 @@ async fn a_gateways_lease_has_the_weight_it_says_or_is_registered_with() {
     let setup = Setup::<Shared>::start().await;
     let mut redis = setup.backends.redis.connect().await;
     let key = "heartbeat:group:edge:10.0.0.1:80";
-    let mut weight_after = async |beat: Value| -> String {
-        put(&setup, KEEP_GATEWAY, beat).await;
+    let mut weight_after = async |heartbeat: Value| -> String {
+        put(&setup, KEEP_GATEWAY, heartbeat).await;
         redis.hget(key, "weight").await.unwrap()
     };
     let plain = json!({"groupKey": "edge", "addr": "10.0.0.1:80"});

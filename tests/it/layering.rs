@@ -183,7 +183,7 @@ fn breaches(room: &str, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_room_knows_only_whom_it_may() {
+fn every_module_knows_only_the_allowed_ones() {
     let src = src();
     let mut broken = Vec::new();
     let mut seen = BTreeSet::new();

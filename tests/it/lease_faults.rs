@@ -66,7 +66,8 @@ impl Pair {
             replica.register("orders", share, &json!({})).await;
         }
         // Until missing leases would be evidence.
-        pair.beat_for(TTL + Duration::from_secs(6), 200).await;
+        pair.send_heartbeats_for(TTL + Duration::from_secs(6), 200)
+            .await;
         for replica in &pair.replicas {
             let (_, overview) = replica.get("/v1/overview").await;
             assert_eq!(overview["protection"].get("reason"), None, "{overview}");
@@ -79,10 +80,10 @@ impl Pair {
     }
 
     /// Heartbeats of all instances, each to its replica, answered `status`.
-    async fn beat(&self, status: u16) {
+    async fn send_heartbeats(&self, status: u16) {
         for (replica, share) in self.replicas.iter().zip(&self.shares) {
             if !share.is_empty() {
-                let (answered, body) = replica.try_beat("orders", share).await;
+                let (answered, body) = replica.try_send_heartbeats("orders", share).await;
                 assert_eq!(answered, status, "{body}");
                 assert_eq!(
                     status == 503,
@@ -101,16 +102,16 @@ impl Pair {
     }
 
     /// Heartbeats all the while; no replica ever lists an instance as offline.
-    async fn beat_for(&self, time: Duration, status: u16) {
+    async fn send_heartbeats_for(&self, time: Duration, status: u16) {
         let begin = Instant::now();
         eventually(SOON, "all instances are online", || async {
-            self.beat(status).await;
+            self.send_heartbeats(status).await;
             (self.online().await == [self.count() as u64; 2]).then_some(())
         })
         .await;
         while begin.elapsed() < time {
             sleep(Duration::from_secs(1)).await;
-            self.beat(status).await;
+            self.send_heartbeats(status).await;
             assert_eq!(self.online().await, [self.count() as u64; 2]);
         }
     }
@@ -121,7 +122,7 @@ impl Pair {
         let stopped = self.shares[0].pop().unwrap();
         let begin = Instant::now();
         eventually(DETECTION, "both replicas notice the silent one", || async {
-            self.beat(200).await;
+            self.send_heartbeats(200).await;
             (self.online().await == [self.count() as u64; 2]).then_some(())
         })
         .await;
@@ -140,7 +141,7 @@ async fn split(shares: [usize; 2]) {
     new.run::<()>(redis::cmd("REPLICAOF").arg("NO").arg("ONE"))
         .await;
     pair.proxies[0].lead_to(new.port());
-    pair.beat_for(TTL + RECONCILE + Duration::from_secs(4), 200)
+    pair.send_heartbeats_for(TTL + RECONCILE + Duration::from_secs(4), 200)
         .await;
     let (_, overview) = pair.replicas[1].get("/v1/overview").await;
     let reason = overview["protection"]["reason"].as_str().unwrap();
@@ -171,14 +172,14 @@ async fn demoted(remains: Duration) {
     old.run::<()>(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(new.port()))
         .await;
     if !remains.is_zero() {
-        pair.beat_for(remains, 503).await;
+        pair.send_heartbeats_for(remains, 503).await;
     }
     for proxy in &pair.proxies {
         proxy.lead_new_to(new.port());
     }
     for (replica, share) in pair.replicas.iter().zip(&pair.shares) {
         eventually(SOON, "heartbeats are accepted", || async {
-            let (status, _) = replica.try_beat("orders", share).await;
+            let (status, _) = replica.try_send_heartbeats("orders", share).await;
             (status == 200).then_some(())
         })
         .await;
@@ -267,7 +268,7 @@ async fn refuses_writes(refusal: &Refusal, count: usize) {
         })
         .await;
     }
-    pair.beat_for(TTL + RECONCILE, 503).await;
+    pair.send_heartbeats_for(TTL + RECONCILE, 503).await;
     for command in &refusal.end {
         redis.run::<()>(command).await;
     }
@@ -303,7 +304,7 @@ async fn an_instance_that_sends_heartbeats_is_online_whatever_was_recorded() {
         );
         store.execute(&wrong, &[]).await.unwrap();
         eventually(2 * RECONCILE + SOON, epoch, || async {
-            pair.beat(200).await;
+            pair.send_heartbeats(200).await;
             sleep(Duration::from_secs(1)).await;
             let row = "SELECT count(*) FROM instance WHERE online";
             let online: i64 = store.query_one(row, &[]).await.unwrap().get(0);

@@ -33,11 +33,11 @@ fn flags(flags: &[&str]) -> Vec<String> {
 
 /// One registered instance, whose heartbeats must go on while `under_way` does.
 async fn heartbeats_go_on(daemon: &Daemon, until: Instant) {
-    let beat = format!("{ORDERS}/heartbeat");
+    let heartbeat = format!("{ORDERS}/heartbeat");
     let mut beats = 0;
     while Instant::now() < until {
         let begin = Instant::now();
-        let (status, body) = daemon.put(&beat, json!({})).await;
+        let (status, body) = daemon.put(&heartbeat, json!({})).await;
         assert_eq!(status, StatusCode::OK, "{body}");
         assert!(
             begin.elapsed() < Duration::from_secs(5),
@@ -219,12 +219,12 @@ async fn a_client_has_a_share_of_the_streams() {
     assert_eq!(body["code"], json!("overloaded"));
     assert_eq!(
         body["detail"],
-        json!("this client already has the maximum number of event streams; try again later")
+        json!("this client already has the maximum number of event streams; retry later")
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_waits_for_a_change_takes_no_place_of_those_who_read() {
+async fn long_polls_take_no_permits_of_reads() {
     let arguments = [
         "--max-long-polls",
         "20",
@@ -280,7 +280,7 @@ async fn a_crowd_that_asks_for_readiness_asks_the_stores_few_times() {
             .text()
             .await
             .unwrap();
-        let name = "rollcall_lease_round_trip_seconds_count{operation=\"look\"} ";
+        let name = "rollcall_lease_round_trip_seconds_count{operation=\"inspect\"} ";
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap().parse::<u64>().unwrap()
     };

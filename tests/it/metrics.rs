@@ -51,7 +51,7 @@ async fn text(daemon: &Daemon) -> String {
 async fn promtool_finds_nothing_to_complain_of() {
     let setup = Setup::<Shared>::start().await;
     setup.register("orders", &addresses(3), &json!({})).await;
-    setup.beat("orders", &addresses(2)).await;
+    setup.send_heartbeats("orders", &addresses(2)).await;
     setup.get("/v1/services/none").await;
     setup.get("/nowhere").await;
     let text = text(&setup).await;
@@ -81,9 +81,11 @@ async fn what_happens_is_counted<B: Backends>() {
     let setup = Setup::<B>::start_with(&["--lease-ttl", "5s", "--roll-call-interval", "2s"]).await;
     let listener = Subscriber::new(&setup, "").await;
     setup.register("orders", &addresses(30), &json!({})).await;
-    setup.beat("orders", &addresses(20)).await;
-    setup.beat("orders", &addresses(20)).await;
-    setup.try_beat("orders", &["nobody:1".to_owned()]).await;
+    setup.send_heartbeats("orders", &addresses(20)).await;
+    setup.send_heartbeats("orders", &addresses(20)).await;
+    setup
+        .try_send_heartbeats("orders", &["nobody:1".to_owned()])
+        .await;
     setup.put("/v1/groups/edge", json!({})).await;
     let gateway = "/v1/groups/edge/instances/g:1";
     setup.put(gateway, json!({})).await;
@@ -173,7 +175,7 @@ async fn what_happens_is_counted<B: Backends>() {
     // Two of twenty go: few enough to be believed.
     let living = addresses(20).split_off(2);
     eventually(Duration::from_secs(20), "they are gone", || async {
-        setup.beat("orders", &living).await;
+        setup.send_heartbeats("orders", &living).await;
         (setup.counts("orders").await[1] == 18).then_some(())
     })
     .await;
@@ -203,8 +205,8 @@ async fn a_backend_that_is_away_is_seen() {
     setup.register("orders", &addresses(1), &json!({})).await;
     setup.backends.redis.kill();
     eventually(Duration::from_secs(20), "it is down", || async {
-        let beat = setup.try_beat("orders", &addresses(1)).await;
-        assert_eq!(beat.0, 503);
+        let heartbeat = setup.try_send_heartbeats("orders", &addresses(1)).await;
+        assert_eq!(heartbeat.0, 503);
         let samples = Samples::of(&setup.daemon).await;
         let down = |backend| samples.get(backend) == 0.0;
         (down("rollcall_backend_up{backend=\"leases\"}")
@@ -249,7 +251,7 @@ async fn the_overview_counts_what_there_is() {
     setup.register("orders", &addresses(3), &json!({})).await;
     setup.register("payments", &addresses(2), &json!({})).await;
     setup.put("/v1/groups/edge", json!({})).await;
-    setup.beat("orders", &addresses(2)).await;
+    setup.send_heartbeats("orders", &addresses(2)).await;
     let held = "/v1/services/orders/instances/h-0:1";
     setup.patch(held, json!({"status": "held"})).await;
     let (_, overview) = setup.get("/v1/overview").await;

@@ -369,7 +369,7 @@ impl World {
                 assert_eq!(listed.instance.status, expected.status, "{i} on {r}");
                 let online = listed.instance.presence.online;
                 match expected.beaten {
-                    None => assert!(!online, "{i} never beat, on {r}"),
+                    None => assert!(!online, "{i} never heartbeat, on {r}"),
                     Some((at, _)) if at.elapsed() < TTL => assert!(online, "{i} is alive, on {r}"),
                     Some(beaten) if Instant::now() > self.found_by(beaten) => {
                         assert!(!online, "{i} is dead, on {r}");

@@ -27,7 +27,7 @@ async fn daemons_share_few_sessions_of_pgbouncer_in_transaction_mode() {
         // Registrations, changes, reads of the store and deregistrations, all at once.
         let each = daemons.iter().zip(&parts).map(|(daemon, part)| async move {
             daemon.register("orders", part, &json!({"weight": 2})).await;
-            daemon.beat("orders", part).await;
+            daemon.send_heartbeats("orders", part).await;
             let changes = part.iter().map(|address| {
                 let path = format!("/v1/services/orders/instances/{address}");
                 async move { daemon.patch(&path, json!({"weight": 3})).await.0 }

@@ -53,7 +53,7 @@ async fn a_role_without_create_can_run_the_daemon() {
     let daemon = Daemon::start(&["--store", &store, "--leases", &leases].map(str::to_owned)).await;
     let addresses = addresses(3);
     daemon.register("orders", &addresses, &json!({})).await;
-    daemon.beat("orders", &addresses).await;
+    daemon.send_heartbeats("orders", &addresses).await;
     assert_eq!(daemon.counts("orders").await, [3, 3, 3]);
     let (status, _) = daemon.delete("/v1/services/orders/instances/h-0:1").await;
     assert_eq!(status, 204);

@@ -33,7 +33,7 @@ const ORDERS: &str = "/v1/services/orders/instances/10.0.0.5:8080";
 /// Longer than a reconcile may be away, with room for a slow machine.
 const RECONCILED: Duration = Duration::from_secs(40);
 
-async fn beat(daemon: &Daemon) {
+async fn send_heartbeats(daemon: &Daemon) {
     let path = format!("{ORDERS}/heartbeat");
     assert_eq!(
         daemon.try_send(Method::PUT, &path, None).await.unwrap().0,
@@ -55,9 +55,9 @@ async fn the_time_of_the_last_change_is_shown<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     daemon.put(ORDERS, json!({"ttl_seconds": 5})).await;
     assert_eq!(daemon.get(ORDERS).await.1.get("online_changed_at"), None);
-    beat(&daemon).await;
+    send_heartbeats(&daemon).await;
     let came = changed_at(&daemon, true).await;
-    beat(&daemon).await;
+    send_heartbeats(&daemon).await;
     assert_eq!(
         changed_at(&daemon, true).await,
         came,
@@ -65,7 +65,7 @@ async fn the_time_of_the_last_change_is_shown<B: Backends>() {
     );
     let went = changed_at(&daemon, false).await;
     assert!(went > came, "{went} after {came}");
-    beat(&daemon).await;
+    send_heartbeats(&daemon).await;
     assert!(changed_at(&daemon, true).await > went);
 }
 
@@ -81,7 +81,7 @@ async fn a_lease_from_before_the_registration_is_found_by_reconciling<B: Backend
 async fn what_happened_while_no_daemon_ran_is_recorded_by_the_next() {
     let mut setup = Setup::<Shared>::start().await;
     setup.put(ORDERS, json!({"ttl_seconds": 5})).await;
-    beat(&setup).await;
+    send_heartbeats(&setup).await;
     changed_at(&setup, true).await;
     setup.signal(rustix::process::Signal::KILL);
     setup.daemon.ended().await;
@@ -254,7 +254,7 @@ async fn a_reconcile_mends_both_ways_and_then_finds_nothing() {
 }
 
 #[actix::test]
-async fn a_reconcile_judges_nobody_without_the_leases() {
+async fn a_reconcile_marks_no_instance_offline_without_the_leases() {
     let mut fixture = Fixture::new().await;
     let keys = keys(20);
     fixture.register(&keys).await;

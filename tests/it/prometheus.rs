@@ -14,8 +14,8 @@ use crate::support::prometheus::{Exporter, Prometheus};
 
 on_both_backends! {
     every_instance_is_a_target_with_what_is_known_of_it,
-    a_list_has_whom_it_was_asked_for,
-    where_nobody_is_the_list_is_empty,
+    a_list_has_the_requested_instances,
+    without_instances_the_list_is_empty,
     metadata_becomes_labels_that_prometheus_takes,
     a_query_that_is_none_is_400,
 }
@@ -58,7 +58,7 @@ async fn fill(daemon: &Daemon) {
         assert_eq!(daemon.put(&format!("/v1/{path}"), body).await.0, 201);
     }
     daemon
-        .beat("orders", &["a:1".to_owned(), "b:2".to_owned()])
+        .send_heartbeats("orders", &["a:1".to_owned(), "b:2".to_owned()])
         .await;
     let (status, _) = daemon
         .patch(
@@ -134,7 +134,7 @@ async fn every_instance_is_a_target_with_what_is_known_of_it<B: Backends>() {
     }
 }
 
-async fn a_list_has_whom_it_was_asked_for<B: Backends>() {
+async fn a_list_has_the_requested_instances<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     fill(&daemon).await;
     for (query, expected) in [
@@ -158,7 +158,7 @@ async fn a_list_has_whom_it_was_asked_for<B: Backends>() {
     }
 }
 
-async fn where_nobody_is_the_list_is_empty<B: Backends>() {
+async fn without_instances_the_list_is_empty<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     for query in ["", "?available=true", "?service=nobody", "?group=nobody"] {
         assert_eq!(text(&daemon, query).await, "[]", "{query}");
@@ -267,7 +267,9 @@ async fn join(daemon: &Daemon, exporter: &Exporter, ttl_seconds: u16, metadata: 
     let path = format!("/v1/services/orders/instances/{address}");
     let body = json!({"ttl_seconds": ttl_seconds, "metadata": metadata});
     assert_eq!(daemon.put(&path, body).await.0, 201);
-    daemon.beat("orders", std::slice::from_ref(&address)).await;
+    daemon
+        .send_heartbeats("orders", std::slice::from_ref(&address))
+        .await;
     path
 }
 
@@ -294,7 +296,7 @@ async fn scrapes(prometheus: &Prometheus, exporters: &[&Exporter]) {
 }
 
 #[tokio::test]
-async fn prometheus_scrapes_whoever_is_there_until_it_is_deregistered() {
+async fn prometheus_scrapes_registered_instances_until_they_are_deregistered() {
     let daemon = Setup::<Embedded>::start().await;
     let prometheus = scraping(&daemon).await;
     let (stays, goes) = (Exporter::start().await, Exporter::start().await);
@@ -322,7 +324,7 @@ async fn prometheus_scrapes_whoever_is_there_until_it_is_deregistered() {
 }
 
 #[tokio::test]
-async fn prometheus_scrapes_nobody_who_is_disabled_or_stopped_beating() {
+async fn prometheus_scrapes_no_disabled_or_offline_instance() {
     let daemon = Setup::<Embedded>::start().await;
     let prometheus = scraping(&daemon).await;
     let [stays, disabled, silent] = [
@@ -335,7 +337,7 @@ async fn prometheus_scrapes_nobody_who_is_disabled_or_stopped_beating() {
     join(&daemon, &silent, 5, json!({})).await;
     let beating = async {
         loop {
-            daemon.beat("orders", &[silent.address()]).await;
+            daemon.send_heartbeats("orders", &[silent.address()]).await;
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };

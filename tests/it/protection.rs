@@ -14,8 +14,8 @@ use crate::support::{addresses, eventually};
 
 on_both_backends! {
     sixty_of_a_hundred_that_return_were_never_offline,
-    sixty_of_a_hundred_that_do_not_return_go_when_it_has_lasted_long_enough,
-    an_operator_lets_the_suspects_go,
+    sixty_of_a_hundred_that_do_not_return_are_marked_offline_when_protection_ends,
+    an_operator_releases_the_suspects,
     three_of_a_hundred_go_as_ever,
     all_of_nine_go_as_ever,
 }
@@ -53,12 +53,14 @@ impl<B: Backends> Fleet<B> {
             subscriber,
         };
         // Until the daemons believe what they see.
-        fleet.beat_for(0, TTL + Duration::from_secs(1)).await;
+        fleet
+            .send_heartbeats_for(0, TTL + Duration::from_secs(1))
+            .await;
         fleet
     }
 
     /// Everybody from `first` on beats once; half of them on each daemon.
-    async fn beat(&self, first: usize) {
+    async fn send_heartbeats(&self, first: usize) {
         let second = self.second.as_ref().unwrap_or(&self.setup.daemon);
         let (own, other): (Vec<_>, Vec<_>) = self.addresses[first..]
             .iter()
@@ -70,22 +72,22 @@ impl<B: Backends> Fleet<B> {
         };
         let (own, other) = (addresses(own), addresses(other));
         tokio::join!(
-            self.setup.beat("orders", &own),
-            second.beat("orders", &other)
+            self.setup.send_heartbeats("orders", &own),
+            second.send_heartbeats("orders", &other)
         );
     }
 
-    async fn beat_for(&self, first: usize, time: Duration) {
+    async fn send_heartbeats_for(&self, first: usize, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end {
-            self.beat(first).await;
+            self.send_heartbeats(first).await;
             sleep(Duration::from_millis(500)).await;
         }
     }
 
     /// Beats for those from `first` on until an event of that name comes; returns it and
     /// those before it.
-    async fn beat_until(
+    async fn send_heartbeats_until(
         &mut self,
         first: usize,
         name: &str,
@@ -94,7 +96,7 @@ impl<B: Backends> Fleet<B> {
         let end = Instant::now() + within;
         let mut before = Vec::new();
         while Instant::now() < end {
-            self.beat(first).await;
+            self.send_heartbeats(first).await;
             while let Some(event) = self.subscriber.next(Duration::from_millis(300)).await {
                 if event.name == name {
                     return (event, before);
@@ -123,7 +125,9 @@ impl<B: Backends> Fleet<B> {
 /// Sixty of a hundred have stopped, and are suspects on every daemon.
 async fn sixty_stop<B: Backends>(protection_max_duration: &str) -> Fleet<B> {
     let mut fleet = Fleet::<B>::start(100, protection_max_duration).await;
-    let (entered, before) = fleet.beat_until(60, "protection.entered", 2 * TTL).await;
+    let (entered, before) = fleet
+        .send_heartbeats_until(60, "protection.entered", 2 * TTL)
+        .await;
     assert_eq!(offline(&before), Vec::<&str>::new());
     let reason = entered.data["reason"].as_str().unwrap().to_owned();
     assert!(
@@ -132,7 +136,7 @@ async fn sixty_stop<B: Backends>(protection_max_duration: &str) -> Fleet<B> {
     );
     for daemon in fleet.both().await {
         eventually(SOON, "sixty are suspects", || async {
-            fleet.beat(60).await;
+            fleet.send_heartbeats(60).await;
             let overview = fleet.overview(daemon).await;
             (overview["suspect"] == json!(60)).then_some(())
         })
@@ -158,10 +162,12 @@ async fn sixty_stop<B: Backends>(protection_max_duration: &str) -> Fleet<B> {
 
 async fn sixty_of_a_hundred_that_return_were_never_offline<B: Backends>() {
     let mut fleet = sixty_stop::<B>("10m").await;
-    let (left, before) = fleet.beat_until(0, "protection.left", SOON).await;
+    let (left, before) = fleet
+        .send_heartbeats_until(0, "protection.left", SOON)
+        .await;
     assert_eq!(left.data["reason"], json!("all heartbeats have returned"));
     let mut events = before;
-    fleet.beat_for(0, 2 * TTL).await;
+    fleet.send_heartbeats_for(0, 2 * TTL).await;
     events.extend(
         fleet
             .subscriber
@@ -186,7 +192,7 @@ async fn gone<B: Backends>(fleet: &mut Fleet<B>) {
     let mut events = Vec::new();
     let end = Instant::now() + SOON;
     while offline(&events).len() < 60 && Instant::now() < end {
-        fleet.beat(60).await;
+        fleet.send_heartbeats(60).await;
         events.extend(
             fleet
                 .subscriber
@@ -194,7 +200,7 @@ async fn gone<B: Backends>(fleet: &mut Fleet<B>) {
                 .await,
         );
     }
-    fleet.beat_for(60, 2 * TTL).await;
+    fleet.send_heartbeats_for(60, 2 * TTL).await;
     events.extend(
         fleet
             .subscriber
@@ -209,9 +215,13 @@ async fn gone<B: Backends>(fleet: &mut Fleet<B>) {
     assert_eq!(fleet.setup.counts("orders").await, [100, 40, 40]);
 }
 
-async fn sixty_of_a_hundred_that_do_not_return_go_when_it_has_lasted_long_enough<B: Backends>() {
+async fn sixty_of_a_hundred_that_do_not_return_are_marked_offline_when_protection_ends<
+    B: Backends,
+>() {
     let mut fleet = sixty_stop::<B>("12s").await;
-    let (left, before) = fleet.beat_until(60, "protection.left", 3 * TTL).await;
+    let (left, before) = fleet
+        .send_heartbeats_until(60, "protection.left", 3 * TTL)
+        .await;
     assert_eq!(offline(&before), Vec::<&str>::new());
     assert_eq!(
         left.data["reason"],
@@ -220,7 +230,7 @@ async fn sixty_of_a_hundred_that_do_not_return_go_when_it_has_lasted_long_enough
     gone(&mut fleet).await;
 }
 
-async fn an_operator_lets_the_suspects_go<B: Backends>() {
+async fn an_operator_releases_the_suspects<B: Backends>() {
     let mut fleet = sixty_stop::<B>("10m").await;
     let confirm = async |daemon: &Daemon| {
         let path = "/v1/protection/release";
@@ -245,8 +255,10 @@ async fn an_operator_lets_the_suspects_go<B: Backends>() {
 
 async fn three_of_a_hundred_go_as_ever<B: Backends>() {
     let mut fleet = Fleet::<B>::start(100, "10m").await;
-    let (_, mut events) = fleet.beat_until(3, "instance.offline", 2 * TTL).await;
-    fleet.beat_for(3, TTL).await;
+    let (_, mut events) = fleet
+        .send_heartbeats_until(3, "instance.offline", 2 * TTL)
+        .await;
+    fleet.send_heartbeats_for(3, TTL).await;
     events.extend(
         fleet
             .subscriber
@@ -281,7 +293,7 @@ async fn all_of_nine_go_as_ever<B: Backends>() {
 }
 
 #[tokio::test]
-async fn a_confirmation_after_redis_was_flushed_lets_no_living_instance_go() {
+async fn a_release_after_redis_was_flushed_marks_no_living_instance_offline() {
     let mut fleet = sixty_stop::<Shared>("10m").await;
     let redis = &fleet.setup.backends.redis;
     redis.run::<()>(&redis::cmd("FLUSHALL")).await;
@@ -295,7 +307,7 @@ async fn a_confirmation_after_redis_was_flushed_lets_no_living_instance_go() {
     // sixty go, on whichever replica is the first to know.
     let end = Instant::now() + 4 * TTL;
     while fleet.setup.counts("orders").await == [100, 100, 100] && Instant::now() < end {
-        fleet.beat(60).await;
+        fleet.send_heartbeats(60).await;
         let (_, body) = fleet
             .setup
             .try_send(Method::POST, "/v1/protection/release", None)

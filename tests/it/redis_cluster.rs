@@ -33,7 +33,7 @@ async fn leases_are_spread_over_the_masters_and_the_rest_is_in_one_slot() {
     let daemon = Daemon::start(&arguments).await;
     let addresses = addresses(300);
     daemon.register("orders", &addresses, &json!({})).await;
-    daemon.beat("orders", &addresses).await;
+    daemon.send_heartbeats("orders", &addresses).await;
     let mut others = HashSet::new();
     let mut leases = Vec::new();
     for node in &cluster.nodes()[..3] {
@@ -57,7 +57,7 @@ async fn leases_are_spread_over_the_masters_and_the_rest_is_in_one_slot() {
     for node in &cluster.nodes()[..3] {
         node.run::<()>(redis::cmd("CONFIG").arg("RESETSTAT")).await;
     }
-    daemon.beat("orders", &addresses).await;
+    daemon.send_heartbeats("orders", &addresses).await;
     for node in &cluster.nodes()[..3] {
         let stats: String = node.run(redis::cmd("INFO").arg("commandstats")).await;
         let (_, calls) = stats.split_once("cmdstat_evalsha:calls=").unwrap();

@@ -215,7 +215,7 @@ async fn killing_the_daemon_at_any_moment_leaves_no_broken_lease() {
         let begin = Instant::now();
         let beats = async {
             let daemon = &setup.daemon;
-            let beat = async |i: usize| {
+            let heartbeat = async |i: usize| {
                 let body = json!({"server": format!("s{round}"), "addr": format!("h-{i}:1")});
                 daemon
                     .try_send(
@@ -226,7 +226,7 @@ async fn killing_the_daemon_at_any_moment_leaves_no_broken_lease() {
                     .await
             };
             for batch in 0.. {
-                let beats = (0..32).map(|i| beat((batch * 32 + i) % 400));
+                let beats = (0..32).map(|i| heartbeat((batch * 32 + i) % 400));
                 let answers = futures_util::future::join_all(beats).await;
                 if answers.iter().any(Result::is_err) {
                     break;
@@ -261,11 +261,12 @@ async fn without_redis_heartbeats_are_503_and_registrations_go_on() {
     let instance = "/v1/services/orders/instances/a:1";
     setup.put(instance, json!({})).await;
     let path = format!("{instance}/heartbeat");
-    let beat = async |daemon: &Daemon| daemon.try_send(Method::PUT, &path, None).await.unwrap();
-    assert_eq!(beat(&setup).await.0, 200);
+    let heartbeat =
+        async |daemon: &Daemon| daemon.try_send(Method::PUT, &path, None).await.unwrap();
+    assert_eq!(heartbeat(&setup).await.0, 200);
 
     setup.backends.redis.kill();
-    let (status, body) = beat(&setup).await;
+    let (status, body) = heartbeat(&setup).await;
     assert_eq!(
         (status.as_u16(), &body["code"]),
         (503, &json!("leases_unavailable"))
@@ -287,13 +288,13 @@ async fn without_redis_heartbeats_are_503_and_registrations_go_on() {
     eventually(
         Duration::from_secs(10),
         "the registry accepts heartbeats again",
-        || async { (beat(&setup).await.0 == 200).then_some(()) },
+        || async { (heartbeat(&setup).await.0 == 200).then_some(()) },
     )
     .await;
 
     setup.backends.redis.freeze();
     let begin = Instant::now();
-    assert_eq!(beat(&setup).await.0, 503);
+    assert_eq!(heartbeat(&setup).await.0, 503);
     assert!(
         begin.elapsed() < Duration::from_secs(5),
         "it does not wait for a frozen Redis"
@@ -302,7 +303,7 @@ async fn without_redis_heartbeats_are_503_and_registrations_go_on() {
     eventually(
         Duration::from_secs(10),
         "the registry accepts heartbeats again",
-        || async { (beat(&setup).await.0 == 200).then_some(()) },
+        || async { (heartbeat(&setup).await.0 == 200).then_some(()) },
     )
     .await;
 }
@@ -321,8 +322,8 @@ async fn without_postgres_registrations_are_503_and_heartbeats_go_on() {
     let instance = "/v1/services/orders/instances/a:1";
     daemon.put(instance, json!({})).await;
     let path = format!("{instance}/heartbeat");
-    let beat = async || daemon.try_send(Method::PUT, &path, None).await.unwrap().0;
-    assert_eq!(beat().await, 200);
+    let heartbeat = async || daemon.try_send(Method::PUT, &path, None).await.unwrap().0;
+    assert_eq!(heartbeat().await, 200);
 
     postgres.kill().await;
     let (status, body) = daemon.put(instance, json!({"weight": 2})).await;
@@ -330,7 +331,7 @@ async fn without_postgres_registrations_are_503_and_heartbeats_go_on() {
         (status.as_u16(), &body["code"]),
         (503, &json!("store_unavailable"))
     );
-    assert_eq!(beat().await, 200);
+    assert_eq!(heartbeat().await, 200);
     says_unavailable(&daemon, "store").await;
 
     postgres.restart().await;
@@ -343,11 +344,11 @@ async fn without_postgres_registrations_are_503_and_heartbeats_go_on() {
         },
     )
     .await;
-    assert_eq!(beat().await, 200);
+    assert_eq!(heartbeat().await, 200);
 }
 
 #[tokio::test]
-async fn an_instance_deregistered_on_one_replica_is_unknown_to_the_other_at_its_next_beat() {
+async fn an_instance_deregistered_on_one_replica_is_unknown_to_the_other_at_its_next_heartbeat() {
     let setup = Setup::<Shared>::start().await;
     let arguments = [
         "--store".to_owned(),

@@ -138,7 +138,7 @@ async fn a_second_signal_ends_it_at_once() {
     tokio::select! {
         () = again => {}
         () = async {
-            while !daemon.log().contains("ending at once") {
+            while !daemon.log().contains("exiting at once") {
                 sleep(Duration::from_millis(10)).await;
             }
         } => {}
@@ -169,7 +169,7 @@ async fn a_store_that_hangs_does_not_keep_it_beyond_its_time() {
 }
 
 #[tokio::test]
-async fn systemd_is_told_when_it_is_ready_and_when_it_stops() {
+async fn systemd_is_notified_of_readiness_and_of_the_stop() {
     let dir = Arc::new(TempDir::new().unwrap());
     let path = dir.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
@@ -252,13 +252,13 @@ impl Balancer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_are_replaced_one_by_one_and_nobody_notices() {
+async fn replacing_replicas_one_by_one_disturbs_no_client() {
     let flags = ["--lease-ttl", "10s", "--roll-call-interval", "5s"];
     let setup = Setup::<Shared>::start_with(&flags).await;
     let second = setup.replica(&flags).await.unwrap();
     let instances = addresses(500);
     setup.register("orders", &instances, &json!({})).await;
-    setup.beat("orders", &instances).await;
+    setup.send_heartbeats("orders", &instances).await;
     let all = Arc::new(Mutex::new(vec![
         setup.url().to_owned(),
         second.url().to_owned(),

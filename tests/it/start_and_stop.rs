@@ -204,7 +204,7 @@ async fn a_database_of_a_newer_schema_is_refused_with_what_to_do() {
     ] {
         let (code, text) = run(&arguments, &[("ROLLCALL_LISTEN", "127.0.0.1:0")]);
         assert_eq!(code, 1);
-        let says = "the database has schema version 7 and this rollcalld supports versions up to 4: run a newer rollcalld";
+        let says = "the database has schema version 7, but this rollcalld supports versions up to 4: run a newer rollcalld";
         assert!(text.contains(says), "{arguments:?} says {text}");
     }
 }
@@ -216,7 +216,10 @@ async fn migrate_says_what_it_did() {
     let applied = "applied V1__registry\napplied V2__keys_by_bytes\napplied V3__replicas\napplied V4__addresses\n";
     assert_eq!((code, text.as_str()), (0, applied));
     let (code, text) = run(&["migrate", "--store", &database], &[]);
-    assert_eq!((code, text), (0, format!("{database} is up to date\n")));
+    assert_eq!(
+        (code, text),
+        (0, format!("the schema of {database} is up to date\n"))
+    );
 }
 
 #[tokio::test]

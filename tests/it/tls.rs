@@ -225,8 +225,8 @@ async fn redis_is_reached_by_tls_and_identified() {
     let daemon = Daemon::start(&leases(format!("{url}?sslrootcert={own}"))).await;
     let orders = "/v1/services/orders/instances/10.0.0.5:8080";
     daemon.put(orders, json!({})).await;
-    let (_, beat) = daemon.put(&format!("{orders}/heartbeat"), json!({})).await;
-    assert_eq!(beat["created"], json!(true));
+    let (_, heartbeat) = daemon.put(&format!("{orders}/heartbeat"), json!({})).await;
+    assert_eq!(heartbeat["created"], json!(true));
     let mut connection = redis.connect().await;
     let key = "heartbeat:server:orders:10.0.0.5:8080";
     let exists: bool = redis::cmd("EXISTS")

@@ -93,7 +93,7 @@ async fn probes_are_answered_while_idle_clients_have_all_connections() {
 }
 
 #[tokio::test]
-async fn events_that_cannot_be_told_are_said_once_and_told_later() {
+async fn events_that_the_log_refuses_are_logged_once_and_appended_later() {
     let setup = Shared::new().await;
     let daemon = Daemon::start(&setup.arguments()).await;
     let mut subscriber = Subscriber::new(&daemon, "").await;

@@ -54,12 +54,12 @@ suite! {
         of_many_claims_at_once_one_publishes,
         a_claim_is_one_daemons_until_it_is_forgotten,
         events_are_read_in_order_without_a_gap,
-        whoever_waits_for_an_event_is_woken_by_it,
+        a_read_that_waits_for_an_event_is_woken_by_it,
         an_id_that_the_log_does_not_know_has_lost_what_followed,
         the_log_forgets_its_oldest_events_and_says_so,
         transitions_alternate_in_whatever_order_they_come,
         after_a_resync_a_smaller_revision_is_a_transition,
-        what_is_no_transition_is_told_as_it_comes,
+        events_other_than_transitions_are_appended_as_they_arrive,
     }
 }
 
@@ -203,7 +203,7 @@ async fn events_are_read_in_order_without_a_gap(fixture: Fixture) {
     assert_eq!(fixture.following(read[1199].id).await.unwrap(), []);
 }
 
-async fn whoever_waits_for_an_event_is_woken_by_it(fixture: Fixture) {
+async fn a_read_that_waits_for_an_event_is_woken_by_it(fixture: Fixture) {
     for after in 0..3 {
         let head = fixture.bus.head().await.unwrap();
         assert_eq!(head.sequence, after);
@@ -322,7 +322,7 @@ async fn after_a_resync_a_smaller_revision_is_a_transition(fixture: Fixture) {
     );
 }
 
-async fn what_is_no_transition_is_told_as_it_comes(fixture: Fixture) {
+async fn events_other_than_transitions_are_appended_as_they_arrive(fixture: Fixture) {
     let sent = [
         event(EventKind::InstanceRegistered(instance(1, 1))),
         event(EventKind::InstanceChanged(instance(1, 3))),

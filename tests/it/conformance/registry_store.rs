@@ -89,20 +89,20 @@ suite! {
         a_change_leaves_what_it_does_not_name,
         changing_an_unknown_instance_does_nothing,
         only_a_service_instance_is_disabled_by_its_id,
-        a_deregistered_instance_is_gone_and_comes_back_as_another,
+        a_deregistered_instance_that_registers_again_is_a_new_one,
         a_dropped_transaction_changes_nothing,
         instances_are_found_by_their_keys,
         instances_are_listed_page_by_page,
         a_registration_that_changes_nothing_is_no_change,
         a_registration_names_the_services_it_declared,
-        those_who_are_offline_for_long_are_forgotten,
+        instances_offline_for_long_are_removed,
         the_digest_changes_with_every_change,
         every_script_and_sign_is_kept,
         a_new_instance_was_never_online,
         a_later_life_is_recorded_and_an_earlier_one_is_not,
         a_life_that_follows_unseen_is_no_transition,
         only_the_known_life_can_end_and_once,
-        a_beat_that_comes_while_the_end_is_recorded_wins_in_any_order,
+        a_heartbeat_during_the_record_of_the_end_wins_in_any_order,
         presence_and_status_leave_each_other_alone,
         presence_of_the_unknown_is_not_recorded,
         a_change_is_a_new_revision,
@@ -660,7 +660,7 @@ async fn only_a_service_instance_is_disabled_by_its_id(mut fixture: Fixture) {
     assert_eq!(fixture.find(&own).await.unwrap().status, Status::Held);
 }
 
-async fn a_deregistered_instance_is_gone_and_comes_back_as_another(mut fixture: Fixture) {
+async fn a_deregistered_instance_that_registers_again_is_a_new_one(mut fixture: Fixture) {
     let key = instance(service("orders"), "a:1");
     let first = fixture.register(full(key.clone())).await.instance;
     let deregister =
@@ -772,7 +772,7 @@ async fn a_registration_names_the_services_it_declared(mut fixture: Fixture) {
     assert_eq!(done.instances.iter().flatten().count(), 3);
 }
 
-async fn those_who_are_offline_for_long_are_forgotten(mut fixture: Fixture) {
+async fn instances_offline_for_long_are_removed(mut fixture: Fixture) {
     let keys: Vec<InstanceKey> = (0..6)
         .map(|i| instance(service("orders"), &format!("h-{i}:1")))
         .collect();
@@ -919,7 +919,7 @@ async fn only_the_known_life_can_end_and_once(mut fixture: Fixture) {
     assert!(fixture.online(&key, 1001).await[0].transition);
 }
 
-async fn a_beat_that_comes_while_the_end_is_recorded_wins_in_any_order(mut fixture: Fixture) {
+async fn a_heartbeat_during_the_record_of_the_end_wins_in_any_order(mut fixture: Fixture) {
     let (first, second) = (instance(service("s"), "a:1"), instance(service("s"), "b:1"));
     for key in [&first, &second] {
         fixture.register(Registration::of(key.clone())).await;

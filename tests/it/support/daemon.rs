@@ -276,7 +276,7 @@ impl Daemon {
     }
 
     /// Beats for many instances of a service at once.
-    pub(crate) async fn try_beat(&self, service: &str, addresses: &[String]) -> Answer {
+    pub(crate) async fn try_send_heartbeats(&self, service: &str, addresses: &[String]) -> Answer {
         let lease = |address: &String| json!({"service": service, "address": address});
         let leases: Vec<Value> = addresses.iter().map(lease).collect();
         let body = json!({ "leases": leases });
@@ -285,8 +285,8 @@ impl Daemon {
     }
 
     /// The same, which must be taken.
-    pub(crate) async fn beat(&self, service: &str, addresses: &[String]) {
-        let (status, body) = self.try_beat(service, addresses).await;
+    pub(crate) async fn send_heartbeats(&self, service: &str, addresses: &[String]) {
+        let (status, body) = self.try_send_heartbeats(service, addresses).await;
         assert_eq!(status, 200, "{body}");
         assert_eq!(body["unknown"], json!([]), "{body}");
     }

@@ -69,7 +69,7 @@ impl Failover {
                 ticks.tick().await;
                 let each = self.replicas.iter().zip(&self.addresses);
                 join_all(each.map(|(replica, part)| async move {
-                    while replica.try_beat("orders", part).await.0 != 200 {
+                    while replica.try_send_heartbeats("orders", part).await.0 != 200 {
                         sleep(Duration::from_secs(1)).await;
                     }
                 }))
@@ -118,7 +118,7 @@ impl Failover {
                     Duration::from_secs(30),
                     "heartbeats are accepted",
                     || async {
-                        let (status, _) = replica.try_beat("orders", &part[..1]).await;
+                        let (status, _) = replica.try_send_heartbeats("orders", &part[..1]).await;
                         (status == 200).then_some(())
                     },
                 )
