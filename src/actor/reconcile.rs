@@ -74,7 +74,7 @@ pub enum ReconcileError {
 impl Reconciler {
     /// Runs one reconcile; returns `None` if another replica has the claim.
     pub async fn run(&self) -> Result<Option<ReconcileResult>, ReconcileError> {
-        if !self.bus.claim(CLAIM, self.claim).await? {
+        if !self.bus.try_claim(CLAIM, self.claim).await? {
             return Ok(None);
         }
         let default_ttl = self.expiry.protection.limits().ttl;

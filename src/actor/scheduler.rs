@@ -336,7 +336,7 @@ impl BackgroundJobs {
     async fn purge_offline(&self, before: DateTime<Utc>, interval: Duration) {
         // A little less than the interval.
         let remember = interval * 9 / 10;
-        let claim = self.reconciler.bus.claim(PURGE_CLAIM, remember).await;
+        let claim = self.reconciler.bus.try_claim(PURGE_CLAIM, remember).await;
         if !matches!(claim, Ok(true)) {
             return;
         }

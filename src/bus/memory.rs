@@ -149,10 +149,10 @@ impl EventBus for MemoryBus {
         ttl: Duration,
     ) -> Result<bool, BusError> {
         // No subscriber can reach the memory of this process.
-        self.claim(claim, ttl).await
+        self.try_claim(claim, ttl).await
     }
 
-    async fn claim(&self, claim: &str, ttl: Duration) -> Result<bool, BusError> {
+    async fn try_claim(&self, claim: &str, ttl: Duration) -> Result<bool, BusError> {
         Ok(self.state.lock().claim(claim, ttl))
     }
 

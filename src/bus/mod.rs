@@ -81,7 +81,7 @@ pub trait EventBus: Send + Sync {
 
     /// Takes a claim for `ttl`, so that only one replica on this bus does a piece of work.
     /// Returns whether the claim was free.
-    async fn claim(&self, claim: &str, ttl: Duration) -> Result<bool, BusError>;
+    async fn try_claim(&self, claim: &str, ttl: Duration) -> Result<bool, BusError>;
 
     /// Appends events to the log, in order. The log contains each transition of an instance
     /// once, and these alternate, in whatever order they arrive: a transition whose revision is

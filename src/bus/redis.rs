@@ -97,7 +97,7 @@ impl EventBus for RedisBus {
         Ok(published == 1)
     }
 
-    async fn claim(&self, claim: &str, ttl: Duration) -> Result<bool, BusError> {
+    async fn try_claim(&self, claim: &str, ttl: Duration) -> Result<bool, BusError> {
         let mut set = Call::command("SET");
         set.arg(format!("{CLAIM_PREFIX}{claim}"))
             .arg("1")

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{CommandError, complain, say};
+use super::{CommandError, print_error, print_line};
 use crate::client::{Client, ClientError};
 use crate::model::{
     Address, DisplayName, Metadata, Note, ScopeKey, ScopeKind, Status, Ttl, Weight, parse_json,
@@ -95,7 +95,7 @@ pub(super) async fn export(client: &Client) -> Result<(), CommandError> {
         instances,
     };
     let text = serde_json::to_string_pretty(&export).map_err(std::io::Error::other)?;
-    Ok(say(&text)?)
+    Ok(print_line(&text)?)
 }
 
 /// Registers everything in an export. Existing scopes and instances are changed to match it,
@@ -137,13 +137,13 @@ pub(super) async fn import(client: &Client, path: Option<&Path>) -> Result<(), C
     let mut failures = 0;
     for (entry, outcome) in outcomes {
         if let Err(error) = outcome {
-            complain(&format!("{}: {error}", entry.address))?;
+            print_error(&format!("{}: {error}", entry.address))?;
             failures += 1;
             code.get_or_insert(CommandError::from(error).exit_code());
         }
     }
     let scopes = export.groups.len() + export.services.len();
-    say(&format!(
+    print_line(&format!(
         "imported {scopes} groups and services, {} instances",
         all - failures
     ))?;

@@ -158,14 +158,14 @@ pub async fn run(config: CommandConfig) -> Result<(), CommandError> {
 }
 
 /// Prints a line to standard output.
-fn say(line: &str) -> io::Result<()> {
+fn print_line(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
 }
 
 /// Prints a line to standard error.
-fn complain(line: &str) -> io::Result<()> {
+fn print_error(line: &str) -> io::Result<()> {
     writeln!(io::stderr().lock(), "{line}")
 }
 
@@ -182,7 +182,7 @@ async fn scopes(client: &Client, kind: ScopeKind, json: bool) -> Result<(), Comm
     let path = format!("/v1/{}", kind.plural());
     let list: Value = client.get(&path).await?;
     if json {
-        return Ok(say(&list.to_string())?);
+        return Ok(print_line(&list.to_string())?);
     }
     let rows: Vec<ScopeRow> = client.read(list[kind.plural()].clone())?;
     let mut table = Table::new(["KEY", "AVAILABLE", "ONLINE", "REGISTERED", "NAME"]);
@@ -195,7 +195,7 @@ async fn scopes(client: &Client, kind: ScopeKind, json: bool) -> Result<(), Comm
             row.name,
         ]);
     }
-    Ok(say(&table.to_string())?)
+    Ok(print_line(&table.to_string())?)
 }
 
 #[derive(Deserialize)]
@@ -234,10 +234,10 @@ async fn instances(
         .get(&format!("/v1/{scope}/instances?available={available}"))
         .await?;
     if json {
-        return Ok(say(&list.to_string())?);
+        return Ok(print_line(&list.to_string())?);
     }
     if list["stale"] == json!(true) {
-        complain(
+        print_error(
             "this list may be out of date: the registry cannot reach its lease store or event log",
         )?;
     }
@@ -260,7 +260,7 @@ async fn instances(
             row.reason.unwrap_or_default(),
         ]);
     }
-    Ok(say(&table.to_string())?)
+    Ok(print_line(&table.to_string())?)
 }
 
 /// Sends the same request for each instance, and continues after a failure.
@@ -276,7 +276,7 @@ async fn each(
         all += 1;
         let path = format!("/v1/{key}");
         match client.send(method.clone(), &path, change).await {
-            Ok(_) => say(&format!("{done} {key}"))?,
+            Ok(_) => print_line(&format!("{done} {key}"))?,
             Err(error) => failures.push((key, CommandError::from(error))),
         }
     }
@@ -286,7 +286,7 @@ async fn each(
         return Err(error);
     }
     for (key, error) in &failures {
-        complain(&format!("{key}: {error}"))?;
+        print_error(&format!("{key}: {error}"))?;
     }
     match failures.first() {
         None => Ok(()),
@@ -301,7 +301,7 @@ async fn each(
 async fn overview(client: &Client, json: bool) -> Result<(), CommandError> {
     let overview: Value = client.get("/v1/overview").await?;
     if json {
-        return Ok(say(&overview.to_string())?);
+        return Ok(print_line(&overview.to_string())?);
     }
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
@@ -324,7 +324,7 @@ async fn overview(client: &Client, json: bool) -> Result<(), CommandError> {
             suspect,
         ]);
     }
-    say(&counts.to_string())?;
+    print_line(&counts.to_string())?;
     let mut facts = Table::new(["", ""]);
     let protection = &overview["protection"];
     for (name, value) in [
@@ -344,5 +344,5 @@ async fn overview(client: &Client, json: bool) -> Result<(), CommandError> {
     ] {
         facts.row([name.to_owned(), text(value)]);
     }
-    Ok(say(&facts.to_string())?)
+    Ok(print_line(&facts.to_string())?)
 }

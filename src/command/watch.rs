@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use super::table::printable;
-use super::{CommandError, complain, say};
+use super::{CommandError, print_error, print_line};
 use crate::client::{Client, ServerEvent};
 use crate::model::Scope;
 
@@ -33,20 +33,20 @@ pub(super) async fn run(
                         last_id.clone_from(&event.id);
                     }
                     if !event.name.is_empty() {
-                        say(&line(&event, json))?;
+                        print_line(&line(&event, json))?;
                     }
                 }
                 Ok(None) => break "it ended".to_owned(),
                 Err(why) => break why,
             }
         };
-        complain(&format!("the stream ended ({why}); reconnecting"))?;
+        print_error(&format!("the stream ended ({why}); reconnecting"))?;
         let last = (!last_id.is_empty()).then_some(last_id.as_str());
         stream = loop {
             sleep(AGAIN).await;
             match client.events(&query, last).await {
                 Ok(stream) => break stream,
-                Err(error) => complain(&error.to_string())?,
+                Err(error) => print_error(&error.to_string())?,
             }
         };
     }

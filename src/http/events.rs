@@ -33,7 +33,7 @@ const RETRY: u64 = 2000;
 const SPREAD: (u64, u64) = (1000, 3000);
 
 /// An ID that no log contains: the client has missed an unknown number of events.
-const NONE_OF_OURS: EventId = EventId {
+const UNKNOWN_ID: EventId = EventId {
     epoch: u64::MAX,
     sequence: 0,
 };
@@ -138,7 +138,7 @@ impl<'a> Data<'a> {
 }
 
 /// Returns the reconnection time for the end of the stream; different for each client port.
-fn come_back(request: &HttpRequest) -> u64 {
+fn reconnect_after_ms(request: &HttpRequest) -> u64 {
     let port = request.peer_addr().map_or(0, |peer| peer.port());
     SPREAD.0 + u64::from(port) % SPREAD.1
 }
@@ -187,7 +187,7 @@ pub(super) async fn stream(
     gate::note_wait(&request);
     let last = request.headers().get("Last-Event-ID").map(|id| {
         let id = id.to_str().unwrap_or_default().parse();
-        id.unwrap_or(NONE_OF_OURS)
+        id.unwrap_or(UNKNOWN_ID)
     });
     let items = api.feed.subscribe(last);
     let dropped = api.metrics.streams_dropped.clone();
@@ -212,7 +212,7 @@ pub(super) async fn stream(
         pings.tick().await;
         Some((Bytes::from_static(b": ping\n\n"), pings))
     });
-    let back = come_back(&request);
+    let back = reconnect_after_ms(&request);
     let end = {
         let api = api.clone();
         Box::pin(async move { api.lifecycle.stopping().await })

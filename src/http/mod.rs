@@ -239,7 +239,7 @@ pub fn configure(app: &mut web::ServiceConfig, api: Api) {
     let unknown = Rc::new(api.metrics.refusals("none"));
     app.default_service(web::to(move |request: HttpRequest| {
         unknown.answered(StatusCode::NOT_FOUND.as_u16());
-        let mut answer = no_such_route(&request).error_response();
+        let mut answer = route_not_found(&request).error_response();
         gate::add_headers(request.method(), answer.headers_mut());
         async { answer }
     }));
@@ -264,7 +264,7 @@ fn matcher(pattern: &str) -> String {
         .replace("{file}", "{file:.*}")
 }
 
-fn no_such_route(request: &HttpRequest) -> Problem {
+fn route_not_found(request: &HttpRequest) -> Problem {
     let path: String = request.path().chars().take(200).collect();
     Problem::new(Code::RouteNotFound, format!("there is nothing at {path:?}"))
 }

@@ -24,7 +24,7 @@ use crate::model::ScopeKind;
 /// Answers as long as the process does. Checks no backend.
 #[utoipa::path(
     get, path = "/livez", operation_id = "livez", tag = "daemon", security(()),
-    responses((status = 200, description = "it lives", body = String, content_type = "text/plain"))
+    responses((status = 200, description = "the process answers", body = String, content_type = "text/plain"))
 )]
 pub(super) async fn livez() -> &'static str {
     "ok\n"

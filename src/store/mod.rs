@@ -169,11 +169,12 @@ pub trait RegistryTransaction: Send {
 
     /// Marks instances online if the given lease is newer than the recorded one, and returns the
     /// changed instances, in no order. Keys must be unique.
-    async fn record_online(&mut self, lives: &[LeaseStart]) -> Result<Vec<WentOnline>, StoreError>;
+    async fn record_online(&mut self, starts: &[LeaseStart])
+    -> Result<Vec<WentOnline>, StoreError>;
 
     /// Marks instances offline if the given lease is still the recorded one, and returns the
     /// changed instances, in no order. Keys must be unique.
-    async fn record_offline(&mut self, lives: &[LeaseStart]) -> Result<Vec<Instance>, StoreError>;
+    async fn record_offline(&mut self, starts: &[LeaseStart]) -> Result<Vec<Instance>, StoreError>;
 
     /// Records which lease store a replica uses, and returns what all other running replicas
     /// recorded. Removes old records of replicas that ended. A store for one replica alone records
@@ -260,32 +261,32 @@ pub struct LeaseStart {
     pub epoch: Epoch,
 }
 
-/// What recording a new life did.
+/// The result of recording a new lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WentOnline {
-    /// The instance as it is now.
+    /// The instance after the change.
     pub instance: Instance,
-    /// Whether it was offline before; otherwise the end of its last life was never recorded.
+    /// Whether it was offline before; otherwise the end of its previous lease was never recorded.
     pub transition: bool,
 }
 
-/// What deleting a scope did.
+/// The result of deleting a scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScopeDeletion {
-    /// It is closed, and was this.
+    /// It was deleted; this was its last state.
     Deleted(ScopeRecord),
-    /// It still has instances, and stays.
+    /// It still has instances.
     HasInstances,
-    /// There was none.
+    /// There is no such scope.
     Unknown,
 }
 
-/// Which registry store, from `--store`.
+/// The registry store, from `--store`.
 #[derive(Clone, PartialEq, Eq)]
 pub enum StoreUrl {
     /// `sqlite:PATH`: a file, used by one daemon at a time.
     Sqlite(PathBuf),
-    /// `postgres://…`: a database, shared by any number of daemons.
+    /// `postgres://…`: a database, shared by any number of replicas.
     Postgres(BackendUrl),
 }
 
@@ -328,16 +329,16 @@ impl fmt::Debug for StoreUrl {
     }
 }
 
-/// An open registry store: who may read it, and the one who may write.
+/// An open registry store.
 pub struct Store {
-    /// Shared freely.
+    /// Reads; may be shared.
     pub reader: Arc<dyn RegistryReader>,
-    /// Cannot be cloned, and there is no second one.
+    /// Writes; cannot be cloned, and is the only one.
     pub writer: Box<dyn RegistryWriter>,
 }
 
-/// Opens a registry store. SQLite's file is opened here and now; connections to
-/// Postgres are made when they are needed, on the runtime this is called on.
+/// Opens a registry store. The SQLite file is opened at once; connections to PostgreSQL are
+/// made when they are needed, on the current runtime.
 pub fn open(url: &StoreUrl) -> Result<Store, OpenError> {
     match url {
         StoreUrl::Sqlite(path) => sqlite::open(path),
@@ -363,7 +364,7 @@ fn migrate_error(error: &refinery::Error, runner: &refinery::Runner) -> MigrateE
     }
 }
 
-/// An error and what lies beneath it, where the drivers put what happened.
+/// Formats an error with its causes, which contain what the drivers report.
 fn with_sources(error: &dyn std::error::Error) -> String {
     let mut message = error.to_string();
     let mut source = error.source();

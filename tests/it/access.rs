@@ -1,4 +1,4 @@
-//! Who may do what: every route with every role, in every spelling.
+//! Roles and scopes: every route with every role, in every notation.
 
 use std::fs;
 use std::process::Command;
@@ -169,7 +169,7 @@ async fn no_spelling_of_a_path_and_no_header_gets_around_it() {
             assert_eq!(status, 401, "{method} {path} {forged}");
         }
     }
-    // What it does not take needs a token as well, and a path that is not there tells nothing.
+    // An unsupported method needs a token as well, and an unknown path reveals nothing.
     assert_eq!(guarded.status("POST", ORDERS, "").await, 401);
     assert_eq!(guarded.status("POST", ORDERS, &good).await, 405);
     assert_eq!(guarded.status("GET", "/v2/secret", "").await, 404);
@@ -253,7 +253,7 @@ async fn a_limited_token_reaches_its_scopes_and_nothing_else() {
         "nothing of the batch was done"
     );
 
-    // The original's API says everything with status 200.
+    // The original's API answers everything with status 200.
     let heartbeat = |server: &str| json!({"server": server, "addr": "10.0.0.5:8080"});
     let keep_alive = "/gateway-server-detail/keep-alive";
     let (_, body) = send(Method::PUT, keep_alive, heartbeat("orders")).await;
@@ -315,7 +315,7 @@ async fn tokens_are_read_again_on_sighup() {
     .await;
     assert_eq!(status(&old).await, 401);
 
-    // What cannot be used changes nothing, and is said.
+    // An invalid file changes nothing, and is logged.
     fs::write(&guarded.list, "admin new not-a-hash").unwrap();
     guarded.daemon.signal(Signal::HUP);
     eventually(Duration::from_secs(10), "it is said", || async {

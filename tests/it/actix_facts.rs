@@ -1,5 +1,5 @@
-//! What actix does that the actors are built around. Should a new version differ, the
-//! test says so, and `src/actor/mod.rs` can become simpler.
+//! The properties of actix that the actors rely on. If a new version differs, a test fails, and
+//! `src/actor/mod.rs` may become simpler.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::support::{eventually, mailbox};
 
-/// Counts what it handled; does so only when it is let.
+/// Counts the messages it handles, each after a permit.
 struct Slow {
     gate: Arc<Notify>,
     handled: Arc<AtomicUsize>,
@@ -118,7 +118,7 @@ async fn what_a_caller_gave_up_on_is_done_all_the_same_once_it_began() {
     .await;
 }
 
-/// Panics when told to.
+/// Panics on request.
 struct Fragile(Arc<AtomicUsize>);
 
 impl Actor for Fragile {
@@ -193,7 +193,7 @@ async fn an_interval_catches_up_in_a_burst_after_a_stall() {
     assert!(begin.elapsed() < Duration::from_secs(2), "all at once");
 }
 
-/// Answers only what its gate lets through, after admission by [`Mailbox`].
+/// Answers only messages that its gate lets through, admitted by [`Mailbox`].
 struct Gated(Arc<Notify>);
 
 impl Actor for Gated {

@@ -194,8 +194,11 @@ impl RegistryTransaction for FakeTransaction<'_> {
         Ok(Vec::new())
     }
 
-    async fn record_online(&mut self, lives: &[LeaseStart]) -> Result<Vec<WentOnline>, StoreError> {
-        for LeaseStart { key, epoch } in lives {
+    async fn record_online(
+        &mut self,
+        starts: &[LeaseStart],
+    ) -> Result<Vec<WentOnline>, StoreError> {
+        for LeaseStart { key, epoch } in starts {
             self.writes
                 .push(format!("{} since {}", key.address, epoch.0));
         }
@@ -213,7 +216,7 @@ impl RegistryTransaction for FakeTransaction<'_> {
         };
         match &*self.store.registered.lock().unwrap() {
             Some(known) => {
-                let known = lives.iter().filter(|life| known.contains(&life.key));
+                let known = starts.iter().filter(|start| known.contains(&start.key));
                 Ok(known.map(online).collect())
             }
             None => Err(StoreError::Unavailable("away".into())),
@@ -336,7 +339,7 @@ impl LeaseStore for FakeLeases {
     }
 }
 
-/// Lets what has been sent so far arrive.
+/// Lets sent messages arrive.
 async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -444,7 +447,7 @@ async fn one_transaction_holds_at_most_512_writes() {
     });
     let (actor, _ended) = registry(&store);
     settle().await;
-    // What came together is in the first one already.
+    // The writes that arrived together are in the first transaction already.
     let writes: Vec<_> = (0..1200)
         .map(|i| actix::spawn(actor.send(register(&format!("h-{i}:1")))))
         .collect();
@@ -603,7 +606,7 @@ async fn the_end_of_an_actor_by_a_panic_is_reported() {
     assert_eq!(ended.recv().await, Some("tested"));
 }
 
-/// A HeartbeatActor over a registry of `known` addresses.
+/// A HeartbeatActor over a registry of the addresses `known`.
 fn heartbeats(
     store: &Arc<FakeStore>,
     leases: &Arc<FakeLeases>,
@@ -613,12 +616,12 @@ fn heartbeats(
     HeartbeatActor::new(expiry(store, leases, memory_bus()), lifeline().0).start()
 }
 
-/// Of instances of which whoever sends it knows nothing.
+/// Heartbeats of instances that the sender does not know.
 fn send_heartbeats(addresses: &[&str]) -> RecordHeartbeats {
     beat_of(addresses, None)
 }
 
-/// Of instances that whoever sends it knows.
+/// Heartbeats of instances that the sender knows.
 fn heartbeat_of_known(addresses: &[&str]) -> RecordHeartbeats {
     beat_of(addresses, Some(HeartbeatInfo::default()))
 }
@@ -794,7 +797,7 @@ async fn heartbeats_continue_while_the_store_is_unavailable() {
             HeartbeatOutcome::Created(ttl)
         ]
     );
-    // Once it answers again, what was taken on trust is found out.
+    // Once the store answers again, an unknown instance that was trusted is found out.
     *store.registered.lock().unwrap() = Some(HashSet::from([key("a:1")]));
     let outcomes = actor
         .send(send_heartbeats(&["a:1", "b:1"]))
@@ -818,8 +821,7 @@ async fn a_lease_created_for_a_removed_instance_is_revoked() {
         .await
         .unwrap()
         .unwrap();
-    // Deregistered by another replica: the row and the lease are gone, and this one
-    // still believes in it.
+    // Deregistered by another replica: row and lease are gone, and this one does not know it yet.
     store.registered.lock().unwrap().as_mut().unwrap().clear();
     leases.leases.lock().unwrap().clear();
     let outcomes = actor
@@ -859,7 +861,7 @@ impl Clock for TestClock {
     }
 }
 
-/// A bus that records what was published when, and can be slow or away.
+/// An event log that records when it is called, and can be slow or unavailable.
 struct FakeBus {
     clock: Arc<TestClock>,
     published: Mutex<Vec<(String, String)>>,
@@ -891,7 +893,7 @@ impl EventBus for FakeBus {
         }
     }
 
-    async fn claim(&self, _: &str, _: Duration) -> Result<bool, BusError> {
+    async fn try_claim(&self, _: &str, _: Duration) -> Result<bool, BusError> {
         Ok(false)
     }
 

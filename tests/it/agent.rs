@@ -1,4 +1,4 @@
-//! The agent: whoever runs under it is listed while it lives.
+//! The agent: an instance under it is listed while it runs.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +24,7 @@ const INSTANCE: &str = "/v1/services/orders/instances/10.0.0.5:8080";
 /// Longer than anything here takes on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
 
-/// A short life, so that its end can be waited for.
+/// The shortest TTL, so that its end can be waited for.
 const TTL: Duration = Duration::from_secs(5);
 
 fn short_lives() -> [String; 4] {
@@ -58,7 +58,7 @@ fn kill(id: &str, signal: Signal) {
     kill_process(id, signal).unwrap();
 }
 
-/// What a command has written to a file, once it has.
+/// Waits for a file that a command writes, and returns its content.
 async fn written(file: &Path) -> String {
     eventually(LONG, "the command wrote it", || async {
         let text = fs::read_to_string(file).ok()?;
@@ -98,8 +98,8 @@ async fn an_instance_killed_with_its_agent_is_offline_one_ttl_later() {
     let mut agent = agent(folder.path(), daemon.url(), &command);
     is_available(&daemon, true).await;
     let id = written(&folder.path().join("id")).await;
-    // Nobody is judged for one time to live after the start.
-    eventually(LONG, "whoever goes may be judged", || async {
+    // No instance is marked offline for one TTL after the start.
+    eventually(LONG, "a missing lease is evidence", || async {
         let (_, overview) = daemon.get("/v1/overview").await;
         overview["protection"]["reason"].is_null().then_some(())
     })
@@ -180,7 +180,7 @@ async fn it_begins_before_the_registry_does_and_outlives_its_outages() {
     let own = TempDir::new().unwrap();
     let server = format!("http://127.0.0.1:{}", proxy.port());
     let mut agent = agent(own.path(), &server, &["sleep", "60"]);
-    eventually(LONG, "it says that nobody answers", || async {
+    eventually(LONG, "it logs that no replica answers", || async {
         agent.log().contains("no answer from").then_some(())
     })
     .await;

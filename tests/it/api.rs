@@ -35,7 +35,7 @@ on_both_backends! {
 
 const ORDERS: &str = "/v1/services/orders/instances/10.0.0.5:8080";
 
-/// A body without what differs from run to run.
+/// Removes the fields that differ from run to run.
 fn stable(mut body: Value) -> Value {
     fn strip(value: &mut Value) {
         match value {

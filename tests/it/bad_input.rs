@@ -1,5 +1,5 @@
-//! What is wrong with a request is said with a stable code and the field, nothing is
-//! written, and the daemon goes on.
+//! An invalid request is answered with a stable code and the field, writes nothing, and does
+//! not disturb the daemon.
 
 use std::time::Duration;
 

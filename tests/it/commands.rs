@@ -1,4 +1,4 @@
-//! What operators ask at a terminal, and scripts by its output and exit codes.
+//! The commands for operators, by their output and exit codes.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -18,7 +18,7 @@ async fn ask(daemon: &Daemon, arguments: &[&str]) -> Output {
     run(arguments, &[("ROLLCALL_SERVER", daemon.url())]).await
 }
 
-/// What it prints, where it does what it should.
+/// Returns the output of a command that must succeed.
 async fn printed(daemon: &Daemon, arguments: &[&str]) -> String {
     let output = ask(daemon, arguments).await;
     let error = String::from_utf8_lossy(&output.stderr);
@@ -124,7 +124,7 @@ async fn exit_codes_tell_scripts_what_went_wrong() {
     let (code, error) = refused(&daemon, &["enable", "orders", "10.9.9.9:1"]).await;
     assert_eq!(code, 3, "{error}");
     assert!(error.contains("the instance is not registered"), "{error}");
-    // Those that are there are done all the same.
+    // The instances that exist are changed nevertheless.
     let some = ["hold", "orders", "10.9.9.9:1", "10.0.0.5:8080"];
     let (code, error) = refused(&daemon, &some).await;
     assert_eq!(code, 3, "{error}");
@@ -141,7 +141,7 @@ async fn exit_codes_tell_scripts_what_went_wrong() {
     let nobody = format!("http://127.0.0.1:{}", free_port());
     let (code, error) = refused(&daemon, &["services", "--server", &nobody]).await;
     assert_eq!((code, error.contains(&nobody)), (5, true), "{error}");
-    // One of several replicas is enough.
+    // One reachable replica is enough.
     let both = format!("{nobody},{}", daemon.url());
     printed(&daemon, &["services", "--server", &both]).await;
 }
@@ -226,7 +226,7 @@ async fn what_happens_is_watched_line_by_line() {
                 .find(|line| line.contains("instance.changed"))
                 .unwrap()
         });
-        // It may not listen yet, so it is changed until it is told.
+        // The subscription may not exist yet, so changes are repeated until one is printed.
         let mut weight = 0;
         while !reader.is_finished() {
             weight = weight % 1000 + 1;
@@ -250,7 +250,7 @@ async fn what_happens_is_watched_line_by_line() {
 #[tokio::test]
 async fn a_registered_name_cannot_move_the_cursor_of_a_terminal() {
     let daemon = Daemon::start(&[]).await;
-    // A name has no control characters, but what turns the direction of text is none.
+    // A name has no control characters, but may change the direction of text.
     let name = "a\u{202e}gnp.exe";
     assert_eq!(daemon.put(ORDERS, json!({ "name": name })).await.0, 201);
     let list = printed(&daemon, &["instances", "orders"]).await;

@@ -1,4 +1,4 @@
-//! The console, in a browser: what an operator sees, and may do.
+//! The console, in a browser: what an operator sees and can do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ async fn open(daemon: &Daemon) -> Browser {
     browser
 }
 
-/// The row of the instance that is there.
+/// The row of the only instance.
 const ROW: &str = "#instances .rows .row";
 
 #[tokio::test]
@@ -45,7 +45,7 @@ async fn registered_instances_appear_and_silent_ones_go_offline_without_a_reload
     for part in ["10.0.0.5:8080", "web", "offline", "enabled", "3", "zone=a"] {
         assert!(row.contains(part), "{part}: {row}");
     }
-    // Nobody is judged for one time to live after the start: it beats until then.
+    // No instance is marked offline for one TTL after the start; it sends heartbeats until then.
     let until = Instant::now() + Duration::from_secs(6);
     while Instant::now() < until {
         daemon.put(&format!("{ORDERS}/heartbeat"), json!({})).await;
@@ -64,9 +64,9 @@ async fn registered_instances_appear_and_silent_ones_go_offline_without_a_reload
     browser
         .sees(".figure.available b", |text| text == "0")
         .await;
-    let told = browser.text("#timeline").await;
-    let (gone, came) = (told.find("offline"), told.find("online"));
-    assert!(gone.is_some() && came.is_some(), "{told}");
+    let timeline = browser.text("#timeline").await;
+    let (gone, came) = (timeline.find("offline"), timeline.find("online"));
+    assert!(gone.is_some() && came.is_some(), "{timeline}");
     assert_eq!(browser.run("return window.notReloaded").await, json!(true));
     let pulse = browser.text("#pulse-left").await;
     assert!(pulse == "1 s" || pulse == "2 s", "{pulse}");
@@ -257,7 +257,7 @@ async fn protection_is_shown_with_its_reason_and_ended_by_an_operator() {
     let daemon = Daemon::start(&short_lives()).await;
     let many = addresses(20);
     daemon.register("orders", &many, &json!({})).await;
-    // Until somebody may be judged, all of them beat; then all of them stop.
+    // All instances send heartbeats until a missing lease is evidence; then all stop.
     let until = Instant::now() + Duration::from_secs(6);
     while Instant::now() < until {
         daemon.send_heartbeats("orders", &many).await;
@@ -278,7 +278,7 @@ async fn protection_is_shown_with_its_reason_and_ended_by_an_operator() {
     browser.close().await;
 }
 
-/// Without a browser: what is served says itself that it needs nothing from elsewhere.
+/// Without a browser: the served page itself forbids requests to other hosts.
 #[tokio::test]
 async fn the_page_loads_nothing_from_elsewhere_and_writes_no_markup() {
     let daemon = Daemon::start(&[]).await;

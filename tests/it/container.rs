@@ -1,6 +1,5 @@
-//! What is given to run the daemon in containers, on Kubernetes and under systemd: it names
-//! only variables that the daemon knows, holds no secret, and waits longer for an end than the
-//! daemon takes. `tests/container` runs it for real.
+//! The files for containers, Kubernetes and systemd: they name only known variables, contain no
+//! secret, and wait longer for the stop than the daemon takes. `tests/container` runs them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -48,7 +47,7 @@ fn help() -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What stands between `open` and `close`, wherever `open` is.
+/// Returns the texts between `open` and `close`.
 fn between<'a>(text: &'a str, open: &str, close: &str) -> Vec<&'a str> {
     let parts = text.split(open).skip(1);
     parts
@@ -56,7 +55,7 @@ fn between<'a>(text: &'a str, open: &str, close: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// The variables that compose asks for, each with what stands behind its name.
+/// Returns the variables of compose, each with the text behind its name.
 fn asked_for(compose: &str) -> Vec<(&str, &str)> {
     let asked = between(compose, "${", "}").into_iter();
     asked

@@ -1,5 +1,5 @@
-//! What is given for Prometheus and Grafana: it is well formed, its alerts fire when they
-//! should, and it asks only for metrics and labels that the daemon has.
+//! The files for Prometheus and Grafana: they are well formed, the alerts fire when they
+//! should, and they use only metrics and labels that the daemon has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,7 +15,7 @@ use crate::support::daemon::Daemon;
 /// Labels that Prometheus adds, or that only buckets have.
 const EVERYWHERE: [&str; 3] = ["instance", "job", "le"];
 
-/// What Prometheus itself says of each target.
+/// Prometheus' own metric about each target.
 const UP: &str = "up";
 
 fn folder(name: &str) -> PathBuf {
@@ -80,7 +80,7 @@ fn tokens(text: &str) -> Vec<Token> {
     }
 }
 
-/// What an expression, or a sample, names.
+/// The metrics and labels in an expression or a sample.
 #[derive(Default)]
 struct Names {
     /// The daemon's metrics, each with the labels it is selected by.
@@ -124,7 +124,7 @@ impl Names {
     }
 }
 
-/// What the daemon has, by its `/metrics`.
+/// The metrics and labels in the daemon's `/metrics`.
 #[derive(Default)]
 struct Exposed {
     metrics: BTreeSet<String>,
@@ -165,7 +165,7 @@ impl Exposed {
             || sampled.any(|labels| labels.contains(label))
     }
 
-    /// What an expression asks for in vain, in words.
+    /// Returns the unknown metrics and labels in an expression.
     fn breaches(&self, expression: &str) -> Vec<String> {
         let names = Names::of(expression);
         let mut breaches = Vec::new();
@@ -245,8 +245,8 @@ fn alerts() -> BTreeMap<String, Vec<String>> {
     alerts
 }
 
-/// The expression of an alert: what follows on its line, or the lines below that are
-/// further in.
+/// Returns the expression of an alert: the rest of its line, or the further indented lines
+/// below.
 fn expression(lines: &[String]) -> String {
     const KEY: &str = "        expr: ";
     let at = lines.iter().position(|line| line.starts_with(KEY)).unwrap();
@@ -272,7 +272,7 @@ fn series_of_cases() -> Vec<String> {
 #[test]
 fn prometheus_takes_the_example_and_the_alerts() {
     promtool(&["check", "rules", "alerts.yaml"], &folder("prometheus"));
-    // With a token beside it, as whoever uses it has.
+    // With a token file beside it, as in real use.
     let dir = TempDir::new().unwrap();
     for file in ["prometheus.yaml", "alerts.yaml"] {
         fs::copy(folder("prometheus").join(file), dir.path().join(file)).unwrap();

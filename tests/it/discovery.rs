@@ -100,8 +100,8 @@ async fn a_tag_is_of_the_content_alone<B: Backends>() {
     setup.put(ORDERS, json!({})).await;
     setup.send_heartbeats("orders", &[ADDRESS.to_owned()]).await;
     let known = tag(&setup).await;
-    // Whoever is not in the answer does not change it, nor does a registration that
-    // changes nothing.
+    // An instance outside of the filter does not change the list, nor does a registration without
+    // a difference.
     setup
         .put("/v1/services/orders/instances/idle:1", json!({}))
         .await;
@@ -156,7 +156,7 @@ async fn a_long_poll_is_answered_by_the_change<B: Backends>() {
         assert_eq!(answer.status, 200);
         assert_eq!(answer.body["instances"][0]["address"], json!(ADDRESS));
     }
-    // What the client does not have yet is answered at once.
+    // A list that the client does not have is answered at once.
     let begin = Instant::now();
     assert_eq!(list(&setup, &path, Some(&known)).await.status, 200);
     assert_eq!(list(&setup, &path, None).await.status, 200);
@@ -170,7 +170,7 @@ async fn a_long_poll_without_a_change_is_answered_304<B: Backends>() {
     let begin = Instant::now();
     let path = format!("{AVAILABLE}&wait=2s");
     let (answer, ()) = tokio::join!(list(&daemon, &path, Some(&known)), async {
-        // It wakes, and is not what the client waits for.
+        // This change wakes the request, but is not in its list.
         are_waiting(&daemon, 1).await;
         daemon.patch(ORDERS, json!({"weight": 7})).await;
     });

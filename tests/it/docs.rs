@@ -1,4 +1,5 @@
-//! The documentation: its links lead somewhere, what it names exists, and what exists is in it.
+//! The documentation: its links resolve, everything it names exists, and everything that exists
+//! is documented.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -45,7 +46,7 @@ fn words(text: &str, prefix: &str, allowed: impl Fn(char) -> bool) -> BTreeSet<S
         .collect()
 }
 
-/// Fails with what only one of them has.
+/// Fails with the elements that only one of the sets has.
 fn assert_same(documented: &BTreeSet<String>, existing: &BTreeSet<String>) {
     let missing: Vec<_> = existing.difference(documented).collect();
     let unknown: Vec<_> = documented.difference(existing).collect();
@@ -93,7 +94,7 @@ fn every_link_leads_to_a_file_and_a_heading() {
     }
 }
 
-/// What the program prints for `--help`, with that of all commands.
+/// Returns the `--help` of the program and of all commands.
 fn help() -> String {
     let print = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_rollcalld"))
@@ -137,7 +138,7 @@ fn every_flag_is_documented_and_every_documented_flag_exists() {
         let spans = line.split('`').skip(1).step_by(2);
         let alone = spans.filter(|span| span.starts_with("--"));
         let runs = line.starts_with("rollcalld").then(|| {
-            // What follows belongs to the command that the agent runs.
+            // The rest belongs to the command that the agent runs.
             line.split(" -- ").next().unwrap()
         });
         for text in alone.chain(runs) {
@@ -158,7 +159,7 @@ fn every_variable_is_documented_and_every_documented_variable_exists() {
     let is_variable = |character: char| character.is_ascii_uppercase() || character == '_';
     let mut variables = words(&help(), "ROLLCALL_", is_variable);
     let mut documented = words(&text(), "ROLLCALL_", is_variable);
-    // What names the prefix alone.
+    // The mere prefix.
     variables.remove("ROLLCALL_");
     documented.remove("ROLLCALL_");
     assert_same(&documented, &variables);

@@ -1,5 +1,5 @@
-//! Acknowledged is committed: the daemon is killed among registrations under way, and
-//! every one that was answered is there afterwards.
+//! Acknowledged is committed: the daemon is killed during registrations, and every answered one
+//! exists afterwards.
 
 use std::collections::HashSet;
 use std::sync::Mutex;

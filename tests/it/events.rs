@@ -45,7 +45,7 @@ async fn each_change_is_an_event<B: Backends>() {
             "status": "enabled", "online": false, "available": false,
         })
     );
-    // What changes nothing is no event; the next one is that of the heartbeat.
+    // A registration without a difference is no event; the next event is that of the heartbeat.
     daemon.put(ORDERS, json!({})).await;
     let beaten = Instant::now();
     daemon
@@ -123,7 +123,7 @@ async fn a_subscriber_receives_events_of_its_scope_and_of_the_whole_registry<B: 
                 }
             }
         }
-        // What came before the first roll call was passed over by `expect`.
+        // Events before the first roll call were skipped by `expect`.
         let scopes: Vec<String> = heard
             .iter()
             .map(|event| match event.data["service"].as_str() {
@@ -178,7 +178,7 @@ async fn a_subscriber_that_reconnects_receives_what_it_missed<B: Backends>() {
     other.send_heartbeats("orders", &addresses).await;
     let mut subscriber = Subscriber::resume(other, &last_id).await;
     heard.extend(subscriber.until_quiet(Duration::from_secs(2)).await);
-    // Live again, after what it missed.
+    // Live again, after the missed events.
     setup.put(ORDERS, json!({})).await;
     heard.extend(subscriber.until_quiet(Duration::from_secs(2)).await);
     heard.retain(|event| event.name.starts_with("instance."));
@@ -197,13 +197,13 @@ async fn a_subscriber_that_reconnects_receives_what_it_missed<B: Backends>() {
         (count("instance.registered"), count("instance.online")),
         (41, 40)
     );
-    let mut told: Vec<(&str, &str)> = heard
+    let mut published: Vec<(&str, &str)> = heard
         .iter()
         .map(|event| (event.name.as_str(), event.address()))
         .collect();
-    told.sort_unstable();
-    told.dedup();
-    assert_eq!(told.len(), 81, "each once");
+    published.sort_unstable();
+    published.dedup();
+    assert_eq!(published.len(), 81, "each once");
 }
 
 async fn an_id_that_is_not_known_is_answered_with_resync<B: Backends>() {
@@ -254,7 +254,7 @@ async fn a_slow_subscriber_is_dropped_with_a_resync<B: Backends>() {
         });
         let answers = futures_util::future::join_all(changes).await;
         assert!(answers.iter().all(|status| *status == 200));
-        // Whoever reads is not disturbed.
+        // Readers are not disturbed.
         for _ in 0..100 {
             other.expect("instance.changed", SOON).await;
         }
@@ -281,7 +281,7 @@ async fn a_stream_ends_with_the_daemon<B: Backends>() {
     assert!(setup.daemon.ended().await.success());
     assert!(
         begin.elapsed() < Duration::from_secs(8),
-        "nobody waited for the stream"
+        "the stop did not wait for the stream"
     );
 }
 
@@ -294,7 +294,7 @@ async fn a_redis_that_was_killed_gives_resync_and_then_everything_is_there() {
     setup.send_heartbeats("orders", &addresses[..10]).await;
     let mut subscriber = Subscriber::new(&second, "").await;
     setup.backends.redis.kill();
-    // Postgres is there: what is registered now cannot be told.
+    // PostgreSQL works: this registration cannot be published yet.
     setup.register("orders", &addresses[10..], &json!({})).await;
     setup.backends.redis.restart().await;
     subscriber.expect("resync", Duration::from_secs(20)).await;
@@ -325,7 +325,7 @@ async fn a_change_made_in_the_database_is_found_and_published() {
     setup.send_heartbeats("orders", &addresses).await;
     let mut subscriber = Subscriber::new(&setup, "").await;
     let client = postgres::connect(&setup.backends.store).await.unwrap();
-    // As if a daemon had committed this and died before it told anybody.
+    // As if a replica had committed this and died before it was published.
     let change =
         "UPDATE instance SET online = false, online_changed_at = now(), revision = revision + 1
                   WHERE address = 'h-1:1'";

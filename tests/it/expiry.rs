@@ -1,5 +1,5 @@
-//! ExpiryHandler: whoever stops beating is found within a second of its time, told once, and by
-//! nobody who still beats.
+//! Expiry: an instance that stops sending heartbeats is marked offline within a second of its
+//! TTL, once, and no living instance ever is.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -35,7 +35,7 @@ on_both_backends! {
 
 const TTL: Duration = Duration::from_secs(5);
 
-/// The shortest time to live, and everybody may go.
+/// The shortest TTL, and no protection mode.
 const SHORT: [&str; 6] = [
     "--lease-ttl",
     "5s",
@@ -101,14 +101,14 @@ async fn two_thousand_silent_instances_are_detected_within_a_second_and_publishe
     }
     assert_eq!(online, 2000);
     lateness.sort();
-    // What is found is told when it is committed: as late as the disk is.
+    // A transition is published after its commit, so it is as late as the disk is.
     let (p99, sync) = (lateness[1980], disk.longest_sync());
     assert!(
         p99 <= Duration::from_secs(1) + sync,
         "p99 is {p99:?} late, and a sync took at most {sync:?}"
     );
     assert_eq!(daemon.counts("orders").await, [2000, 0, 0]);
-    // Nothing is told twice, and a reconcile finds nothing.
+    // No transition is published twice, and a reconcile finds none.
     sleep(Duration::from_secs(16)).await;
     let later = subscriber.until_quiet(Duration::from_millis(100)).await;
     assert!(!later.iter().any(Event::is_transition), "{later:?}");
@@ -142,7 +142,7 @@ async fn nothing_is_found_by_searching_the_keys() {
     let _: () = connection.ping().await.unwrap();
 }
 
-/// The deadline of its longer life is still there, and it is not that which finds it.
+/// The deadline of the longer TTL still exists, and is not the one that detects it.
 async fn a_shortened_ttl_is_detected_by_the_new_time<B: Backends>() {
     let setup = Setup::<B>::start_with(&SHORT).await;
     let path = "/v1/services/orders/instances/h-0:1";
@@ -159,8 +159,8 @@ async fn a_shortened_ttl_is_detected_by_the_new_time<B: Backends>() {
     .await;
 }
 
-/// Each of 200 instances beats five times at about the end of its lease, now on one daemon
-/// and now on another, where there is one.
+/// Each of 200 instances sends five heartbeats around the end of its lease, to the daemons in
+/// turn if there are two.
 async fn a_heartbeat_in_flight_while_its_lease_expires_wins<B: Backends>() {
     let setup = Setup::<B>::start_with(&SHORT).await;
     let other = setup.replica(&SHORT).await;
@@ -243,7 +243,7 @@ async fn instances_offline_for_long_are_removed<B: Backends>() {
     assert_eq!(setup.counts("orders").await, [1, 0, 0]);
 }
 
-/// Beats for `addresses` on the daemons in turn, until the time is over.
+/// Sends heartbeats to the daemons in turn, until `until`.
 async fn send_heartbeats_in_turn(daemons: &[&Daemon], addresses: &[String], until: Instant) {
     for turn in 0.. {
         if Instant::now() >= until {
@@ -256,8 +256,8 @@ async fn send_heartbeats_in_turn(daemons: &[&Daemon], addresses: &[String], unti
     }
 }
 
-/// Eight instances beat on two daemons in turn and four on the first alone, which is
-/// then killed by `kill`.
+/// Eight instances send heartbeats to two daemons in turn, and four to the first one only,
+/// which `kill` then kills.
 async fn heartbeats_on_two_daemons(first: Daemon, second: &Daemon, kill: impl AsyncFnOnce(Daemon)) {
     let addresses = addresses(12);
     let (shared, own) = addresses.split_at(8);
@@ -280,7 +280,7 @@ async fn heartbeats_on_two_daemons(first: Daemon, second: &Daemon, kill: impl As
     );
     alternate(&events);
 
-    // Those who beat on the first alone last did so by now.
+    // The last heartbeats of the four were sent by now.
     let last_beat = Instant::now();
     kill(first).await;
     let found_by = last_beat + TTL + Duration::from_secs(16);
@@ -290,7 +290,7 @@ async fn heartbeats_on_two_daemons(first: Daemon, second: &Daemon, kill: impl As
     gone.sort_unstable();
     let mut expected: Vec<&str> = own.iter().map(String::as_str).collect();
     expected.sort_unstable();
-    assert_eq!(gone, expected, "each once, and nobody else");
+    assert_eq!(gone, expected, "each once, and no other");
     assert_eq!(second.counts("orders").await, [12, 8, 8]);
 }
 
@@ -362,7 +362,7 @@ async fn clocks_that_are_ten_seconds_apart_change_nothing() {
             .unwrap();
     })
     .await;
-    // The time that is shown is the recorder's own, and nothing is decided by it.
+    // The displayed time comes from the replica that recorded it, and decides nothing.
     let (_, body) = second.get("/v1/services/orders/instances").await;
     let times: Vec<&Value> = body["instances"]
         .as_array()
@@ -399,7 +399,7 @@ async fn a_jump_of_the_clock_removes_no_instance() {
     let skipped_before = skipped().await;
     for ahead in [TimeDelta::hours(2), TimeDelta::zero(), TimeDelta::hours(-2)] {
         *clock.0.lock().unwrap() = ahead;
-        // Two intervals at which it looks who is to be removed.
+        // Two intervals of the purge.
         sleep(Duration::from_millis(4200)).await;
         assert_eq!(daemon.counts("orders").await[0], 3, "{ahead}");
     }
@@ -407,7 +407,7 @@ async fn a_jump_of_the_clock_removes_no_instance() {
     let skipped = skipped().await.as_u64().unwrap() - skipped_before.as_u64().unwrap();
     assert!(
         skipped <= 6,
-        "{skipped} roll calls are counted that nobody missed"
+        "{skipped} roll calls are counted as skipped that were not"
     );
     *clock.0.lock().unwrap() = TimeDelta::zero();
     eventually(

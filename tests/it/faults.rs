@@ -1,5 +1,5 @@
-//! What is around a daemon fails, or the daemon itself: nobody is said to be gone because of
-//! it, what can go on goes on, and everything heals.
+//! A backend fails, or the daemon itself: no instance is marked offline because of it,
+//! everything that can continue does, and everything recovers.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::support::{addresses, eventually, postgres};
 const TTL: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(10);
 
-/// Forty instances that beat on a daemon whose Redis is about to fail.
+/// Forty instances that send heartbeats to a daemon whose Redis is about to fail.
 struct Beating {
     daemon: Daemon,
     addresses: Vec<String>,
@@ -49,8 +49,8 @@ impl Beating {
         body
     }
 
-    /// For as long as Redis is away: heartbeats are refused within a second, discovery
-    /// goes on and says that it is old, and memory stays bounded, however many come.
+    /// While Redis is unavailable: heartbeats are rejected within a second, lists continue and say
+    /// that they are stale, and memory stays bounded under any load.
     async fn endure(&self, time: Duration) {
         let begin = Instant::now();
         eventually(SOON, "it is noticed", || async {
@@ -83,8 +83,8 @@ impl Beating {
         assert!(grown < 32 << 20, "{grown} bytes more");
     }
 
-    /// Once Redis is back: everybody who beats again within a time to live was never gone,
-    /// and whoever does not is found as ever.
+    /// After Redis is back: an instance that sends heartbeats within one TTL was never offline, and
+    /// a silent one is detected as usual.
     async fn recover(&mut self) {
         let back = Instant::now();
         let (dead, alive) = self.addresses.split_at(3);
@@ -145,7 +145,7 @@ async fn a_redis_that_comes_back_empty_or_is_flushed_marks_no_instance_offline()
     let restart = async {
         let mut setup = Shared::new().await;
         let mut beating = Beating::start(&setup.arguments()).await;
-        // Until what is seen would be believed.
+        // Until a missing lease is evidence.
         beating.believed().await;
         setup.redis.kill();
         sleep(Duration::from_secs(3)).await;
@@ -266,7 +266,7 @@ async fn a_postgres_that_restarts_under_load_loses_no_acknowledged_registration(
     for address in &acknowledged {
         assert!(stored.contains(address), "{address} was acknowledged");
     }
-    // What may have been committed without an answer is found and listed.
+    // Registrations that may have been committed without an answer are found and listed.
     eventually(
         Duration::from_secs(40),
         "all that is stored is listed",
@@ -306,7 +306,8 @@ async fn whatever_a_connection_does_it_heals() {
                 let begin = Instant::now();
                 let (heartbeat, _) = daemon.try_send_heartbeats("orders", &address).await;
                 let (written, _) = daemon.put(path, json!({"weight": weight})).await;
-                // What does not need it does not notice; what does is slow, or says so.
+                // Requests that do not need the backend are not affected; the others are slow or
+                // fail with a reason.
                 let (needs, does_not) = if is_redis {
                     (heartbeat, written)
                 } else {

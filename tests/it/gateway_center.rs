@@ -241,7 +241,7 @@ async fn keep_alive_takes_an_address_that_never_registered<B: Backends>() {
         json!({"services": []}),
         "it is not listed"
     );
-    // Once it has registered, the next heartbeat shows that it is alive.
+    // Once it has registered, the next heartbeat makes it online.
     let body = json!({"serverId": "orders", "serverAddress": "10.0.0.5:8080"});
     post(&daemon, REGISTER, body).await;
     let heartbeat = json!({"server": "orders", "addr": "10.0.0.5:8080"});

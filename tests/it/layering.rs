@@ -1,12 +1,12 @@
-//! Who may know whom, by the `use` lines, and that the SQL of both stores has the same
-//! files, each used.
+//! The allowed dependencies between modules, by their `use` lines; and the SQL files of both
+//! stores, which have the same names and are all used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// For each room the rooms it may name as `crate::…`. A room is a folder or a file of
-/// `src`. What is not listed may name nobody.
+/// For each module the modules that it may name as `crate::…`. A module is a folder or a file
+/// of `src`. One that is not listed may name no other.
 const MAY_KNOW: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("clock", &[]),
@@ -157,7 +157,7 @@ fn named_after(text: &str, prefix: &str) -> BTreeSet<String> {
     names
 }
 
-/// What a file breaks, in words.
+/// Returns the forbidden dependencies of a file.
 fn breaches(room: &str, text: &str) -> Vec<String> {
     let mut breaches = Vec::new();
     let Some((_, may)) = MAY_KNOW.iter().find(|(name, _)| *name == room) else {
@@ -246,7 +246,7 @@ fn a_breach_is_seen() {
     assert_eq!(breaches("actor", fine), Vec::<String>::new());
 }
 
-/// What only PostgreSQL has: one daemon at a time uses an SQLite file.
+/// Files of PostgreSQL only: an SQLite file has one daemon at a time.
 const OF_REPLICAS: [&str; 2] = ["V3__replicas", "attest"];
 
 #[test]

@@ -16,24 +16,24 @@ use crate::support::sse::{Subscriber, offline};
 use crate::support::{addresses, eventually, postgres};
 
 const TTL: Duration = Duration::from_secs(6);
-/// How often the replicas compare the leases with what is recorded.
+/// The time between reconciles.
 const RECONCILE: Duration = Duration::from_secs(15);
 /// Within which a silent instance is detected, once the fault is over.
 const DETECTION: Duration = Duration::from_secs(6 + 16);
 const SOON: Duration = Duration::from_secs(10);
 
-/// Two replicas and the instances that send them heartbeats.
+/// Two replicas, and the instances that send heartbeats to them.
 struct Pair {
     replicas: [Daemon; 2],
     proxies: [Proxy; 2],
     store: String,
-    /// Those that send heartbeats to each replica.
+    /// The instances that send heartbeats to each replica.
     shares: [Vec<String>; 2],
     events: Subscriber,
 }
 
 impl Pair {
-    /// With so many instances that send heartbeats to the first replica, and to the second.
+    /// Starts with these numbers of instances at the first and the second replica.
     async fn start(redis: &Redis, shares: [usize; 2]) -> Self {
         let store = postgres::shared().await.create_database().await;
         let proxies = [
@@ -65,7 +65,7 @@ impl Pair {
         for (replica, share) in pair.replicas.iter().zip(&pair.shares) {
             replica.register("orders", share, &json!({})).await;
         }
-        // Until missing leases would be evidence.
+        // Until a missing lease is evidence.
         pair.send_heartbeats_for(TTL + Duration::from_secs(6), 200)
             .await;
         for replica in &pair.replicas {
@@ -79,7 +79,7 @@ impl Pair {
         self.shares.iter().map(Vec::len).sum()
     }
 
-    /// Heartbeats of all instances, each to its replica, answered `status`.
+    /// Sends the heartbeats of all instances, each to its replica, which must answer `status`.
     async fn send_heartbeats(&self, status: u16) {
         for (replica, share) in self.replicas.iter().zip(&self.shares) {
             if !share.is_empty() {
@@ -101,7 +101,7 @@ impl Pair {
         [first, second]
     }
 
-    /// Heartbeats all the while; no replica ever lists an instance as offline.
+    /// Sends heartbeats for `time`; no replica ever lists an instance as offline.
     async fn send_heartbeats_for(&self, time: Duration, status: u16) {
         let begin = Instant::now();
         eventually(SOON, "all instances are online", || async {
@@ -152,7 +152,8 @@ async fn split(shares: [usize; 2]) {
     old.run::<()>(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(new.port()))
         .await;
     pair.proxies[1].lead_to(new.port());
-    // The first heartbeats there begin the lives anew that are only known to the old master.
+    // The first heartbeats at the new master begin new leases for those that only the old master
+    // has.
     pair.notices_who_stops().await;
 }
 

@@ -1,4 +1,4 @@
-//! What there may be too much of: it is refused, memory stays bounded, and heartbeats go on.
+//! The limits: requests above them are rejected, memory stays bounded, and heartbeats continue.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,9 +17,9 @@ const ORDERS: &str = "/v1/services/orders/instances/10.0.0.5:8080";
 /// The connections of a crowd.
 const CROWD: usize = 2000;
 
-/// What a daemon may take whatever such a crowd does: itself, twice the memory of large bodies,
-/// because they grow, and what the server library reads ahead on each connection: 128 KiB, and
-/// twice that of memory, because its buffer grows by doubling. Less than what the crowd sends.
+/// The memory that a daemon may use under such a load: its own, twice the memory of large
+/// bodies, because they grow, and what the server library reads ahead per connection: 128 KiB,
+/// and twice that of memory, because its buffer grows by doubling. Less than the load sends.
 const MEMORY: usize = 64 * 1024 * 1024 + 2 * 32 * 1024 * 1024 + CROWD * 256 * 1024;
 
 fn assert_memory(daemon: &Daemon) {
@@ -31,7 +31,7 @@ fn flags(flags: &[&str]) -> Vec<String> {
     flags.iter().map(|&flag| flag.to_owned()).collect()
 }
 
-/// One registered instance, whose heartbeats must go on while `under_way` does.
+/// One registered instance, whose heartbeats must continue during the load.
 async fn heartbeats_go_on(daemon: &Daemon, until: Instant) {
     let heartbeat = format!("{ORDERS}/heartbeat");
     let mut beats = 0;
@@ -66,7 +66,7 @@ async fn slow_body(address: &str, large: bool) -> TcpStream {
         stream.write_all(head.as_bytes()).await?;
         stream.write_all(&body).await
     };
-    // Whoever is refused may find its connection closed, or nobody who reads.
+    // A rejected request may find its connection closed, or no reader.
     let _ = timeout(Duration::from_millis(200), send).await;
     stream
 }
@@ -75,7 +75,7 @@ async fn slow_body(address: &str, large: bool) -> TcpStream {
 async fn two_thousand_slow_bodies_hold_up_no_heartbeat_and_little_memory() {
     let daemon = Daemon::start(&[]).await;
     daemon.put(ORDERS, json!({})).await;
-    // The second crowd finds what the first has left.
+    // The second load finds what the first one left behind.
     for _ in 0..2 {
         let mut slow = Vec::new();
         for _ in 0..CROWD / 100 {
@@ -86,7 +86,7 @@ async fn two_thousand_slow_bodies_hold_up_no_heartbeat_and_little_memory() {
         assert_memory(&daemon);
         let (_, overview) = daemon.get("/v1/overview").await;
         assert_eq!(overview["online"], json!(1));
-        // All of them have an answer in the end, and the places are free again.
+        // All requests are answered in the end, and the permits are free again.
         let answers = answers(slow).await;
         let known = answers.keys().all(|status| [408, 503].contains(status));
         let both = answers.contains_key(&408) && answers.contains_key(&503);
@@ -113,7 +113,7 @@ fn status(head: &[u8; 12]) -> u16 {
     std::str::from_utf8(&head[9..]).unwrap().parse().unwrap()
 }
 
-/// An event stream that nobody reads, and the status it was answered.
+/// Opens an event stream without reading it, and returns its status.
 async fn idle_stream(address: &str) -> (u16, TcpStream) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = "GET /v1/events HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -151,7 +151,7 @@ async fn ten_thousand_idle_streams_are_refused_above_the_limit() {
     }
     assert_eq!((open.len(), refused.len()), (limit, 10_000 - limit));
     heartbeats_go_on(&daemon, Instant::now() + Duration::from_secs(1)).await;
-    // What is told goes to all of them, and they do not read.
+    // The events go to all streams, whose clients do not read.
     for weight in 0..200 {
         daemon.patch(ORDERS, json!({ "weight": weight })).await;
     }
@@ -238,7 +238,7 @@ async fn long_polls_take_no_permits_of_reads() {
     let url = format!("{}/v1/services/orders/instances", daemon.url());
     let first = daemon.client().get(&url).send().await.unwrap();
     let etag = first.headers()["etag"].clone();
-    // More than there are places for reads.
+    // More than there are permits for reads.
     let waiting: Vec<_> = (0..30)
         .map(|_| {
             let request = daemon.client().get(format!("{url}?wait=60s"));
@@ -265,7 +265,7 @@ async fn long_polls_take_no_permits_of_reads() {
     assert_eq!((count(200), count(503)), (20, 10), "{statuses:?}");
 }
 
-/// Everybody may ask, so it must not be a way to the stores.
+/// The route is public, so it must not lead to the stores.
 #[tokio::test]
 async fn a_crowd_that_asks_for_readiness_asks_the_stores_few_times() {
     let daemon = Daemon::start(&flags(&["--workers", "1"])).await;
@@ -301,7 +301,7 @@ async fn a_head_that_is_too_large_is_refused() {
     let large = format!("X-Large: {}\r\n", "x".repeat(200 * 1024));
     let request = format!("GET /livez HTTP/1.1\r\nHost: h\r\n{large}\r\n");
     let mut stream = TcpStream::connect(daemon.address()).await.unwrap();
-    // It may be refused before all of it was sent.
+    // It may be rejected before it was sent completely.
     let _ = stream.write_all(request.as_bytes()).await;
     let mut answer = Vec::new();
     let _ = timeout(Duration::from_secs(10), stream.read_to_end(&mut answer))

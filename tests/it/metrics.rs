@@ -1,4 +1,4 @@
-//! What the daemon tells of itself: well formed, true, and bounded.
+//! The metrics of the daemon: well formed, correct and bounded.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -172,7 +172,7 @@ async fn what_happens_is_counted<B: Backends>() {
     let committed = samples.get("rollcall_commit_size_sum");
     assert!((32.0..=52.0).contains(&committed), "{committed}");
 
-    // Two of twenty go: few enough to be believed.
+    // Two of twenty stop: too few for protection mode.
     let living = addresses(20).split_off(2);
     eventually(Duration::from_secs(20), "they are gone", || async {
         setup.send_heartbeats("orders", &living).await;

@@ -73,11 +73,11 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What should be.
+/// The expected state.
 #[derive(Debug, Clone, Copy)]
 struct Expected {
     status: Status,
-    /// When and where it beat last, if it did since it registered.
+    /// When and where it sent its last heartbeat since it registered.
     beaten: Option<(Instant, usize)>,
 }
 
@@ -101,7 +101,7 @@ impl Clock for VirtualClock {
     }
 }
 
-/// What all daemons share.
+/// The backends that all daemons share.
 struct Backends {
     store: MemoryStore,
     leases: LeaseServers,
@@ -240,7 +240,7 @@ fn key(i: usize) -> InstanceKey {
     }
 }
 
-/// The daemons, and what should be true of them.
+/// The daemons, and their expected state.
 struct World {
     backends: Backends,
     replicas: Vec<Replica>,
@@ -292,7 +292,7 @@ impl World {
                         assert!(created || outcome != HeartbeatOutcome::Unknown);
                         assert_eq!(created, !alive, "{outcome:?}");
                         expected.beaten = Some((Instant::now(), r));
-                        // Whoever beat and asks there is online.
+                        // An instance that sent a heartbeat here is online here.
                         let listed = self.replicas[r].directory.find(&key(i)).unwrap();
                         assert!(listed.instance.presence.online);
                     }
@@ -343,11 +343,12 @@ impl World {
         }
     }
 
-    /// When whoever beat last there and then is recorded as offline at the latest.
+    /// Returns when an instance must be recorded as offline at the latest.
     fn found_by(&self, (beaten, r): (Instant, usize)) -> Instant {
         let started_at = self.replicas[r].started_at;
         if started_at > beaten {
-            // The one who knew is gone: found by its successor, or by a reconcile.
+            // The daemon that had its deadline has stopped: its successor or a reconcile detects
+            // it.
             (beaten + TTL).max(started_at) + TTL.max(RECONCILE) + SWEPT
         } else {
             beaten + TTL + SWEPT
@@ -355,7 +356,7 @@ impl World {
     }
 
     async fn check(&self) {
-        // Until everybody has heard.
+        // Until all daemons have read the events.
         sleep(Duration::from_millis(2)).await;
         for (i, expected) in self.expected.iter().enumerate() {
             for (r, replica) in self.replicas.iter().enumerate() {
@@ -387,7 +388,7 @@ impl World {
         }
     }
 
-    /// Everything that was told: transitions alternate, each life of a registration by itself.
+    /// Checks all published events: transitions alternate for each registration.
     async fn check_events(&self) {
         let mut after = EventId::default();
         let mut online = std::collections::HashMap::new();
@@ -440,7 +441,7 @@ fn whatever_happens_in_whatever_order_ends_as_the_model_says() {
     outcome.unwrap();
 }
 
-/// What happens to the backends, or to a daemon.
+/// A fault of the backends or of a daemon.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     /// A replica is led to another server, which has the leases as they were so long ago.
@@ -486,8 +487,8 @@ fn turns(restores: bool) -> impl Strategy<Value = Vec<Turn>> {
     prop::collection::vec((fault, millis(45_000)), 1..12)
 }
 
-/// Instances that send heartbeats to one replica, until some of them stop, while everything
-/// around them fails.
+/// Instances that send heartbeats to one replica, until some of them stop, during faults of all
+/// kinds.
 struct Troubled {
     backends: Backends,
     replicas: Vec<Replica>,
@@ -515,8 +516,8 @@ impl Troubled {
         world
     }
 
-    /// Every instance that has not stopped sends a heartbeat to its replica, and registers
-    /// where it is not known, as an agent does.
+    /// Sends a heartbeat for every instance that has not stopped, and registers it again if it is
+    /// unknown, as an agent does.
     async fn send_heartbeats(&mut self) {
         for i in (0..INSTANCES).filter(|i| self.stopped_at[*i].is_none()) {
             let replica = &self.replicas[i % REPLICAS];
@@ -536,7 +537,7 @@ impl Troubled {
         }
     }
 
-    /// Time passes, in which the instances send heartbeats every two seconds.
+    /// Lets time pass, in which the instances send heartbeats every two seconds.
     async fn pass(&mut self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end {
@@ -574,8 +575,8 @@ impl Troubled {
         }
     }
 
-    /// While the registry store was not restored, no instance that sends heartbeats is marked
-    /// offline, whatever the lease store does.
+    /// Checks that no instance that sends heartbeats was marked offline, whatever the lease store
+    /// did, while the registry store was not restored.
     fn check_promise(&self) {
         if self.was_restored {
             return;

@@ -1,5 +1,5 @@
-//! The API document: it has every route, the page shows it, and what the daemon answers is
-//! in it.
+//! The API document: it has every route, the page shows it, and it describes what the daemon
+//! answers.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -68,8 +68,8 @@ async fn the_page_loads_nothing_from_elsewhere() {
     assert_eq!(daemon.get("/docs/none.js").await.0, 404);
 }
 
-/// The paths of the one instance, so that requests find it, and what may be answered to a
-/// valid request.
+/// The path parameters of one existing instance, so that requests find it, and the expected
+/// answers to valid requests.
 const CONFIG: &str = r#"
 [parameters]
 "path.kind" = "services"
@@ -82,7 +82,7 @@ positive_data_acceptance.expected-statuses = ["2xx"]
 
 /// Runs schemathesis against a daemon with one instance. Returns how many operations it tested.
 async fn schemathesis(daemon: &Daemon, config: &str, arguments: &[&str]) -> usize {
-    // So that some requests find what they ask for.
+    // So that some requests find an instance.
     let orders = "/v1/services/orders/instances/10.0.0.5:8080";
     daemon.put(orders, Value::Object(Default::default())).await;
     // It reads this file where it runs.

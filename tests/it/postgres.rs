@@ -11,7 +11,7 @@ use crate::support::command::run;
 use crate::support::daemon::Daemon;
 use crate::support::{addresses, eventually, postgres};
 
-/// Migrates a database by the command: its exit status, and all that it says.
+/// Runs `rollcalld migrate`, and returns its exit code and output.
 async fn migrate(store: String) -> (Option<i32>, String) {
     let output = run(&["migrate", "--store", &store], &[]).await;
     let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
@@ -58,7 +58,7 @@ async fn a_role_without_create_can_run_the_daemon() {
     let (status, _) = daemon.delete("/v1/services/orders/instances/h-0:1").await;
     assert_eq!(status, 204);
     assert!(!daemon.log().contains("denied"), "{}", daemon.log());
-    // Without a right that is not needed to serve, it says what comes of that.
+    // Without a right that serving does not need, the daemon reports the effect.
     owner
         .batch_execute(&format!("REVOKE ALL ON replica FROM {role}"))
         .await
@@ -82,7 +82,7 @@ async fn a_database_that_becomes_read_only_is_not_ready_until_it_can_be_written(
     let owner = postgres::connect(&setup.store).await.unwrap();
     let (_, database) = setup.store.rsplit_once('/').unwrap();
     let read_only = async |value: &str| {
-        // It holds for new sessions; those that are open end, as they do when a primary is demoted.
+        // It applies to new sessions; open ones are ended, as when a primary is demoted.
         let statements = format!(
             "ALTER DATABASE {database} SET default_transaction_read_only = {value};
              SELECT pg_terminate_backend(pid) FROM pg_stat_activity

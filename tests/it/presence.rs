@@ -1,5 +1,5 @@
-//! Presence as it is recorded: each transition once, whoever saw it and in whatever
-//! order, and mended by reconciling what was not seen.
+//! Recorded presence: each transition once, reported by any replica and in any order, and
+//! corrected by reconciles.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ on_both_backends! {
 
 const ORDERS: &str = "/v1/services/orders/instances/10.0.0.5:8080";
 
-/// Longer than a reconcile may be away, with room for a slow machine.
+/// Longer than the time between reconciles, with a margin for a slow machine.
 const RECONCILED: Duration = Duration::from_secs(40);
 
 async fn send_heartbeats(daemon: &Daemon) {
@@ -169,7 +169,7 @@ impl Fixture {
         }
     }
 
-    /// Gives leases, and returns the lives that began.
+    /// Renews leases, and returns the new ones.
     async fn renew(&self, keys: &[InstanceKey]) -> Vec<LeaseStart> {
         let renewals: Vec<Renewal> = keys
             .iter()
@@ -180,8 +180,8 @@ impl Fixture {
             })
             .collect();
         let renewed = self.leases.renew(&renewals).await.unwrap();
-        let lives = keys.iter().zip(renewed);
-        lives
+        let starts = keys.iter().zip(renewed);
+        starts
             .map(|(key, renewed)| LeaseStart {
                 key: key.clone(),
                 epoch: renewed.epoch,
@@ -199,7 +199,7 @@ impl Fixture {
         .await
     }
 
-    /// Waits until those who have just started to look may judge.
+    /// Waits until a missing lease is evidence after the start.
     async fn grace_is_over(&self) {
         let protection = &self.reconciler.expiry.protection;
         let ttl = protection.limits().ttl;
@@ -232,7 +232,7 @@ async fn a_reconcile_mends_both_ways_and_then_finds_nothing() {
     // Several pages of each kind.
     let keys = keys(1300);
     fixture.register(&keys).await;
-    let lives = fixture.renew(&keys).await;
+    let starts = fixture.renew(&keys).await;
     let found = |checked, expired, recovered| ReconcileResult {
         checked,
         expired,
@@ -245,10 +245,10 @@ async fn a_reconcile_mends_both_ways_and_then_finds_nothing() {
     assert_eq!(fixture.reconcile().await, found(1300, 700, 0));
     assert_eq!(fixture.reconcile().await, found(600, 0, 0));
     assert!(!fixture.online(&keys[0]).await && fixture.online(&keys[700]).await);
-    // A later life is online again; the report of the first one's end comes too late.
+    // A later lease is online again; the report of the end of the first one is too late.
     fixture.renew(&keys[..1]).await;
     assert_eq!(fixture.reconcile().await.recovered, 1);
-    let late = rollcalld::actor::RecordOffline(lives[..1].to_vec());
+    let late = rollcalld::actor::RecordOffline(starts[..1].to_vec());
     assert_eq!(fixture.registry.ask(late).await.unwrap().unwrap(), []);
     assert!(fixture.online(&keys[0]).await);
 }
@@ -274,7 +274,7 @@ async fn one_daemon_reconciles_at_a_time() {
     assert!(
         fixture
             .bus
-            .claim("reconcile", Duration::from_secs(60))
+            .try_claim("reconcile", Duration::from_secs(60))
             .await
             .unwrap()
     );

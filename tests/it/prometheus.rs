@@ -1,5 +1,5 @@
-//! Targets for Prometheus: the list as its HTTP service discovery wants it, and a real
-//! Prometheus that scrapes whom the list names.
+//! Targets for Prometheus: the format of its HTTP service discovery, and a real Prometheus that
+//! scrapes the listed targets.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,11 +22,11 @@ on_both_backends! {
 
 const TARGETS: &str = "/v1/prometheus/targets";
 
-/// How long Prometheus may take to follow: it asks every second, but takes over what it was
-/// told every five.
+/// How long Prometheus may take to follow: it asks every second, but applies the list every
+/// five.
 const FOLLOWS: Duration = Duration::from_secs(60);
 
-/// The list as it came, asserting what Prometheus wants of any answer.
+/// Returns the raw list, and asserts what Prometheus requires of any answer.
 async fn text(daemon: &Daemon, query: &str) -> String {
     let url = format!("{}{TARGETS}{query}", daemon.url());
     let answer = daemon.client().get(url).send().await.unwrap();
@@ -261,7 +261,7 @@ async fn a_query_that_is_none_is_400<B: Backends>() {
     }
 }
 
-/// Registers an instance that can be scraped, and lets it beat.
+/// Registers an instance that can be scraped, and sends a heartbeat.
 async fn join(daemon: &Daemon, exporter: &Exporter, ttl_seconds: u16, metadata: Value) -> String {
     let address = exporter.address();
     let path = format!("/v1/services/orders/instances/{address}");
@@ -273,14 +273,13 @@ async fn join(daemon: &Daemon, exporter: &Exporter, ttl_seconds: u16, metadata: 
     path
 }
 
-/// A Prometheus that scrapes whoever is available.
+/// Starts a Prometheus that scrapes the available instances.
 async fn scraping(daemon: &Daemon) -> Prometheus {
     let url = format!("{}{TARGETS}?available=true", daemon.url());
     Prometheus::start(&url).await
 }
 
-/// Waits until Prometheus scrapes exactly these, each with success, and says that of nobody
-/// else.
+/// Waits until Prometheus scrapes exactly these targets, each successfully.
 async fn scrapes(prometheus: &Prometheus, exporters: &[&Exporter]) {
     let mut expected: Vec<_> = exporters
         .iter()

@@ -23,7 +23,7 @@ on_both_backends! {
 const TTL: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(10);
 
-/// One daemon, or two that share the beats of a hundred instances.
+/// One daemon, or two that share the heartbeats of a hundred instances.
 struct Fleet<B> {
     setup: Setup<B>,
     second: Option<Daemon>,
@@ -52,14 +52,14 @@ impl<B: Backends> Fleet<B> {
             addresses,
             subscriber,
         };
-        // Until the daemons believe what they see.
+        // Until a missing lease is evidence.
         fleet
             .send_heartbeats_for(0, TTL + Duration::from_secs(1))
             .await;
         fleet
     }
 
-    /// Everybody from `first` on beats once; half of them on each daemon.
+    /// Sends a heartbeat for each instance from `first` on, half of them to each daemon.
     async fn send_heartbeats(&self, first: usize) {
         let second = self.second.as_ref().unwrap_or(&self.setup.daemon);
         let (own, other): (Vec<_>, Vec<_>) = self.addresses[first..]
@@ -85,8 +85,8 @@ impl<B: Backends> Fleet<B> {
         }
     }
 
-    /// Beats for those from `first` on until an event of that name comes; returns it and
-    /// those before it.
+    /// Sends heartbeats for the instances from `first` on until an event with this name; returns
+    /// the event and those before it.
     async fn send_heartbeats_until(
         &mut self,
         first: usize,

@@ -46,7 +46,7 @@ async fn leases_are_spread_over_the_masters_and_the_rest_is_in_one_slot() {
     }
     assert_eq!(leases.iter().sum::<usize>(), 300);
     assert!(leases.iter().all(|count| *count > 50), "{leases:?}");
-    // Each master has a mark and what was written last; all else is in one slot.
+    // Each master has a mark and its last probe; everything else is in one slot.
     assert!(others.contains("{rollcall}:events"), "{others:?}");
     let tags: HashSet<&str> = others
         .iter()

@@ -1,5 +1,5 @@
-//! Leases on Redis, where the conformance suite cannot look: whole at every moment,
-//! whatever was there before, whoever is killed.
+//! Leases on Redis beyond the conformance suite: complete at every moment, whatever was there
+//! before, and after kills.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -245,7 +245,7 @@ async fn killing_the_daemon_at_any_moment_leaves_no_broken_lease() {
     assert!(beaten > 100, "{beaten} leases were looked at");
 }
 
-/// Readiness says so of a backend; what was found a moment ago may be told for another one.
+/// Waits until readiness reports the backend; a recent result may be reused.
 async fn says_unavailable(daemon: &Daemon, backend: &str) {
     eventually(Duration::from_secs(5), "it is not ready", || async {
         let (status, body) = daemon.get("/readyz").await;

@@ -1,5 +1,5 @@
-//! How the daemon reaches the Redis of `--leases`, what it needs to be allowed there, and what
-//! it makes of the settings of the server.
+//! How the daemon reaches the Redis of `--leases`, which rights it needs, and how it checks the
+//! settings of the server.
 
 use std::fs;
 use std::path::Path;
@@ -34,7 +34,7 @@ async fn status_of_a_heartbeat(daemon: &Daemon) -> u16 {
     sent.unwrap().0.as_u16()
 }
 
-/// Registers an instance that sends a heartbeat, which a subscriber is told.
+/// Registers an instance and sends a heartbeat, until a subscriber receives the event.
 async fn register_and_send(daemon: &Daemon) {
     let mut events = Subscriber::new(daemon, "").await;
     assert_eq!(daemon.put(INSTANCE, json!({})).await.0, 201);
@@ -242,7 +242,7 @@ async fn a_redis_that_evicts_or_cannot_save_is_warned_of() {
     evicts(false).await;
 }
 
-/// The commands by which docs/deployment.md says to make the daemon's user, the second one for a cluster.
+/// The ACL commands of docs/deployment.md, the second one for a cluster.
 fn documented_acl() -> Vec<Vec<&'static str>> {
     let page = include_str!("../../docs/deployment.md").lines();
     let lines = page.filter_map(|line| {

@@ -1,5 +1,5 @@
-//! The roll call as a subscriber hears it: on the quarters of the minute, once over
-//! all replicas, and neither late nor in a burst after Redis was away.
+//! The roll call as subscribers receive it: on the quarters of the minute, once over all
+//! replicas, and neither late nor in a burst after Redis was unavailable.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::daemon::Daemon;
 use crate::support::eventually;
 use crate::support::redis::Redis;
 
-/// Listens to the channel until `end` and returns what came when.
+/// Subscribes to the channel until `end`, and returns the messages with their times.
 async fn listen(redis: &Redis, end: Instant) -> Vec<(DateTime<Utc>, String)> {
     let client = redis::Client::open(redis.url()).unwrap();
     let mut subscription = client.get_async_pubsub().await.unwrap();
@@ -77,7 +77,7 @@ async fn after_redis_was_away_the_next_roll_call_is_on_time_and_alone() {
     setup.backends.redis.kill();
     sleep_until(begin + Duration::from_secs(40)).await;
     setup.backends.redis.restart().await;
-    // Quarters at 7.5, 22.5 and 37.5 s were missed; those at 52.5 and 67.5 s are heard.
+    // Quarters at 7.5, 22.5 and 37.5 s are missed; those at 52.5 and 67.5 s arrive.
     let heard = listen(&setup.backends.redis, begin + Duration::from_secs(75)).await;
     on_each_quarter(&heard, 2);
     let missed = setup

@@ -35,7 +35,7 @@ async fn sigterm_under_load_ends_in_order_and_loses_nothing<B: Backends>() {
         .send();
     let waiting = tokio::spawn(async { waiting.await.unwrap().status() });
 
-    // Registrations without a pause, each told as answered only after its answer.
+    // Continuous registrations, each noted as answered only after its answer.
     let answered = Arc::new(Mutex::new(Vec::new()));
     let refused = Arc::new(AtomicUsize::new(0));
     let load = (0..8).map(|client| {
@@ -122,7 +122,7 @@ async fn a_second_signal_ends_it_at_once() {
         (body["status"] == json!("stopping")).then_some(())
     })
     .await;
-    // Requests are taken meanwhile, on connections that end with them.
+    // Requests are still served, on connections that end with them.
     let url = format!("{}/v1/services", daemon.url());
     let answer = daemon.client().get(url).send().await.unwrap();
     assert_eq!(answer.status(), 200);
@@ -226,7 +226,7 @@ async fn the_healthcheck_ends_as_the_daemon_is() {
     );
 }
 
-/// What stands before the replicas: it knows of each whether it is ready.
+/// A load balancer in front of the replicas: it knows which ones are ready.
 struct Balancer {
     replicas: Mutex<Vec<String>>,
     http: reqwest::Client,
@@ -333,7 +333,7 @@ async fn replacing_replicas_one_by_one_disturbs_no_client() {
         }
         all.lock().await[index] = new.url().to_owned();
         daemons.push(new);
-        // Longer than a lease: who was lost would be seen.
+        // Longer than a TTL: a lost instance would be seen.
         let until = Instant::now() + Duration::from_secs(12);
         while Instant::now() < until {
             hear(&mut listener).await;

@@ -1,7 +1,7 @@
-//! Random faults for a long time, by `tests/soak`: Redis behind Sentinel with PostgreSQL
-//! behind PgBouncer, and beside it a Redis Cluster with a PostgreSQL that has a standby. What
-//! must hold all the while: no instance that sends heartbeats is marked offline, nothing that
-//! was acknowledged is lost, and all replicas tell the same events.
+//! Random faults for a long time, by `tests/soak`: Redis behind Sentinel with PostgreSQL behind
+//! PgBouncer, and a Redis Cluster with a PostgreSQL that has a standby. Throughout, no instance
+//! that sends heartbeats is marked offline, no acknowledged write is lost, and all replicas
+//! publish the same events.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -28,9 +28,9 @@ use crate::support::sse::{Event, Subscriber};
 use crate::support::{addresses, eventually};
 
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Those that send heartbeats all the while.
+/// The number of instances that send heartbeats throughout.
 const LIVING: usize = 300;
-/// Those that stop and begin again at random.
+/// The number of instances that stop and start again at random.
 const MORTAL: usize = 60;
 /// After the last fault everything is as it should be within this.
 const SETTLED: Duration = Duration::from_secs(90);
@@ -40,8 +40,8 @@ struct Replica {
     listen: String,
     arguments: Vec<String>,
     daemon: RefCell<Option<Daemon>>,
-    /// What it told: by id, and in the order in which it came.
-    told: RefCell<Vec<Event>>,
+    /// The received events, in order.
+    received: RefCell<Vec<Event>>,
     first_memory: Cell<u64>,
 }
 
@@ -55,7 +55,7 @@ impl Replica {
             listen: format!("127.0.0.1:{}", free_port()),
             arguments: arguments.split(' ').map(str::to_owned).collect(),
             daemon: RefCell::default(),
-            told: RefCell::default(),
+            received: RefCell::default(),
             first_memory: Cell::new(0),
         };
         replica.launch();
@@ -93,7 +93,7 @@ impl Replica {
         Some((answer.status().as_u16(), answer.json().await.ok()?))
     }
 
-    /// Takes note of all that it tells, and comes back to it when it was away.
+    /// Records all events, and reconnects after an interruption.
     async fn listen(&self) {
         let mut last_id: Option<String> = None;
         loop {
@@ -104,7 +104,7 @@ impl Replica {
                 continue;
             };
             while let Some(event) = subscriber.next(Duration::from_secs(60)).await {
-                self.told.borrow_mut().push(event);
+                self.received.borrow_mut().push(event);
             }
             last_id = subscriber.last_id.or(last_id);
         }
@@ -121,10 +121,10 @@ struct Stack {
     refused: Cell<u64>,
     /// The registrations that were acknowledged.
     registered: RefCell<Vec<String>>,
-    /// Those of the mortal that send heartbeats now.
+    /// The instances of the second kind that send heartbeats now.
     alive: RefCell<HashSet<String>>,
     faults: RefCell<BTreeMap<&'static str, usize>>,
-    /// From now on nobody stops, begins again or registers.
+    /// From now on no instance stops, starts or registers.
     settled: Cell<bool>,
     ended: Cell<bool>,
 }
@@ -192,7 +192,7 @@ impl Stack {
         }
     }
 
-    /// The mortal stop and begin again.
+    /// Stops and starts instances of the second kind.
     async fn lives(&self) {
         let mortal = addresses(LIVING + MORTAL).split_off(LIVING);
         while !self.settled.get() {
@@ -219,9 +219,9 @@ impl Stack {
         }
     }
 
-    /// Whoever asks is never told that a living instance is offline.
+    /// Lists instances throughout; no list shows a living instance as offline.
     async fn discoveries(&self) {
-        // Until each has sent its first heartbeat.
+        // Until each instance has sent its first heartbeat.
         sleep(4 * INTERVAL).await;
         while !self.ended.get() {
             for replica in &self.replicas {
@@ -283,7 +283,7 @@ impl Stack {
         }
     }
 
-    /// What a replica should list otherwise.
+    /// Returns what a replica should list differently.
     async fn wrong(&self, replica: &Replica, alive: &HashSet<String>) -> Option<String> {
         let Some((200, body)) = replica.get("/v1/services/orders/instances").await else {
             return Some("it does not answer".to_owned());
@@ -328,16 +328,16 @@ impl Stack {
         self.compare_events()
     }
 
-    /// Of all events that both replicas told, each was the same; and neither told that a
-    /// living instance is offline, nor one transition twice.
+    /// Checks that each event that both replicas published is the same, that none marks a living
+    /// instance offline, and that no transition occurs twice.
     fn compare_events(&self) -> usize {
         let mut by_id: HashMap<String, Event> = HashMap::new();
         let mut compared = 0;
         for replica in &self.replicas {
-            let told = replica.told.borrow();
+            let received = replica.received.borrow();
             let mut last: HashMap<&str, (&str, u64)> = HashMap::new();
             let mut ids = HashSet::new();
-            for event in told.iter() {
+            for event in received.iter() {
                 if event.name == "resync" {
                     last.clear();
                     continue;
@@ -382,7 +382,7 @@ impl Stack {
         let faults = self.faults.borrow();
         say(&format!(
             "{}: {} requests, {} of them refused or unanswered and sent again; {} faults {:?}; \
-             0 false offline; {} registrations acknowledged, 0 lost; {compared} events told by \
+             0 false offline; {} registrations acknowledged, 0 lost; {compared} events received by \
              both replicas, all the same; memory of the replicas {}",
             self.name,
             self.requests.get(),
@@ -402,7 +402,7 @@ fn is_living(address: &str) -> bool {
     number.is_some_and(|number| number.parse::<usize>().unwrap() < LIVING)
 }
 
-/// Past the harness, which keeps what a test prints.
+/// Prints past the test harness, which captures the output of a test.
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").unwrap();
@@ -562,7 +562,7 @@ async fn random_faults_mark_no_living_instance_offline() {
                     with_cluster(&second, &mut cluster, &mut primary, &mut standby, end),
                 )
             };
-            // It ends early only where what it asserts does not hold.
+            // Returns early only if an assertion fails.
             let serve = async {
                 try_join_all(serving).await.unwrap();
             };

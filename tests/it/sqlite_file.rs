@@ -1,4 +1,4 @@
-//! SQLite's file: one daemon at a time by whatever path, and what cannot be written is said.
+//! The SQLite file: one daemon at a time by any path, and an unwritable file is reported.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -60,8 +60,8 @@ async fn one_sqlite_file_has_one_daemon_by_whatever_path_it_is_named() {
             "{other}: {said}"
         );
     }
-    // Those that were refused took nothing from the first: it still writes, and nothing is
-    // beside the file but what SQLite keeps there.
+    // The refused daemons took nothing from the first one: it still writes, and beside the file is
+    // only what SQLite keeps there.
     first.register("orders", &["a:1".into()], &json!({})).await;
     let mut names: Vec<_> = fs::read_dir(path("data"))
         .unwrap()
@@ -78,8 +78,8 @@ async fn one_sqlite_file_has_one_daemon_by_whatever_path_it_is_named() {
     assert_eq!(second.counts("orders").await, [1, 0, 0]);
 }
 
-/// What an unprivileged user is refused when it starts a daemon on that file. The system
-/// refuses root nothing, so root becomes somebody else.
+/// Returns the error of a daemon that an unprivileged user starts on this file. The system
+/// refuses root nothing, so the test changes its user.
 fn refused(path: &Path, binary: &Path) -> String {
     let mut command = if geteuid().is_root() {
         let mut command = Command::new("setpriv");
@@ -127,7 +127,7 @@ async fn a_sqlite_file_that_cannot_be_written_stops_the_start_and_is_named() {
     }
 }
 
-/// Waits until `/readyz` and the metric say whether the store takes writes.
+/// Waits until `/readyz` and the metric show whether the store accepts writes.
 async fn says(daemon: &Daemon, takes_writes: bool) {
     let (status, check, up) = if takes_writes {
         (200, "ok", 1.0)
@@ -137,8 +137,8 @@ async fn says(daemon: &Daemon, takes_writes: bool) {
     let what = format!("it says that the store takes writes: {takes_writes}");
     eventually(Duration::from_secs(20), &what, || async {
         let (answer, body) = daemon.get("/readyz").await;
-        let told = Samples::of(daemon).await.get(STORE_UP);
-        (answer == status && body["checks"]["store"] == check && told == up).then_some(())
+        let up_metric = Samples::of(daemon).await.get(STORE_UP);
+        (answer == status && body["checks"]["store"] == check && up_metric == up).then_some(())
     })
     .await;
 }
@@ -179,7 +179,7 @@ async fn a_full_disk_is_not_ready_until_something_can_be_written() {
     );
     says(&daemon, false).await;
     limit(None);
-    // No write comes meanwhile: readiness finds out by itself.
+    // Without any write: readiness recovers by itself.
     says(&daemon, true).await;
     assert_eq!(daemon.put(path, json!({})).await.0, 201);
     assert_eq!(daemon.counts("orders").await, [2, 0, 0]);

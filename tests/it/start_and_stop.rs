@@ -1,4 +1,4 @@
-//! How the daemon starts, what it says, and what it says when it cannot.
+//! How the daemon starts, what it logs, and how it fails to start.
 
 use std::process::{Command, Output};
 use std::sync::Arc;

@@ -100,7 +100,7 @@ async fn sslmode_says_how_the_server_is_identified() {
             "{bad} says {error}"
         );
     }
-    // The same server by a name that its certificate does not have.
+    // The same server by a name that is not in its certificate.
     let by_name = url.replace("127.0.0.1", "localhost");
     assert_eq!(migrate(&format!("{by_name}?sslmode=require")), Ok(()));
     let error = migrate(&format!("{by_name}?sslmode=verify-full&sslrootcert={own}")).unwrap_err();
@@ -357,7 +357,7 @@ async fn https_shows_a_certificate_that_sighup_replaces() {
     served.ready(&believes_old).await;
     assert!(served.healthcheck());
     assert_eq!(served.status(&believes_new, "/readyz").await, None);
-    // Plain HTTP is no door.
+    // Plain HTTP is refused.
     let plain = served.daemon.url().replace("https://", "http://");
     assert!(
         client_builder()

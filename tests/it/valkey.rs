@@ -1,4 +1,4 @@
-//! Valkey in the place of Redis.
+//! Valkey instead of Redis.
 
 use std::path::PathBuf;
 

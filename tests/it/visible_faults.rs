@@ -1,4 +1,4 @@
-//! What goes wrong can be seen: in the log, where it is said once, and in the metrics.
+//! Faults are visible: logged once, and in the metrics.
 
 use std::time::Duration;
 

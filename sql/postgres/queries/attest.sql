@@ -1,7 +1,5 @@
 -- Records which lease store a replica uses, and returns what the other replicas recorded
--- within the last 5 seconds.
--- Called by RegistryTransaction::attest.
--- $1 replica, $2 lease store
+-- within the last 5 seconds. Called by RegistryTransaction::attest. $1 replica, $2 lease store
 WITH own AS (
     INSERT INTO replica (id, lease_store, seen_at)
     VALUES ($1::text, $2::text, clock_timestamp())
@@ -14,7 +12,7 @@ WITH own AS (
         SELECT id
         FROM replica
         WHERE id <> $1::text AND seen_at < clock_timestamp() - interval '1 minute'
-        -- Another replica may remove them at this moment.
+        -- Another replica may remove the old rows at this moment.
         FOR UPDATE SKIP LOCKED
     )
 )

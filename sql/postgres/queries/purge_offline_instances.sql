@@ -1,8 +1,7 @@
--- Removes instances that have been offline, and have not been changed, since a time;
--- those that are held stay, since nothing but an operator ends a hold.
--- Called by RegistryTransaction::forget_instances.
--- $1 that time, $2 how many at most
-WITH forgotten AS (
+-- Removes instances that have been offline and unchanged since a time. Held ones stay, because
+-- only an operator ends a hold. Called by RegistryTransaction::purge_offline_instances. $1 the
+-- time, $2 the limit
+WITH purged AS (
     SELECT instance.id
     FROM instance
     WHERE NOT instance.online AND instance.status <> 'held'
@@ -12,8 +11,8 @@ WITH forgotten AS (
     FOR UPDATE SKIP LOCKED
 )
 DELETE FROM instance
-USING forgotten, scope
-WHERE instance.id = forgotten.id AND scope.id = instance.scope_id
+USING purged, scope
+WHERE instance.id = purged.id AND scope.id = instance.scope_id
 RETURNING instance.id, scope.kind, scope.key, instance.address, instance.name, instance.weight, instance.metadata,
        instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
        instance.online, instance.lease_epoch, instance.online_changed_at,

@@ -1,14 +1,12 @@
--- Records that the life of instances which began at an epoch is over, unless another
--- one is known by now.
--- Called by RegistryTransaction::record_offline.
--- $1 kinds, $2 keys, $3 addresses, $4 epochs, $5 now
+-- Marks instances offline if the lease that ended is still the recorded one. Called by
+-- RegistryTransaction::record_offline. $1 kinds, $2 keys, $3 addresses, $4 epochs, $5 now
 WITH ended AS (
     SELECT instance.id
     FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS given (kind, key, address, epoch)
     JOIN scope ON scope.kind = given.kind AND scope.key = given.key
     JOIN instance ON instance.scope_id = scope.id AND instance.address = given.address
     WHERE instance.online AND instance.lease_epoch = given.epoch
-    -- One order for all replicas, so that two batches cannot wait for each other.
+    -- The same order on all replicas, so that two batches cannot deadlock.
     ORDER BY instance.id
     FOR UPDATE OF instance
 )

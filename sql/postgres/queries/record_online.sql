@@ -1,15 +1,13 @@
--- Records that instances are alive since an epoch, unless a later one is known. A new
--- life of an instance that was never recorded as gone changes its epoch and is no
--- transition.
--- Called by RegistryTransaction::record_online.
--- $1 kinds, $2 keys, $3 addresses, $4 epochs, $5 now
+-- Marks instances online if the lease is newer than the recorded one. For an instance that is
+-- recorded as online, this changes the epoch and is no transition. Called by
+-- RegistryTransaction::record_online. $1 kinds, $2 keys, $3 addresses, $4 epochs, $5 now
 WITH earlier AS (
     SELECT instance.id, instance.online, given.epoch
     FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS given (kind, key, address, epoch)
     JOIN scope ON scope.kind = given.kind AND scope.key = given.key
     JOIN instance ON instance.scope_id = scope.id AND instance.address = given.address
     WHERE instance.lease_epoch IS NULL OR instance.lease_epoch < given.epoch
-    -- One order for all replicas, so that two batches cannot wait for each other.
+    -- The same order on all replicas, so that two batches cannot deadlock.
     ORDER BY instance.id
     FOR UPDATE OF instance
 )

@@ -1,19 +1,18 @@
--- Registers many instances, each at most once. A new gateway is disabled, a new
--- service instance enabled; a known service instance that is disabled is enabled
--- again. What is NULL leaves what is there. No row for a registration that changes
--- nothing, nor for an undeclared scope.
--- Called by RegistryTransaction::register_instances.
--- $1 kinds, $2 keys, $3 addresses, $4 names, $5 weights, $6 metadata, $7 ttl_seconds, $8 now
+-- Registers instances, each at most once. A new gateway is disabled, a new service instance
+-- enabled; a known service instance that is disabled is enabled again. NULL keeps the present
+-- value. Returns no row for a registration without a difference, nor for an undeclared scope.
+-- Called by RegistryTransaction::register_instances. $1 kinds, $2 keys, $3 addresses, $4
+-- names, $5 weights, $6 metadata, $7 ttl_seconds, $8 now
 WITH target AS (
     SELECT scope.id, wanted.kind, wanted.key
     FROM (
-        -- One order for all replicas, so that two such statements cannot wait for each other.
+        -- The same order on all replicas, so that two such statements cannot deadlock.
         SELECT DISTINCT given.kind COLLATE "C" AS kind, given.key COLLATE "C" AS key
         FROM unnest($1::text[], $2::text[]) AS given (kind, key)
         ORDER BY kind, key
     ) AS wanted
     CROSS JOIN LATERAL (
-        -- Held, so that nobody deletes a scope while it gets instances.
+        -- Locked, so that no transaction deletes a scope while it gets instances.
         SELECT scope.id
         FROM scope
         WHERE scope.kind = wanted.kind AND scope.key = wanted.key

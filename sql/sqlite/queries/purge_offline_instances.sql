@@ -1,7 +1,6 @@
--- Removes instances that have been offline, and have not been changed, since a time;
--- those that are held stay, since nothing but an operator ends a hold.
--- Called by RegistryTransaction::forget_instances.
--- ?1 that time, ?2 how many at most
+-- Removes instances that have been offline and unchanged since a time. Held ones stay, because
+-- only an operator ends a hold. Called by RegistryTransaction::purge_offline_instances. ?1 the
+-- time, ?2 the limit
 DELETE FROM instance
 WHERE id IN (
     SELECT id

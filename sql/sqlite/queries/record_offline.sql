@@ -1,7 +1,6 @@
--- Records that the life of an instance which began at an epoch is over, unless another
--- one is known by now.
--- Called by RegistryTransaction::record_offline, once for each.
--- ?1 kind, ?2 key, ?3 address, ?4 epoch, ?5 now
+-- Marks an instance offline if the lease that ended is still the recorded one. Called by
+-- RegistryTransaction::record_offline, once per instance. ?1 kind, ?2 key, ?3 address, ?4
+-- epoch, ?5 now
 UPDATE instance
 SET online            = 0,
     online_changed_at = ?5,

@@ -1,8 +1,7 @@
--- Records that an instance is alive since an epoch, unless a later one is known. A new
--- life of an instance that was never recorded as gone changes its epoch and is no
--- transition.
--- Called by RegistryTransaction::record_online, once for each.
--- ?1 kind, ?2 key, ?3 address, ?4 epoch, ?5 now
+-- Marks an instance online if the lease is newer than the recorded one. For an instance that
+-- is recorded as online, this changes the epoch and is no transition. Called by
+-- RegistryTransaction::record_online, once per instance. ?1 kind, ?2 key, ?3 address, ?4
+-- epoch, ?5 now
 UPDATE instance
 SET online            = 1,
     lease_epoch       = ?4,

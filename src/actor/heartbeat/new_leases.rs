@@ -38,23 +38,23 @@ pub(super) struct NewLeases {
 
 impl NewLeases {
     pub(super) fn of(renewals: &[Renewal], renewed: &[Renewed], infos: &[HeartbeatInfo]) -> Self {
-        let mut lives = Self {
+        let mut starts = Self {
             begun: Vec::new(),
             unrecorded: Vec::new(),
         };
         for ((renewal, renewed), info) in renewals.iter().zip(renewed).zip(infos) {
-            let life = || LeaseStart {
+            let start = || LeaseStart {
                 key: renewal.key.clone(),
                 epoch: renewed.epoch.after(info.epoch),
             };
             let is_recorded = info.online && info.epoch >= Some(renewed.epoch);
             if renewed.created {
-                lives.begun.push(life());
+                starts.begun.push(start());
             } else if info.slot.is_some() && !is_recorded {
-                lives.unrecorded.push(life());
+                starts.unrecorded.push(start());
             }
         }
-        lives
+        starts
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -65,12 +65,12 @@ impl NewLeases {
 /// Records leases and waits for that, at most [`RECORDED`]: a report that is still in flight
 /// when its heartbeat is answered could be taken for one of a later registration of the same
 /// address.
-pub(super) async fn record_and_wait(actor: &Addr<HeartbeatActor>, lives: Vec<LeaseStart>) {
-    if lives.is_empty() {
+pub(super) async fn record_and_wait(actor: &Addr<HeartbeatActor>, starts: Vec<LeaseStart>) {
+    if starts.is_empty() {
         return;
     }
     let (done, recorded) = oneshot::channel();
-    actor.do_send(Record(lives, done));
+    actor.do_send(Record(starts, done));
     // The heartbeat is answered without the record.
     let _ = timeout(RECORDED, recorded).await;
 }
@@ -92,11 +92,11 @@ struct Record(Vec<LeaseStart>, oneshot::Sender<()>);
 impl Handler<Record> for HeartbeatActor {
     type Result = ();
 
-    fn handle(&mut self, Record(lives, done): Record, context: &mut Context<Self>) {
+    fn handle(&mut self, Record(starts, done): Record, context: &mut Context<Self>) {
         let unrecorded = &mut self.unrecorded;
         if unrecorded.count < MAX_WAITING {
-            unrecorded.count += lives.len();
-            unrecorded.waiting.push((lives, done));
+            unrecorded.count += starts.len();
+            unrecorded.waiting.push((starts, done));
         }
         self.record(context);
     }
@@ -111,23 +111,23 @@ impl HeartbeatActor {
             return;
         }
         unrecorded.under_way = true;
-        let (mut lives, mut waiting) = (Vec::new(), Vec::new());
+        let (mut starts, mut waiting) = (Vec::new(), Vec::new());
         let mut known = HashSet::new();
         for (begun, recorded) in mem::take(&mut unrecorded.waiting) {
             // An instance with two new leases in one round trip: the later one is recorded next.
-            let repeated = begun.iter().any(|life| known.contains(&life.key));
-            if repeated || lives.len() + begun.len() > MAX_RECORD && !lives.is_empty() {
+            let repeated = begun.iter().any(|start| known.contains(&start.key));
+            if repeated || starts.len() + begun.len() > MAX_RECORD && !starts.is_empty() {
                 unrecorded.waiting.push((begun, recorded));
             } else {
-                known.extend(begun.iter().map(|life| life.key.clone()));
-                lives.extend(begun);
+                known.extend(begun.iter().map(|start| start.key.clone()));
+                starts.extend(begun);
                 waiting.push(recorded);
             }
         }
-        unrecorded.count -= lives.len();
+        unrecorded.count -= starts.len();
         let registry = self.expiry.registry.clone();
         let recording = async move {
-            for part in lives.chunks(MAX_RECORD) {
+            for part in starts.chunks(MAX_RECORD) {
                 let failure = match registry.ask(RecordOnline(part.to_vec())).await {
                     Ok(Ok(_)) => continue,
                     Ok(Err(error)) => error.to_string(),

@@ -135,8 +135,8 @@ impl HeartbeatActor {
         answer: Option<OneshotSender<Outcomes>>,
         context: &Context<Self>,
     ) -> bool {
-        let lives = NewLeases::of(renewals, renewed, infos);
-        if lives.is_empty() {
+        let starts = NewLeases::of(renewals, renewed, infos);
+        if starts.is_empty() {
             let outcomes = renewals
                 .iter()
                 .map(|own| HeartbeatOutcome::Renewed(own.ttl));
@@ -147,7 +147,9 @@ impl HeartbeatActor {
         let (renewals, renewed) = (renewals.to_vec(), renewed.to_vec());
         let recorder = self.recorder(context);
         actix::spawn(async move {
-            let outcomes = recorder.record_new_leases(&renewals, &renewed, lives).await;
+            let outcomes = recorder
+                .record_new_leases(&renewals, &renewed, starts)
+                .await;
             recorder.count(renewals.len(), &outcomes);
             answer.map(|answer| answer.send(outcomes))
         });
@@ -213,8 +215,8 @@ impl HeartbeatRecorder {
         let renew = Renew(renewals.to_vec(), infos.to_vec());
         let renewed = self.actor.send(renew).await;
         let renewed = renewed.unwrap_or_else(|_| Err(ended()))?;
-        let lives = NewLeases::of(renewals, &renewed, infos);
-        Ok((renewed, lives))
+        let starts = NewLeases::of(renewals, &renewed, infos);
+        Ok((renewed, starts))
     }
 
     /// Records the new leases, and revokes those of instances that are no longer registered.
@@ -222,17 +224,17 @@ impl HeartbeatRecorder {
         &self,
         renewals: &[Renewal],
         renewed: &[Renewed],
-        lives: NewLeases,
+        starts: NewLeases,
     ) -> Outcomes {
         let NewLeases {
             mut begun,
             unrecorded,
-        } = lives;
-        let created: Vec<InstanceKey> = begun.iter().map(|life| life.key.clone()).collect();
+        } = starts;
+        let created: Vec<InstanceKey> = begun.iter().map(|start| start.key.clone()).collect();
         let gone = self.directory.vanished(&created).await;
         self.leases.revoke(&gone).await?;
         let gone: HashSet<InstanceKey> = gone.into_iter().collect();
-        begun.retain(|life| !gone.contains(&life.key));
+        begun.retain(|start| !gone.contains(&start.key));
         begun.extend(unrecorded);
         record_and_wait(&self.actor, begun).await;
         let outcome = |(renewal, renewed): (&Renewal, &Renewed)| match renewed.created {
@@ -302,10 +304,10 @@ impl HeartbeatRecorder {
             weight: weight.unwrap_or(known.weight),
             ..known.renewal(key, self.default_ttl)
         };
-        let (renewed, mut lives) = self.renew(&[renewal], &[known]).await?;
+        let (renewed, mut starts) = self.renew(&[renewal], &[known]).await?;
         if info.is_some() {
-            lives.begun.extend(lives.unrecorded);
-            record_and_wait(&self.actor, lives.begun).await;
+            starts.begun.extend(starts.unrecorded);
+            record_and_wait(&self.actor, starts.begun).await;
         }
         Ok(renewed.first().copied().ok_or_else(ended)?)
     }

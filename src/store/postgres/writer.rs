@@ -156,10 +156,10 @@ impl PostgresTransaction<'_> {
     async fn record(
         &mut self,
         sql: &'static str,
-        lives: &[LeaseStart],
+        starts: &[LeaseStart],
     ) -> Result<Vec<Row>, StoreError> {
-        let columns = KeyColumns::of(lives.iter().map(|life| &life.key));
-        let epochs: Vec<i64> = lives.iter().map(|life| life.epoch.0).collect();
+        let columns = KeyColumns::of(starts.iter().map(|start| &start.key));
+        let epochs: Vec<i64> = starts.iter().map(|start| start.epoch.0).collect();
         let now = self.now;
         let params: Params<'_> = &[
             (&columns.kinds, Type::TEXT_ARRAY),
@@ -334,8 +334,11 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         rows.iter().map(rows::instance).collect()
     }
 
-    async fn record_online(&mut self, lives: &[LeaseStart]) -> Result<Vec<WentOnline>, StoreError> {
-        let rows = self.record(sql!("record_online"), lives).await?;
+    async fn record_online(
+        &mut self,
+        starts: &[LeaseStart],
+    ) -> Result<Vec<WentOnline>, StoreError> {
+        let rows = self.record(sql!("record_online"), starts).await?;
         let changed = rows.iter().map(|row| {
             Ok(WentOnline {
                 instance: rows::instance(row)?,
@@ -345,8 +348,8 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         changed.collect()
     }
 
-    async fn record_offline(&mut self, lives: &[LeaseStart]) -> Result<Vec<Instance>, StoreError> {
-        let rows = self.record(sql!("record_offline"), lives).await?;
+    async fn record_offline(&mut self, starts: &[LeaseStart]) -> Result<Vec<Instance>, StoreError> {
+        let rows = self.record(sql!("record_offline"), starts).await?;
         rows.iter().map(rows::instance).collect()
     }
 

@@ -72,9 +72,9 @@ pub(super) fn key_params(key: &InstanceKey) -> [&str; 3] {
 }
 
 /// The parameters ?1 kind, ?2 key, ?3 address, ?4 epoch, ?5 now.
-pub(super) fn life_params(life: &LeaseStart, now: i64) -> impl Params + use<'_> {
-    let [kind, key, address] = key_params(&life.key);
-    (kind, key, address, life.epoch.0, now)
+pub(super) fn start_params(start: &LeaseStart, now: i64) -> impl Params + use<'_> {
+    let [kind, key, address] = key_params(&start.key);
+    (kind, key, address, start.epoch.0, now)
 }
 
 pub(super) fn json(metadata: &Metadata) -> Result<String> {

@@ -316,16 +316,19 @@ impl RegistryTransaction for SqliteTransaction {
         .await
     }
 
-    async fn record_online(&mut self, lives: &[LeaseStart]) -> Result<Vec<WentOnline>, StoreError> {
-        let (lives, now) = (lives.to_vec(), self.now.timestamp_millis());
+    async fn record_online(
+        &mut self,
+        starts: &[LeaseStart],
+    ) -> Result<Vec<WentOnline>, StoreError> {
+        let (starts, now) = (starts.to_vec(), self.now.timestamp_millis());
         self.run(move |connection| {
             let mut find = connection.prepare_cached(sql!("find_instances"))?;
             let mut record = connection.prepare_cached(sql!("record_online"))?;
             let mut changed = Vec::new();
-            for life in &lives {
-                let key = rows::key_params(&life.key);
+            for start in &starts {
+                let key = rows::key_params(&start.key);
                 let before = find.query_row(key, rows::instance).optional()?;
-                let row = record.query_row(rows::life_params(life, now), rows::instance);
+                let row = record.query_row(rows::start_params(start, now), rows::instance);
                 if let (Some(before), Some(instance)) = (before, row.optional()?) {
                     let transition = !before.presence.online;
                     changed.push(WentOnline {
@@ -339,13 +342,13 @@ impl RegistryTransaction for SqliteTransaction {
         .await
     }
 
-    async fn record_offline(&mut self, lives: &[LeaseStart]) -> Result<Vec<Instance>, StoreError> {
-        let (lives, now) = (lives.to_vec(), self.now.timestamp_millis());
+    async fn record_offline(&mut self, starts: &[LeaseStart]) -> Result<Vec<Instance>, StoreError> {
+        let (starts, now) = (starts.to_vec(), self.now.timestamp_millis());
         self.run(move |connection| {
             let mut record = connection.prepare_cached(sql!("record_offline"))?;
             let mut changed = Vec::new();
-            for life in &lives {
-                let row = record.query_row(rows::life_params(life, now), rows::instance);
+            for start in &starts {
+                let row = record.query_row(rows::start_params(start, now), rows::instance);
                 changed.extend(row.optional()?);
             }
             Ok(changed)

@@ -19,7 +19,7 @@ use crate::support::redis::Redis;
 
 pub(super) struct Fixture {
     bus: Arc<dyn EventBus>,
-    /// What it is on.
+    /// The server, kept alive.
     _servers: Box<dyn Any>,
 }
 
@@ -101,9 +101,9 @@ async fn of_many_claims_at_once_one_publishes(fixture: Fixture) {
 
 async fn a_claim_is_one_daemons_until_it_is_forgotten(fixture: Fixture) {
     let remember = Duration::from_millis(400);
-    assert!(fixture.bus.claim("chore", remember).await.unwrap());
-    assert!(!fixture.bus.claim("chore", remember).await.unwrap());
-    assert!(fixture.bus.claim("other", remember).await.unwrap());
+    assert!(fixture.bus.try_claim("chore", remember).await.unwrap());
+    assert!(!fixture.bus.try_claim("chore", remember).await.unwrap());
+    assert!(fixture.bus.try_claim("other", remember).await.unwrap());
     let publish = fixture.bus.publish_once("c", "m", "chore", remember).await;
     assert!(!publish.unwrap(), "a claim is a claim");
     eventually(
@@ -112,7 +112,7 @@ async fn a_claim_is_one_daemons_until_it_is_forgotten(fixture: Fixture) {
         || async {
             fixture
                 .bus
-                .claim("chore", remember)
+                .try_claim("chore", remember)
                 .await
                 .unwrap()
                 .then_some(())
@@ -158,7 +158,7 @@ fn offline(id: i64, revision: i64) -> Event {
 }
 
 impl Fixture {
-    /// What follows an event, to the end of the log.
+    /// Returns the events after an ID, to the end of the log; `None` if some are lost.
     async fn following(&self, mut after: EventId) -> Option<Vec<LogEntry>> {
         let mut all: Vec<LogEntry> = Vec::new();
         loop {
@@ -274,7 +274,7 @@ async fn transitions_alternate_in_whatever_order_they_come(fixture: Fixture) {
     // FeedItem twice.
     append(online(1, 2)).await;
     append(online(2, 2)).await;
-    // Another daemon was first with what came after.
+    // Another replica appended the later transition first.
     append(online(1, 4)).await;
     append(offline(1, 3)).await;
     append(offline(1, 5)).await;
@@ -361,7 +361,8 @@ async fn a_promoted_server_that_lacks_events_begins_another_log() {
         let read = at_new.read(known, Duration::ZERO).await.unwrap();
         assert!(matches!(read, ReadOutcome::Lost), "{read:?}");
     }
-    // Whoever begins before the first event reads what is there, and then that more was lost.
+    // A reader that begins before the first event gets the remaining events, and then that others
+    // were lost.
     let read = at_new.read(EventId::default(), Duration::ZERO).await;
     let ReadOutcome::Events(events) = read.unwrap() else {
         panic!("the first event is there");

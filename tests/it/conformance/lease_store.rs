@@ -16,7 +16,7 @@ use crate::support::redis_cluster::RedisCluster;
 
 pub(super) struct Fixture {
     leases: Arc<dyn LeaseStore>,
-    /// What it is on.
+    /// The servers, kept alive.
     _servers: Box<dyn Any>,
 }
 
@@ -282,6 +282,6 @@ async fn it_is_the_same_for_as_long_as_it_has_its_leases(fixture: Fixture) {
     let look = fixture.leases.inspect(&[orders(1)]).await.unwrap();
     assert_eq!(look.leases, [None]);
     assert_ne!(look.identity, Identity::default());
-    // A store on several servers asks only those that can have the lease.
+    // A store on several servers asks only those that may have the lease.
     assert!(first.contains(&look.identity));
 }

@@ -34,7 +34,7 @@ async fn postgres() -> Fixture {
     Fixture::new(url, None).await
 }
 
-/// Of the tests themselves: what is shown on it is worth nothing unless it is like the others.
+/// The store of the tests: tests on it are worth nothing unless it behaves like the others.
 async fn of_tests() -> Fixture {
     Fixture {
         store: MemoryStore::default().open(),
@@ -164,14 +164,14 @@ impl Fixture {
     }
 
     async fn online(&mut self, key: &InstanceKey, epoch: i64) -> Vec<WentOnline> {
-        let lives = [life(key, epoch)];
-        self.write(async |tx| tx.record_online(&lives).await.unwrap())
+        let starts = [start(key, epoch)];
+        self.write(async |tx| tx.record_online(&starts).await.unwrap())
             .await
     }
 
     async fn offline(&mut self, key: &InstanceKey, epoch: i64) -> Vec<Instance> {
-        let lives = [life(key, epoch)];
-        self.write(async |tx| tx.record_offline(&lives).await.unwrap())
+        let starts = [start(key, epoch)];
+        self.write(async |tx| tx.record_offline(&starts).await.unwrap())
             .await
     }
 
@@ -190,7 +190,7 @@ impl Fixture {
     }
 }
 
-fn life(key: &InstanceKey, epoch: i64) -> LeaseStart {
+fn start(key: &InstanceKey, epoch: i64) -> LeaseStart {
     LeaseStart {
         key: key.clone(),
         epoch: Epoch(epoch),
@@ -257,7 +257,7 @@ async fn migrating_again_changes_nothing(mut fixture: Fixture) {
     );
 }
 
-/// What an older or a newer version, or another program, would do to the database.
+/// Changes the database as an older or newer version, or another program, would.
 async fn execute(fixture: &Fixture, statements: &str) {
     match fixture.url.strip_prefix("sqlite:") {
         Some(path) => {
@@ -801,7 +801,7 @@ async fn instances_offline_for_long_are_removed(mut fixture: Fixture) {
     );
     assert_eq!(forget(&mut fixture, later, 2).await, [keys[4].clone()]);
     assert_eq!(forget(&mut fixture, later, 2).await, []);
-    // Those who are online and the one that is held are still there.
+    // Online instances and the held one remain.
     let left: Vec<InstanceKey> = fixture
         .all()
         .await
@@ -818,7 +818,7 @@ async fn the_digest_changes_with_every_change(mut fixture: Fixture) {
         let digest = fixture.store.reader.digest().await.unwrap();
         assert!(!seen.contains(&digest), "{digest:?} of {seen:?}");
         seen.push(digest);
-        // The Directory counts the same from what it reads.
+        // The Directory computes the same from its rows.
         let all = fixture
             .store
             .reader
@@ -957,9 +957,9 @@ async fn presence_of_the_unknown_is_not_recorded(mut fixture: Fixture) {
     let known = instance(service("orders"), "a:1");
     let unknown = instance(service("orders"), "b:1");
     fixture.register(Registration::of(known.clone())).await;
-    let lives = [life(&unknown, 1000), life(&known, 1000)];
+    let starts = [start(&unknown, 1000), start(&known, 1000)];
     let changed = fixture
-        .write(async |tx| tx.record_online(&lives).await.unwrap())
+        .write(async |tx| tx.record_online(&starts).await.unwrap())
         .await;
     assert_eq!(changed.len(), 1);
     assert_eq!(changed[0].instance.key, known);

@@ -6,7 +6,7 @@ use super::daemon::Daemon;
 use super::postgres;
 use super::redis::Redis;
 
-/// The backends of a daemon. What they need lives as long as the value.
+/// The backends of a daemon, which live as long as the value.
 pub(crate) trait Backends: Sized {
     async fn new() -> Self;
 
@@ -95,7 +95,7 @@ impl<B: Backends> Setup<B> {
     }
 }
 
-/// The daemon is what most tests want of it.
+/// Most tests use the daemon.
 impl<B> Deref for Setup<B> {
     type Target = Daemon;
 

@@ -10,7 +10,7 @@ use super::daemon::client_builder;
 use super::eventually;
 use super::process::{Process, free_port, spawn};
 
-/// How long what is to be seen on a page may take.
+/// The time limit for a page to show something.
 const SEEN: Duration = Duration::from_secs(30);
 
 /// A window of a browser that has nothing of another.
@@ -77,13 +77,13 @@ impl Browser {
         answer["value"].clone()
     }
 
-    /// What a script returns.
+    /// Runs a script, and returns its result.
     pub(crate) async fn run(&self, script: &str) -> Value {
         let body = json!({"script": script, "args": []});
         self.post("execute/sync", body).await
     }
 
-    /// The text of what a selector finds, as it is seen.
+    /// Returns the visible text of an element.
     pub(crate) async fn text(&self, selector: &str) -> String {
         let selector = json!(selector);
         let script = format!("return document.querySelector({selector})?.innerText ?? ''");
@@ -94,7 +94,7 @@ impl Browser {
             .to_owned()
     }
 
-    /// Waits until the text of what a selector finds is right.
+    /// Waits until the text of an element satisfies `right`.
     pub(crate) async fn sees(&self, selector: &str, right: impl Fn(&str) -> bool) -> String {
         let what = format!("{selector} is as it should be");
         eventually(SEEN, &what, || async {
@@ -104,8 +104,8 @@ impl Browser {
         .await
     }
 
-    /// Clicks as a person does: what is covered cannot be clicked. What the page replaces
-    /// between the look and the click is looked for again.
+    /// Clicks like a user: a covered element cannot be clicked. If the page replaces the element at
+    /// that moment, it is searched again.
     pub(crate) async fn click(&self, selector: &str) {
         eventually(SEEN, &format!("{selector} is clicked"), || async {
             let element = self.find(selector).await;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
-/// An authority, and a server certificate of it for `host`.
+/// A certificate authority, and a server certificate for `host`.
 pub(crate) struct Certificates {
     pub authority: String,
     pub certificate: String,

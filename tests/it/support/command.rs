@@ -1,4 +1,4 @@
-//! The binary as a command: the agent, and what operators ask.
+//! The binary as a command: the agent, and the commands for operators.
 
 use std::fs;
 use std::path::{Path, PathBuf};

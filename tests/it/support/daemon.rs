@@ -224,7 +224,7 @@ impl Daemon {
         &self.client
     }
 
-    /// What it has logged.
+    /// Returns its log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
@@ -275,7 +275,7 @@ impl Daemon {
         }
     }
 
-    /// Beats for many instances of a service at once.
+    /// Sends the heartbeats of many instances of a service in one batch.
     pub(crate) async fn try_send_heartbeats(&self, service: &str, addresses: &[String]) -> Answer {
         let lease = |address: &String| json!({"service": service, "address": address});
         let leases: Vec<Value> = addresses.iter().map(lease).collect();
@@ -284,7 +284,7 @@ impl Daemon {
         sent.await.unwrap()
     }
 
-    /// The same, which must be taken.
+    /// The same; the batch must be accepted.
     pub(crate) async fn send_heartbeats(&self, service: &str, addresses: &[String]) {
         let (status, body) = self.try_send_heartbeats(service, addresses).await;
         assert_eq!(status, 200, "{body}");

@@ -1,4 +1,4 @@
-//! How long the disk holds up whoever waits for it, beside a test of something that does.
+//! Measures how long the disk takes to sync, beside a test of something that waits for it.
 
 use std::io::Write;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};

@@ -17,7 +17,7 @@ const COUNT: usize = 1000;
 /// Within which a silent instance is detected once the backend works again.
 const DETECTION: Duration = Duration::from_secs(15 + 16);
 
-/// Two replicas, their instances, and what they were told.
+/// Two replicas, their instances, and the received events.
 pub(crate) struct Failover {
     replicas: Vec<Daemon>,
     /// One part for each replica.
@@ -60,7 +60,7 @@ impl Failover {
         begun
     }
 
-    /// All instances send heartbeats, each until one is accepted, until `end`.
+    /// Sends the heartbeats of all instances, each until it is accepted, until `end`.
     async fn heartbeats_until<T>(&self, end: impl Future<Output = T>) -> T {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -106,9 +106,9 @@ impl Failover {
         }
     }
 
-    /// Has `fail` happen, which returns when the backend serves again, while one instance is
-    /// silent from its beginning. No other one is marked offline, what was acknowledged is
-    /// kept, and the silent one is detected in time.
+    /// Runs `fail`, which returns when the backend serves again, while one instance is silent. No
+    /// other instance is marked offline, acknowledged writes are kept, and the silent instance is
+    /// detected in time.
     pub(crate) async fn survives(mut self, fail: impl Future<Output = ()>) {
         let silent = self.addresses[1].pop().unwrap();
         let body = async {
@@ -132,7 +132,7 @@ impl Failover {
                 })
                 .await;
             }
-            // Whoever was marked offline by mistake would be by now.
+            // An instance marked offline by mistake would be by now.
             sleep(TTL).await;
         };
         self.heartbeats_until(async {

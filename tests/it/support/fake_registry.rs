@@ -1,5 +1,5 @@
-//! A registry that says what a test wants, and remembers what it was asked: for what a real
-//! one does not do at will.
+//! A registry that answers as a test wants, and records its requests: for situations that a
+//! real one does not produce at will.
 
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
 
-/// What it was asked.
+/// A recorded request.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Asked {
     pub method: String,
@@ -17,8 +17,8 @@ pub(crate) struct Asked {
     pub body: Value,
 }
 
-/// Takes every registration and heartbeat, and wants the next one in an hour. `/health`
-/// answers with a status that can be set.
+/// Accepts every registration and heartbeat, and asks for the next one in an hour. `/health`
+/// answers with a configurable status.
 pub(crate) struct FakeRegistry {
     url: String,
     shared: Arc<Shared>,
@@ -43,7 +43,7 @@ impl FakeRegistry {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let shared = Arc::clone(&server);
-                // A client that has gone has all that it wanted.
+                // A client that disconnects has its answer.
                 tokio::spawn(async move { drop(shared.serve(stream).await) });
             }
         });
@@ -58,7 +58,7 @@ impl FakeRegistry {
         self.shared.health.store(status, Ordering::Relaxed);
     }
 
-    /// How many it told: those who listen by now.
+    /// Publishes a roll call, and returns the number of subscribers.
     pub(crate) fn call_roll(&self) -> usize {
         self.shared.roll_calls.send(()).unwrap_or_default()
     }

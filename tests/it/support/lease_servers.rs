@@ -15,7 +15,7 @@ use rollcalld::lease::{
 use rollcalld::model::{Epoch, Event, EventId, InstanceKey};
 use tokio::time::Instant;
 
-/// What a server does with what it is asked.
+/// How a server answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Works,
@@ -277,8 +277,8 @@ impl EventBus for Route {
         log.publish_once(channel, message, claim, remember).await
     }
 
-    async fn claim(&self, claim: &str, remember: Duration) -> Result<bool, BusError> {
-        self.log(true)?.claim(claim, remember).await
+    async fn try_claim(&self, claim: &str, remember: Duration) -> Result<bool, BusError> {
+        self.log(true)?.try_claim(claim, remember).await
     }
 
     async fn append(&self, events: &[Event]) -> Result<(), BusError> {

@@ -17,7 +17,7 @@ use rollcalld::store::{
 };
 use tokio::time::Instant;
 
-/// The rows, shared by all who opened it.
+/// The rows, shared by all handles.
 #[derive(Clone, Default)]
 pub(crate) struct MemoryStore(Arc<Mutex<Rows>>);
 
@@ -26,7 +26,7 @@ struct Rows {
     scopes: BTreeMap<Scope, ScopeRecord>,
     instances: BTreeMap<InstanceKey, Instance>,
     last_id: i64,
-    /// What each replica attested last, and when.
+    /// The last attestation of each replica, and its time.
     replicas: BTreeMap<String, (Attestation, Instant)>,
     transitions: Vec<(InstanceId, i64, bool)>,
 }
@@ -48,7 +48,7 @@ impl MemoryStore {
         Backup(self.0.lock().unwrap().clone())
     }
 
-    /// Puts everything back to how it was, but for what has been recorded of transitions.
+    /// Restores everything, except the record of transitions.
     pub(crate) fn restore(&self, backup: Backup) {
         let mut rows = self.0.lock().unwrap();
         let transitions = std::mem::take(&mut rows.transitions);
@@ -137,9 +137,9 @@ impl RegistryWriter for MemoryStore {
 
 type WriteAgain = Box<dyn Fn(&mut Rows) + Send + Sync>;
 
-/// Each write is tried on a copy of the rows as they are then, after those before it, and all
-/// of them are made at the commit. Nothing waits within a transaction of these tests, so no
-/// other comes in between.
+/// Each write is applied to a copy of the rows, after earlier ones of the transaction, and the
+/// commit applies all of them. Nothing waits within a transaction of these tests, so no other
+/// one interleaves.
 struct MemoryTransaction {
     writes: Vec<WriteAgain>,
     store: MemoryStore,
@@ -337,8 +337,11 @@ impl RegistryTransaction for MemoryTransaction {
         })
     }
 
-    async fn record_online(&mut self, lives: &[LeaseStart]) -> Result<Vec<WentOnline>, StoreError> {
-        let (lives, now) = (lives.to_vec(), self.now);
+    async fn record_online(
+        &mut self,
+        starts: &[LeaseStart],
+    ) -> Result<Vec<WentOnline>, StoreError> {
+        let (starts, now) = (starts.to_vec(), self.now);
         self.write(move |rows| {
             let Rows {
                 instances,
@@ -367,12 +370,12 @@ impl RegistryTransaction for MemoryTransaction {
                     transition,
                 })
             };
-            lives.iter().filter_map(record).collect()
+            starts.iter().filter_map(record).collect()
         })
     }
 
-    async fn record_offline(&mut self, lives: &[LeaseStart]) -> Result<Vec<Instance>, StoreError> {
-        let (lives, now) = (lives.to_vec(), self.now);
+    async fn record_offline(&mut self, starts: &[LeaseStart]) -> Result<Vec<Instance>, StoreError> {
+        let (starts, now) = (starts.to_vec(), self.now);
         self.write(move |rows| {
             let Rows {
                 instances,
@@ -392,7 +395,7 @@ impl RegistryTransaction for MemoryTransaction {
                 transitions.push((instance.id, instance.revision, false));
                 Some(instance.clone())
             };
-            lives.iter().filter_map(record).collect()
+            starts.iter().filter_map(record).collect()
         })
     }
 

@@ -1,4 +1,4 @@
-//! What the tests stand on: private servers, the daemon under test, waiting.
+//! The foundation of the tests: private servers, the daemon under test, waiting.
 
 pub(crate) mod backends;
 pub(crate) mod browser;
@@ -49,7 +49,7 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     }
 }
 
-/// A mailbox whose figures nobody looks at.
+/// A mailbox without metrics.
 pub(crate) fn mailbox<A: Actor>(address: Addr<A>, places: usize, deadline: Duration) -> Mailbox<A> {
     Mailbox::new(address, places, deadline, Metrics::new().mailbox("tested"))
 }
@@ -63,7 +63,7 @@ pub(crate) fn observed(leases: Arc<dyn LeaseStore>, health: &Arc<Health>) -> Arc
     ))
 }
 
-/// Compares the lease store of `expiry` with those of the replicas.
+/// Returns the comparison of the lease store of `expiry` with those of the replicas.
 pub(crate) fn agreement(expiry: &ExpiryHandler) -> Agreement {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     Agreement {

@@ -117,7 +117,7 @@ impl Postgres {
         process.ended(Duration::from_secs(20)).await;
     }
 
-    /// A server that has what this one has and follows it, by the name `standby`.
+    /// Starts a standby of this server, named `standby`.
     pub(crate) async fn standby(&self) -> Self {
         let dir = TempDir::new().unwrap();
         if geteuid().is_root() {

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep};
 
 type Order = (Command, mpsc::Sender<io::Result<Child>>);
 
-/// The thread that starts every server. The system ends a server when the thread that
-/// started it ends, and this one lives as long as the test process, however that ends.
+/// The thread that starts every server. The system ends a server when the thread that started
+/// it ends, and this one runs as long as the test process, however that ends.
 static STARTER: LazyLock<Mutex<mpsc::Sender<Order>>> = LazyLock::new(|| {
     let (orders, queue) = mpsc::channel::<Order>();
     std::thread::spawn(move || {
@@ -49,8 +49,8 @@ pub(crate) fn spawn(
     })
 }
 
-/// A port of the loopback interface for a server that will come back to it: below those
-/// that the system gives to clients, and given out once.
+/// Returns a port of the loopback interface for a server that will be restarted on it: below
+/// the range of client ports, and returned only once.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let begin = u16::try_from(std::process::id() % 40).unwrap() * 300;

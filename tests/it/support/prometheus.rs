@@ -1,4 +1,4 @@
-//! A private Prometheus, and what it scrapes.
+//! A private Prometheus, and its targets.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -25,8 +25,8 @@ pub(crate) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Its targets are those that `targets` lists. What they say of themselves becomes their
-    /// labels: `service`, and those of their metadata.
+    /// Starts with the targets listed at `targets`. Their meta labels become labels: `service`, and
+    /// their metadata.
     pub(crate) async fn start(targets: &str) -> Self {
         let (port, dir) = (free_port(), TempDir::new().unwrap());
         // JSON is YAML.
@@ -86,8 +86,7 @@ impl Prometheus {
         serde_json::from_value(data["activeTargets"].take()).unwrap()
     }
 
-    /// What an expression is now: the label `instance` and the value of each of its series,
-    /// in order.
+    /// Evaluates an expression: the label `instance` and the value of each series, in order.
     pub(crate) async fn query(&self, expression: &str) -> Vec<(String, String)> {
         let data = self.ask("/api/v1/query", &[("query", expression)]).await;
         let series = data["result"].as_array().unwrap().iter();

@@ -10,18 +10,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// What happens to the connections that go through, new ones included.
+/// The fault of the connections, new ones included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Nothing.
     None,
-    /// What is sent arrives nowhere, and nobody is told.
+    /// Data is silently dropped.
     BlackHole,
-    /// What is sent arrives that much later, in both directions.
+    /// Data arrives this much later, in both directions.
     Delay(Duration),
     /// Connections are reset as soon as something is sent.
     Reset,
-    /// The server says that it sends no more, and the client may go on.
+    /// The server closes its direction, and the client may continue.
     HalfClose,
 }
 
@@ -69,12 +69,12 @@ impl Proxy {
         }
     }
 
-    /// From now on connections lead to another server; those that are open are cut.
+    /// Connects to another server from now on, and closes the open connections.
     pub(crate) fn lead_to(&self, port: u16) {
         self.target.send_replace(port);
     }
 
-    /// From now on new connections lead to another server; those that are open stay.
+    /// Connects new connections to another server, and keeps the open ones.
     pub(crate) fn lead_new_to(&self, port: u16) {
         self.target.send_if_modified(|target| {
             *target = port;
@@ -92,7 +92,7 @@ impl Proxy {
     }
 }
 
-/// Passes on what comes, until either side ends or a fault ends it.
+/// Forwards data until either side ends or a fault ends it.
 async fn pass(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -104,7 +104,7 @@ async fn pass(
         let fault = *faults.borrow_and_update();
         let read = match fault {
             Fault::HalfClose if of_server => break,
-            // Nothing is read: who sends fills the buffers of the system, and waits.
+            // Nothing is read: the sender fills the buffers of the system, and waits.
             Fault::BlackHole => None,
             _ => Some(from.read(&mut buffer)),
         };
@@ -139,7 +139,7 @@ async fn pass(
     }
     let _ = to.shutdown().await;
     if of_server {
-        // The other direction lives on until the client ends it.
+        // The other direction continues until the client ends it.
         let mut rest = Vec::new();
         let _ = from.read_to_end(&mut rest).await;
     }

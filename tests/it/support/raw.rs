@@ -1,4 +1,4 @@
-//! Requests as they go over the wire, for what a well-behaved client would not send.
+//! Raw requests, for what a well-behaved client would not send.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// The head of an answer, or of what came of it.
+/// Returns the head of an answer, or how the request failed.
 pub(crate) async fn head(address: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();

@@ -16,7 +16,7 @@ use super::process::{Process, free_port, spawn};
 pub(crate) struct Redis {
     program: String,
     port: u16,
-    /// What else it is told.
+    /// Additional arguments.
     arguments: Vec<String>,
     dir: TempDir,
     process: Option<Process>,
@@ -96,7 +96,7 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Another one that replicates from this one, and has what this one has.
+    /// Starts a replica of this server, and waits until it is in sync.
     pub(crate) async fn replica(&self) -> Self {
         let arguments = ["--replicaof", "127.0.0.1", &self.port.to_string()];
         let replica =

@@ -86,7 +86,7 @@ impl RedisCluster {
     /// Ends a node as a crash would, and returns when its replica serves its slots.
     pub(crate) async fn kill(&mut self, index: usize) {
         self.nodes.remove(index).kill();
-        // Until then the others believe that it is there.
+        // Until then the other nodes consider it alive.
         for state in ["cluster_state:fail", "cluster_state:ok"] {
             eventually(Duration::from_secs(30), state, || async {
                 let info: String = self.nodes[0].run(redis::cmd("CLUSTER").arg("INFO")).await;
@@ -133,12 +133,12 @@ impl RedisCluster {
         let reshard = reshard.into_iter().chain(["--cluster-slots", &count]);
         let moved = Self::try_manage(reshard.map(str::to_owned).collect()).await;
         if !moved.status.success() {
-            // What was half-way is brought to an end.
+            // Completes a half-finished migration.
             Self::try_manage(["fix", &host].map(str::to_owned).into()).await;
         }
     }
 
-    /// What `redis-cli --cluster` does.
+    /// Runs `redis-cli --cluster`.
     async fn manage(&self, arguments: Vec<String>) {
         let output = Self::try_manage(arguments).await;
         assert!(output.status.success(), "{output:?}");

@@ -40,10 +40,10 @@ pub(crate) struct Subscriber {
     response: Response,
     text: String,
     ready: VecDeque<Event>,
-    /// What it would send as `Last-Event-ID`.
+    /// The value for `Last-Event-ID`.
     pub(crate) last_id: Option<String>,
     pub(crate) pings: usize,
-    /// Each time it was told after how many milliseconds to come back.
+    /// The received reconnection times, in milliseconds.
     pub(crate) retries: Vec<u64>,
     /// The stream ended as it should, and was not cut.
     pub(crate) ended: bool,
@@ -65,7 +65,7 @@ impl Subscriber {
         Self::open(daemon, "", Some(last_id)).await
     }
 
-    /// Listens to a daemon that may be away, after an event if one is given.
+    /// Subscribes to a daemon that may be unavailable, after an event if one is given.
     pub(crate) async fn try_open(url: &str, last_id: Option<&str>) -> Option<Self> {
         let response = Self::request(&format!("{url}/v1/events"), last_id).await;
         let response = response.ok()?;
