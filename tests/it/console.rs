@@ -28,6 +28,17 @@ async fn open(daemon: &Daemon) -> Browser {
 const ROW: &str = "#instances .rows .row";
 
 #[tokio::test]
+async fn a_healthy_daemon_shows_no_banner_about_its_backends() {
+    let daemon = Daemon::start(&[]).await;
+    let browser = open(&daemon).await;
+    let banners = browser
+        .sees("#banners", |text| text.contains("No tokens"))
+        .await;
+    assert!(!banners.contains("not answer"), "{banners}");
+    assert!(!banners.contains("evict"), "{banners}");
+}
+
+#[tokio::test]
 async fn registered_instances_appear_and_silent_ones_go_offline_without_a_reload() {
     let daemon = Daemon::start(&short_lives()).await;
     let browser = open(&daemon).await;

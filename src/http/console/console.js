@@ -142,8 +142,9 @@ function drawBanners() {
   const banners = [];
   if (state === "lost") banners.push(banner("bad", word("lostText")));
   if (overview) {
-    const away = Object.entries(overview.backends).filter(([, answers]) => !answers).map(([name]) => word(name));
-    if (away.length > 0) banners.push(banner("bad", word("backendAway") + away.join(", ")));
+    const unavailable = ["store", "leases", "bus"].filter((name) => !overview.backends[name]).map(word);
+    if (unavailable.length > 0) banners.push(banner("bad", word("unavailable") + unavailable.join(", ")));
+    if (overview.backends.leases_evicted) banners.push(banner("warn", word("leasesEvicted")));
     if (overview.stale) banners.push(banner("warn", word("staleText")));
     const { active, reason, ends_in_seconds: left } = overview.protection;
     if (active) {
