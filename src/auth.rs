@@ -232,16 +232,16 @@ impl FromStr for Hash {
 
 /// Why tokens cannot be used. Names the file and line, and shows no token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{place} {reason}")]
+#[error("{origin} {reason}")]
 pub struct TokenError {
-    place: String,
+    origin: String,
     reason: String,
 }
 
 impl TokenError {
-    fn new(place: impl Into<String>, reason: impl Into<String>) -> Self {
+    fn new(origin: impl Into<String>, reason: impl Into<String>) -> Self {
         Self {
-            place: place.into(),
+            origin: origin.into(),
             reason: reason.into(),
         }
     }
@@ -280,9 +280,9 @@ impl TokenSources {
             entries.push(named(*role, token));
         }
         for (role, path) in &self.files {
-            let place = || format!("the token of {}", path.display());
+            let origin = || format!("the token of {}", path.display());
             let token = read_file(path)?.parse();
-            let token = token.map_err(|reason: String| TokenError::new(place(), reason))?;
+            let token = token.map_err(|reason: String| TokenError::new(origin(), reason))?;
             entries.push(named(*role, &token));
         }
         if let Some(path) = &self.list {
@@ -311,8 +311,8 @@ fn read_list(path: &Path) -> Result<Vec<Entry>, TokenError> {
         if words.is_empty() || line.trim_start().starts_with('#') {
             continue;
         }
-        let place = format!("{} line {}:", path.display(), index + 1);
-        let entry = parse_line(&words).map_err(|reason| TokenError::new(place, reason))?;
+        let origin = format!("{} line {}:", path.display(), index + 1);
+        let entry = parse_line(&words).map_err(|reason| TokenError::new(origin, reason))?;
         entries.push(entry);
     }
     if entries.is_empty() {

@@ -51,7 +51,7 @@ pub enum AskError {
     TimedOut,
     /// The actor has ended.
     #[error("the actor has ended")]
-    Gone,
+    Ended,
 }
 
 /// The address of an actor, with a limit on its pending messages and a deadline for each.
@@ -104,7 +104,7 @@ impl<A: Actor> Mailbox<A> {
         let deadline = permit.sent + self.deadline;
         match timeout_at(deadline, self.address.send(message)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(AskError::Gone),
+            Ok(Err(_)) => Err(AskError::Ended),
             Err(_) => Err(AskError::TimedOut),
         }
     }

@@ -152,8 +152,8 @@ impl SchedulerActor {
             1 => {}
             2.. => {
                 // Ticks that a clock skipped because it was set ahead were never due.
-                let stood = last.map_or(Duration::ZERO, |(_, last)| this - last);
-                let due = nearest_multiple(stood, self.roll_call.interval).saturating_sub(1);
+                let elapsed = last.map_or(Duration::ZERO, |(_, last)| this - last);
+                let due = nearest_multiple(elapsed, self.roll_call.interval).saturating_sub(1);
                 let missed = due.min(since.unsigned_abs() - 1);
                 if missed > 0 {
                     self.report.roll_call.late += missed;

@@ -157,10 +157,10 @@ impl Presence {
             healthy(client, url).await.map_err(Silence::Unhealthy)?;
         }
         let registered = self.register().await;
-        let (mut unknown, mut next) = self.beat().await?;
+        let (mut unknown, mut next) = self.send_heartbeats().await?;
         if unknown {
             self.register().await?;
-            (unknown, next) = self.beat().await?;
+            (unknown, next) = self.send_heartbeats().await?;
         }
         registered?;
         if unknown {
@@ -193,7 +193,7 @@ impl Presence {
 
     /// Sends the heartbeats of all registered instances. Returns whether some of them turned out to
     /// be unknown, and the time until the next heartbeats.
-    async fn beat(&self) -> Result<(bool, Duration), ClientError> {
+    async fn send_heartbeats(&self) -> Result<(bool, Duration), ClientError> {
         let keys: Vec<InstanceKey> = self.registered.lock().iter().cloned().collect();
         let (mut some_unknown, mut next) = (false, None);
         for keys in keys.chunks(BATCH) {

@@ -99,18 +99,18 @@ impl<T: Clone> Deadlines<T> {
 
     /// Sets the owner of a slot.
     pub(super) fn own(&self, slot: Slot, owner: T) {
-        if let Some(place) = self.slots.lock().owners.get_mut(slot.index as usize) {
-            *place = Some(owner);
+        if let Some(slot_deadline) = self.slots.lock().owners.get_mut(slot.index as usize) {
+            *slot_deadline = Some(owner);
         }
     }
 
     /// Frees a slot. It has no effect from now on.
     pub(super) fn give_back(&self, slot: Slot) {
         let mut slots = self.slots.lock();
-        let Some(place) = self.at(slot.index) else {
+        let Some(slot_deadline) = self.at(slot.index) else {
             return;
         };
-        let given = place.fetch_update(Ordering::AcqRel, Ordering::Acquire, |packed| {
+        let given = slot_deadline.fetch_update(Ordering::AcqRel, Ordering::Acquire, |packed| {
             let current = Packed(packed).generation() == slot.generation;
             current.then_some(Packed::new(slot.generation.wrapping_add(1), 0).0)
         });
@@ -123,11 +123,11 @@ impl<T: Clone> Deadlines<T> {
     /// Sets the deadline of a lease, unless a later one is set.
     pub fn arm(&self, slot: Slot, deadline: Instant) {
         let armed = Packed::new(slot.generation, self.millis(deadline).max(1));
-        let Some(place) = self.at(slot.index) else {
+        let Some(slot_deadline) = self.at(slot.index) else {
             return;
         };
         // Fails if the slot belongs to another instance by now.
-        let _ = place.fetch_update(Ordering::AcqRel, Ordering::Acquire, |packed| {
+        let _ = slot_deadline.fetch_update(Ordering::AcqRel, Ordering::Acquire, |packed| {
             let packed = Packed(packed);
             let later = packed.millis() < armed.millis();
             (packed.generation() == slot.generation && later).then_some(armed.0)
@@ -148,13 +148,13 @@ impl<T: Clone> Deadlines<T> {
         let count = self.slots.lock().owners.len();
         let (begin, end) = (count * share / of.max(1), count * (share + 1) / of.max(1));
         let mut passed = Vec::new();
-        for (index, place) in self.places(begin, end) {
-            let packed = Packed(place.load(Ordering::Relaxed));
+        for (index, slot_deadline) in self.places(begin, end) {
+            let packed = Packed(slot_deadline.load(Ordering::Relaxed));
             if packed.millis() == 0 || packed.millis() > now {
                 continue;
             }
             // A renewal at this moment wins.
-            let taken = place.compare_exchange(
+            let taken = slot_deadline.compare_exchange(
                 packed.0,
                 Packed::new(packed.generation(), 0).0,
                 Ordering::AcqRel,
@@ -169,9 +169,9 @@ impl<T: Clone> Deadlines<T> {
         }
         let slots = self.slots.lock();
         let still = passed.into_iter().filter(|(index, packed)| {
-            let place = self.at(*index as u32);
-            place.is_some_and(|place| {
-                Packed(place.load(Ordering::Acquire)).generation() == packed.generation()
+            let slot_deadline = self.at(*index as u32);
+            slot_deadline.is_some_and(|slot_deadline| {
+                Packed(slot_deadline.load(Ordering::Acquire)).generation() == packed.generation()
             })
         });
         still
@@ -261,7 +261,7 @@ mod tests {
         deadlines.arm(old, after(5));
         deadlines.give_back(old);
         let new = take(&deadlines, 1);
-        assert_eq!(new.index, old.index, "the place is used again");
+        assert_eq!(new.index, old.index, "the slot_deadline is used again");
         advance(Duration::from_secs(6)).await;
         assert_eq!(taken(&deadlines, 0, 1), NONE, "its deadline is gone");
         deadlines.arm(new, after(5));

@@ -67,7 +67,7 @@ impl InstanceList {
         };
         let (mut rest, mut edits) = (self.parts.as_slice(), edits.into_iter().peekable());
         while let Some((address, _)) = edits.peek() {
-            let (before, from) = rest.split_at(place(rest, address));
+            let (before, from) = rest.split_at(part_of(rest, address));
             edited.parts.extend_from_slice(before);
             let (part, after) = match from.split_first() {
                 Some((part, after)) => (&*part.instances, after),
@@ -113,7 +113,7 @@ impl InstanceList {
 }
 
 /// Returns the index of the part in which the address is, or would be.
-fn place(parts: &[Arc<Part>], address: &Address) -> usize {
+fn part_of(parts: &[Arc<Part>], address: &Address) -> usize {
     parts
         .partition_point(|part| !part.is_behind(address))
         .saturating_sub(1)

@@ -279,7 +279,7 @@ impl Directory {
     ) -> Result<T, DirectoryError> {
         let deadline = Instant::now() + LOOKUP;
         let _place = match timeout_at(deadline, places.acquire()).await {
-            Ok(Ok(place)) => place,
+            Ok(Ok(permit)) => permit,
             Ok(Err(_)) | Err(_) => return Err(DirectoryError::Overloaded),
         };
         match timeout_at(deadline, question).await {

@@ -392,15 +392,15 @@ impl<'a> Change<'a> {
         differences: &mut Drift,
     ) {
         let ids: HashSet<ScopeId> = scopes.iter().map(|record| record.id).collect();
-        let gone: Vec<ScopeRecord> = {
+        let removed: Vec<ScopeRecord> = {
             let known = self.maps.scopes.pin();
             let records = known.values().filter_map(|view| view.record.clone());
             records
                 .filter(|known| !ids.contains(&known.id) && !touched_scopes.contains(&known.id))
                 .collect()
         };
-        differences.others += gone.len();
-        for record in gone {
+        differences.others += removed.len();
+        for record in removed {
             self.unlist_scope(&record);
         }
         for record in scopes {
@@ -422,7 +422,7 @@ impl<'a> Change<'a> {
             differences.others += usize::from(!known.is_some_and(same));
             self.declare(record);
         }
-        let gone: Vec<(InstanceKey, InstanceId)> = {
+        let removed: Vec<(InstanceKey, InstanceId)> = {
             let known = self.maps.instances.pin();
             let unseen = known
                 .iter()
@@ -431,8 +431,8 @@ impl<'a> Change<'a> {
                 .map(|(key, listed)| (key.clone(), listed.instance.id))
                 .collect()
         };
-        differences.others += gone.len();
-        for (key, id) in gone {
+        differences.others += removed.len();
+        for (key, id) in removed {
             self.unlist(&key, id);
         }
     }

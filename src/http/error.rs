@@ -88,10 +88,10 @@ impl Problem {
     }
 
     /// Prepends `place` to the name of the field.
-    pub(super) fn within(self, place: &str) -> Self {
+    pub(super) fn within(self, prefix: &str) -> Self {
         Self {
-            detail: format!("{place}.{}", self.detail),
-            field: self.field.map(|field| format!("{place}.{field}")),
+            detail: format!("{prefix}.{}", self.detail),
+            field: self.field.map(|field| format!("{prefix}.{field}")),
             ..self
         }
     }
@@ -225,7 +225,7 @@ impl From<AskError> for Problem {
                 "no answer in time: the change may or may not have happened; send the request again",
                 &error,
             ),
-            AskError::Gone => Self::fault(Code::Stopping, "the daemon is stopping", &error),
+            AskError::Ended => Self::fault(Code::Stopping, "the daemon is stopping", &error),
         }
     }
 }
@@ -319,7 +319,7 @@ mod tests {
         let cases: [(Problem, Code); 11] = [
             (AskError::Overloaded.into(), Code::Overloaded),
             (AskError::TimedOut.into(), Code::OutcomeUnknown),
-            (AskError::Gone.into(), Code::Stopping),
+            (AskError::Ended.into(), Code::Stopping),
             (
                 StoreError::Unavailable(secret()).into(),
                 Code::StoreUnavailable,

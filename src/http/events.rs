@@ -182,8 +182,8 @@ pub(super) async fn stream(
 ) -> Result<HttpResponse, Problem> {
     caller.check_filter(filter.service.as_ref(), filter.group.as_ref())?;
     api.spare_connection()?;
-    let place = api.admission.stream(gate::client(&caller, &request));
-    let place = place.map_err(|full| api.shed(full))?;
+    let permit = api.admission.stream(gate::client(&caller, &request));
+    let permit = permit.map_err(|full| api.shed(full))?;
     gate::note_wait(&request);
     let last = request.headers().get("Last-Event-ID").map(|id| {
         let id = id.to_str().unwrap_or_default().parse();
@@ -225,7 +225,7 @@ pub(super) async fn stream(
         .take_until(end)
         .chain(stream::iter([Bytes::from(format!("retry: {back}\n\n"))]))
         .map(move |line| {
-            let _place = &place;
+            let _permit = &permit;
             Ok::<_, actix_web::Error>(line)
         });
     // The connection is closed at the end of the stream.

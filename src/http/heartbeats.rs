@@ -49,7 +49,7 @@ pub(super) struct HeartbeatResponse {
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
-pub(super) async fn beat(
+pub(super) async fn send(
     api: web::Data<Api>,
     KnownPath(key, profile): KnownPath,
 ) -> Result<HttpResponse, Problem> {
@@ -205,7 +205,7 @@ pub(super) struct HeartbeatBatchResponse<'a> {
         BodyErrors, AuthErrors, OutcomeErrors,
     )
 )]
-pub(super) async fn beat_many(
+pub(super) async fn send_batch(
     api: web::Data<Api>,
     caller: Caller,
     body: JsonText<BATCH_LIMIT>,

@@ -318,11 +318,11 @@ fn matches(known: &IfNoneMatch, body: &Body) -> bool {
 /// Exchanges the permit of a read for one of a long poll.
 fn exchange_permit_for_long_poll(request: &HttpRequest, api: &Api) -> Result<Permit, Problem> {
     api.spare_connection()?;
-    let place = api.admission.acquire(RequestClass::Wait);
-    let place = place.map_err(|full| api.shed(full))?;
+    let permit = api.admission.acquire(RequestClass::Wait);
+    let permit = permit.map_err(|full| api.shed(full))?;
     gate::release_permit(request);
     gate::note_wait(request);
-    Ok(place)
+    Ok(permit)
 }
 
 /// Returns the body of a list, which is serialised once per snapshot.

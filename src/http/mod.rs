@@ -132,11 +132,11 @@ fn table() -> Vec<Path> {
     vec![
         path(
             "/v1/{kind}/{key}/instances/{address}/heartbeat",
-            [put(Agent, heartbeats::beat).heartbeat().of_its_scope()],
+            [put(Agent, heartbeats::send).heartbeat().of_its_scope()],
         ),
         path(
             "/v1/heartbeats",
-            [post(Agent, heartbeats::beat_many)
+            [post(Agent, heartbeats::send_batch)
                 .heartbeat()
                 .checks_scopes()],
         ),

@@ -210,7 +210,7 @@ fn trouble(error: Option<AskError>) -> &'static str {
     match error {
         Some(AskError::Overloaded) => "overloaded",
         Some(AskError::TimedOut) => "timed_out",
-        Some(AskError::Gone) => "gone",
+        Some(AskError::Ended) => "ended",
         None => "ok",
     }
 }

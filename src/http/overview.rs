@@ -223,9 +223,9 @@ pub(super) struct ReleaseResponse {
 pub(super) async fn release(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
     let reason = "an operator released it".to_owned();
     let ended = api.scheduler.ask(EndProtection { reason }).await?;
-    if let Some(gone) = ended {
+    if let Some(released) = ended {
         let name = caller.name();
-        log::info!("{name:?} released protection mode: {gone} instances were marked offline");
+        log::info!("{name:?} released protection mode: {released} instances were marked offline");
     }
     Ok(HttpResponse::Ok().json(ReleaseResponse {
         ended: ended.is_some(),

@@ -231,14 +231,14 @@ impl HeartbeatRecorder {
             unrecorded,
         } = starts;
         let created: Vec<InstanceKey> = begun.iter().map(|start| start.key.clone()).collect();
-        let gone = self.directory.vanished(&created).await;
-        self.leases.revoke(&gone).await?;
-        let gone: HashSet<InstanceKey> = gone.into_iter().collect();
-        begun.retain(|start| !gone.contains(&start.key));
+        let removed = self.directory.vanished(&created).await;
+        self.leases.revoke(&removed).await?;
+        let removed: HashSet<InstanceKey> = removed.into_iter().collect();
+        begun.retain(|start| !removed.contains(&start.key));
         begun.extend(unrecorded);
         record_and_wait(&self.actor, begun).await;
         let outcome = |(renewal, renewed): (&Renewal, &Renewed)| match renewed.created {
-            _ if gone.contains(&renewal.key) => HeartbeatOutcome::Unknown,
+            _ if removed.contains(&renewal.key) => HeartbeatOutcome::Unknown,
             true => HeartbeatOutcome::Created(renewal.ttl),
             false => HeartbeatOutcome::Renewed(renewal.ttl),
         };

@@ -221,9 +221,9 @@ impl Batch {
             return done;
         }
         let begin = Instant::now();
-        let mut away = None;
+        let mut unavailable = None;
         for mut entry in self.0.into_iter().flat_map(Entry::split) {
-            let outcome = match &away {
+            let outcome = match &unavailable {
                 Some(error) => Err(StoreError::clone(error)),
                 None => {
                     let alone = std::slice::from_mut(&mut entry);
@@ -231,14 +231,14 @@ impl Batch {
                 }
             };
             if let Err(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)) = outcome {
-                away.get_or_insert_with(|| {
+                unavailable.get_or_insert_with(|| {
                     StoreError::Unavailable(
                         "not attempted, because the store failed for earlier writes of the batch"
                             .into(),
                     )
                 });
             } else if begin.elapsed() > ALONE {
-                away.get_or_insert_with(|| {
+                unavailable.get_or_insert_with(|| {
                     StoreError::Unavailable(
                         "not attempted, because earlier writes of the batch took too long".into(),
                     )
@@ -274,11 +274,11 @@ async fn measured(
             metrics.commit_errors.inc();
         }
     }
-    let away = matches!(
+    let unavailable = matches!(
         outcome,
         Err(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))
     );
-    metrics.backends.store.set((!away).into());
+    metrics.backends.store.set((!unavailable).into());
     outcome
 }
 
