@@ -432,11 +432,6 @@ mod tests {
     }
 
     #[test]
-    fn each_role_may_do_what_the_lesser_may() {
-        assert!(Role::Read < Role::Agent && Role::Agent < Role::Admin);
-    }
-
-    #[test]
     fn a_line_that_is_made_is_read_again() {
         let token = Token::generate().unwrap();
         let identity = Identity {

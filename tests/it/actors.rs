@@ -568,13 +568,24 @@ async fn writes_beyond_what_may_wait_are_refused_at_once() {
 #[actix::test]
 async fn a_commit_without_confirmation_is_not_published() {
     let store = Arc::new(FakeStore::default());
+    let directory = Arc::new(Directory::new(store.clone()));
+    let bus = memory_bus();
+    let (actor, _ended) = registry_of(&store, Arc::clone(&directory), Arc::clone(&bus));
     store.fail_commit.store(true, Ordering::SeqCst);
-    let (actor, _ended) = registry(&store);
     let outcome = actor.send(register("a:1")).await.unwrap();
     assert!(
         matches!(outcome, Err(StoreError::OutcomeUnknown(_))),
         "{outcome:?}"
     );
+    actor.send(Drain).await.unwrap();
+    assert!(directory.find(&key("a:1")).is_none());
+    assert!(bus.head().await.unwrap().is_empty());
+    // A confirmed one is.
+    store.fail_commit.store(false, Ordering::SeqCst);
+    actor.send(register("b:1")).await.unwrap().unwrap();
+    actor.send(Drain).await.unwrap();
+    assert!(directory.find(&key("b:1")).is_some());
+    assert_eq!(bus.head().await.unwrap().sequence, 1);
 }
 
 #[actix::test]

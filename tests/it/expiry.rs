@@ -16,7 +16,7 @@ use rollcalld::config::Config;
 use rollcalld::model::Ttl;
 use rollcalld::protection::Limits;
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -353,8 +353,8 @@ fn config(backends: &Shared) -> Config {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clocks_that_are_ten_seconds_apart_change_nothing() {
     let backends = Shared::new().await;
-    let skewed = |seconds| Arc::new(Skewed(TimeDelta::seconds(seconds)));
-    let first = Daemon::start_with_clock(config(&backends), skewed(-10)).await;
+    let (begin, skew) = (SystemClock.now(), TimeDelta::seconds(10));
+    let first = Daemon::start_with_clock(config(&backends), Arc::new(Skewed(-skew))).await;
     let second = Daemon::start_with_clock(config(&backends), Arc::new(SystemClock)).await;
     heartbeats_on_two_daemons(first, &second, async |first: Daemon| {
         tokio::task::spawn_blocking(move || drop(first))
@@ -362,15 +362,24 @@ async fn clocks_that_are_ten_seconds_apart_change_nothing() {
             .unwrap();
     })
     .await;
-    // The displayed time comes from the replica that recorded it, and decides nothing.
+    // The displayed time comes from the clock of the replica that recorded it, and decides
+    // nothing: the first one recorded the others as online, the second one the four as offline.
     let (_, body) = second.get("/v1/services/orders/instances").await;
-    let times: Vec<&Value> = body["instances"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|instance| &instance["online_changed_at"])
-        .collect();
-    assert_eq!(times.len(), 12);
+    let instances = body["instances"].as_array().unwrap();
+    assert_eq!(instances.len(), 12);
+    for instance in instances {
+        let at: DateTime<Utc> = instance["online_changed_at"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let earliest = if instance["online"] == json!(true) {
+            begin - skew
+        } else {
+            begin
+        };
+        assert!((earliest..=SystemClock.now()).contains(&at), "{instance}");
+    }
 }
 
 /// The machine's clock, set ahead or back by the test.

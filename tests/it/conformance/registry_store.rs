@@ -68,7 +68,6 @@ suite! {
         on_postgres => super::postgres(),
         on_that_of_the_tests => super::of_tests();
     tests: {
-        it_says_that_it_answers,
         a_scope_is_declared_once,
         a_scope_is_renamed_only_when_a_name_is_given,
         a_group_and_a_service_may_have_the_same_key,
@@ -318,10 +317,6 @@ async fn addresses_of_older_versions_become_normal_and_one_instance_each(mut fix
             "host.eu:80"
         ]
     );
-}
-
-async fn it_says_that_it_answers(fixture: Fixture) {
-    fixture.store.reader.ping().await.unwrap();
 }
 
 async fn a_scope_is_declared_once(mut fixture: Fixture) {
