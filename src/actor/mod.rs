@@ -54,6 +54,15 @@ pub enum AskError {
     Ended,
 }
 
+/// The limits of a mailbox.
+#[derive(Debug, Clone, Copy)]
+pub struct MailboxLimits {
+    /// The most pending messages, over all clones of the mailbox.
+    pub permits: usize,
+    /// The time limit for each answer.
+    pub deadline: Duration,
+}
+
 /// The address of an actor, with a limit on its pending messages and a deadline for each.
 pub struct Mailbox<A: Actor> {
     address: Addr<A>,
@@ -68,19 +77,13 @@ struct Permits {
 }
 
 impl<A: Actor> Mailbox<A> {
-    /// At most `permits` messages are pending at once, over all clones, each for at most
-    /// `deadline`.
-    pub fn new(
-        address: Addr<A>,
-        permits: usize,
-        deadline: Duration,
-        metrics: MailboxMetrics,
-    ) -> Self {
+    /// Limits the messages to this actor.
+    pub fn new(address: Addr<A>, limits: MailboxLimits, metrics: MailboxMetrics) -> Self {
         Self {
             address,
-            deadline,
+            deadline: limits.deadline,
             permits: Arc::new(Permits {
-                free: Semaphore::new(permits),
+                free: Semaphore::new(limits.permits),
                 metrics,
             }),
         }

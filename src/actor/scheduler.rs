@@ -5,6 +5,7 @@
 //! that nothing slow delays a tick.
 
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ const REVIEW: Duration = Duration::from_secs(2);
 
 /// The time between purges of offline instances: a tenth of `--remove-offline-after`, within
 /// these limits.
-const PURGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const PURGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 
 /// The name of the claim that makes the purge run on one replica at a time.
 const PURGE_CLAIM: &str = "purge";
@@ -405,7 +406,7 @@ impl Actor for SchedulerActor {
         context.run_interval(RECONCILE, Self::reconcile);
         context.run_interval(REVIEW, Self::review);
         if let Some(after) = self.jobs.remove_offline_after {
-            let interval = (after / 10).clamp(PURGE.0, PURGE.1);
+            let interval = (after / 10).clamp(*PURGE.start(), *PURGE.end());
             context.run_interval(interval, move |actor, context| {
                 actor.purge_offline(after, interval, context);
             });

@@ -17,9 +17,12 @@ use url::Url;
 use crate::client::{Client, ClientError, text};
 use crate::model::{Address, InstanceKey, Registration, Scope, ScopeKey, ScopeKind};
 
-/// The time before a retry: the first, and the longest. Shorter than a TTL, so that no instance
-/// expires after an outage that was shorter than that.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// The time before the first retry after a failure. It doubles with each one.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+
+/// The longest time before a retry. Shorter than a TTL, so that no instance expires after an
+/// outage that was shorter than that.
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
 /// The time limit of a check, and the time before a failed one is repeated.
 const CHECK: Duration = Duration::from_secs(2);
@@ -165,7 +168,7 @@ impl Presence {
         registered?;
         if unknown {
             // Another client deregisters them at once: slow down.
-            Ok(BACK_OFF.1)
+            Ok(LONGEST_RETRY)
         } else {
             Ok(next)
         }
@@ -214,7 +217,7 @@ impl Presence {
                 registered.remove(&key);
             }
         }
-        let next = next.map_or(BACK_OFF.1, Duration::from_millis);
+        let next = next.map_or(LONGEST_RETRY, Duration::from_millis);
         Ok((some_unknown, next))
     }
 
@@ -271,8 +274,8 @@ async fn healthy(client: &reqwest::Client, url: &Url) -> Result<(), String> {
 /// Returns a time that doubles with each failure up to a limit, minus up to half of it at
 /// random.
 fn back_off(failures: u32) -> Duration {
-    let doubled = BACK_OFF.0 * 2_u32.saturating_pow(failures.saturating_sub(1).min(10));
-    let wait = doubled.min(BACK_OFF.1);
+    let doubled = FIRST_RETRY * 2_u32.saturating_pow(failures.saturating_sub(1).min(10));
+    let wait = doubled.min(LONGEST_RETRY);
     wait - at_random(wait / 2)
 }
 
@@ -290,8 +293,8 @@ mod tests {
     fn it_waits_longer_after_each_failure_and_never_for_long() {
         for failures in 1..100 {
             let wait = back_off(failures);
-            let doubled = BACK_OFF.0 * 2_u32.pow(failures.min(11) - 1);
-            let most = doubled.min(BACK_OFF.1);
+            let doubled = FIRST_RETRY * 2_u32.pow(failures.min(11) - 1);
+            let most = doubled.min(LONGEST_RETRY);
             assert!(wait >= most / 2 && wait <= most, "{failures}: {wait:?}");
         }
     }

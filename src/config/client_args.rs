@@ -72,9 +72,11 @@ pub(super) fn read(flag: &str, path: &Path) -> Result<String, Error> {
 }
 
 pub(super) fn http_url(text: &str) -> Result<Url, String> {
-    let url = text.parse::<Url>().ok();
-    let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
-    let url = url.ok_or("must be http://HOST:PORT or https://HOST:PORT")?;
+    let url = text
+        .parse::<Url>()
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https"))
+        .ok_or("must be http://HOST:PORT or https://HOST:PORT")?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must have no user and no password: use a token instead".to_owned());
     }

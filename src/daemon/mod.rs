@@ -22,7 +22,7 @@ pub use self::reload::Reloader;
 use self::startup::wait_for_backends;
 use crate::actor::{
     Agreement, BackgroundJobs, Drain, ExpiryHandler, Follower, HeartbeatActor, Lifeline, Mailbox,
-    RECONCILE, Reconciler, RegisterSweeper, RegistryActor, SchedulerActor,
+    MailboxLimits, RECONCILE, Reconciler, RegisterSweeper, RegistryActor, SchedulerActor,
 };
 use crate::admission::ConcurrencyLimits;
 use crate::auth::{TokenError, Tokens};
@@ -43,17 +43,32 @@ use crate::tls::{Tls, TlsError};
 
 /// The most pending messages to the RegistryActor, and the deadline of each: longer than a
 /// transaction that begins at once.
-const REGISTRY: (usize, Duration) = (1024, Duration::from_secs(8));
+const REGISTRY: MailboxLimits = MailboxLimits {
+    permits: 1024,
+    deadline: Duration::from_secs(8),
+};
 /// The same for recording leases, with permits of its own: when all instances come online at
 /// once, registrations still get theirs.
-const RECORDER: (usize, Duration) = (256, Duration::from_secs(8));
+const RECORDER: MailboxLimits = MailboxLimits {
+    permits: 256,
+    deadline: Duration::from_secs(8),
+};
 /// The same for comparing the replicas' lease stores, which must not wait behind either of
 /// them.
-const AGREEMENT: (usize, Duration) = (1, Duration::from_secs(8));
+const AGREEMENT: MailboxLimits = MailboxLimits {
+    permits: 1,
+    deadline: Duration::from_secs(8),
+};
 /// The same for the HeartbeatActor of each worker.
-const HEARTBEAT: (usize, Duration) = (4096, Duration::from_secs(5));
+const HEARTBEAT: MailboxLimits = MailboxLimits {
+    permits: 4096,
+    deadline: Duration::from_secs(5),
+};
 /// The same for the SchedulerActor, which probes and operators ask.
-const SCHEDULER: (usize, Duration) = (64, Duration::from_secs(8));
+const SCHEDULER: MailboxLimits = MailboxLimits {
+    permits: 64,
+    deadline: Duration::from_secs(8),
+};
 
 /// Longer than the interval of heartbeats, so that agents can reuse their connections.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -179,14 +194,14 @@ impl Daemon {
         );
         let registry = RegistryActor::start_in_arbiter(&arbiters.registry.handle(), |_| registry);
         let asked = metrics.mailbox("registry");
-        let registry_mailbox = Mailbox::new(registry.clone(), REGISTRY.0, REGISTRY.1, asked);
+        let registry_mailbox = Mailbox::new(registry.clone(), REGISTRY, asked);
         let asked = metrics.mailbox("recorder");
         let expiry = ExpiryHandler {
             leases: connect(),
             health,
             directory: Arc::clone(&directory),
             protection: Arc::clone(&protection),
-            registry: Mailbox::new(registry.clone(), RECORDER.0, RECORDER.1, asked),
+            registry: Mailbox::new(registry.clone(), RECORDER, asked),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
         };
@@ -202,12 +217,7 @@ impl Daemon {
             agreement: Agreement {
                 replica: replica_id(),
                 health: Arc::clone(&expiry.health),
-                registry: Mailbox::new(
-                    registry.clone(),
-                    AGREEMENT.0,
-                    AGREEMENT.1,
-                    metrics.mailbox("agreement"),
-                ),
+                registry: Mailbox::new(registry.clone(), AGREEMENT, metrics.mailbox("agreement")),
                 protection: Arc::clone(&protection),
             },
             remove_offline_after: config.remove_offline_after,
@@ -233,7 +243,7 @@ impl Daemon {
 
         let lifecycle = Lifecycle::default();
         let asked = metrics.mailbox("scheduler");
-        let scheduler_mailbox = Mailbox::new(scheduler.clone(), SCHEDULER.0, SCHEDULER.1, asked);
+        let scheduler_mailbox = Mailbox::new(scheduler.clone(), SCHEDULER, asked);
         let probed = Arc::clone(&expiry.leases);
         let reloader = Reloader::new(Arc::clone(&tokens), tls.clone(), Arc::clone(&metrics));
         let shared = (directory, protection, feed, lifecycle.clone(), tokens);
@@ -252,12 +262,7 @@ impl Daemon {
             scheduler.do_send(RegisterSweeper(heartbeat.clone().recipient()));
             let api = Api {
                 registry: registry_mailbox.clone(),
-                heartbeat: Mailbox::new(
-                    heartbeat,
-                    HEARTBEAT.0,
-                    HEARTBEAT.1,
-                    metrics.mailbox("heartbeat"),
-                ),
+                heartbeat: Mailbox::new(heartbeat, HEARTBEAT, metrics.mailbox("heartbeat")),
                 scheduler: scheduler_mailbox.clone(),
                 directory,
                 protection,

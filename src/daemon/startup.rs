@@ -1,5 +1,6 @@
 //! The start: waits for the backends.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use actix::Addr;
@@ -13,7 +14,7 @@ use crate::model::EventId;
 use crate::store::MigrateError;
 
 /// The time between attempts to reach a backend: the first, and the longest.
-const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
+const RETRY: RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::from_secs(4);
 
 /// Waits until the registry store is reached and migrated, the lease store answers, and the
 /// Directory is loaded. Returns the event after which to follow.
@@ -66,7 +67,7 @@ async fn retry<T>(
     attempt: impl AsyncFn() -> Result<T, Attempt>,
 ) -> Result<T, DaemonError> {
     let begin = Instant::now();
-    let (mut wait, longest) = RETRY;
+    let (mut wait, longest) = RETRY.into_inner();
     loop {
         let reason = match timeout_at(begin + limit, attempt()).await {
             Ok(Ok(done)) => return Ok(done),

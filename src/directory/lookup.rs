@@ -249,20 +249,20 @@ impl Directory {
     async fn look_up(
         &self,
         keys: &[InstanceKey],
-        places: &Semaphore,
+        permits: &Semaphore,
     ) -> Result<HashMap<InstanceKey, HeartbeatInfo>, DirectoryError> {
-        let found = self
-            .ask_in(places, self.reader.find_instances(keys))
+        let rows = self
+            .ask_in(permits, self.reader.find_instances(keys))
             .await?;
-        let found: Vec<EventKind> = found.into_iter().map(EventKind::LeaseRestarted).collect();
-        self.apply(&found);
-        let found = found.iter().filter_map(EventKind::instance);
-        let profiles = found.map(|instance| {
-            let listed = self.find(&instance.key);
-            let profile = listed.map(|listed| HeartbeatInfo::from(&*listed));
-            (instance.key.clone(), profile.unwrap_or_default())
+        let events: Vec<EventKind> = rows.into_iter().map(EventKind::LeaseRestarted).collect();
+        self.apply(&events);
+        let instances = events.iter().filter_map(EventKind::instance);
+        let infos = instances.map(|instance| {
+            let entry = self.find(&instance.key);
+            let info = entry.map(|entry| HeartbeatInfo::from(&*entry));
+            (instance.key.clone(), info.unwrap_or_default())
         });
-        Ok(profiles.collect())
+        Ok(infos.collect())
     }
 
     async fn ask<T>(

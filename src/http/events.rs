@@ -3,6 +3,7 @@
 //! <https://html.spec.whatwg.org/multipage/server-sent-events.html>
 
 use std::fmt::Write;
+use std::ops::Range;
 use std::time::Duration;
 
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -28,9 +29,8 @@ const PING: Duration = Duration::from_secs(15);
 /// The time until a client reconnects, in milliseconds.
 const RETRY: u64 = 2000;
 
-/// The same when the daemon stops, as a start and a range in milliseconds: the clients
-/// reconnect at different times.
-const SPREAD: (u64, u64) = (1000, 3000);
+/// The same when the daemon stops: each client reconnects at another time within this range.
+const STOP_RETRY: Range<u64> = 1000..4000;
 
 /// An ID that no log contains: the client has missed an unknown number of events.
 const UNKNOWN_ID: EventId = EventId {
@@ -140,7 +140,7 @@ impl<'a> Data<'a> {
 /// Returns the reconnection time for the end of the stream; different for each client port.
 fn reconnect_after_ms(request: &HttpRequest) -> u64 {
     let port = request.peer_addr().map_or(0, |peer| peer.port());
-    SPREAD.0 + u64::from(port) % SPREAD.1
+    STOP_RETRY.start + u64::from(port) % (STOP_RETRY.end - STOP_RETRY.start)
 }
 
 /// Formats an event. One that is only for replicas is empty, and its ID is not sent.

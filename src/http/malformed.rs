@@ -16,11 +16,11 @@ use tokio::time::Instant;
 /// The shortest time between log lines.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
-/// The module that logs a malformed request, and the beginning of its message.
-const DISPATCHER: (&str, &str) = (
-    "actix_http::h1::dispatcher",
-    "stream error: request parse error: ",
-);
+/// The module that logs a malformed request.
+const DISPATCHER: &str = "actix_http::h1::dispatcher";
+
+/// The beginning of its message.
+const PARSE_ERROR: &str = "stream error: request parse error: ";
 
 /// The module that logs a head that is too large; the dispatcher logs it as well.
 const DECODER: &str = "actix_http::h1::decoder";
@@ -72,16 +72,16 @@ struct WithoutMalformed(Box<dyn Log>);
 
 impl Log for WithoutMalformed {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        [DISPATCHER.0, DECODER].contains(&metadata.target()) || self.0.enabled(metadata)
+        [DISPATCHER, DECODER].contains(&metadata.target()) || self.0.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
         if record.target() == DECODER && record.level() == log::Level::Error {
             return;
         }
-        if record.target() == DISPATCHER.0 {
+        if record.target() == DISPATCHER {
             let said = record.args().to_string();
-            if let Some(reason) = said.strip_prefix(DISPATCHER.1) {
+            if let Some(reason) = said.strip_prefix(PARSE_ERROR) {
                 COUNT.fetch_add(1, Ordering::Relaxed);
                 SAID.set(Some(reason.to_owned()));
                 return;

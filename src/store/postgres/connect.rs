@@ -345,9 +345,9 @@ fn client_auth(
         return Ok(builder.with_no_client_auth());
     };
     let of_cert = |error: &dyn fmt::Display| format!("sslcert {cert}: {error}");
-    let certs = CertificateDer::pem_file_iter(cert).map_err(|error| of_cert(&error))?;
-    let certs: Result<Vec<_>, _> = certs.collect();
-    let certs = certs.map_err(|error| of_cert(&error))?;
+    let certs = CertificateDer::pem_file_iter(cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| of_cert(&error))?;
     let of_key = |error: &dyn fmt::Display| format!("sslkey {key}: {error}");
     let key = PrivateKeyDer::from_pem_file(key).map_err(|error| of_key(&error))?;
     builder

@@ -226,10 +226,13 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         let all: Vec<&Registration> = registrations.iter().collect();
         let (_, changed) = self.upsert(&[], &all).await?;
         let mut registered = by_key(changed);
-        let rest = all.iter().map(|registration| &registration.key);
-        let rest = rest.filter(|key| !registered.contains_key(key));
-        let rest: Vec<InstanceKey> = rest.cloned().collect();
-        let unchanged = self.find(&rest).await?.into_iter();
+        let missing: Vec<InstanceKey> = all
+            .iter()
+            .map(|registration| &registration.key)
+            .filter(|key| !registered.contains_key(key))
+            .cloned()
+            .collect();
+        let unchanged = self.find(&missing).await?.into_iter();
         registered.extend(by_key(unchanged.map(|instance| Registered {
             created: false,
             changed: false,

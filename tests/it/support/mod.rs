@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr};
-use rollcalld::actor::{Agreement, ExpiryHandler, Mailbox};
+use rollcalld::actor::{Agreement, ExpiryHandler, Mailbox, MailboxLimits};
 use rollcalld::lease::{Health, LeaseStore, ObservedLeaseStore};
 use rollcalld::metrics::Metrics;
 use rollcalld::model::ReplicaId;
@@ -50,8 +50,13 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
 }
 
 /// A mailbox without metrics.
-pub(crate) fn mailbox<A: Actor>(address: Addr<A>, places: usize, deadline: Duration) -> Mailbox<A> {
-    Mailbox::new(address, places, deadline, Metrics::new().mailbox("tested"))
+pub(crate) fn mailbox<A: Actor>(
+    address: Addr<A>,
+    permits: usize,
+    deadline: Duration,
+) -> Mailbox<A> {
+    let limits = MailboxLimits { permits, deadline };
+    Mailbox::new(address, limits, Metrics::new().mailbox("tested"))
 }
 
 /// A lease store that reports to `health`, as the daemon's does.
