@@ -1,5 +1,7 @@
 -- Records which lease store a replica uses, and returns what the other replicas recorded
--- within the last 5 seconds. Called by RegistryTransaction::attest. $1 replica, $2 lease store
+-- within the last 5 seconds.
+-- Called by RegistryTransaction::attest.
+-- $1 replica, $2 lease store
 WITH own AS (
     INSERT INTO replica (id, lease_store, seen_at)
     VALUES ($1::text, $2::text, clock_timestamp())

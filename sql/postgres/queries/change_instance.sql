@@ -1,7 +1,8 @@
 -- Changes an instance for an operator. NULL keeps the present value; the holder and the reason
--- change only together with the status. Called by RegistryTransaction::change_instance. $1
--- kind, $2 key, $3 address, $4 status, $5 held_by, $6 held_reason, $7 weight, $8 metadata, $9
--- now
+-- change only together with the status.
+-- Called by RegistryTransaction::change_instance.
+-- $1 kind, $2 key, $3 address, $4 status, $5 held_by, $6 held_reason, $7 weight, $8 metadata,
+-- $9 now
 UPDATE instance
 SET status      = COALESCE($4::text, instance.status),
     held_by     = CASE WHEN $4::text IS NULL THEN instance.held_by ELSE $5::text END,

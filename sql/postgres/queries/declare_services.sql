@@ -1,6 +1,6 @@
--- Declares the unknown services, and returns them. Called by
--- RegistryTransaction::register_instances, before the first instances of services. $1 keys, $2
--- now
+-- Declares the unknown services, and returns them.
+-- Called by RegistryTransaction::register_instances, before the first instances of services.
+-- $1 keys, $2 now
 INSERT INTO scope (kind, key, created_at)
 SELECT DISTINCT 'service', given.key COLLATE "C" AS key, $2::timestamptz
 FROM unnest($1::text[]) AS given (key)

@@ -1,5 +1,5 @@
--- Counts and sums that change with every change of a scope or an instance. Called by
--- RegistryReader::digest; Digest::term is the term of an instance.
+-- Counts and sums that change with every change of a scope or an instance.
+-- Called by RegistryReader::digest; Digest::term is the term of an instance.
 SELECT scopes.count AS scopes, scopes.sum AS scope_sum, instances.count AS instances, instances.sum AS instance_sum
 FROM (SELECT count(*), COALESCE(sum(id + revision), 0)::bigint AS sum FROM scope) AS scopes,
      (SELECT count(*),

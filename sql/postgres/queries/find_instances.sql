@@ -1,5 +1,6 @@
--- Returns those of the given instances that are registered, in no order. Called by
--- RegistryReader::find_instances. $1 kinds, $2 keys, $3 addresses
+-- Returns those of the given instances that are registered, in no order.
+-- Called by RegistryReader::find_instances.
+-- $1 kinds, $2 keys, $3 addresses
 SELECT instance.id, scope.kind, scope.key, instance.address, instance.name, instance.weight, instance.metadata,
        instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
        instance.online, instance.lease_epoch, instance.online_changed_at,

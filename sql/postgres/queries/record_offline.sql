@@ -1,5 +1,6 @@
--- Marks instances offline if the lease that ended is still the recorded one. Called by
--- RegistryTransaction::record_offline. $1 kinds, $2 keys, $3 addresses, $4 epochs, $5 now
+-- Marks instances offline if the lease that ended is still the recorded one.
+-- Called by RegistryTransaction::record_offline.
+-- $1 kinds, $2 keys, $3 addresses, $4 epochs, $5 now
 WITH ended AS (
     SELECT instance.id
     FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS given (kind, key, address, epoch)

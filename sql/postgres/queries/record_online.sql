@@ -1,6 +1,7 @@
 -- Marks instances online if the lease is newer than the recorded one. For an instance that is
--- recorded as online, this changes the epoch and is no transition. Called by
--- RegistryTransaction::record_online. $1 kinds, $2 keys, $3 addresses, $4 epochs, $5 now
+-- recorded as online, this changes the epoch and is no transition.
+-- Called by RegistryTransaction::record_online.
+-- $1 kinds, $2 keys, $3 addresses, $4 epochs, $5 now
 WITH earlier AS (
     SELECT instance.id, instance.online, given.epoch
     FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS given (kind, key, address, epoch)

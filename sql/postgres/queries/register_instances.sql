@@ -1,8 +1,8 @@
 -- Registers instances, each at most once. A new gateway is disabled, a new service instance
 -- enabled; a known service instance that is disabled is enabled again. NULL keeps the present
 -- value. Returns no row for a registration without a difference, nor for an undeclared scope.
--- Called by RegistryTransaction::register_instances. $1 kinds, $2 keys, $3 addresses, $4
--- names, $5 weights, $6 metadata, $7 ttl_seconds, $8 now
+-- Called by RegistryTransaction::register_instances.
+-- $1 kinds, $2 keys, $3 addresses, $4 names, $5 weights, $6 metadata, $7 ttl_seconds, $8 now
 WITH target AS (
     SELECT scope.id, wanted.kind, wanted.key
     FROM (

@@ -1,5 +1,6 @@
--- Declares a scope, or renames a known one if a name is given. Called by
--- RegistryTransaction::declare_scope. ?1 kind, ?2 key, ?3 name or NULL, ?4 now
+-- Declares a scope, or renames a known one if a name is given.
+-- Called by RegistryTransaction::declare_scope.
+-- ?1 kind, ?2 key, ?3 name or NULL, ?4 now
 INSERT INTO scope AS known (kind, key, name, created_at)
 VALUES (?1, ?2, ?3, ?4)
 ON CONFLICT (kind, key) DO UPDATE

@@ -1,5 +1,6 @@
--- Removes an instance, and returns its last state. Returns no row if it is unknown. Called by
--- RegistryTransaction::deregister_instance. ?1 kind, ?2 key, ?3 address
+-- Removes an instance, and returns its last state. Returns no row if it is unknown.
+-- Called by RegistryTransaction::deregister_instance.
+-- ?1 kind, ?2 key, ?3 address
 DELETE FROM instance
 WHERE scope_id = (SELECT scope.id FROM scope WHERE scope.kind = ?1 AND scope.key = ?2)
   AND address = ?3

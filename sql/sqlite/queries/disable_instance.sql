@@ -1,5 +1,6 @@
--- Disables a service instance by its ID; a held one stays held. Called by
--- RegistryTransaction::disable_service_instance. ?1 id, ?2 now
+-- Disables a service instance by its ID; a held one stays held.
+-- Called by RegistryTransaction::disable_service_instance.
+-- ?1 id, ?2 now
 UPDATE instance
 SET status     = CASE status WHEN 'held' THEN 'held' ELSE 'disabled' END,
     updated_at = ?2,

@@ -1,5 +1,6 @@
--- Returns an instance, if it is registered. Called by RegistryReader::find_instances, once per
--- instance. ?1 kind, ?2 key, ?3 address
+-- Returns an instance, if it is registered.
+-- Called by RegistryReader::find_instances, once per instance.
+-- ?1 kind, ?2 key, ?3 address
 SELECT instance.id, scope.kind, scope.key, instance.address, instance.name, instance.weight, instance.metadata,
        instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
        instance.online, instance.lease_epoch, instance.online_changed_at,

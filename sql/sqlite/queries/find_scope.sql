@@ -1,5 +1,7 @@
--- Returns a scope by its key. Called by RegistryReader::find_scope,
--- RegistryTransaction::delete_scope and register_instances. ?1 kind, ?2 key
+-- Returns a scope by its key.
+-- Called by RegistryReader::find_scope, RegistryTransaction::delete_scope and
+-- register_instances.
+-- ?1 kind, ?2 key
 SELECT id, kind, key, name, created_at, revision
 FROM scope
 WHERE kind = ?1 AND key = ?2

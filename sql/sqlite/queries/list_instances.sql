@@ -1,5 +1,6 @@
--- Returns a page of all instances, by ID. Called by RegistryReader::list_instances. ?1 the ID
--- before the page, ?2 the limit
+-- Returns a page of all instances, by ID.
+-- Called by RegistryReader::list_instances.
+-- ?1 the ID before the page, ?2 the limit
 SELECT instance.id, scope.kind, scope.key, instance.address, instance.name, instance.weight, instance.metadata,
        instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
        instance.online, instance.lease_epoch, instance.online_changed_at,

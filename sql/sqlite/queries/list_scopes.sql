@@ -1,3 +1,4 @@
--- Returns all scopes. Called by RegistryReader::list_scopes.
+-- Returns all scopes.
+-- Called by RegistryReader::list_scopes.
 SELECT id, kind, key, name, created_at, revision
 FROM scope

@@ -1,6 +1,7 @@
 -- Removes instances that have been offline and unchanged since a time. Held ones stay, because
--- only an operator ends a hold. Called by RegistryTransaction::purge_offline_instances. ?1 the
--- time, ?2 the limit
+-- only an operator ends a hold.
+-- Called by RegistryTransaction::purge_offline_instances.
+-- ?1 the time, ?2 the limit
 DELETE FROM instance
 WHERE id IN (
     SELECT id

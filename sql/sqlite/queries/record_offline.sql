@@ -1,6 +1,6 @@
--- Marks an instance offline if the lease that ended is still the recorded one. Called by
--- RegistryTransaction::record_offline, once per instance. ?1 kind, ?2 key, ?3 address, ?4
--- epoch, ?5 now
+-- Marks an instance offline if the lease that ended is still the recorded one.
+-- Called by RegistryTransaction::record_offline, once per instance.
+-- ?1 kind, ?2 key, ?3 address, ?4 epoch, ?5 now
 UPDATE instance
 SET online            = 0,
     online_changed_at = ?5,

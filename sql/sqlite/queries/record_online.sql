@@ -1,7 +1,7 @@
 -- Marks an instance online if the lease is newer than the recorded one. For an instance that
--- is recorded as online, this changes the epoch and is no transition. Called by
--- RegistryTransaction::record_online, once per instance. ?1 kind, ?2 key, ?3 address, ?4
--- epoch, ?5 now
+-- is recorded as online, this changes the epoch and is no transition.
+-- Called by RegistryTransaction::record_online, once per instance.
+-- ?1 kind, ?2 key, ?3 address, ?4 epoch, ?5 now
 UPDATE instance
 SET online            = 1,
     lease_epoch       = ?4,

@@ -1,9 +1,9 @@
 -- Registers an instance of a declared scope. A new gateway is disabled, a new service instance
 -- enabled; a known service instance that is disabled is enabled again. NULL keeps the present
 -- value. Changes no row for a registration without a difference. Without RETURNING, for which
--- SQLite creates a table each time. Called by RegistryTransaction::register_instances, once
--- per instance. ?1 scope_id, ?2 kind, ?3 address, ?4 name, ?5 weight, ?6 metadata, ?7
--- ttl_seconds, ?8 now
+-- SQLite creates a table each time.
+-- Called by RegistryTransaction::register_instances, once per instance.
+-- ?1 scope_id, ?2 kind, ?3 address, ?4 name, ?5 weight, ?6 metadata, ?7 ttl_seconds, ?8 now
 INSERT INTO instance AS known
     (scope_id, address, name, weight, metadata, ttl_seconds, status, registered_at, updated_at)
 VALUES (?1, ?3, ?4, ?5, ?6, ?7, CASE ?2 WHEN 'service' THEN 'enabled' ELSE 'disabled' END, ?8, ?8)
