@@ -55,7 +55,7 @@ impl<T: Serialize> Responder for Answer<T> {
     }
 }
 
-/// A body, or why it is invalid: the response reports that with status 200.
+/// A body that may be invalid, which the response then says.
 type Body<T> = Result<Json<T>, Problem>;
 
 fn body<T>(body: Body<T>) -> Result<T, String> {
@@ -200,30 +200,30 @@ async fn service(api: &Api, server_id: ServerId) -> Result<Scope, Problem> {
     {
         return Ok(record.scope);
     }
-    key.ok_or_else(|| Problem::invalid("serverId", "is not the ID of a service"))
+    key.ok_or_else(|| Problem::invalid("serverId", "is not the id of a service"))
 }
 
 #[derive(Deserialize, ToSchema)]
-pub(super) struct ServerHeartbeat {
+pub(super) struct ServerBeat {
     #[schema(schema_with = schema::scope_key)]
     server: ScopeKey,
     #[schema(schema_with = schema::address)]
     addr: Address,
 }
 
-/// `keepAlive` of the original: renews a lease, also of an address that never registered.
+/// `keepAlive` of the original: also for an address that never registered.
 #[utoipa::path(
     put, path = "/gateway-server-detail/keep-alive", operation_id = "gateway_center_keep_server_alive", tag = "gateway center",
-    request_body = ServerHeartbeat,
+    request_body = ServerBeat,
     responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>), AuthErrors)
 )]
 pub(super) async fn keep_server_alive(
     api: web::Data<Api>,
     caller: Caller,
-    request: Body<ServerHeartbeat>,
+    request: Body<ServerBeat>,
 ) -> Answer<bool> {
     Answer(match body(request) {
-        Ok(ServerHeartbeat { server, addr }) => {
+        Ok(ServerBeat { server, addr }) => {
             let scope = ScopeKind::Service.with(server);
             keep_alive(&api, &caller, scope, addr, None).await
         }
@@ -233,7 +233,7 @@ pub(super) async fn keep_server_alive(
 
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct GatewayHeartbeat {
+pub(super) struct GatewayBeat {
     #[schema(schema_with = schema::scope_key)]
     group_key: ScopeKey,
     #[schema(schema_with = schema::address)]
@@ -242,19 +242,19 @@ pub(super) struct GatewayHeartbeat {
     weight: Option<Weight>,
 }
 
-/// `keepAlive` of the original, for a gateway: renews its lease.
+/// `keepAlive` for a gateway.
 #[utoipa::path(
     put, path = "/gateway-group-detail/keep-alive", operation_id = "gateway_center_keep_gateway_alive", tag = "gateway center",
-    request_body = GatewayHeartbeat,
+    request_body = GatewayBeat,
     responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>), AuthErrors)
 )]
 pub(super) async fn keep_gateway_alive(
     api: web::Data<Api>,
     caller: Caller,
-    request: Body<GatewayHeartbeat>,
+    request: Body<GatewayBeat>,
 ) -> Answer<bool> {
     Answer(match body(request) {
-        Ok(GatewayHeartbeat {
+        Ok(GatewayBeat {
             group_key,
             addr,
             weight,
@@ -286,7 +286,7 @@ pub(super) struct OfflineQuery {
     id: i64,
 }
 
-/// `offline` of the original: disables a service instance by its ID.
+/// Disables a service instance by its ID.
 #[utoipa::path(
     put, path = "/gateway-server-detail/offline", operation_id = "gateway_center_offline", tag = "gateway center",
     params(OfflineQuery),

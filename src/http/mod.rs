@@ -50,7 +50,7 @@ use crate::metrics::Metrics;
 use crate::model::Ttl;
 use crate::protection::Protection;
 
-/// The state that handlers use; one per HTTP worker.
+/// What handlers use; one per HTTP worker.
 pub struct Api {
     /// Changes the registry.
     pub registry: Mailbox<RegistryActor>,
@@ -100,14 +100,14 @@ impl Api {
     }
 
     /// Counts a request that got no permit, and returns its response.
-    fn shed(&self, exceeded: LimitExceeded) -> Problem {
-        let work = match exceeded {
+    fn shed(&self, full: LimitExceeded) -> Problem {
+        let work = match full {
             LimitExceeded::RequestClass(work) => work,
             LimitExceeded::Client => RequestClass::Stream,
             LimitExceeded::Memory => RequestClass::Body,
         };
         self.metrics.shed(work.as_str()).inc();
-        Problem::shed(exceeded)
+        Problem::shed(full)
     }
 }
 
@@ -121,7 +121,7 @@ struct Path {
 struct Endpoint {
     method: &'static str,
     route: Route,
-    policy: RoutePolicy,
+    rule: RoutePolicy,
 }
 
 /// Returns every path of the daemon with its policies. The router tries them in this order, so
@@ -217,10 +217,10 @@ pub fn configure(app: &mut web::ServiceConfig, api: Api) {
             method => method,
         });
         let allow = Vec::from_iter(allow).join(", ");
-        let policies = endpoints
+        let rules = endpoints
             .iter()
-            .map(|endpoint| (endpoint.method, endpoint.policy));
-        let route_guard = Rc::new(RouteGuard::new(pattern, policies, &api));
+            .map(|endpoint| (endpoint.method, endpoint.rule));
+        let gate = Rc::new(RouteGuard::new(pattern, rules, &api));
         let mut resource = web::resource(matcher(pattern));
         for endpoint in endpoints {
             resource = resource.route(endpoint.route);
@@ -229,16 +229,16 @@ pub fn configure(app: &mut web::ServiceConfig, api: Api) {
             let problem = Problem::method_not_allowed(allow.clone());
             async { Err::<&str, _>(problem) }
         }));
-        let pass = move |request, next| Rc::clone(&route_guard).pass(request, next);
+        let pass = move |request, next| Rc::clone(&gate).pass(request, next);
         app.service(resource.wrap(from_fn(pass)));
     }
     // Creates each metric with the value 0.
     for work in RequestClass::ALL {
         api.metrics.shed(work.as_str());
     }
-    let unknown_paths = Rc::new(api.metrics.refusals("none"));
+    let unknown = Rc::new(api.metrics.refusals("none"));
     app.default_service(web::to(move |request: HttpRequest| {
-        unknown_paths.answered(StatusCode::NOT_FOUND.as_u16());
+        unknown.answered(StatusCode::NOT_FOUND.as_u16());
         let mut answer = route_not_found(&request).error_response();
         gate::add_headers(request.method(), answer.headers_mut());
         async { answer }
@@ -252,7 +252,7 @@ pub fn routes() -> Vec<(&'static str, &'static str, Option<Role>)> {
     let paths = table().into_iter();
     let routes = paths.flat_map(|Path { pattern, endpoints }| {
         let endpoints = endpoints.into_iter();
-        endpoints.map(move |endpoint| (pattern, endpoint.method, endpoint.policy.role))
+        endpoints.map(move |endpoint| (pattern, endpoint.method, endpoint.rule.role))
     });
     routes.collect()
 }
@@ -266,7 +266,7 @@ fn matcher(pattern: &str) -> String {
 
 fn route_not_found(request: &HttpRequest) -> Problem {
     let path: String = request.path().chars().take(200).collect();
-    Problem::new(Code::RouteNotFound, format!("no route has the path {path:?}"))
+    Problem::new(Code::RouteNotFound, format!("there is nothing at {path:?}"))
 }
 
 fn path<const N: usize>(pattern: &'static str, endpoints: [Endpoint; N]) -> Path {
@@ -276,12 +276,12 @@ fn path<const N: usize>(pattern: &'static str, endpoints: [Endpoint; N]) -> Path
     }
 }
 
-/// The access to a route: a least role, or public.
+/// Who may use a route: a role, or everyone.
 trait Access {
     fn role(self) -> Option<Role>;
 }
 
-/// Access without a token.
+/// Everyone, without a token.
 struct Public;
 
 impl Access for Public {
@@ -297,7 +297,7 @@ impl Access for Role {
 }
 
 impl Endpoint {
-    /// Creates an endpoint. A GET reads from memory; every other method waits for a commit.
+    /// A GET reads from memory; every other method waits for a commit.
     fn new(access: impl Access, method: &'static str, route: Route) -> Self {
         let role = access.role();
         let work = match method {
@@ -307,7 +307,7 @@ impl Endpoint {
         Self {
             method,
             route,
-            policy: RoutePolicy {
+            rule: RoutePolicy {
                 role,
                 work: role.map(|_| work),
                 scope: ScopeSource::Nowhere,
@@ -315,32 +315,32 @@ impl Endpoint {
         }
     }
 
-    /// Uses the limit of heartbeats: the route waits for the lease store, and is rejected last.
+    /// The route waits for the lease store, and is rejected last.
     fn heartbeat(mut self) -> Self {
-        self.policy.work = Some(RequestClass::Heartbeat);
+        self.rule.work = Some(RequestClass::Heartbeat);
         self
     }
 
-    /// Exempts the route from the limits, so that it is served under overload and at the start.
+    /// The route is served when nothing else is.
     fn outside_limits(mut self) -> Self {
-        self.policy.work = None;
+        self.rule.work = None;
         self
     }
 
-    /// Takes the scope from the path.
+    /// The scope is in the path.
     fn of_its_scope(mut self) -> Self {
-        self.policy.scope = ScopeSource::Path;
+        self.rule.scope = ScopeSource::Path;
         self
     }
 
-    /// Leaves the check of the scopes to the handler.
+    /// The handler checks the scopes.
     fn checks_scopes(mut self) -> Self {
-        self.policy.scope = ScopeSource::Content;
+        self.rule.scope = ScopeSource::Content;
         self
     }
 }
 
-/// Creates an endpoint for GET and HEAD, which has the same response without the body.
+/// HEAD is answered as GET is, without the body.
 fn get<F, Args>(access: impl Access, handler: F) -> Endpoint
 where
     F: Handler<Args>,

@@ -36,6 +36,7 @@ async fn a_healthy_daemon_shows_no_banner_about_its_backends() {
         .await;
     assert!(!banners.contains("not answer"), "{banners}");
     assert!(!banners.contains("evict"), "{banners}");
+    browser.close().await;
 }
 
 #[tokio::test]
