@@ -89,7 +89,7 @@ impl ChangeBody {
     }
 }
 
-/// The query of a list.
+/// The query parameters of a list.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -100,8 +100,8 @@ pub(super) struct ListQuery {
     /// Only online instances.
     #[serde(default)]
     online: bool,
-    /// The time to wait for a change, if the client has the present list: a duration such as `30s`,
-    /// at most 60 s.
+    /// The time to wait for a change, if the client has the current list: a duration such as
+    /// `30s`, at most 60 s.
     #[serde(default)]
     #[param(value_type = Option<String>, example = "30s")]
     wait: Wait,
@@ -261,8 +261,8 @@ pub(super) async fn register(
     get, path = "/v1/{kind}/{key}/instances", operation_id = "list_instances", tag = "instances",
     params(ScopePathParams, ListQuery, ("If-None-Match" = Option<String>, Header, description = "the `ETag` of the list that the client has")),
     responses(
-        (status = 200, description = "by address", body = InstanceListResponse<'_>, headers(("ETag" = String, description = "depends on the content only"))),
-        (status = 304, description = "the client has the present list"),
+        (status = 200, description = "the instances, sorted by address", body = InstanceListResponse<'_>, headers(("ETag" = String, description = "depends on the content only"))),
+        (status = 304, description = "the client has the current list"),
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
@@ -275,16 +275,16 @@ pub(super) async fn list(
     if scope.kind == ScopeKind::Group && api.directory.declared(&scope).await?.is_none() {
         return Err(Problem::scope_not_found(&scope));
     }
-    let _waiting = if query.wait.0.is_zero() {
+    let _permit = if query.wait.0.is_zero() {
         None
     } else {
         Some(exchange_permit_for_long_poll(&request, &api)?)
     };
-    // A header that does not parse names no entity of the client.
+    // A header that does not parse matches no list.
     let known = IfNoneMatch::parse(&request).unwrap_or(IfNoneMatch::Items(Vec::new()));
-    let which = InstanceFilter::of(query.available, query.online);
+    let filter = InstanceFilter::of(query.available, query.online);
     let answer = |view: Option<&ScopeSnapshot>| {
-        let body = body(view, which, api.directory.is_stale(), api.default_ttl);
+        let body = body(view, filter, api.directory.is_stale(), api.default_ttl);
         (!matches(&known, &body)).then_some(body)
     };
     let deadline = Instant::now() + query.wait.0;
@@ -319,7 +319,7 @@ fn matches(known: &IfNoneMatch, body: &Body) -> bool {
 fn exchange_permit_for_long_poll(request: &HttpRequest, api: &Api) -> Result<Permit, Problem> {
     api.spare_connection()?;
     let permit = api.admission.acquire(RequestClass::Wait);
-    let permit = permit.map_err(|full| api.shed(full))?;
+    let permit = permit.map_err(|exceeded| api.shed(exceeded))?;
     gate::release_permit(request);
     gate::note_wait(request);
     Ok(permit)
@@ -328,12 +328,12 @@ fn exchange_permit_for_long_poll(request: &HttpRequest, api: &Api) -> Result<Per
 /// Returns the body of a list, which is serialised once per snapshot.
 fn body(
     view: Option<&ScopeSnapshot>,
-    which: InstanceFilter,
+    filter: InstanceFilter,
     stale: bool,
     default_ttl: Ttl,
 ) -> Body {
     let make = |view: &ScopeSnapshot| {
-        let instances = view.list(which);
+        let instances = view.list(filter);
         let list = InstanceListResponse {
             stale,
             instances: instances
@@ -344,8 +344,8 @@ fn body(
         serde_json::to_vec(&list).unwrap_or_default()
     };
     match view {
-        Some(view) => view.body(which, stale, make).clone(),
-        None => ScopeSnapshot::default().body(which, stale, make).clone(),
+        Some(view) => view.body(filter, stale, make).clone(),
+        None => ScopeSnapshot::default().body(filter, stale, make).clone(),
     }
 }
 
@@ -386,24 +386,35 @@ pub(super) async fn change(
     Json(body): Json<ChangeBody>,
 ) -> Result<HttpResponse, Problem> {
     let change = body.into_change(&caller)?;
+    let changed = describe(&change);
     let message = ChangeInstance {
         key: key.clone(),
         change,
     };
     match api.registry.ask(message).await?? {
         Some(instance) => {
-            let (name, status) = (caller.name(), instance.status);
-            log::info!("{name:?} changed {key} to {}", status.as_str());
+            log::info!("token {:?} changed {key}: {changed}", caller.name());
             Ok(HttpResponse::Ok().json(InstanceResponse::of(&instance, api.default_ttl)))
         }
         None => Err(Problem::instance_not_found(&key)),
     }
 }
 
-/// Deregisters an instance, then revokes its lease. In this order, because a heartbeat that
-/// creates a lease checks for the instance afterwards: either it finds none, or the lease is
-/// revoked here. The lease is also revoked if the outcome is unknown or there was no instance,
-/// so that repeating the request completes it.
+/// Returns the change as it is logged, such as `status held, weight 5`.
+fn describe(change: &InstanceChange) -> String {
+    let status = change.status.as_ref().map(StatusChange::status);
+    let parts = [
+        status.map(|status| format!("status {}", status.as_str())),
+        change
+            .weight
+            .map(|weight| format!("weight {}", weight.get())),
+        change.metadata.as_ref().map(|_| "metadata".to_owned()),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// Deregisters an instance and revokes its lease. If the outcome is unknown, repeating the
+/// request completes it.
 #[utoipa::path(
     delete, path = "/v1/{kind}/{key}/instances/{address}", operation_id = "deregister",
     tag = "instances", params(InstancePathParams),
@@ -416,6 +427,9 @@ pub(super) async fn deregister(
     api: web::Data<Api>,
     InstancePath(key): InstancePath,
 ) -> Result<HttpResponse, Problem> {
+    // The lease is revoked last: a heartbeat that creates a lease checks for the instance
+    // afterwards, so either it finds none, or the lease is revoked here. The lease is also
+    // revoked if the outcome is unknown or there was no instance.
     let message = DeregisterInstance { key: key.clone() };
     let deregistered = api.registry.ask(message).await;
     let keys = vec![key.clone()];

@@ -279,11 +279,14 @@ async fn an_operators_acts_are_logged_by_the_name_of_the_token() {
     send(Method::PUT, ORDERS, json!({})).await;
     let (_, body) = send(Method::PATCH, ORDERS, json!({"status": "held"})).await;
     assert_eq!(body["held_by"], json!("night-shift"));
+    let change = json!({"weight": 5, "metadata": {}});
+    send(Method::PATCH, ORDERS, change).await;
     send(Method::PUT, "/v1/groups/edge", json!({})).await;
     send(Method::DELETE, "/v1/groups/edge", json!({})).await;
     let log = guarded.daemon.log();
     for act in [
-        "\"night-shift\" changed services/orders/instances/10.0.0.5:8080 to held",
+        "\"night-shift\" changed services/orders/instances/10.0.0.5:8080: status held\n",
+        "\"night-shift\" changed services/orders/instances/10.0.0.5:8080: weight 5, metadata\n",
         "\"night-shift\" declared groups/edge",
         "\"night-shift\" removed groups/edge",
     ] {
