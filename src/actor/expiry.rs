@@ -15,7 +15,7 @@ use crate::protection::{OVERDUE, Protection, Sample, Verdict};
 use crate::store::LeaseStart;
 
 /// The most leases in one round trip to the lease store.
-const LOOK: usize = 1000;
+const INSPECT_BATCH: usize = 1000;
 
 /// About how many online instances are checked before expired ones are marked offline.
 const SAMPLE: usize = 2000;
@@ -24,7 +24,7 @@ const SAMPLE: usize = 2000;
 const MAX_RECORD: usize = 500;
 
 /// The time until an instance is checked again whose lease or record failed.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Checks leases, and marks instances without one offline or as suspects.
 #[derive(Clone)]
@@ -63,14 +63,14 @@ impl ExpiryHandler {
         let mut expired = Vec::new();
         let mut rest = passed.as_slice();
         while !rest.is_empty() {
-            let (part, others) = rest.split_at(rest.len().min(LOOK));
+            let (part, others) = rest.split_at(rest.len().min(INSPECT_BATCH));
             let Ok(leases) = self
                 .inspect(&keys(part.iter().map(|(listed, _)| listed)))
                 .await
             else {
                 // The lease store is unavailable, and would be for the rest as well.
                 let keys = keys(rest.iter().map(|(listed, _)| listed));
-                self.rearm(&keys, Instant::now() + AGAIN);
+                self.rearm(&keys, Instant::now() + RETRY_DELAY);
                 break;
             };
             // The entry as it was before the check: an answer proves nothing about what was
@@ -94,7 +94,7 @@ impl ExpiryHandler {
         let totals = self.directory.totals();
         let Ok(sample) = self.sample().await else {
             let keys = keys(proven.iter().map(|expired| &expired.listed));
-            return self.rearm(&keys, Instant::now() + AGAIN);
+            return self.rearm(&keys, Instant::now() + RETRY_DELAY);
         };
         let now = self.clock.now();
         match self.protection.assess(totals.instances.online, sample, now) {
@@ -130,7 +130,7 @@ impl ExpiryHandler {
     pub(super) async fn review(&self) -> Result<(), LeaseError> {
         let online = self.directory.online();
         let mut suspects = 0;
-        for part in online.chunks(LOOK) {
+        for part in online.chunks(INSPECT_BATCH) {
             let leases = self.inspect(&keys(part)).await?;
             let (mut missing, mut alive) = (Vec::new(), Vec::new());
             for (listed, lease) in part.iter().zip(leases) {
@@ -166,7 +166,7 @@ impl ExpiryHandler {
     pub(super) async fn release_suspects(&self) -> usize {
         let online = self.directory.online();
         let mut expired = Vec::new();
-        for part in online.chunks(LOOK) {
+        for part in online.chunks(INSPECT_BATCH) {
             let keys = keys(part);
             self.directory.set_suspect(&keys, false);
             match self.inspect(&keys).await {
@@ -177,7 +177,7 @@ impl ExpiryHandler {
                         since: None,
                     }));
                 }
-                Err(_) => self.rearm(&keys, Instant::now() + AGAIN),
+                Err(_) => self.rearm(&keys, Instant::now() + RETRY_DELAY),
             }
         }
         let expired = self.proven(expired);
@@ -199,9 +199,9 @@ impl ExpiryHandler {
         &self,
         keys: &[InstanceKey],
     ) -> Result<Vec<Option<Lease>>, LeaseError> {
-        let look = self.leases.inspect(keys).await?;
-        if self.health.proves(&look.identity) {
-            Ok(look.leases)
+        let snapshot = self.leases.inspect(keys).await?;
+        if self.health.proves(&snapshot.identity) {
+            Ok(snapshot.leases)
         } else {
             Err(LeaseError::Unavailable(
                 "the lease store has changed or just recovered, so its answer is not evidence"
@@ -215,7 +215,7 @@ impl ExpiryHandler {
         let chosen = self.directory.sample_online(SAMPLE);
         let keys = keys(&chosen);
         let mut expiring = 0;
-        for (keys, chosen) in keys.chunks(LOOK).zip(chosen.chunks(LOOK)) {
+        for (keys, chosen) in keys.chunks(INSPECT_BATCH).zip(chosen.chunks(INSPECT_BATCH)) {
             let leases = self.inspect(keys).await?;
             let overdue = chosen.iter().zip(leases).filter(|(listed, lease)| {
                 let ttl = self.ttl(listed).as_duration();
@@ -257,7 +257,7 @@ impl ExpiryHandler {
                 "{} instances could not be marked offline, retrying: {failure}",
                 keys.len()
             );
-            self.rearm(&keys, Instant::now() + AGAIN);
+            self.rearm(&keys, Instant::now() + RETRY_DELAY);
         }
     }
 
@@ -277,7 +277,7 @@ impl ExpiryHandler {
     pub(super) async fn append(&self, events: Vec<Event>) {
         while let Err(error) = self.registry.ask(AppendEvents(events.clone())).await {
             log::debug!("cannot append events, retrying: {error}");
-            sleep(AGAIN).await;
+            sleep(RETRY_DELAY).await;
         }
     }
 

@@ -23,7 +23,7 @@ use crate::store::{RegistryReader, StoreError};
 const WAIT: Duration = Duration::from_secs(1);
 
 /// The time between retries while the event log or the store is unavailable.
-const AGAIN: Duration = Duration::from_millis(250);
+const RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// The time between comparisons of the Directory with the store.
 const COMPARE: Duration = Duration::from_secs(15);
@@ -34,7 +34,7 @@ const CONFIRM: Duration = Duration::from_secs(1);
 
 /// The time after which the store is read again if changes never pause long enough for a
 /// comparison.
-const READ_ANYHOW: Duration = Duration::from_secs(600);
+const FULL_RELOAD: Duration = Duration::from_secs(600);
 
 /// Follows the event log.
 pub struct Follower {
@@ -103,7 +103,7 @@ impl Follower {
                     log::debug!("cannot read the event log, retrying: {error}");
                     self.directory.set_stale(Stale::Events, true);
                     backends.bus.reads(false);
-                    sleep(AGAIN).await;
+                    sleep(RETRY_DELAY).await;
                 }
             }
             if comparison.is_due()
@@ -153,7 +153,7 @@ impl Follower {
                 }
                 Err(error) => log::debug!("cannot read the event log, retrying: {error}"),
             }
-            sleep(AGAIN).await;
+            sleep(RETRY_DELAY).await;
         }
     }
 
@@ -164,7 +164,7 @@ impl Follower {
                 Ok(_) => break,
                 Err(error) => log::debug!("cannot read the registry store, retrying: {error}"),
             }
-            sleep(AGAIN).await;
+            sleep(RETRY_DELAY).await;
         }
         log::info!("events were lost, so the registry store was read again");
         self.feed.lose(head);
@@ -261,7 +261,7 @@ impl Comparison {
         }
         let differs = stored != before && quiet;
         let sure = differs && std::mem::replace(&mut self.differed, differs);
-        if !sure && now.duration_since(self.equal_at) < READ_ANYHOW {
+        if !sure && now.duration_since(self.equal_at) < FULL_RELOAD {
             if differs {
                 self.due = now + CONFIRM;
             } else {

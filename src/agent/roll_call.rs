@@ -11,7 +11,7 @@ use crate::model::Scope;
 
 /// The time between attempts to connect, and at random up to as long again. Heartbeats are sent
 /// without roll calls as well.
-const AGAIN: Duration = Duration::from_secs(5);
+const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// Notifies `called` at each roll call. Subscribes to one scope, which keeps the stream small.
 pub(super) async fn listen(client: &Client, scope: &Scope, called: &Notify) {
@@ -27,6 +27,6 @@ pub(super) async fn listen(client: &Client, scope: &Scope, called: &Notify) {
             }
             Err(error) => log::debug!("cannot listen for roll calls, retrying: {error}"),
         }
-        sleep(AGAIN + at_random(AGAIN)).await;
+        sleep(RETRY_DELAY + at_random(RETRY_DELAY)).await;
     }
 }

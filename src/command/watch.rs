@@ -11,7 +11,7 @@ use crate::client::{Client, ServerEvent};
 use crate::model::Scope;
 
 /// The time before a stream that ended is opened again.
-const AGAIN: Duration = Duration::from_secs(2);
+const RETRY_DELAY: Duration = Duration::from_secs(2);
 
 /// Prints events until it is stopped. Reconnects after a stream ends, and resumes after the
 /// last event. If the first connection fails, returns the error.
@@ -43,7 +43,7 @@ pub(super) async fn run(
         print_error(&format!("the stream ended ({why}); reconnecting"))?;
         let last = (!last_id.is_empty()).then_some(last_id.as_str());
         stream = loop {
-            sleep(AGAIN).await;
+            sleep(RETRY_DELAY).await;
             match client.events(&query, last).await {
                 Ok(stream) => break stream,
                 Err(error) => print_error(&error.to_string())?,

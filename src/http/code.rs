@@ -74,9 +74,9 @@ codes! {
     UNSUPPORTED_MEDIA_TYPE:
         UnsupportedMediaType "unsupported_media_type" "send `application/json` in UTF-8, not compressed";
     EXPECTATION_FAILED:
-        ExpectationFailed "expectation_failed" "send no `Expect` but `100-continue`";
+        ExpectationFailed "expectation_failed" "send no `Expect` header other than `100-continue`";
     INTERNAL_SERVER_ERROR:
-        InternalError "internal_error" "the daemon's log has the cause";
+        InternalError "internal_error" "see the daemon's log for the cause";
     SERVICE_UNAVAILABLE:
         Starting "starting" "retry after `Retry-After`: the daemon waits for its backends",
         Stopping "stopping" "retry after `Retry-After`, on another replica",

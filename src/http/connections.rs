@@ -20,12 +20,12 @@ use super::{gate, malformed};
 pub struct Connections {
     open: AtomicUsize,
     limit: usize,
-    /// The reserve is in use, and the log says so.
+    /// The reserve is in use, and this was logged.
     full: AtomicBool,
 }
 
 impl Connections {
-    /// At most `limit` connections.
+    /// Creates the count of at most `limit` connections.
     pub fn new(limit: usize) -> Self {
         Self {
             open: AtomicUsize::new(0),
@@ -75,7 +75,7 @@ impl Connections {
     }
 }
 
-/// Dropped with its connection.
+/// The data of a connection, dropped with it.
 struct Connection {
     connections: Arc<Connections>,
     peer: Option<SocketAddr>,
@@ -85,7 +85,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let all = &self.connections;
         let open = all.open.fetch_sub(1, Ordering::Relaxed) - 1;
-        // Not at once: a number that changes around the reserve would be logged each time.
+        // Not at the limit: a number that varies around it would be logged each time.
         if open + 2 * all.reserve() < all.limit {
             all.full.store(false, Ordering::Relaxed);
         }

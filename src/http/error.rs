@@ -87,7 +87,7 @@ impl Problem {
         }
     }
 
-    /// Prepends `place` to the name of the field.
+    /// Prepends `prefix` to the name of the field.
     pub(super) fn within(self, prefix: &str) -> Self {
         Self {
             detail: format!("{prefix}.{}", self.detail),
@@ -130,10 +130,11 @@ impl Problem {
         )
     }
 
-    /// Returns the problem for a request that got no permit. Logged at most once in [`LOG_EVERY`].
-    pub(super) fn shed(full: LimitExceeded) -> Self {
-        let detail = format!("{full}; retry later");
-        Self::fault(Code::Overloaded, &detail, &full)
+    /// Returns the problem for a request that got no permit, and logs it at most once in
+    /// [`LOG_EVERY`].
+    pub(super) fn shed(exceeded: LimitExceeded) -> Self {
+        let detail = format!("{exceeded}; retry later");
+        Self::fault(Code::Overloaded, &detail, &exceeded)
     }
 
     pub(super) fn method_not_allowed(allow: String) -> Self {
@@ -161,10 +162,10 @@ fn log_failure(code: Code, cause: &dyn fmt::Display) {
         let now = Instant::now();
         let name = code.as_str();
         match last.get_mut(&code) {
-            Some((at, unsaid)) if now.duration_since(*at) < LOG_EVERY => *unsaid += 1,
-            Some((at, unsaid)) => {
-                log::warn!("{name}: {cause} ({unsaid} more since the last line)");
-                (*at, *unsaid) = (now, 0);
+            Some((at, suppressed)) if now.duration_since(*at) < LOG_EVERY => *suppressed += 1,
+            Some((at, suppressed)) => {
+                log::warn!("{name}: {cause} ({suppressed} more since the last line)");
+                (*at, *suppressed) = (now, 0);
             }
             None => {
                 log::warn!("{name}: {cause}");

@@ -29,7 +29,8 @@ const PING: Duration = Duration::from_secs(15);
 /// The time until a client reconnects, in milliseconds.
 const RETRY: u64 = 2000;
 
-/// The same when the daemon stops: each client reconnects at another time within this range.
+/// The same when the daemon stops, in milliseconds: clients reconnect at different times in
+/// this range.
 const STOP_RETRY: Range<u64> = 1000..4000;
 
 /// An ID that no log contains: the client has missed an unknown number of events.
@@ -38,7 +39,7 @@ const UNKNOWN_ID: EventId = EventId {
     sequence: 0,
 };
 
-/// The query.
+/// The query parameters.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -92,8 +93,7 @@ struct InstanceData<'a> {
 }
 
 impl<'a> InstanceData<'a> {
-    /// Returns the instance in an event; the event of a transition says itself whether the instance
-    /// is online.
+    /// Returns the instance of an event. A transition itself determines whether it is online.
     fn of(kind: &'a EventKind) -> Option<Self> {
         let instance: &Instance = kind.instance()?;
         let online = match kind.transition() {
@@ -112,8 +112,8 @@ impl<'a> InstanceData<'a> {
 }
 
 impl<'a> Data<'a> {
-    fn of(notice: &'a PublishedEvent) -> Self {
-        let kind = &notice.event.kind;
+    fn of(published: &'a PublishedEvent) -> Self {
+        let kind = &published.event.kind;
         let scope = kind.scope();
         let key = |wanted| {
             let scope = scope.filter(|scope| scope.kind == wanted)?;
@@ -132,7 +132,7 @@ impl<'a> Data<'a> {
             instance: InstanceData::of(kind),
             name,
             reason,
-            at: rfc3339_millis(notice.event.at),
+            at: rfc3339_millis(published.event.at),
         }
     }
 }
@@ -143,14 +143,14 @@ fn reconnect_after_ms(request: &HttpRequest) -> u64 {
     STOP_RETRY.start + u64::from(port) % (STOP_RETRY.end - STOP_RETRY.start)
 }
 
-/// Formats an event. One that is only for replicas is empty, and its ID is not sent.
-fn frame(notice: &PublishedEvent) -> Bytes {
-    let kind = &notice.event.kind;
+/// Formats an event. An event that is only for replicas becomes empty, and its ID is not sent.
+fn frame(published: &PublishedEvent) -> Bytes {
+    let kind = &published.event.kind;
     if matches!(kind, EventKind::LeaseRestarted(_) | EventKind::EventsLost) {
         return Bytes::new();
     }
-    let data = serde_json::to_string(&Data::of(notice)).unwrap_or_default();
-    let (name, id) = (kind.name(), notice.id);
+    let data = serde_json::to_string(&Data::of(published)).unwrap_or_default();
+    let (name, id) = (kind.name(), published.id);
     format!("id: {id}\nevent: {name}\ndata: {data}\n\n").into()
 }
 
@@ -183,7 +183,7 @@ pub(super) async fn stream(
     caller.check_filter(filter.service.as_ref(), filter.group.as_ref())?;
     api.spare_connection()?;
     let permit = api.admission.stream(gate::client(&caller, &request));
-    let permit = permit.map_err(|full| api.shed(full))?;
+    let permit = permit.map_err(|exceeded| api.shed(exceeded))?;
     gate::note_wait(&request);
     let last = request.headers().get("Last-Event-ID").map(|id| {
         let id = id.to_str().unwrap_or_default().parse();
@@ -194,8 +194,8 @@ pub(super) async fn stream(
     let items = items.filter_map(move |item| {
         future::ready(match item {
             FeedItem::From(id) => Some(format!("retry: {RETRY}\nid: {id}\n\n").into()),
-            FeedItem::Event(notice) if filter.wants(&notice.event.kind) => {
-                let frame = notice.frame(frame);
+            FeedItem::Event(published) if filter.wants(&published.event.kind) => {
+                let frame = published.frame(frame);
                 (!frame.is_empty()).then_some(frame)
             }
             FeedItem::Event(_) => None,
@@ -212,7 +212,7 @@ pub(super) async fn stream(
         pings.tick().await;
         Some((Bytes::from_static(b": ping\n\n"), pings))
     });
-    let back = reconnect_after_ms(&request);
+    let reconnect_ms = reconnect_after_ms(&request);
     let end = {
         let api = api.clone();
         Box::pin(async move { api.lifecycle.stopping().await })
@@ -223,7 +223,9 @@ pub(super) async fn stream(
         .take_while(|line| future::ready(line.is_some()))
         .filter_map(future::ready)
         .take_until(end)
-        .chain(stream::iter([Bytes::from(format!("retry: {back}\n\n"))]))
+        .chain(stream::iter([Bytes::from(format!(
+            "retry: {reconnect_ms}\n\n"
+        ))]))
         .map(move |line| {
             let _permit = &permit;
             Ok::<_, actix_web::Error>(line)

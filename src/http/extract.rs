@@ -27,11 +27,11 @@ use crate::directory::{Directory, HeartbeatInfo, KeyParts};
 use crate::model::{InstanceKey, Scope, ScopeKind};
 
 /// The time limit for receiving a body.
-const BODY: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The size up to which a body does not count against the memory that large bodies share, in
 /// bytes.
-const SMALL: usize = 16 * 1024;
+const SMALL_BODY: usize = 16 * 1024;
 
 /// The largest body of most requests, in bytes.
 pub(super) const BODY_LIMIT: usize = 64 * 1024;
@@ -49,7 +49,7 @@ impl<T: DeserializeOwned + 'static, const LIMIT: usize> FromRequest for Json<T, 
     }
 }
 
-/// The text of such a body, for types that borrow from it.
+/// The text of a JSON body of at most `LIMIT` bytes, for types that borrow from it.
 pub(super) struct JsonText<const LIMIT: usize>(Bytes);
 
 impl<const LIMIT: usize> JsonText<LIMIT> {
@@ -94,8 +94,8 @@ fn check_media(request: &HttpRequest) -> Result<(), Problem> {
     if !encodings.all(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return unsupported("a body must not be compressed: omit Content-Encoding");
     }
-    let content_type = request.headers().get(CONTENT_TYPE);
-    let content_type = content_type.and_then(|value| value.to_str().ok());
+    let header = request.headers().get(CONTENT_TYPE);
+    let content_type = header.and_then(|value| value.to_str().ok());
     let mut parts = content_type.unwrap_or_default().split(';').map(str::trim);
     // A browser sends this type to another site only with that site's consent.
     let media_type = parts.next().unwrap_or_default();
@@ -131,18 +131,21 @@ async fn read(
     if let Some(body) = body.as_mut().now_or_never() {
         return body;
     }
-    let work = gate::release_permit(request);
-    let enter = |work| api.admission.acquire(work).map_err(|full| api.shed(full));
-    let waiting = enter(RequestClass::Body)?;
-    let body = timeout(BODY, body).await.map_err(|_| {
+    let class = gate::release_permit(request);
+    let acquire = |class| {
+        let permit = api.admission.acquire(class);
+        permit.map_err(|exceeded| api.shed(exceeded))
+    };
+    let upload_permit = acquire(RequestClass::Body)?;
+    let body = timeout(BODY_TIMEOUT, body).await.map_err(|_| {
         Problem::new(
             Code::BodyTimeout,
-            format!("the body did not arrive within {BODY:?}"),
+            format!("the body did not arrive within {BODY_TIMEOUT:?}"),
         )
     })??;
-    drop(waiting);
-    if let Some(work) = work {
-        gate::replace_permit(request, enter(work)?);
+    drop(upload_permit);
+    if let Some(class) = class {
+        gate::replace_permit(request, acquire(class)?);
     }
     Ok(body)
 }
@@ -158,9 +161,9 @@ async fn gather(api: &Api, mut payload: web::Payload, limit: usize) -> Result<By
                 format!("a body on this path has at most {limit} bytes"),
             ));
         }
-        if body.len() + part.len() > SMALL {
+        if body.len() + part.len() > SMALL_BODY {
             let more = api.admission.memory(part.len());
-            let more = more.map_err(|full| api.shed(full))?;
+            let more = more.map_err(|exceeded| api.shed(exceeded))?;
             match &mut memory {
                 Some(memory) => memory.merge(more),
                 None => memory = Some(more),
@@ -225,9 +228,9 @@ fn data_problem(path: &str, error: &serde_json::Error) -> Problem {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
     let reason = &reason.replace("expected i64", "expected a whole number");
-    let known = |rest: &str| match rest.split_once("expected ") {
-        Some((_, known)) => format!("is not known; known here: {}", known.replace('`', "")),
-        None => "is not known".to_owned(),
+    let unknown_field = |rest: &str| match rest.split_once("expected ") {
+        Some((_, fields)) => format!("is not a known field; expected {}", fields.replace('`', "")),
+        None => "is not a known field".to_owned(),
     };
     if let Some(rest) = reason.strip_prefix("unknown field `")
         && let Some((name, rest)) = rest.split_once('`')
@@ -240,7 +243,7 @@ fn data_problem(path: &str, error: &serde_json::Error) -> Problem {
             "" | "." => name.to_owned(),
             inside => format!("{inside}.{name}"),
         };
-        return Problem::invalid(field, known(rest)).with_code(Code::UnknownField);
+        return Problem::invalid(field, unknown_field(rest)).with_code(Code::UnknownField);
     }
     if let Some(rest) = reason.strip_prefix("missing field `")
         && let Some((name, _)) = rest.split_once('`')
@@ -289,13 +292,13 @@ impl FromRequest for InstancePath {
     }
 }
 
-/// The same, with what the Directory knows of the instance.
+/// The same, with the Directory's information about the instance, if it knows the instance.
 pub(super) struct KnownPath(pub(super) InstanceKey, pub(super) Option<HeartbeatInfo>);
 
 impl KnownPath {
     fn of(request: &HttpRequest) -> Result<Self, Problem> {
-        let (key, profile) = Segments::of(request)?.instance(&api(request)?.directory)?;
-        Ok(Self(key, profile))
+        let (key, info) = Segments::of(request)?.instance(&api(request)?.directory)?;
+        Ok(Self(key, info))
     }
 }
 
@@ -373,13 +376,13 @@ impl<'a> Segments<'a> {
     }
 }
 
-/// Returns the key of an instance and what the Directory knows of it; an unknown key is parsed.
+/// Returns the key of an instance and the information about it; parses an unknown key.
 pub(super) fn parsed(
     KeyParts { kind, key, address }: KeyParts<'_>,
     known: Option<(InstanceKey, HeartbeatInfo)>,
 ) -> Result<(InstanceKey, Option<HeartbeatInfo>), Problem> {
-    if let Some((key, profile)) = known {
-        return Ok((key, Some(profile)));
+    if let Some((key, info)) = known {
+        return Ok((key, Some(info)));
     }
     let key = InstanceKey {
         scope: kind.with(key.parse().in_field(kind.as_str())?),

@@ -35,7 +35,7 @@ use crate::model::{Scope, ScopeKey, ScopeKind};
 pub(super) struct RoutePolicy {
     /// The least role; `None` for public routes.
     pub(super) role: Option<Role>,
-    /// The class of its permit. A route without one is also served before the stores are reached.
+    /// The class of its permit. A route without one is also served before the backends answer.
     pub(super) work: Option<RequestClass>,
     /// Where the request names its scope, for tokens that are limited to scopes.
     pub(super) scope: ScopeSource,
@@ -109,7 +109,8 @@ impl RouteGuard {
         }
         let head = answer.response_mut().head_mut();
         if self.api.lifecycle.is_draining() || self.api.connections.are_scarce() {
-            // The client's next request goes to another replica, or leaves room for other clients.
+            // The client's next request goes to another replica, or another client gets the
+            // connection.
             head.set_connection_type(ConnectionType::Close);
         }
         add_headers(&method, head.headers_mut());
@@ -129,7 +130,8 @@ impl RouteGuard {
     fn admit(&self, policy: Option<&RoutePolicy>, request: &ServiceRequest) -> Result<(), Problem> {
         let api = &**self.api;
         let expectation = request.headers().get(EXPECT);
-        if expectation.is_some_and(|it| !it.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        if expectation.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+        {
             let problem = Problem::new(
                 Code::ExpectationFailed,
                 "the only supported expectation is Expect: 100-continue",
@@ -158,14 +160,14 @@ impl RouteGuard {
                 ));
             }
             let permit = api.admission.acquire(work);
-            context.permit = Some(permit.map_err(|full| api.shed(full))?);
+            context.permit = Some(permit.map_err(|exceeded| api.shed(exceeded))?);
         }
         request.extensions_mut().insert(context);
         Ok(())
     }
 }
 
-/// What the guard stores with a request.
+/// The data that the guard stores with a request.
 #[derive(Default)]
 struct RequestContext {
     caller: Option<Arc<Identity>>,

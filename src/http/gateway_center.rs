@@ -55,7 +55,7 @@ impl<T: Serialize> Responder for Answer<T> {
     }
 }
 
-/// A body that may be invalid, which the response then says.
+/// A body, or why it is invalid: the response reports that with status 200.
 type Body<T> = Result<Json<T>, Problem>;
 
 fn body<T>(body: Body<T>) -> Result<T, String> {
@@ -200,30 +200,30 @@ async fn service(api: &Api, server_id: ServerId) -> Result<Scope, Problem> {
     {
         return Ok(record.scope);
     }
-    key.ok_or_else(|| Problem::invalid("serverId", "is not the id of a service"))
+    key.ok_or_else(|| Problem::invalid("serverId", "is not the ID of a service"))
 }
 
 #[derive(Deserialize, ToSchema)]
-pub(super) struct ServerBeat {
+pub(super) struct ServerHeartbeat {
     #[schema(schema_with = schema::scope_key)]
     server: ScopeKey,
     #[schema(schema_with = schema::address)]
     addr: Address,
 }
 
-/// `keepAlive` of the original: also for an address that never registered.
+/// `keepAlive` of the original: renews a lease, also of an address that never registered.
 #[utoipa::path(
     put, path = "/gateway-server-detail/keep-alive", operation_id = "gateway_center_keep_server_alive", tag = "gateway center",
-    request_body = ServerBeat,
+    request_body = ServerHeartbeat,
     responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>), AuthErrors)
 )]
 pub(super) async fn keep_server_alive(
     api: web::Data<Api>,
     caller: Caller,
-    request: Body<ServerBeat>,
+    request: Body<ServerHeartbeat>,
 ) -> Answer<bool> {
     Answer(match body(request) {
-        Ok(ServerBeat { server, addr }) => {
+        Ok(ServerHeartbeat { server, addr }) => {
             let scope = ScopeKind::Service.with(server);
             keep_alive(&api, &caller, scope, addr, None).await
         }
@@ -233,7 +233,7 @@ pub(super) async fn keep_server_alive(
 
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct GatewayBeat {
+pub(super) struct GatewayHeartbeat {
     #[schema(schema_with = schema::scope_key)]
     group_key: ScopeKey,
     #[schema(schema_with = schema::address)]
@@ -242,19 +242,19 @@ pub(super) struct GatewayBeat {
     weight: Option<Weight>,
 }
 
-/// `keepAlive` for a gateway.
+/// `keepAlive` of the original, for a gateway: renews its lease.
 #[utoipa::path(
     put, path = "/gateway-group-detail/keep-alive", operation_id = "gateway_center_keep_gateway_alive", tag = "gateway center",
-    request_body = GatewayBeat,
+    request_body = GatewayHeartbeat,
     responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>), AuthErrors)
 )]
 pub(super) async fn keep_gateway_alive(
     api: web::Data<Api>,
     caller: Caller,
-    request: Body<GatewayBeat>,
+    request: Body<GatewayHeartbeat>,
 ) -> Answer<bool> {
     Answer(match body(request) {
-        Ok(GatewayBeat {
+        Ok(GatewayHeartbeat {
             group_key,
             addr,
             weight,
@@ -286,7 +286,7 @@ pub(super) struct OfflineQuery {
     id: i64,
 }
 
-/// Disables a service instance by its ID.
+/// `offline` of the original: disables a service instance by its ID.
 #[utoipa::path(
     put, path = "/gateway-server-detail/offline", operation_id = "gateway_center_offline", tag = "gateway center",
     params(OfflineQuery),

@@ -29,7 +29,7 @@ const BATCH_LIMIT: usize = 4 * 1024 * 1024;
 
 /// The result of a heartbeat.
 #[derive(Serialize, ToSchema)]
-#[schema(as = RecordHeartbeats)]
+#[schema(as = HeartbeatOutcome)]
 pub(super) struct HeartbeatResponse {
     /// Whether a new lease began.
     created: bool,
@@ -51,9 +51,9 @@ pub(super) struct HeartbeatResponse {
 )]
 pub(super) async fn send(
     api: web::Data<Api>,
-    KnownPath(key, profile): KnownPath,
+    KnownPath(key, info): KnownPath,
 ) -> Result<HttpResponse, Problem> {
-    let instances = vec![(key.clone(), profile)];
+    let instances = vec![(key.clone(), info)];
     let outcomes = api.heartbeat.ask(RecordHeartbeats { instances }).await??;
     let (created, ttl) = match outcomes.first() {
         Some(HeartbeatOutcome::Created(ttl)) => (true, *ttl),
@@ -63,7 +63,7 @@ pub(super) async fn send(
     Ok(HttpResponse::Ok().json(HeartbeatResponse {
         created,
         ttl_seconds: ttl,
-        next_heartbeat_in_ms: next_heartbeat_in_ms_of(
+        next_heartbeat_in_ms: millis_until_next(
             key.address.as_str(),
             ttl,
             api.roll_call_interval,
@@ -73,10 +73,10 @@ pub(super) async fn send(
 }
 
 /// Returns the time until the next heartbeat of an instance, in milliseconds. Each instance has
-/// its own moment in the heartbeat interval, given by a hash of its address, so that a fleet
+/// a fixed offset in the heartbeat interval, given by a hash of its address, so that a fleet
 /// spreads over the interval. The interval is that of the roll call, or half the TTL if that is
 /// less.
-fn next_heartbeat_in_ms_of(
+fn millis_until_next(
     address: &str,
     ttl: Ttl,
     roll_call_interval: Duration,
@@ -86,19 +86,19 @@ fn next_heartbeat_in_ms_of(
     let millis = i64::try_from(interval.as_millis())
         .unwrap_or(i64::MAX)
         .max(1);
-    // Replicas of different versions must agree on the moment, so the hash is a specified one.
+    // Replicas of different versions must agree on the offset, so the hash is a specified one.
     let hash = Sha256::digest(address);
-    let own_moment = hash
+    let offset = hash
         .iter()
         .take(7)
         .fold(0, |n, byte| n << 8 | i64::from(*byte))
         % millis;
-    let wait = (own_moment - now.timestamp_millis()).rem_euclid(millis);
+    let until_offset = (offset - now.timestamp_millis()).rem_euclid(millis);
     // A heartbeat that came a little early is not followed by another one at once.
-    let wait = if wait < millis / 10 {
-        wait + millis
+    let wait = if until_offset < millis / 10 {
+        until_offset + millis
     } else {
-        wait
+        until_offset
     };
     wait.unsigned_abs()
 }
@@ -139,9 +139,9 @@ impl Batch<'_> {
         let mut seen = HashSet::with_capacity(self.leases.len());
         let mut leases = Vec::with_capacity(self.leases.len());
         for (index, Object(lease)) in self.leases.iter().enumerate() {
-            let lease = lease.parts(index)?;
-            if seen.insert(lease) {
-                leases.push((index, lease));
+            let parts = lease.parts(index)?;
+            if seen.insert(parts) {
+                leases.push((index, parts));
             }
         }
         Ok(leases)
@@ -190,7 +190,7 @@ pub(super) struct HeartbeatBatchResponse<'a> {
     created: usize,
     /// Leases of instances that are not registered. These should register again.
     unknown: Vec<LeaseRef<'a>>,
-    /// The time until the first heartbeat of these instances is due, in milliseconds.
+    /// The time until the next batch of these instances is due, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     next_heartbeat_in_ms: Option<u64>,
@@ -220,16 +220,16 @@ pub(super) async fn send_batch(
             ),
         ));
     }
-    let places = api.admission.leases(batch.leases.len());
-    let _places = places.map_err(|full| api.shed(full))?;
+    let permits = api.admission.leases(batch.leases.len());
+    let _permits = permits.map_err(|exceeded| api.shed(exceeded))?;
     let leases = batch.distinct()?;
-    let known = leases.iter().map(|(_, lease)| *lease);
-    let known = api.directory.all_known(known);
+    let parts = leases.iter().map(|(_, lease)| *lease);
+    let known = api.directory.all_known(parts);
     let (mut renewals, mut all_known) = (Vec::with_capacity(leases.len()), true);
     for ((index, lease), known) in leases.iter().zip(known) {
         all_known &= known.is_some();
-        let instance = parsed(*lease, known);
-        let instance = instance.map_err(|problem| problem.within(&format!("leases[{index}]")))?;
+        let instance =
+            parsed(*lease, known).map_err(|problem| problem.within(&format!("leases[{index}]")))?;
         caller.check(&instance.0.scope)?;
         renewals.push((*lease, instance));
     }
@@ -240,44 +240,44 @@ pub(super) async fn send_batch(
     }
     let (leases, instances): (Vec<_>, Vec<_>) = renewals.into_iter().unzip();
     let outcomes = api.heartbeat.ask(RecordHeartbeats { instances }).await??;
-    let mut view = HeartbeatBatchResponse {
+    let mut response = HeartbeatBatchResponse {
         renewed: 0,
         created: 0,
         unknown: Vec::new(),
         next_heartbeat_in_ms: None,
     };
-    let mut living: Option<(&str, Ttl)> = None;
+    let mut first_and_shortest: Option<(&str, Ttl)> = None;
     for (lease, outcome) in leases.into_iter().zip(outcomes) {
         let ttl = match outcome {
             HeartbeatOutcome::Renewed(ttl) => {
-                view.renewed += 1;
+                response.renewed += 1;
                 ttl
             }
             HeartbeatOutcome::Created(ttl) => {
-                view.created += 1;
+                response.created += 1;
                 ttl
             }
             HeartbeatOutcome::Unknown => {
-                view.unknown.push(LeaseRef::of(lease));
+                response.unknown.push(LeaseRef::of(lease));
                 continue;
             }
         };
-        match &mut living {
+        match &mut first_and_shortest {
             Some((_, shortest)) => *shortest = ttl.min(*shortest),
-            None => living = Some((lease.address, ttl)),
+            None => first_and_shortest = Some((lease.address, ttl)),
         }
     }
-    view.next_heartbeat_in_ms = living.map(|(first, shortest)| {
-        next_heartbeat_in_ms_of(first, shortest, api.roll_call_interval, api.clock.now())
+    response.next_heartbeat_in_ms = first_and_shortest.map(|(first, shortest)| {
+        millis_until_next(first, shortest, api.roll_call_interval, api.clock.now())
     });
-    Ok(HttpResponse::Ok().json(view))
+    Ok(HttpResponse::Ok().json(response))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ROLL: Duration = Duration::from_secs(15);
+    const INTERVAL: Duration = Duration::from_secs(15);
 
     fn now(millis: i64) -> DateTime<Utc> {
         DateTime::from_timestamp_millis(millis).unwrap()
@@ -292,7 +292,7 @@ mod tests {
         let ttl = Ttl::try_from(30).unwrap();
         let mut thirds = [0; 3];
         for i in 0..3000 {
-            let wait = next_heartbeat_in_ms_of(&host(i), ttl, ROLL, now(1_000_000));
+            let wait = millis_until_next(&host(i), ttl, INTERVAL, now(1_000_000));
             // The waits are between a tenth of the interval and a tenth more than the interval.
             thirds[usize::try_from((wait - 1500) / 5000).unwrap()] += 1;
         }
@@ -305,7 +305,7 @@ mod tests {
         // The first 56 bits of the SHA-256 of the address, modulo 15,000 ms.
         let moment = 0x84_9b5f_0216_77c7_u64 % 15_000;
         assert_eq!(
-            next_heartbeat_in_ms_of("10.0.0.5:8080", ttl, ROLL, now(0)),
+            millis_until_next("10.0.0.5:8080", ttl, INTERVAL, now(0)),
             moment
         );
     }
@@ -315,11 +315,11 @@ mod tests {
         for seconds in [5, 6, 30, 3600] {
             let ttl = Ttl::try_from(seconds).unwrap();
             for i in 0..500 {
-                let wait = next_heartbeat_in_ms_of(&host(i), ttl, ROLL, now(i64::from(i) * 7919));
+                let wait = millis_until_next(&host(i), ttl, INTERVAL, now(i64::from(i) * 7919));
                 let wait = Duration::from_millis(wait);
                 assert!(wait >= Duration::from_millis(250), "{wait:?}");
                 assert!(
-                    wait <= (ttl.as_duration() / 2).min(ROLL) * 11 / 10,
+                    wait <= (ttl.as_duration() / 2).min(INTERVAL) * 11 / 10,
                     "{wait:?}"
                 );
             }
@@ -329,9 +329,8 @@ mod tests {
     #[test]
     fn an_instance_that_sends_heartbeats_when_due_keeps_its_moment() {
         let ttl = Ttl::try_from(30).unwrap();
-        let first = next_heartbeat_in_ms_of(&host(7), ttl, ROLL, now(0));
-        let second =
-            next_heartbeat_in_ms_of(&host(7), ttl, ROLL, now(i64::try_from(first).unwrap()));
-        assert_eq!(Duration::from_millis(second), ROLL);
+        let first = millis_until_next(&host(7), ttl, INTERVAL, now(0));
+        let second = millis_until_next(&host(7), ttl, INTERVAL, now(i64::try_from(first).unwrap()));
+        assert_eq!(Duration::from_millis(second), INTERVAL);
     }
 }

@@ -1,5 +1,5 @@
 //! `/v1/{scope}/leases`: the remaining time of each lease of a scope, for operators. Clients
-//! that need available instances list those.
+//! list available instances instead.
 
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
@@ -14,7 +14,7 @@ use crate::model::{InstanceKey, rfc3339_millis};
 
 /// The lease of an instance.
 #[derive(Serialize, ToSchema)]
-#[schema(as = LivingLease)]
+#[schema(as = ActiveLease)]
 pub(super) struct LeaseResponse<'a> {
     address: &'a str,
     /// The time until the lease ends without another heartbeat, in milliseconds.

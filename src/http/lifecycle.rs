@@ -31,29 +31,29 @@ impl Default for Lifecycle {
 }
 
 impl Lifecycle {
-    /// The backends were reached: requests are served from now on.
+    /// Starts to serve requests: the backends answered.
     pub fn start(&self) {
         self.advance(Phase::Serving);
     }
 
-    /// `/readyz` answers 503 from now on, so that load balancers choose another replica.
-    /// Requests are still served.
+    /// Lets `/readyz` answer 503, so that load balancers choose another replica. Requests are
+    /// still served.
     pub fn start_draining(&self) {
         self.advance(Phase::Draining);
     }
 
-    /// Streams and long polls end.
+    /// Ends streams and long polls.
     pub fn stop(&self) {
         self.advance(Phase::Stopping);
         self.stopping.cancel();
     }
 
-    /// Returns whether requests are served, or were served until the daemon began to stop.
+    /// Returns whether the daemon serves requests, or served them before it began to stop.
     pub(super) fn has_started(&self) -> bool {
         self.has_reached(Phase::Serving)
     }
 
-    /// Returns whether the daemon is about to stop.
+    /// Returns whether the daemon is draining or stopping.
     pub(super) fn is_draining(&self) -> bool {
         self.has_reached(Phase::Draining)
     }

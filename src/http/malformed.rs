@@ -25,15 +25,15 @@ const PARSE_ERROR: &str = "stream error: request parse error: ";
 /// The module that logs a head that is too large; the dispatcher logs it as well.
 const DECODER: &str = "actix_http::h1::decoder";
 
-/// The number since the process started.
+/// The number of malformed requests since the process started.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-/// The time of the last log line, and the number since.
+/// The time of the last log line, and the number of malformed requests since.
 static LOGGED: Mutex<(Option<Instant>, u64)> = Mutex::new((None, 0));
 
 thread_local! {
     /// The message about the connection that is about to end.
-    static SAID: RefCell<Option<String>> = const { RefCell::new(None) };
+    static MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 /// Returns the number of malformed requests since the process started.
@@ -41,9 +41,9 @@ pub(super) fn count() -> u64 {
     COUNT.load(Ordering::Relaxed)
 }
 
-/// Called when a connection ends, perhaps because of a malformed request.
+/// Logs the malformed request that ended a connection, if one did.
 pub(super) fn ended(peer: Option<SocketAddr>) {
-    let Some(reason) = SAID.take() else { return };
+    let Some(reason) = MESSAGE.take() else { return };
     let more = {
         let mut logged = LOGGED.lock();
         let now = Instant::now();
@@ -80,10 +80,10 @@ impl Log for WithoutMalformed {
             return;
         }
         if record.target() == DISPATCHER {
-            let said = record.args().to_string();
-            if let Some(reason) = said.strip_prefix(PARSE_ERROR) {
+            let message = record.args().to_string();
+            if let Some(reason) = message.strip_prefix(PARSE_ERROR) {
                 COUNT.fetch_add(1, Ordering::Relaxed);
-                SAID.set(Some(reason.to_owned()));
+                MESSAGE.set(Some(reason.to_owned()));
                 return;
             }
         }

@@ -50,7 +50,7 @@ use crate::metrics::Metrics;
 use crate::model::Ttl;
 use crate::protection::Protection;
 
-/// What handlers use; one per HTTP worker.
+/// The state that handlers use; one per HTTP worker.
 pub struct Api {
     /// Changes the registry.
     pub registry: Mailbox<RegistryActor>,
@@ -100,14 +100,14 @@ impl Api {
     }
 
     /// Counts a request that got no permit, and returns its response.
-    fn shed(&self, full: LimitExceeded) -> Problem {
-        let work = match full {
+    fn shed(&self, exceeded: LimitExceeded) -> Problem {
+        let work = match exceeded {
             LimitExceeded::RequestClass(work) => work,
             LimitExceeded::Client => RequestClass::Stream,
             LimitExceeded::Memory => RequestClass::Body,
         };
         self.metrics.shed(work.as_str()).inc();
-        Problem::shed(full)
+        Problem::shed(exceeded)
     }
 }
 
@@ -121,7 +121,7 @@ struct Path {
 struct Endpoint {
     method: &'static str,
     route: Route,
-    rule: RoutePolicy,
+    policy: RoutePolicy,
 }
 
 /// Returns every path of the daemon with its policies. The router tries them in this order, so
@@ -217,10 +217,10 @@ pub fn configure(app: &mut web::ServiceConfig, api: Api) {
             method => method,
         });
         let allow = Vec::from_iter(allow).join(", ");
-        let rules = endpoints
+        let policies = endpoints
             .iter()
-            .map(|endpoint| (endpoint.method, endpoint.rule));
-        let gate = Rc::new(RouteGuard::new(pattern, rules, &api));
+            .map(|endpoint| (endpoint.method, endpoint.policy));
+        let route_guard = Rc::new(RouteGuard::new(pattern, policies, &api));
         let mut resource = web::resource(matcher(pattern));
         for endpoint in endpoints {
             resource = resource.route(endpoint.route);
@@ -229,16 +229,16 @@ pub fn configure(app: &mut web::ServiceConfig, api: Api) {
             let problem = Problem::method_not_allowed(allow.clone());
             async { Err::<&str, _>(problem) }
         }));
-        let pass = move |request, next| Rc::clone(&gate).pass(request, next);
+        let pass = move |request, next| Rc::clone(&route_guard).pass(request, next);
         app.service(resource.wrap(from_fn(pass)));
     }
     // Creates each metric with the value 0.
     for work in RequestClass::ALL {
         api.metrics.shed(work.as_str());
     }
-    let unknown = Rc::new(api.metrics.refusals("none"));
+    let unknown_paths = Rc::new(api.metrics.refusals("none"));
     app.default_service(web::to(move |request: HttpRequest| {
-        unknown.answered(StatusCode::NOT_FOUND.as_u16());
+        unknown_paths.answered(StatusCode::NOT_FOUND.as_u16());
         let mut answer = route_not_found(&request).error_response();
         gate::add_headers(request.method(), answer.headers_mut());
         async { answer }
@@ -252,7 +252,7 @@ pub fn routes() -> Vec<(&'static str, &'static str, Option<Role>)> {
     let paths = table().into_iter();
     let routes = paths.flat_map(|Path { pattern, endpoints }| {
         let endpoints = endpoints.into_iter();
-        endpoints.map(move |endpoint| (pattern, endpoint.method, endpoint.rule.role))
+        endpoints.map(move |endpoint| (pattern, endpoint.method, endpoint.policy.role))
     });
     routes.collect()
 }
@@ -266,7 +266,10 @@ fn matcher(pattern: &str) -> String {
 
 fn route_not_found(request: &HttpRequest) -> Problem {
     let path: String = request.path().chars().take(200).collect();
-    Problem::new(Code::RouteNotFound, format!("there is nothing at {path:?}"))
+    Problem::new(
+        Code::RouteNotFound,
+        format!("no route has the path {path:?}"),
+    )
 }
 
 fn path<const N: usize>(pattern: &'static str, endpoints: [Endpoint; N]) -> Path {
@@ -276,12 +279,12 @@ fn path<const N: usize>(pattern: &'static str, endpoints: [Endpoint; N]) -> Path
     }
 }
 
-/// Who may use a route: a role, or everyone.
+/// The access to a route: a least role, or public.
 trait Access {
     fn role(self) -> Option<Role>;
 }
 
-/// Everyone, without a token.
+/// Access without a token.
 struct Public;
 
 impl Access for Public {
@@ -297,7 +300,7 @@ impl Access for Role {
 }
 
 impl Endpoint {
-    /// A GET reads from memory; every other method waits for a commit.
+    /// Creates an endpoint. A GET reads from memory; every other method waits for a commit.
     fn new(access: impl Access, method: &'static str, route: Route) -> Self {
         let role = access.role();
         let work = match method {
@@ -307,7 +310,7 @@ impl Endpoint {
         Self {
             method,
             route,
-            rule: RoutePolicy {
+            policy: RoutePolicy {
                 role,
                 work: role.map(|_| work),
                 scope: ScopeSource::Nowhere,
@@ -315,32 +318,32 @@ impl Endpoint {
         }
     }
 
-    /// The route waits for the lease store, and is rejected last.
+    /// Uses the limit of heartbeats: the route waits for the lease store, and is rejected last.
     fn heartbeat(mut self) -> Self {
-        self.rule.work = Some(RequestClass::Heartbeat);
+        self.policy.work = Some(RequestClass::Heartbeat);
         self
     }
 
-    /// The route is served when nothing else is.
+    /// Exempts the route from the limits, so that it is served under overload and at the start.
     fn outside_limits(mut self) -> Self {
-        self.rule.work = None;
+        self.policy.work = None;
         self
     }
 
-    /// The scope is in the path.
+    /// Takes the scope from the path.
     fn of_its_scope(mut self) -> Self {
-        self.rule.scope = ScopeSource::Path;
+        self.policy.scope = ScopeSource::Path;
         self
     }
 
-    /// The handler checks the scopes.
+    /// Leaves the check of the scopes to the handler.
     fn checks_scopes(mut self) -> Self {
-        self.rule.scope = ScopeSource::Content;
+        self.policy.scope = ScopeSource::Content;
         self
     }
 }
 
-/// HEAD is answered as GET is, without the body.
+/// Creates an endpoint for GET and HEAD, which has the same response without the body.
 fn get<F, Args>(access: impl Access, handler: F) -> Endpoint
 where
     F: Handler<Args>,

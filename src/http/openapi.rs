@@ -18,7 +18,7 @@ use super::{
     targets,
 };
 
-/// Allows the page's own scripts and images only.
+/// Allows only scripts and images from the daemon.
 const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
 
 /// The document.
@@ -83,7 +83,7 @@ static DOCUMENT: LazyLock<String> =
 /// The path of a scope.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
-#[expect(dead_code, reason = "it describes what ScopePath takes")]
+#[expect(dead_code, reason = "documents the parameters of ScopePath")]
 pub(super) struct ScopePathParams {
     /// `groups` or `services`.
     #[param(pattern = "^(groups|services)$", example = "services")]
@@ -96,7 +96,7 @@ pub(super) struct ScopePathParams {
 /// The path of an instance.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
-#[expect(dead_code, reason = "it describes what InstancePath takes")]
+#[expect(dead_code, reason = "documents the parameters of InstancePath")]
 pub(super) struct InstancePathParams {
     /// `groups` or `services`.
     #[param(pattern = "^(groups|services)$", example = "services")]
@@ -109,21 +109,21 @@ pub(super) struct InstancePathParams {
     address: String,
 }
 
-/// Groups of statuses with problem documents.
-macro_rules! refusals {
+/// Declares groups of error responses with problem documents.
+macro_rules! error_responses {
     ($($(#[$doc:meta])* $name:ident: $($status:literal $why:literal),+;)+) => {$(
         $(#[$doc])*
         pub(super) struct $name;
 
         impl IntoResponses for $name {
             fn responses() -> BTreeMap<String, RefOr<Response>> {
-                refusals(&[$(($status, $why)),+])
+                error_responses(&[$(($status, $why)),+])
             }
         }
     )+};
 }
 
-refusals! {
+error_responses! {
     /// The responses of the guard on every route with a role.
     AuthErrors:
         401 "no valid token",
@@ -145,7 +145,7 @@ refusals! {
         504 "the change may or may not have happened: send the request again";
 }
 
-fn refusals(all: &[(u16, &str)]) -> BTreeMap<String, RefOr<Response>> {
+fn error_responses(all: &[(u16, &str)]) -> BTreeMap<String, RefOr<Response>> {
     let mut responses = ResponsesBuilder::new();
     for (status, why) in all {
         let reference = utoipa::openapi::Ref::from_schema_name("Problem");

@@ -21,7 +21,7 @@ use crate::directory::Totals;
 use crate::metrics::{KindFigures, MetricsSnapshot, ScheduleFigures, WorkFigures};
 use crate::model::ScopeKind;
 
-/// Answers as long as the process does. Checks no backend.
+/// Answers while the process runs. Checks no backend.
 #[utoipa::path(
     get, path = "/livez", operation_id = "livez", tag = "daemon", security(()),
     responses((status = 200, description = "the process answers", body = String, content_type = "text/plain"))
@@ -30,7 +30,7 @@ pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// How long a result is reused: the route is public, and each check asks every backend.
+/// The time for which a result is reused: the route is public, and a check asks each backend.
 const FRESH: Duration = Duration::from_millis(250);
 
 /// The last result, and its time. Requests during a check wait for it.
@@ -73,9 +73,9 @@ impl Probe {
             checks: Map::new(),
             roll_call: report.map(|report| report.roll_call.clone()),
         };
-        let mut check = |name: &str, answers: bool, trouble: &str| {
+        let mut check = |name: &str, answers: bool, failure: &str| {
             probe.all_answer &= answers;
-            let state = if answers { "ok" } else { trouble };
+            let state = if answers { "ok" } else { failure };
             probe.checks.insert(name.to_owned(), state.into());
         };
         check("store", store.is_ok(), "unavailable");
@@ -86,13 +86,13 @@ impl Probe {
             ("heartbeat_actor", heartbeat.err()),
             ("scheduler_actor", scheduler.err()),
         ] {
-            check(name, error.is_none(), trouble(error));
+            check(name, error.is_none(), failure(error));
         }
         probe
     }
 }
 
-/// Whether the daemon accepts requests, and what answers.
+/// Whether the daemon accepts requests, and which of its parts answer.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Readiness {
     status: &'static str,
@@ -111,12 +111,15 @@ pub(super) struct Readiness {
 )]
 pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
     let probe = api.last_probe.get(&api).await;
-    let (started, leaving) = (api.lifecycle.has_started(), api.lifecycle.is_draining());
-    let (code, status) = match probe.all_answer && started && !leaving {
-        true => (StatusCode::OK, "ready"),
-        false if leaving => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
-        false if started => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+    let (started, draining) = (api.lifecycle.has_started(), api.lifecycle.is_draining());
+    let (code, status) = if draining {
+        (StatusCode::SERVICE_UNAVAILABLE, "stopping")
+    } else if !started {
+        (StatusCode::SERVICE_UNAVAILABLE, "starting")
+    } else if probe.all_answer {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not_ready")
     };
     HttpResponse::build(code).json(Readiness {
         status,
@@ -206,7 +209,7 @@ fn schedule_figures(report: &Report) -> ScheduleFigures {
     }
 }
 
-fn trouble(error: Option<AskError>) -> &'static str {
+fn failure(error: Option<AskError>) -> &'static str {
     match error {
         Some(AskError::Overloaded) => "overloaded",
         Some(AskError::TimedOut) => "timed_out",

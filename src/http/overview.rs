@@ -127,7 +127,7 @@ struct ProtectionResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     since: Option<String>,
-    /// The time until it ends at the latest.
+    /// The time after which protection mode or the suspension of detection ends at the latest.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     ends_in_seconds: Option<u64>,
@@ -138,30 +138,30 @@ impl ProtectionResponse {
     fn of(api: &Api) -> Self {
         let report = api.protection.report();
         let lease_store_unavailable = report.lease_store_failure.is_some();
-        if let Some((active, left)) = report.active {
+        if let Some((active, remaining)) = report.active {
             return Self {
                 active: true,
                 reason: Some(active.reason),
                 since: Some(rfc3339_millis(active.at)),
-                ends_in_seconds: Some(left.as_secs()),
+                ends_in_seconds: Some(remaining.as_secs()),
                 lease_store_unavailable,
             };
         }
         let grace = |reason| format!("{reason}: no instance is marked offline for one TTL");
         let failure = report.lease_store_failure.or(report.disagreement);
-        let (reason, left) = match (failure, report.grace) {
+        let (reason, remaining) = match (failure, report.grace) {
             (Some(failure), _) => (
                 Some(format!("{failure}: no instance is marked offline")),
                 None,
             ),
-            (None, Some((reason, left))) => (Some(grace(reason)), Some(left.as_secs())),
+            (None, Some((reason, remaining))) => (Some(grace(reason)), Some(remaining.as_secs())),
             (None, None) => (None, None),
         };
         Self {
             active: false,
             reason,
             since: None,
-            ends_in_seconds: left,
+            ends_in_seconds: remaining,
             lease_store_unavailable,
         }
     }
@@ -225,7 +225,9 @@ pub(super) async fn release(api: web::Data<Api>, caller: Caller) -> Result<HttpR
     let ended = api.scheduler.ask(EndProtection { reason }).await?;
     if let Some(released) = ended {
         let name = caller.name();
-        log::info!("{name:?} released protection mode: {released} instances were marked offline");
+        log::info!(
+            "token {name:?} released protection mode: {released} instances were marked offline"
+        );
     }
     Ok(HttpResponse::Ok().json(ReleaseResponse {
         ended: ended.is_some(),

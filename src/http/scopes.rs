@@ -54,7 +54,7 @@ pub(super) struct ScopeSummaryResponse<'a> {
 /// All scopes of one kind.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ScopeList)]
-pub(super) struct InstanceListResponse<'a> {
+pub(super) struct ScopeListResponse<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     groups: Option<Vec<ScopeSummaryResponse<'a>>>,
@@ -121,7 +121,7 @@ pub(super) async fn declare(
     get, path = "/v1/{kind}", operation_id = "list_scopes", tag = "scopes",
     params(("kind" = String, Path, pattern = "^(groups|services)$")),
     responses(
-        (status = 200, description = "by key", body = InstanceListResponse<'_>),
+        (status = 200, description = "the groups or services, sorted by key", body = ScopeListResponse<'_>),
         NotFound, AuthErrors,
     )
 )]
@@ -138,7 +138,7 @@ pub(super) async fn list(api: web::Data<Api>, KindPath(kind): KindPath) -> HttpR
         ScopeKind::Group => (views, None),
         ScopeKind::Service => (None, views),
     };
-    HttpResponse::Ok().json(InstanceListResponse { groups, services })
+    HttpResponse::Ok().json(ScopeListResponse { groups, services })
 }
 
 /// Returns one group or service.

@@ -2,7 +2,7 @@
 //!
 //! <https://prometheus.io/docs/prometheus/latest/http_sd/>. Prometheus expects 200 and all
 //! targets each time, and an empty list if there are none. On any other response it keeps its
-//! present list, so a daemon that is starting or overloaded costs it no target.
+//! current list, so it loses no target while a daemon starts or is overloaded.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::Query;
 use super::gate::Caller;
 use super::openapi::{AuthErrors, BadRequest};
-use super::{Api, Problem};
+use super::{Api, Problem, schema};
 use crate::directory::{Directory, InstanceFilter, ScopeSnapshot};
 use crate::model::{Instance, Metadata, ScopeKey, ScopeKind};
 
-/// The query.
+/// The query parameters.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -30,10 +30,10 @@ pub(super) struct TargetsQuery {
     #[serde(default)]
     online: bool,
     /// Only instances of this service.
-    #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    #[param(schema_with = schema::scope_key, required = false)]
     service: Option<ScopeKey>,
     /// Only instances of this group.
-    #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    #[param(schema_with = schema::scope_key, required = false)]
     group: Option<ScopeKey>,
 }
 
@@ -60,24 +60,24 @@ impl TargetsQuery {
     }
 }
 
-/// The list, written target by target: it may contain all instances.
+/// The list, serialised target by target, because it may contain all instances.
 struct Targets {
     scopes: Vec<Arc<ScopeSnapshot>>,
-    which: InstanceFilter,
+    filter: InstanceFilter,
 }
 
 impl Serialize for Targets {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let listed = self.scopes.iter().flat_map(|scope| scope.list(self.which));
+        let listed = self.scopes.iter().flat_map(|scope| scope.list(self.filter));
         serializer.collect_seq(listed.map(|listed| Target::of(&listed.instance)))
     }
 }
 
-/// One instance, in an element of its own: no two have the same labels.
+/// One instance, in an element of its own, because no two instances have the same labels.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Target)]
 pub(super) struct Target<'a> {
-    /// Its address alone.
+    /// The address of the instance.
     #[schema(value_type = Vec<String>)]
     targets: [&'a str; 1],
     /// Each name begins with `__meta_rollcall_`.
@@ -153,7 +153,7 @@ fn metadata_labels(metadata: &Metadata) -> BTreeMap<String, String> {
 }
 
 /// Returns the instances as targets. An unknown service or group has none, because Prometheus
-/// would take 404 for a failure and keep its last targets for ever.
+/// would treat 404 as a failure and keep its last targets forever.
 #[utoipa::path(
     get, path = "/v1/prometheus/targets", operation_id = "prometheus_targets", tag = "daemon",
     params(TargetsQuery),
@@ -168,7 +168,7 @@ pub(super) async fn list(
     Query(query): Query<TargetsQuery>,
 ) -> Result<HttpResponse, Problem> {
     caller.check_filter(query.service.as_ref(), query.group.as_ref())?;
-    let which = InstanceFilter::of(query.available, query.online);
+    let filter = InstanceFilter::of(query.available, query.online);
     let scopes = query.scopes(&api.directory)?;
-    Ok(HttpResponse::Ok().json(Targets { scopes, which }))
+    Ok(HttpResponse::Ok().json(Targets { scopes, filter }))
 }

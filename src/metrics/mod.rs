@@ -1,7 +1,7 @@
 //! The metrics of the daemon.
 //!
-//! A component records its own events here, by handles that were made at the start. The state
-//! of a component, such as the number of online instances, is read when `/metrics` is
+//! A component records its own events here, through handles that are created at the start. The
+//! state of a component, such as the number of online instances, is read when `/metrics` is
 //! requested. Names follow <https://prometheus.io/docs/practices/naming/>; no label has a value
 //! that a client chooses.
 
@@ -153,8 +153,8 @@ impl BothWays {
     }
 
     /// Records whether a write was accepted.
-    pub fn writes(&self, taken: bool) {
-        self.writes.store(taken, Ordering::Relaxed);
+    pub fn writes(&self, accepted: bool) {
+        self.writes.store(accepted, Ordering::Relaxed);
         self.update();
     }
 
@@ -162,7 +162,7 @@ impl BothWays {
         self.up.set(self.is_up().into());
     }
 
-    /// Returns whether both are the case.
+    /// Returns whether the last read was answered and the last write accepted.
     pub fn is_up(&self) -> bool {
         self.reads.load(Ordering::Relaxed) && self.writes.load(Ordering::Relaxed)
     }
@@ -233,7 +233,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All metrics, with the value 0.
+    /// Creates all metrics with the value 0.
     pub fn new() -> Self {
         let mut all = Registering(Registry::default());
         let build = Family::<Label, Gauge>::default();
@@ -329,7 +329,7 @@ impl Metrics {
             commit_size: all.add("commit_size", "Writes in one transaction of the registry store", sizes()),
             commit_duration: all.add(
                 "commit_duration_seconds",
-                "Duration of transactions of the registry store, from the begin to the confirmed commit",
+                "Duration of transactions of the registry store, from BEGIN to the confirmed commit",
                 durations(),
             ),
             commit_errors: all.add("commit_errors", "Transactions of the registry store that failed", Counter::default()),
@@ -418,7 +418,7 @@ impl Metrics {
             ),
             detection_suspended: all.add(
                 "detection_suspended",
-                "Whether detection is suspended: no instance is marked offline, because the lease store is unavailable or has just recovered, or the replicas use different ones",
+                "Whether detection is suspended: no instance is marked offline, because the lease store is unavailable or has just recovered, or the replicas use different lease stores",
                 Gauge::default(),
             ),
             mailbox_pending: all.add(

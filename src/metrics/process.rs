@@ -21,7 +21,7 @@ pub(super) struct ProcessMetrics {
 }
 
 impl ProcessMetrics {
-    /// Registers them without the prefix of the daemon's own metrics.
+    /// Registers the metrics without the prefix of the daemon's own metrics.
     pub(super) fn register(&self, registry: &mut Registry) {
         let process = registry;
         process.register(
@@ -39,16 +39,20 @@ impl ProcessMetrics {
             "Virtual memory",
             self.virtual_memory.clone(),
         );
-        process.register("process_open_fds", "Open files", self.open_fds.clone());
+        process.register(
+            "process_open_fds",
+            "Open file descriptors",
+            self.open_fds.clone(),
+        );
         process.register(
             "process_max_fds",
-            "How many files may be open",
+            "Limit of open file descriptors",
             self.max_fds.clone(),
         );
         process.register("process_threads", "Threads", self.threads.clone());
         process.register(
             "process_start_time_seconds",
-            "When the process started, in Unix time",
+            "Start time of the process, in seconds of Unix time",
             self.started_at.clone(),
         );
     }

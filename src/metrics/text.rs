@@ -1,7 +1,7 @@
 //! Converts OpenMetrics to the Prometheus text format 0.0.4.
 //!
-//! The encoder writes OpenMetrics, which every Prometheus reads, but `promtool check metrics`
-//! and many other readers do not. The older format describes a counter by its full name, and
+//! The encoder writes OpenMetrics, which Prometheus reads, but `promtool check metrics` and
+//! many other tools do not. The older format describes a counter by its full name, and
 //! has no units and no end marker.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
@@ -15,13 +15,13 @@ pub(super) fn from_open_metrics(open_metrics: &str) -> String {
             continue;
         }
         // The description precedes the type, which says whether the metric is a counter.
-        let of = |line: &str| line.split(' ').nth(2).map(str::to_owned);
+        let name = |line: &str| line.split(' ').nth(2).map(str::to_owned);
         let is_counter = |line: &str| line.starts_with("# TYPE ") && line.ends_with(" counter");
         let counter = match lines.peek() {
             Some(next) if line.starts_with("# HELP ") => is_counter(next),
             _ => is_counter(line),
         };
-        match of(line).filter(|_| counter) {
+        match name(line).filter(|_| counter) {
             Some(name) => text.push_str(&line.replacen(&name, &format!("{name}_total"), 1)),
             None => text.push_str(line),
         }

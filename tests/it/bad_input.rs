@@ -86,7 +86,7 @@ async fn each_wrong_body_names_its_field<B: Backends>() {
         (Method::PUT, INSTANCE, "7".into(), "invalid_field", Some("body"),
             "body has the wrong form: invalid type: integer `7`, expected an object".into()),
         (Method::PUT, INSTANCE, json!({"wieght": 1}).to_string(), "unknown_field", Some("wieght"),
-            "wieght is not known; known here: one of name, weight, metadata, ttl_seconds".into()),
+            "wieght is not a known field; expected one of name, weight, metadata, ttl_seconds".into()),
         (Method::PUT, INSTANCE, json!({"weight": -1}).to_string(), "invalid_field", Some("weight"),
             "weight must be a whole number from 0 to 65535, not -1".into()),
         (Method::PUT, INSTANCE, json!({"weight": "1"}).to_string(), "invalid_field", Some("weight"),
@@ -132,7 +132,7 @@ async fn each_wrong_body_names_its_field<B: Backends>() {
         (Method::POST, "/v1/heartbeats", json!({"leases": [{"service": "a", "group": "b", "address": "a:1"}]}).to_string(),
             "invalid_field", Some("leases[0]"), "leases[0] must contain either service or group".into()),
         (Method::POST, "/v1/heartbeats", json!({"leases": [{"service": "a", "address": "a:1", "x": 1}]}).to_string(),
-            "unknown_field", Some("leases[0].x"), "leases[0].x is not known; known here: one of service, group, address".into()),
+            "unknown_field", Some("leases[0].x"), "leases[0].x is not a known field; expected one of service, group, address".into()),
     ];
     for (method, path, body, code, field, detail) in cases {
         let answer = send(&daemon, method, path, &body).await;
@@ -203,7 +203,7 @@ async fn an_unknown_path_and_a_wrong_method_are_problems<B: Backends>() {
             &answer,
             "route_not_found",
             None,
-            &format!("there is nothing at {path:?}"),
+            &format!("no route has the path {path:?}"),
         );
     }
     for (method, path, allow) in [

@@ -84,7 +84,7 @@ async fn what_happens_is_counted<B: Backends>() {
     setup.send_heartbeats("orders", &addresses(20)).await;
     setup.send_heartbeats("orders", &addresses(20)).await;
     setup
-        .try_send_heartbeats("orders", &["nobody:1".to_owned()])
+        .try_send_heartbeats("orders", &["unknown:1".to_owned()])
         .await;
     setup.put("/v1/groups/edge", json!({})).await;
     let gateway = "/v1/groups/edge/instances/g:1";

@@ -160,7 +160,7 @@ async fn a_list_has_the_requested_instances<B: Backends>() {
 
 async fn without_instances_the_list_is_empty<B: Backends>() {
     let daemon = Setup::<B>::start().await;
-    for query in ["", "?available=true", "?service=nobody", "?group=nobody"] {
+    for query in ["", "?available=true", "?service=unknown", "?group=unknown"] {
         assert_eq!(text(&daemon, query).await, "[]", "{query}");
     }
     let path = "/v1/services/orders/instances/a:1";

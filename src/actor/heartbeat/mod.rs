@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::model::{InstanceKey, Ttl};
 
 /// The most leases in one round trip of [`GetLeases`].
-const LOOK: usize = 1000;
+const INSPECT_BATCH: usize = 1000;
 
 /// Owns one handle to the lease store.
 pub struct HeartbeatActor {
@@ -104,7 +104,7 @@ impl Handler<GetLeases> for HeartbeatActor {
         let leases = Arc::clone(&self.leases);
         Box::pin(async move {
             let mut found = Vec::with_capacity(message.keys.len());
-            for keys in message.keys.chunks(LOOK) {
+            for keys in message.keys.chunks(INSPECT_BATCH) {
                 found.extend(leases.inspect(keys).await?.leases);
             }
             Ok(found)

@@ -23,7 +23,7 @@ const MAX_WAITING: usize = 20_000;
 const MAX_BATCH: usize = 500;
 
 /// The time between retries while the event log is unavailable.
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// The shortest time between two messages to the original's gateways.
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(500);
@@ -144,7 +144,7 @@ impl RegistryActor {
                     let later = std::mem::take(&mut outbox.waiting);
                     outbox.push(batch);
                     outbox.push(later);
-                    context.run_later(AGAIN, |actor, context| actor.flush(context));
+                    context.run_later(RETRY_DELAY, |actor, context| actor.flush(context));
                 } else {
                     actor.flush(context);
                 }

@@ -43,7 +43,7 @@ pub(super) async fn index() -> HttpResponse {
 /// Returns a part of the page.
 #[utoipa::path(
     get, path = "/console/{file}", operation_id = "console_part", tag = "daemon", security(()),
-    params(("file" = String, Path, description = "as the page names it")),
+    params(("file" = String, Path, description = "the name of the file in the page")),
     responses(
         (status = 200, description = "a part of the console", body = String, content_type = "*/*"),
         NotFound,
@@ -51,10 +51,7 @@ pub(super) async fn index() -> HttpResponse {
 )]
 pub(super) async fn part(file: web::Path<String>) -> Result<HttpResponse, Problem> {
     let part = PARTS.iter().find(|(name, ..)| *name == file.as_str());
-    let missing = || {
-        let detail = "no such part of the console";
-        Problem::new(Code::RouteNotFound, detail)
-    };
+    let missing = || Problem::new(Code::RouteNotFound, "no such part of the console");
     let (_, content_type, text) = part.ok_or_else(missing)?;
     Ok(served(content_type, text))
 }

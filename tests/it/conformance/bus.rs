@@ -271,7 +271,7 @@ async fn the_log_forgets_its_oldest_events_and_says_so(fixture: Fixture) {
 async fn transitions_alternate_in_whatever_order_they_come(fixture: Fixture) {
     let append = async |event| fixture.bus.append(&[event]).await.unwrap();
     append(online(1, 2)).await;
-    // FeedItem twice.
+    // Appended twice.
     append(online(1, 2)).await;
     append(online(2, 2)).await;
     // Another replica appended the later transition first.
@@ -309,7 +309,7 @@ async fn after_a_resync_a_smaller_revision_is_a_transition(fixture: Fixture) {
     fixture.bus.append(&events[..1]).await.unwrap();
     fixture.bus.append(&events[1..3]).await.unwrap();
     fixture.bus.append(&events[3..]).await.unwrap();
-    // FeedItem twice.
+    // Appended twice.
     fixture.bus.append(&events[3..]).await.unwrap();
     assert_eq!(
         fixture.names().await,
