@@ -102,7 +102,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("main", &[]),
 ];
 
-/// Crates that only these rooms may name: no SQL, Redis or HTTP elsewhere.
+/// Crates that only these modules may name: no SQL, Redis or HTTP elsewhere.
 const CRATES: &[(&str, &[&str])] = &[
     ("rusqlite", &["store"]),
     ("tokio_postgres", &["store"]),
@@ -158,25 +158,25 @@ fn named_after(text: &str, prefix: &str) -> BTreeSet<String> {
 }
 
 /// Returns the forbidden dependencies of a file.
-fn breaches(room: &str, text: &str) -> Vec<String> {
+fn breaches(module: &str, text: &str) -> Vec<String> {
     let mut breaches = Vec::new();
-    let Some((_, may)) = MAY_KNOW.iter().find(|(name, _)| *name == room) else {
+    let Some((_, may)) = MAY_KNOW.iter().find(|(name, _)| *name == module) else {
         return vec![format!(
-            "{room} is a new room: say in tests/it/layering.rs whom it may know"
+            "{module} is a new module: list in tests/it/layering.rs the modules that it may name"
         )];
     };
     for known in named_after(text, "crate::") {
-        if known != room && !may.contains(&known.as_str()) {
-            breaches.push(format!("{room} names crate::{known}"));
+        if known != module && !may.contains(&known.as_str()) {
+            breaches.push(format!("{module} names crate::{known}"));
         }
     }
-    for (name, rooms) in CRATES {
+    for (name, modules) in CRATES {
         let uses = ["", "::"].iter().any(|root| {
             let named = named_after(text, &format!("use {root}{name}"));
             named.contains("")
         });
-        if uses && !rooms.contains(&room) {
-            breaches.push(format!("{room} names the crate {name}"));
+        if uses && !modules.contains(&module) {
+            breaches.push(format!("{module} names the crate {name}"));
         }
     }
     breaches
@@ -189,24 +189,27 @@ fn every_module_knows_only_the_allowed_ones() {
     let mut seen = BTreeSet::new();
     for path in sources(&src) {
         let inside = path.strip_prefix(&src).unwrap();
-        let room = inside.iter().next().unwrap().to_str().unwrap();
-        let room = room.strip_suffix(".rs").unwrap_or(room);
-        seen.insert(room.to_owned());
-        for breach in breaches(room, &fs::read_to_string(&path).unwrap()) {
+        let module = inside.iter().next().unwrap().to_str().unwrap();
+        let module = module.strip_suffix(".rs").unwrap_or(module);
+        seen.insert(module.to_owned());
+        for breach in breaches(module, &fs::read_to_string(&path).unwrap()) {
             broken.push(format!("{}: {breach}", inside.display()));
         }
     }
     assert_eq!(broken, Vec::<String>::new());
     let listed: BTreeSet<String> = MAY_KNOW
         .iter()
-        .map(|(room, _)| (*room).to_owned())
+        .map(|(module, _)| (*module).to_owned())
         .collect();
-    assert_eq!(seen, listed, "the rooms of src and the rooms of this test");
+    assert_eq!(
+        seen, listed,
+        "the modules of src and the modules of this test"
+    );
 }
 
 #[test]
 fn a_breach_is_seen() {
-    for (room, text, breach) in [
+    for (module, text, breach) in [
         (
             "model",
             "use crate::store::Store;",
@@ -235,12 +238,12 @@ fn a_breach_is_seen() {
             "model names the crate actix_web",
         ),
         (
-            "attic",
+            "unknown_module",
             "",
-            "attic is a new room: say in tests/it/layering.rs whom it may know",
+            "unknown_module is a new module: list in tests/it/layering.rs the modules that it may name",
         ),
     ] {
-        assert_eq!(breaches(room, text), [breach], "{text}");
+        assert_eq!(breaches(module, text), [breach], "{text}");
     }
     let fine = "use crate::model::Scope;\n// use crate::http::Api;\nuse super::redis::X;\n";
     assert_eq!(breaches("actor", fine), Vec::<String>::new());

@@ -15,7 +15,7 @@ use crate::store::StoreError;
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// The most jobs that wait. Further callers wait until there is room.
+/// The most jobs in the channel. Further callers wait until one is taken.
 const QUEUE: usize = 1024;
 
 /// The time limit for an answer.

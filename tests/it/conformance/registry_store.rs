@@ -66,7 +66,7 @@ suite! {
     backends:
         on_sqlite => super::sqlite(),
         on_postgres => super::postgres(),
-        on_that_of_the_tests => super::of_tests();
+        on_memory => super::of_tests();
     tests: {
         a_scope_is_declared_once,
         a_scope_is_renamed_only_when_a_name_is_given,
