@@ -13,7 +13,7 @@ use futures_util::{Stream, stream};
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
-use crate::bus::{EventBus, LogEntry, ReadOutcome};
+use crate::event_log::{EventLog, LogEntry, ReadOutcome};
 use crate::model::{Event, EventId};
 
 /// The number of events that a subscriber may be behind before it is dropped.
@@ -66,17 +66,17 @@ enum Live {
 
 /// Passes events on to all subscribers of this replica.
 pub struct EventBroadcast {
-    bus: Arc<dyn EventBus>,
+    log: Arc<dyn EventLog>,
     live: broadcast::Sender<Live>,
     head: Mutex<EventId>,
 }
 
 impl EventBroadcast {
     /// Creates a broadcast without subscribers. Events that a subscriber missed are read from
-    /// `bus`.
-    pub fn new(bus: Arc<dyn EventBus>) -> Self {
+    /// `log`.
+    pub fn new(log: Arc<dyn EventLog>) -> Self {
         Self {
-            bus,
+            log,
             live: broadcast::channel(MAX_LAG).0,
             head: Mutex::default(),
         }
@@ -117,7 +117,7 @@ impl EventBroadcast {
             phase,
             live,
             sender: self.live.clone(),
-            bus: Arc::clone(&self.bus),
+            log: Arc::clone(&self.log),
         };
         stream::unfold(subscriber, Subscriber::next)
     }
@@ -135,7 +135,7 @@ struct Subscriber {
     phase: Phase,
     live: broadcast::Receiver<Live>,
     sender: broadcast::Sender<Live>,
-    bus: Arc<dyn EventBus>,
+    log: Arc<dyn EventLog>,
 }
 
 enum Phase {
@@ -168,7 +168,7 @@ impl Subscriber {
                         self.last = entry.id;
                         FeedItem::Event(PublishedEvent::new(entry))
                     }
-                    None => match self.bus.read(self.last, Duration::ZERO).await {
+                    None => match self.log.read(self.last, Duration::ZERO).await {
                         Ok(ReadOutcome::Events(events)) if events.is_empty() => {
                             if *is_listening {
                                 self.phase = Phase::Live;
@@ -185,7 +185,7 @@ impl Subscriber {
                         Ok(ReadOutcome::Lost) | Err(_) => {
                             // Subscribe first, so that no event after the head is missed.
                             self.live = self.sender.subscribe();
-                            self.last = self.bus.head().await.unwrap_or_default();
+                            self.last = self.log.head().await.unwrap_or_default();
                             self.phase = Phase::Live;
                             FeedItem::Resync(self.last)
                         }
@@ -226,14 +226,14 @@ mod tests {
     use futures_util::StreamExt;
 
     use super::*;
-    use crate::bus::{self, BusUrl};
     use crate::clock::{Clock, SystemClock};
+    use crate::event_log;
     use crate::model::EventKind;
 
     #[tokio::test]
     async fn an_event_is_serialised_once_for_all_subscribers() {
-        let bus = bus::open(&BusUrl::Memory, Arc::new(SystemClock)).unwrap();
-        let feed = EventBroadcast::new(bus);
+        let log = event_log::open(None, Arc::new(SystemClock));
+        let feed = EventBroadcast::new(log);
         let subscribers: Vec<_> = (0..1000).map(|_| feed.subscribe(None)).collect();
         feed.publish(LogEntry {
             id: EventId {

@@ -1,12 +1,12 @@
 //! Rollcall, a registry daemon: an overview of the crate.
 //!
 //! ```text
-//! http handler ──ask──► actor ──► port (store, lease, bus) ──► backend
+//! http handler ──ask──► actor ──► port (store, lease, event_log) ──► backend
 //!      └──reads──► directory, feed ◄── changes committed by this or another replica
 //! ```
 //!
 //! - [`model`] contains the domain types: scopes, instances, addresses, lease keys.
-//! - [`store`], [`lease`] and [`bus`] are the ports, each a trait with two backends.
+//! - [`store`], [`lease`], [`event_log`] and [`coordination`] are the ports, each a trait with two backends.
 //! - [`redis`] contains all connections to Redis.
 //! - [`actor`] contains the three actors, which own writes, leases and the schedule.
 //! - [`directory`] answers which instances are registered and online, and [`feed`] sends the
@@ -27,14 +27,15 @@ pub mod actor;
 pub mod admission;
 pub mod agent;
 pub mod auth;
-pub mod bus;
+pub mod backend;
 pub mod client;
 pub mod clock;
 pub mod command;
 pub mod config;
+pub mod coordination;
 pub mod daemon;
 pub mod directory;
-pub mod error;
+pub mod event_log;
 pub mod feed;
 pub mod healthcheck;
 #[expect(unused_qualifications, reason = "utoipa's macros write them")]

@@ -379,7 +379,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::lease::LeaseError;
+    use crate::backend::BackendError;
 
     const TTL: u64 = 30;
 
@@ -441,7 +441,7 @@ mod tests {
         run(&protection, TTL).await;
         assert_eq!(protection.grace_deadline(ttl()), None);
         let health = &protection.health;
-        health.failed(&LeaseError::Refused("OOM".into()));
+        health.failed(&BackendError::Refused("OOM".into()));
         run(&protection, 2 * TTL).await;
         assert!(
             protection.grace_deadline(ttl()).is_some(),

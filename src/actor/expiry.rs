@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{AppendEvents, Mailbox, RecordOffline, RegistryActor};
+use crate::backend::BackendError;
 use crate::clock::Clock;
 use crate::directory::{Directory, InstanceEntry, Stale};
-use crate::lease::{Health, Lease, LeaseError, LeaseStore};
+use crate::lease::{Health, Lease, LeaseStore};
 use crate::metrics::Metrics;
 use crate::model::{Event, EventKind, InstanceKey, Ttl};
 use crate::protection::{OVERDUE, Protection, Sample, Verdict};
@@ -127,7 +128,7 @@ impl ExpiryHandler {
     }
 
     /// Checks all online instances, marks the suspects, and ends protection mode when it is due.
-    pub(super) async fn review(&self) -> Result<(), LeaseError> {
+    pub(super) async fn review(&self) -> Result<(), BackendError> {
         let online = self.directory.online();
         let mut suspects = 0;
         for part in online.chunks(INSPECT_BATCH) {
@@ -198,12 +199,12 @@ impl ExpiryHandler {
     pub(super) async fn inspect(
         &self,
         keys: &[InstanceKey],
-    ) -> Result<Vec<Option<Lease>>, LeaseError> {
+    ) -> Result<Vec<Option<Lease>>, BackendError> {
         let snapshot = self.leases.inspect(keys).await?;
         if self.health.proves(&snapshot.identity) {
             Ok(snapshot.leases)
         } else {
-            Err(LeaseError::Unavailable(
+            Err(BackendError::Unavailable(
                 "the lease store has changed or just recovered, so its answer is not evidence"
                     .into(),
             ))
@@ -211,7 +212,7 @@ impl ExpiryHandler {
     }
 
     /// Estimates from a sample of the online instances how many are about to expire.
-    async fn sample(&self) -> Result<Sample, LeaseError> {
+    async fn sample(&self) -> Result<Sample, BackendError> {
         let chosen = self.directory.sample_online(SAMPLE);
         let keys = keys(&chosen);
         let mut expiring = 0;

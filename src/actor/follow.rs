@@ -11,9 +11,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{ExpiryHandler, Lifeline};
-use crate::bus::{BusError, EventBus, LogEntry, ReadOutcome};
+use crate::backend::BackendError;
 use crate::clock::Clock;
 use crate::directory::{Directory, Drift, Stale};
+use crate::event_log::{EventLog, LogEntry, ReadOutcome};
 use crate::feed::EventBroadcast;
 use crate::metrics::Gauge;
 use crate::model::{Event, EventId, EventKind, Instance};
@@ -43,7 +44,7 @@ pub struct Follower {
     /// The registry store.
     pub reader: Arc<dyn RegistryReader>,
     /// The event log.
-    pub bus: Arc<dyn EventBus>,
+    pub log: Arc<dyn EventLog>,
     /// Where the events are published to the subscribers of this replica.
     pub feed: Arc<EventBroadcast>,
     /// Is informed of offline transitions and of protection mode.
@@ -59,7 +60,7 @@ pub struct Follower {
 pub enum LoadError {
     /// The event log could not be read.
     #[error(transparent)]
-    Bus(#[from] BusError),
+    Log(#[from] BackendError),
     /// The registry store could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -70,13 +71,13 @@ impl Follower {
     pub async fn load(&self) -> Result<EventId, LoadError> {
         // The head is read first: an event that is appended during the load may be in the loaded
         // rows, but is not missed.
-        let head = self.bus.head().await?;
+        let head = self.log.head().await?;
         self.directory.reload().await?;
         self.arm_deadlines();
         self.feed.lose(head);
         let backends = &self.expiry.metrics.backends;
         backends.store.set(1);
-        backends.bus.reads(true);
+        backends.event_log.reads(true);
         Ok(head)
     }
 
@@ -87,10 +88,10 @@ impl Follower {
         let metrics = Arc::clone(&self.expiry.metrics);
         let backends = &metrics.backends;
         loop {
-            match self.bus.read(last, WAIT).await {
+            match self.log.read(last, WAIT).await {
                 Ok(ReadOutcome::Events(events)) => {
                     self.directory.set_stale(Stale::Events, false);
-                    backends.bus.reads(true);
+                    backends.event_log.reads(true);
                     if let Some(event) = events.last() {
                         last = event.id;
                     }
@@ -102,7 +103,7 @@ impl Follower {
                 Err(error) => {
                     log::debug!("cannot read the event log, retrying: {error}");
                     self.directory.set_stale(Stale::Events, true);
-                    backends.bus.reads(false);
+                    backends.event_log.reads(false);
                     sleep(RETRY_DELAY).await;
                 }
             }
@@ -145,7 +146,7 @@ impl Follower {
     async fn catch_up(&self) -> EventId {
         self.directory.set_stale(Stale::Events, true);
         loop {
-            match self.bus.head().await {
+            match self.log.head().await {
                 Ok(head) => {
                     self.reload(head).await;
                     self.directory.set_stale(Stale::Events, false);

@@ -12,9 +12,10 @@ use parking_lot::Mutex;
 
 use super::expiry::ExpiredLease;
 use super::{AskError, ExpiryHandler, RecordOnline};
-use crate::bus::{BusError, EventBus};
+use crate::backend::BackendError;
+use crate::coordination::Coordinator;
 use crate::directory::InstanceEntry;
-use crate::lease::{LeaseError, ListCursor};
+use crate::lease::ListCursor;
 use crate::model::InstanceKey;
 use crate::store::{LeaseStart, RegistryReader, StoreError};
 
@@ -36,7 +37,7 @@ pub struct Reconciler {
     /// Checks leases, and handles the missing ones.
     pub expiry: ExpiryHandler,
     /// Grants the claim.
-    pub bus: Arc<dyn EventBus>,
+    pub coordinator: Arc<dyn Coordinator>,
     /// Where the next page of leases begins.
     pub cursor: Mutex<ListCursor>,
     /// The duration of the claim: a little less than the interval.
@@ -57,15 +58,12 @@ pub struct ReconcileResult {
 /// Why a reconcile was aborted. The next one begins again.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ReconcileError {
-    /// The claim could not be made.
-    #[error(transparent)]
-    Bus(#[from] BusError),
     /// The registry store gave no answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The lease store gave no answer.
+    /// The coordinator or the lease store gave no answer.
     #[error(transparent)]
-    Leases(#[from] LeaseError),
+    Backend(#[from] BackendError),
     /// The RegistryActor gave no answer.
     #[error("the registry actor: {0}")]
     Ask(#[from] AskError),
@@ -74,7 +72,7 @@ pub enum ReconcileError {
 impl Reconciler {
     /// Runs one reconcile; returns `None` if another replica has the claim.
     pub async fn run(&self) -> Result<Option<ReconcileResult>, ReconcileError> {
-        if !self.bus.try_claim(CLAIM, self.claim).await? {
+        if !self.coordinator.try_claim(CLAIM, self.claim).await? {
             return Ok(None);
         }
         let default_ttl = self.expiry.protection.limits().ttl;

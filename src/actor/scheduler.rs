@@ -21,8 +21,10 @@ use super::clock_watch::ClockWatch;
 use super::{
     Agreement, ExpiryHandler, Lifeline, PurgeOffline, ReconcileResult, Reconciler, Sweep, admit,
 };
-use crate::bus::{BusError, EventBus};
+use crate::backend::BackendError;
 use crate::clock::Clock;
+use crate::coordination::Coordinator;
+use crate::event_log::EventLog;
 use crate::model::{Event, EventKind, rfc3339_millis};
 use crate::protection::TICK;
 
@@ -81,7 +83,8 @@ pub struct SchedulerActor {
     /// Which HeartbeatActor gets the first share, so that one that hangs does not keep a share to
     /// itself.
     first_share: usize,
-    bus: Arc<dyn EventBus>,
+    coordinator: Arc<dyn Coordinator>,
+    log: Arc<dyn EventLog>,
     clock: Arc<dyn Clock>,
     timer: Option<SpawnHandle>,
     last_tick: Option<(i64, Instant)>,
@@ -92,11 +95,12 @@ pub struct SchedulerActor {
 }
 
 impl SchedulerActor {
-    /// Publishes roll calls on `bus` from the next tick on.
+    /// Publishes roll calls from the next tick on.
     pub fn new(
         roll_call: RollCall,
         jobs: BackgroundJobs,
-        bus: Arc<dyn EventBus>,
+        coordinator: Arc<dyn Coordinator>,
+        log: Arc<dyn EventLog>,
         clock: Arc<dyn Clock>,
         lifeline: Lifeline,
     ) -> Self {
@@ -111,7 +115,8 @@ impl SchedulerActor {
             attesting: false,
             sweepers: Vec::new(),
             first_share: 0,
-            bus,
+            coordinator,
+            log,
             clock,
             timer: None,
             last_tick: None,
@@ -289,7 +294,8 @@ impl SchedulerActor {
 
     fn call_roll(&mut self, tick: i64, now: DateTime<Utc>, context: &mut Context<Self>) {
         self.under_way = true;
-        let (bus, roll_call) = (Arc::clone(&self.bus), self.roll_call.clone());
+        let (coordinator, log) = (Arc::clone(&self.coordinator), Arc::clone(&self.log));
+        let roll_call = self.roll_call.clone();
         let sending = async move {
             let RollCall {
                 channel,
@@ -298,21 +304,21 @@ impl SchedulerActor {
             } = roll_call;
             // Every replica makes the same claim on the same tick, and one gets it.
             let claim = format!("roll:{channel}:{}:{tick}", interval.as_millis());
-            let sent = bus
+            let sent = coordinator
                 .publish_once(&channel, &message, &claim, 2 * interval)
                 .await?;
             if sent {
                 let kind = EventKind::RollCalled;
                 // The roll call was published, whether or not subscribers of the event log receive
                 // it.
-                if let Err(error) = bus.append(&[Event { at: now, kind }]).await {
+                if let Err(error) = log.append(&[Event { at: now, kind }]).await {
                     log::debug!("the roll call is not in the event log: {error}");
                 }
             }
             Ok(sent)
         };
         context.spawn(wrap_future(sending).map(
-            move |outcome: Result<bool, BusError>, actor: &mut Self, _: &mut Context<Self>| {
+            move |outcome: Result<bool, BackendError>, actor: &mut Self, _: &mut Context<Self>| {
                 actor.under_way = false;
                 if outcome.is_ok() {
                     actor.report.roll_call.last_at = Some(now);
@@ -324,7 +330,9 @@ impl SchedulerActor {
                         log::debug!("roll call sent at {}", rfc3339_millis(now));
                     }
                     Ok(false) => actor.report.roll_call.sent_by_others += 1,
-                    Err(error) => actor.skip(1, error),
+                    Err(error) => {
+                        actor.skip(1, format_args!("it could not be published: {error}"));
+                    }
                 }
             },
         ));
@@ -337,7 +345,11 @@ impl BackgroundJobs {
     async fn purge_offline(&self, before: DateTime<Utc>, interval: Duration) {
         // A little less than the interval.
         let remember = interval * 9 / 10;
-        let claim = self.reconciler.bus.try_claim(PURGE_CLAIM, remember).await;
+        let claim = self
+            .reconciler
+            .coordinator
+            .try_claim(PURGE_CLAIM, remember)
+            .await;
         if !matches!(claim, Ok(true)) {
             return;
         }

@@ -333,7 +333,7 @@ async fn overview(client: &Client, json: bool) -> Result<(), CommandError> {
         ("stale", &overview["stale"]),
         ("store answers", &overview["backends"]["store"]),
         ("leases answer", &overview["backends"]["leases"]),
-        ("bus answers", &overview["backends"]["bus"]),
+        ("event log answers", &overview["backends"]["event_log"]),
         (
             "last roll call here",
             &overview["roll_call"]["last_sent_at"],

@@ -26,11 +26,12 @@ use crate::actor::{
 };
 use crate::admission::ConcurrencyLimits;
 use crate::auth::{TokenError, Tokens};
-use crate::bus::{self, BusUrl};
+use crate::backend::OpenError;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::coordination;
 use crate::directory::Directory;
-use crate::error::OpenError;
+use crate::event_log;
 use crate::feed::EventBroadcast;
 use crate::http::{self, Api, Connections, LastProbe, Lifecycle};
 use crate::lease::{self, Health, LeaseStore, ObservedLeaseStore};
@@ -158,13 +159,11 @@ impl Daemon {
         let Store { reader, writer } = store::open(&config.store)?;
         let leases = lease::open(&config.leases, Arc::clone(&clock))?;
         let health = Arc::new(Health::default());
-        let bus_url = match leases.redis() {
-            None => BusUrl::Memory,
-            Some(redis) => {
-                redis.report_evictions(metrics.backends.leases_evicted.clone());
-                BusUrl::Redis(Arc::clone(redis))
-            }
-        };
+        let log = event_log::open(leases.redis(), Arc::clone(&clock));
+        let coordinator = coordination::open(leases.redis());
+        if let Some(redis) = leases.redis() {
+            redis.report_evictions(metrics.backends.leases_evicted.clone());
+        }
         let connect = {
             let (health, metrics) = (Arc::clone(&health), Arc::clone(&metrics));
             move || {
@@ -172,10 +171,9 @@ impl Daemon {
                 Arc::new(ObservedLeaseStore::new(leases.connect(), health, &metrics))
             }
         };
-        let bus = bus::open(&bus_url, Arc::clone(&clock))?;
         let directory = Arc::new(Directory::new(Arc::clone(&reader)));
         let protection = Arc::new(Protection::new(config.protection, Arc::clone(&health)));
-        let feed = Arc::new(EventBroadcast::new(Arc::clone(&bus)));
+        let feed = Arc::new(EventBroadcast::new(Arc::clone(&log)));
         let (ends, ended) = mpsc::unbounded_channel();
         let arbiters = Arbiters {
             scheduler: Arbiter::new(),
@@ -187,7 +185,8 @@ impl Daemon {
             writer,
             Arc::clone(&clock),
             Arc::clone(&directory),
-            Arc::clone(&bus),
+            Arc::clone(&log),
+            Arc::clone(&coordinator),
             config.announcement.clone(),
             Arc::clone(&metrics),
             Lifeline::new("registry", ends.clone()),
@@ -209,7 +208,7 @@ impl Daemon {
             reconciler: Reconciler {
                 reader: Arc::clone(&reader),
                 expiry: expiry.clone(),
-                bus: Arc::clone(&bus),
+                coordinator: Arc::clone(&coordinator),
                 cursor: Mutex::default(),
                 claim: RECONCILE - Duration::from_secs(1),
             },
@@ -225,7 +224,8 @@ impl Daemon {
         let scheduler = SchedulerActor::new(
             config.roll_call.clone(),
             jobs,
-            Arc::clone(&bus),
+            coordinator,
+            Arc::clone(&log),
             Arc::clone(&clock),
             Lifeline::new("scheduler", ends.clone()),
         );
@@ -234,7 +234,7 @@ impl Daemon {
         let follower = Follower {
             directory: Arc::clone(&directory),
             reader,
-            bus,
+            log,
             feed: Arc::clone(&feed),
             expiry: expiry.clone(),
             clock: Arc::clone(&clock),

@@ -17,8 +17,8 @@ use utoipa::ToSchema;
 use super::Code;
 use crate::actor::{AskError, HeartbeatError};
 use crate::admission::LimitExceeded;
+use crate::backend::BackendError;
 use crate::directory::DirectoryError;
-use crate::lease::LeaseError;
 use crate::model::{InstanceKey, Invalid, Scope, ScopeKind};
 use crate::store::StoreError;
 
@@ -258,15 +258,15 @@ impl From<StoreError> for Problem {
     }
 }
 
-impl From<LeaseError> for Problem {
-    fn from(error: LeaseError) -> Self {
+impl From<BackendError> for Problem {
+    fn from(error: BackendError) -> Self {
         match error {
-            LeaseError::Unavailable(_) => Self::fault(
+            BackendError::Unavailable(_) => Self::fault(
                 Code::LeasesUnavailable,
                 "the lease store does not answer; retry later",
                 &error,
             ),
-            LeaseError::Refused(_) => Self::fault(
+            BackendError::Refused(_) => Self::fault(
                 Code::LeasesUnavailable,
                 "the lease store refused the request; see the daemon's log",
                 &error,
@@ -332,16 +332,16 @@ mod tests {
             (StoreError::Conflict(secret()).into(), Code::WriteConflict),
             (StoreError::Refused(secret()).into(), Code::InternalError),
             (
-                LeaseError::Unavailable(secret()).into(),
+                BackendError::Unavailable(secret()).into(),
                 Code::LeasesUnavailable,
             ),
             (
-                LeaseError::Refused(secret()).into(),
+                BackendError::Refused(secret()).into(),
                 Code::LeasesUnavailable,
             ),
             (DirectoryError::Overloaded.into(), Code::Overloaded),
             (
-                HeartbeatError::Leases(LeaseError::Unavailable(secret())).into(),
+                HeartbeatError::Leases(BackendError::Unavailable(secret())).into(),
                 Code::LeasesUnavailable,
             ),
         ];

@@ -47,7 +47,7 @@ struct TotalsResponse {
 struct BackendsResponse {
     store: bool,
     leases: bool,
-    bus: bool,
+    event_log: bool,
     /// Whether the lease store may evict leases: see its `maxmemory-policy`.
     leases_evicted: bool,
 }
@@ -192,7 +192,7 @@ pub(super) async fn show(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
         backends: BackendsResponse {
             store: backends.store.get() == 1,
             leases: backends.leases.get() == 1,
-            bus: backends.bus.is_up(),
+            event_log: backends.event_log.is_up(),
             leases_evicted: backends.leases_evicted.get() == 1,
         },
         stale: api.directory.is_stale(),

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{Identity, LeaseError};
+use super::Identity;
+use crate::backend::BackendError;
 
 /// Whether the lease store works, which servers it consists of, and since when.
 #[derive(Default)]
@@ -35,7 +36,7 @@ struct State {
 
 impl Health {
     /// Records that a call failed, on any connection.
-    pub fn failed(&self, error: &LeaseError) {
+    pub fn failed(&self, error: &BackendError) {
         let mut state = self.state.lock();
         if state.failure.is_none() {
             log::warn!("{error}; no instance is marked offline until a write succeeds again");
@@ -132,8 +133,8 @@ mod tests {
         Identity::of([server.to_owned()])
     }
 
-    fn failure() -> LeaseError {
-        LeaseError::Refused("OOM command not allowed".into())
+    fn failure() -> BackendError {
+        BackendError::Refused("OOM command not allowed".into())
     }
 
     #[tokio::test]

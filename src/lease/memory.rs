@@ -9,9 +9,8 @@ use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{
-    Identity, Lease, LeaseError, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal, Renewed,
-};
+use super::{Identity, Lease, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal, Renewed};
+use crate::backend::BackendError;
 use crate::clock::Clock;
 use crate::model::{Epoch, InstanceKey};
 
@@ -82,7 +81,7 @@ impl Leases {
 
 #[async_trait]
 impl LeaseStore for MemoryLeaseStore {
-    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError> {
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, BackendError> {
         let (now, clock_millis) = (Instant::now(), self.clock.now().timestamp_millis());
         let mut leases = self.leases.lock();
         Ok(renewals
@@ -91,7 +90,7 @@ impl LeaseStore for MemoryLeaseStore {
             .collect())
     }
 
-    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, LeaseError> {
+    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, BackendError> {
         let now = Instant::now();
         let leases = self.leases.lock();
         let inspect = |key| {
@@ -108,7 +107,7 @@ impl LeaseStore for MemoryLeaseStore {
         })
     }
 
-    async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {
+    async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), BackendError> {
         let mut leases = self.leases.lock();
         for key in keys {
             leases.by_key.remove(key);
@@ -116,11 +115,11 @@ impl LeaseStore for MemoryLeaseStore {
         Ok(())
     }
 
-    async fn probe(&self) -> Result<Identity, LeaseError> {
+    async fn probe(&self) -> Result<Identity, BackendError> {
         Ok(self.identity.clone())
     }
 
-    async fn list(&self, _cursor: ListCursor) -> Result<LeasePage, LeaseError> {
+    async fn list(&self, _cursor: ListCursor) -> Result<LeasePage, BackendError> {
         let now = Instant::now();
         let leases = self.leases.lock();
         let alive = leases

@@ -18,30 +18,10 @@ use async_trait::async_trait;
 
 pub use self::health::Health;
 pub use self::observed::ObservedLeaseStore;
+use crate::backend::{BackendError, OpenError, UrlError};
 use crate::clock::Clock;
-use crate::error::{OpenError, UrlError};
 use crate::model::{Epoch, InstanceKey, Ttl, Weight};
-use crate::redis::{FORMS, LinkError, RedisBackend, RedisUrl};
-
-/// Why a call of the lease store failed. A renewal may still have taken effect.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum LeaseError {
-    /// The store cannot be reached or did not answer in time.
-    #[error("the lease store is unavailable: {0}")]
-    Unavailable(String),
-    /// The store answered with an error.
-    #[error("the lease store refused a command: {0}")]
-    Refused(String),
-}
-
-impl From<LinkError> for LeaseError {
-    fn from(error: LinkError) -> Self {
-        match error {
-            LinkError::Unavailable(reason) => Self::Unavailable(reason),
-            LinkError::Refused(reason) => Self::Refused(reason),
-        }
-    }
-}
+use crate::redis::{FORMS, RedisBackend, RedisUrl};
 
 /// A lease to create or renew.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,24 +114,24 @@ pub trait LeaseStore: Send + Sync {
     /// Creates or renews leases in one atomic round trip: no lease is ever visible without its
     /// TTL or without one of its fields. The results are in the order of `renewals`; if a lease
     /// occurs twice, its second renewal renews the first.
-    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError>;
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, BackendError>;
 
     /// Returns the current state of each lease.
-    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, LeaseError>;
+    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, BackendError>;
 
     /// Deletes leases. A missing lease is not an error.
-    async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError>;
+    async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), BackendError>;
 
     /// Writes to and reads from every server that holds leases, and returns the identity of all
     /// of them. Fails if one of them does not answer or refuses the write.
-    async fn probe(&self) -> Result<Identity, LeaseError>;
+    async fn probe(&self) -> Result<Identity, BackendError>;
 
     /// Returns one page of all leases; the default cursor selects the first page. A lease that
     /// is alive from the first page to the last is listed at least once.
-    async fn list(&self, cursor: ListCursor) -> Result<LeasePage, LeaseError>;
+    async fn list(&self, cursor: ListCursor) -> Result<LeasePage, BackendError>;
 }
 
-/// The lease store that `--leases` selects. The event bus uses the same one.
+/// The lease store that `--leases` selects. The event log and the coordinator use the same one.
 #[derive(Clone, PartialEq, Eq)]
 pub enum LeaseUrl {
     /// `memory:`: the memory of this process, for a single replica; lost when it ends.

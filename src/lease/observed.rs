@@ -6,10 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{
-    Health, Identity, LeaseError, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal,
-    Renewed,
-};
+use super::{Health, Identity, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal, Renewed};
+use crate::backend::BackendError;
 use crate::metrics::{Gauge, Histogram, Metrics, RoundTripMetrics};
 use crate::model::InstanceKey;
 
@@ -45,13 +43,15 @@ impl ObservedLeaseStore {
     async fn observed<T>(
         &self,
         metrics: &RoundTripMetrics,
-        round_trip: impl Future<Output = Result<T, LeaseError>>,
-    ) -> Result<T, LeaseError> {
+        round_trip: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
         let mut call = Call {
             store: self,
             metrics,
             started_at: Instant::now(),
-            failure: Some(LeaseError::Unavailable("it did not answer in time".into())),
+            failure: Some(BackendError::Unavailable(
+                "it did not answer in time".into(),
+            )),
         };
         let outcome = round_trip.await;
         call.failure = outcome.as_ref().err().cloned();
@@ -64,7 +64,7 @@ struct Call<'a> {
     store: &'a ObservedLeaseStore,
     metrics: &'a RoundTripMetrics,
     started_at: Instant,
-    failure: Option<LeaseError>,
+    failure: Option<BackendError>,
 }
 
 impl Drop for Call<'_> {
@@ -81,7 +81,7 @@ impl Drop for Call<'_> {
 
 #[async_trait]
 impl LeaseStore for ObservedLeaseStore {
-    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError> {
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, BackendError> {
         self.batch.observe(renewals.len() as f64);
         let renewed = self
             .observed(&self.renew, self.inner.renew(renewals))
@@ -91,22 +91,22 @@ impl LeaseStore for ObservedLeaseStore {
         Ok(renewed)
     }
 
-    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, LeaseError> {
+    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, BackendError> {
         self.observed(&self.inspect, self.inner.inspect(keys)).await
     }
 
-    async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {
+    async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), BackendError> {
         self.observed(&self.revoke, self.inner.revoke(keys)).await
     }
 
-    async fn probe(&self) -> Result<Identity, LeaseError> {
+    async fn probe(&self) -> Result<Identity, BackendError> {
         let identity = self.observed(&self.probe, self.inner.probe()).await?;
         self.health.probed(identity.clone());
         self.up.set(1);
         Ok(identity)
     }
 
-    async fn list(&self, cursor: ListCursor) -> Result<LeasePage, LeaseError> {
+    async fn list(&self, cursor: ListCursor) -> Result<LeasePage, BackendError> {
         self.observed(&self.list, self.inner.list(cursor)).await
     }
 }

@@ -8,13 +8,10 @@ use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use redis::Script;
 
-use super::{
-    Identity, Lease, LeaseError, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal, Renewed,
-};
+use super::{Identity, Lease, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal, Renewed};
+use crate::backend::BackendError;
 use crate::model::{Epoch, InstanceKey};
-use crate::redis::{
-    CALL_TIMEOUT, Call, LinkError, Master, RedisBackend, RedisConnection, SlotMap, within,
-};
+use crate::redis::{CALL_TIMEOUT, Call, Master, RedisBackend, RedisConnection, SlotMap, within};
 
 /// The hash tag of the keys that are not leases, without a cluster. Each master of a cluster
 /// has its own tag.
@@ -84,7 +81,7 @@ impl RedisLeaseStore {
         &self,
         map: &SlotMap,
         renewals: &[Renewal],
-    ) -> Result<Vec<Renewed>, LinkError> {
+    ) -> Result<Vec<Renewed>, BackendError> {
         let keys: Vec<String> = renewals
             .iter()
             .map(|renewal| renewal.key.lease_key())
@@ -99,7 +96,7 @@ impl RedisLeaseStore {
                     Some(reply) => all_renewed(&reply, indices.len())?,
                     None => self.renew_each(part()).await?,
                 };
-                Ok::<_, LinkError>(indices.into_iter().zip(renewed).collect::<Vec<_>>())
+                Ok::<_, BackendError>(indices.into_iter().zip(renewed).collect::<Vec<_>>())
             });
         in_order(try_join_all(calls).await?, renewals.len())
     }
@@ -107,7 +104,7 @@ impl RedisLeaseStore {
     async fn renew_each<'a>(
         &self,
         renewals: impl Iterator<Item = &'a Renewal> + Clone,
-    ) -> Result<Vec<Renewed>, LinkError> {
+    ) -> Result<Vec<Renewed>, BackendError> {
         // Renewals of the same lease are in one call, which keeps their order.
         let mut by_key: HashMap<&InstanceKey, Vec<(usize, &Renewal)>> = HashMap::new();
         for (index, renewal) in renewals.clone().enumerate() {
@@ -121,7 +118,7 @@ impl RedisLeaseStore {
             let reply: String = self.connection.query(&key.lease_key(), &call).await?;
             let renewed = all_renewed(&reply, same.len())?;
             let indices = same.iter().map(|(index, _)| *index);
-            Ok::<_, LinkError>(indices.zip(renewed).collect::<Vec<_>>())
+            Ok::<_, BackendError>(indices.zip(renewed).collect::<Vec<_>>())
         });
         in_order(try_join_all(calls).await?, renewals.count())
     }
@@ -131,7 +128,7 @@ impl RedisLeaseStore {
         &self,
         mark: &str,
         keys: &[String],
-    ) -> Result<LeaseSnapshot, LinkError> {
+    ) -> Result<LeaseSnapshot, BackendError> {
         let mut call = Call::script(&self.inspect, 1 + keys.len());
         call.arg(mark);
         for key in keys {
@@ -150,7 +147,7 @@ impl RedisLeaseStore {
         &self,
         map: &SlotMap,
         keys: &[String],
-    ) -> Result<LeaseSnapshot, LinkError> {
+    ) -> Result<LeaseSnapshot, BackendError> {
         let calls = group_by_master(map, keys)?
             .into_iter()
             .map(|(master, indices)| async move {
@@ -163,7 +160,7 @@ impl RedisLeaseStore {
                     .connection
                     .query_master::<(String, Vec<RawLease>)>(master, &call)
                     .await?;
-                Ok::<_, LinkError>(match reply {
+                Ok::<_, BackendError>(match reply {
                     Some((identity, raw)) => {
                         let leases = leases(raw, indices.len())?;
                         Some((
@@ -189,19 +186,19 @@ impl RedisLeaseStore {
 
     /// Reads each lease from its current master, and only then the identities of all masters:
     /// if a master has lost its leases before, its identity has changed by then.
-    async fn inspect_each(&self, keys: &[String]) -> Result<LeaseSnapshot, LinkError> {
+    async fn inspect_each(&self, keys: &[String]) -> Result<LeaseSnapshot, BackendError> {
         let calls = keys.iter().map(|key| async move {
             let mut call = Call::script(&self.inspect, 1);
             call.arg(key).arg("");
             let (_, raw): (String, Vec<RawLease>) = self.connection.query(key, &call).await?;
-            Ok::<_, LinkError>(leases(raw, 1)?.into_iter().next().flatten())
+            Ok::<_, BackendError>(leases(raw, 1)?.into_iter().next().flatten())
         });
         let leases = try_join_all(calls).await?;
         let identity = self.probe_all().await?;
         Ok(LeaseSnapshot { leases, identity })
     }
 
-    async fn probe_all(&self) -> Result<Identity, LinkError> {
+    async fn probe_all(&self) -> Result<Identity, BackendError> {
         let Some(map) = self.connection.masters().await? else {
             let call = self.probe_call(TAG);
             let identity: String = self.connection.query(TAG, &call).await?;
@@ -224,7 +221,7 @@ impl RedisLeaseStore {
 
 #[async_trait]
 impl LeaseStore for RedisLeaseStore {
-    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError> {
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, BackendError> {
         if renewals.is_empty() {
             return Ok(Vec::new());
         }
@@ -241,7 +238,7 @@ impl LeaseStore for RedisLeaseStore {
         Ok(within(CALL_TIMEOUT, renewed).await?)
     }
 
-    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, LeaseError> {
+    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, BackendError> {
         let keys: Vec<String> = keys.iter().map(InstanceKey::lease_key).collect();
         let snapshot = async {
             match self.connection.masters().await? {
@@ -252,7 +249,7 @@ impl LeaseStore for RedisLeaseStore {
         Ok(within(CALL_TIMEOUT, snapshot).await?)
     }
 
-    async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {
+    async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), BackendError> {
         if keys.is_empty() {
             return Ok(());
         }
@@ -275,11 +272,11 @@ impl LeaseStore for RedisLeaseStore {
         Ok(within(CALL_TIMEOUT, revoked).await?)
     }
 
-    async fn probe(&self) -> Result<Identity, LeaseError> {
+    async fn probe(&self) -> Result<Identity, BackendError> {
         Ok(within(CALL_TIMEOUT, self.probe_all()).await?)
     }
 
-    async fn list(&self, cursor: ListCursor) -> Result<LeasePage, LeaseError> {
+    async fn list(&self, cursor: ListCursor) -> Result<LeasePage, BackendError> {
         let listed = async {
             let map = self.connection.masters().await?;
             let masters = map.iter().flat_map(|map| &map.masters);
@@ -318,15 +315,15 @@ fn mark(tag: &str) -> String {
     format!("{tag}:mark")
 }
 
-fn slots_moving() -> LinkError {
-    LinkError::Unavailable("slots of the Redis Cluster are being moved".to_owned())
+fn slots_moving() -> BackendError {
+    BackendError::Unavailable("slots of the Redis Cluster are being moved".to_owned())
 }
 
 /// Returns each master that holds some of the keys, with the indices of these keys.
 fn group_by_master<'a>(
     map: &'a SlotMap,
     keys: &[String],
-) -> Result<Vec<(&'a Master, Vec<usize>)>, LinkError> {
+) -> Result<Vec<(&'a Master, Vec<usize>)>, BackendError> {
     let mut groups: Vec<(&Master, Vec<usize>)> = map
         .masters
         .iter()
@@ -342,24 +339,24 @@ fn group_by_master<'a>(
 }
 
 /// Merges the results of several calls into the order of the keys.
-fn in_order<T>(parts: Vec<Vec<(usize, T)>>, count: usize) -> Result<Vec<T>, LinkError> {
+fn in_order<T>(parts: Vec<Vec<(usize, T)>>, count: usize) -> Result<Vec<T>, BackendError> {
     let mut all: Vec<(usize, T)> = parts.into_iter().flatten().collect();
     all.sort_by_key(|(index, _)| *index);
     check_count(all.len(), count)?;
     Ok(all.into_iter().map(|(_, result)| result).collect())
 }
 
-fn check_count(returned: usize, requested: usize) -> Result<(), LinkError> {
+fn check_count(returned: usize, requested: usize) -> Result<(), BackendError> {
     if returned == requested {
         Ok(())
     } else {
-        Err(LinkError::Refused(format!(
+        Err(BackendError::Refused(format!(
             "Redis returned {returned} of {requested} leases"
         )))
     }
 }
 
-fn leases(raw: Vec<RawLease>, count: usize) -> Result<Vec<Option<Lease>>, LinkError> {
+fn leases(raw: Vec<RawLease>, count: usize) -> Result<Vec<Option<Lease>>, BackendError> {
     check_count(raw.len(), count)?;
     let lease = |(start_time, remaining_millis): &RawLease| {
         Some(Lease {
@@ -371,19 +368,19 @@ fn leases(raw: Vec<RawLease>, count: usize) -> Result<Vec<Option<Lease>>, LinkEr
     Ok(raw.iter().map(lease).collect())
 }
 
-fn all_renewed(reply: &str, count: usize) -> Result<Vec<Renewed>, LinkError> {
+fn all_renewed(reply: &str, count: usize) -> Result<Vec<Renewed>, BackendError> {
     let renewed: Vec<Renewed> = reply.split(' ').map(renewed).collect::<Result<_, _>>()?;
     check_count(renewed.len(), count)?;
     Ok(renewed)
 }
 
-fn renewed(reply: &str) -> Result<Renewed, LinkError> {
+fn renewed(reply: &str) -> Result<Renewed, BackendError> {
     let (created, start_time) = match reply.strip_prefix('+') {
         Some(start_time) => (true, start_time),
         None => (false, reply),
     };
     let epoch = Epoch::parse(start_time).ok_or_else(|| {
-        LinkError::Refused(format!(
+        BackendError::Refused(format!(
             "Redis returned a lease whose startTime {start_time:?} is not a time"
         ))
     })?;

@@ -125,7 +125,7 @@ pub struct BackendMetrics {
     /// The lease store.
     pub leases: Gauge,
     /// The event log.
-    pub bus: BothWays,
+    pub event_log: BothWays,
     /// Whether the lease store may evict leases.
     pub leases_evicted: Gauge,
 }
@@ -266,7 +266,7 @@ impl Metrics {
         let backends = BackendMetrics {
             store: backend("store"),
             leases: backend("leases"),
-            bus: BothWays::new(backend("bus")),
+            event_log: BothWays::new(backend("event_log")),
             leases_evicted: all.add(
                 "lease_store_evicts",
                 "Whether Redis may evict leases: maxmemory is set and maxmemory-policy is not noeviction",

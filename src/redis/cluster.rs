@@ -11,8 +11,9 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::connection::Connector;
-use super::error::{LinkError, reason};
+use super::error::reason;
 use super::url::Address;
+use crate::backend::BackendError;
 
 /// The time limit for the reply of one node.
 const NODE_TIMEOUT: Duration = Duration::from_millis(300);
@@ -63,18 +64,19 @@ pub(crate) struct SlotMap {
 
 impl SlotMap {
     /// Returns the index in `masters` of the master that holds the key.
-    pub(crate) fn owner(&self, key: &str) -> Result<usize, LinkError> {
+    pub(crate) fn owner(&self, key: &str) -> Result<usize, BackendError> {
         let slot = slot(key);
         let owner = self.owners.get(usize::from(slot)).copied().flatten();
-        let none =
-            || LinkError::Unavailable(format!("no master of the Redis Cluster holds slot {slot}"));
+        let none = || {
+            BackendError::Unavailable(format!("no master of the Redis Cluster holds slot {slot}"))
+        };
         owner.map(usize::from).ok_or_else(none)
     }
 
     /// Returns the master that holds the key.
-    pub(crate) fn master(&self, key: &str) -> Result<&Master, LinkError> {
+    pub(crate) fn master(&self, key: &str) -> Result<&Master, BackendError> {
         let none =
-            || LinkError::Unavailable("the slots of the Redis Cluster are not known".to_owned());
+            || BackendError::Unavailable("the slots of the Redis Cluster are not known".to_owned());
         self.masters.get(self.owner(key)?).ok_or_else(none)
     }
 
@@ -164,7 +166,7 @@ impl Cluster {
     }
 
     /// Returns the cached map; queries the nodes if there is none yet.
-    pub(super) async fn map(&self, connector: &Connector) -> Result<Arc<SlotMap>, LinkError> {
+    pub(super) async fn map(&self, connector: &Connector) -> Result<Arc<SlotMap>, BackendError> {
         if let Some(map) = self.map.load_full() {
             return Ok(map);
         }
@@ -181,14 +183,17 @@ impl Cluster {
     }
 
     /// Queries the nodes for a new map.
-    pub(super) async fn refresh(&self, connector: &Connector) -> Result<Arc<SlotMap>, LinkError> {
+    pub(super) async fn refresh(
+        &self,
+        connector: &Connector,
+    ) -> Result<Arc<SlotMap>, BackendError> {
         let _refreshing = self.refreshing.lock().await;
         self.query_nodes(connector).await
     }
 
     /// Queries some nodes concurrently and takes the map that most of them return: a node that
     /// was removed or is partitioned from the others still replies with an old map.
-    async fn query_nodes(&self, connector: &Connector) -> Result<Arc<SlotMap>, LinkError> {
+    async fn query_nodes(&self, connector: &Connector) -> Result<Arc<SlotMap>, BackendError> {
         let before = self.map.load_full();
         let masters = before.iter().flat_map(|map| &map.masters);
         let mut candidates: Vec<&Address> = masters.map(|master| &master.address).collect();
@@ -219,7 +224,7 @@ impl Cluster {
         }
         let most_reported = maps.into_iter().max_by_key(|(_, votes)| *votes);
         let (map, _) = most_reported.ok_or_else(|| {
-            LinkError::Unavailable(format!(
+            BackendError::Unavailable(format!(
                 "no node of the Redis Cluster reports its slots: {}",
                 failures.join("; ")
             ))

@@ -12,8 +12,9 @@ use redis::{
 };
 use tokio::time::timeout;
 
-use super::error::{Fault, LinkError, is_forbidden, reason};
+use super::error::{Fault, is_forbidden, reason};
 use super::url::{Address, Arrangement, CERT, KEY, Login, PASSWORD_FILE, ROOT_CERT, RedisUrl};
+use crate::backend::BackendError;
 
 /// The time limit for a connection, including its login and checks.
 pub(super) const CONNECT: Duration = Duration::from_millis(500);
@@ -127,7 +128,7 @@ impl Connector {
         let connected = within(address, connecting).await;
         match connected.map_err(Fault::Broken)? {
             (false, connected) => Ok(connected),
-            (true, _) => Err(Fault::NotMaster(LinkError::Unavailable(format!(
+            (true, _) => Err(Fault::NotMaster(BackendError::Unavailable(format!(
                 "Redis at {address} is a read-only replica, not a master"
             )))),
         }
@@ -139,7 +140,7 @@ impl Connector {
         &self,
         address: &Address,
         sentinel: bool,
-    ) -> Result<MultiplexedConnection, LinkError> {
+    ) -> Result<MultiplexedConnection, BackendError> {
         let login = if sentinel {
             &self.url.sentinel_login
         } else {
@@ -153,17 +154,17 @@ impl Connector {
         address: &Address,
         login: &Login,
         database: i64,
-    ) -> Result<MultiplexedConnection, LinkError> {
+    ) -> Result<MultiplexedConnection, BackendError> {
         let client = self
             .client_with_login(address, login, database)
-            .map_err(LinkError::Unavailable)?;
+            .map_err(BackendError::Unavailable)?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
             .set_response_timeout(None);
         let connection = client.get_multiplexed_async_connection_with_config(&config);
         connection.await.map_err(|error| match error.kind() {
             ErrorKind::InvalidClientConfig if self.url.tls.is_some() => {
-                LinkError::Unavailable(format!(
+                BackendError::Unavailable(format!(
                     "{ROOT_CERT}, {CERT} or {KEY} of the URL cannot be used ({})",
                     reason(&error)
                 ))
@@ -172,7 +173,10 @@ impl Connector {
         })
     }
 
-    async fn is_replica(&self, connection: &mut MultiplexedConnection) -> Result<bool, LinkError> {
+    async fn is_replica(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<bool, BackendError> {
         let reply = redis::cmd("ROLE")
             .query_async::<Vec<Value>>(connection)
             .await;
@@ -189,7 +193,7 @@ impl Connector {
         &self,
         address: &Address,
         connection: &mut MultiplexedConnection,
-    ) -> Result<Option<String>, LinkError> {
+    ) -> Result<Option<String>, BackendError> {
         let reply = redis::cmd("INFO")
             .arg("server")
             .query_async::<String>(connection)
@@ -206,7 +210,7 @@ impl Connector {
             _ => None,
         };
         match kind {
-            Some(kind) => Err(LinkError::Unavailable(format!("{address} is {kind}"))),
+            Some(kind) => Err(BackendError::Unavailable(format!("{address} is {kind}"))),
             None => Ok(field(&info, "run_id").map(str::to_owned)),
         }
     }
@@ -217,7 +221,7 @@ impl Connector {
         command: &str,
         logged: &AtomicBool,
         reply: Result<T, RedisError>,
-    ) -> Result<Option<T>, LinkError> {
+    ) -> Result<Option<T>, BackendError> {
         match reply {
             Ok(reply) => Ok(Some(reply)),
             Err(error) if is_forbidden(&error) => {
@@ -237,17 +241,17 @@ impl Connector {
 
 async fn within<T>(
     address: &Address,
-    connecting: impl Future<Output = Result<T, LinkError>>,
-) -> Result<T, LinkError> {
+    connecting: impl Future<Output = Result<T, BackendError>>,
+) -> Result<T, BackendError> {
     timeout(CONNECT, connecting).await.unwrap_or_else(|_| {
-        Err(LinkError::Unavailable(format!(
+        Err(BackendError::Unavailable(format!(
             "no connection to Redis at {address} within {CONNECT:?}"
         )))
     })
 }
 
-fn failed(error: &RedisError) -> LinkError {
-    LinkError::Unavailable(reason(error))
+fn failed(error: &RedisError) -> BackendError {
+    BackendError::Unavailable(reason(error))
 }
 
 fn read(name: &str, path: &Path) -> Result<Vec<u8>, String> {

@@ -3,42 +3,32 @@
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::url::Address;
-
-/// Why a call failed. The call may still have taken effect.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum LinkError {
-    /// The server cannot be reached, did not answer in time, or cannot serve the call now.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The server answered with an error.
-    #[error("{0}")]
-    Refused(String),
-}
+use crate::backend::BackendError;
 
 /// Why a call to one server failed.
 #[derive(Debug)]
 pub(super) enum Fault {
     /// The connection broke.
-    Broken(LinkError),
+    Broken(BackendError),
     /// The server is not a working master.
-    NotMaster(LinkError),
+    NotMaster(BackendError),
     /// Another server of the cluster holds the slot.
     Moved(Option<Address>),
     /// Another server of the cluster has already imported the key.
     Ask(Option<Address>),
     /// The keys are being moved to another server of the cluster; the call can be retried.
-    TryAgain(LinkError),
+    TryAgain(BackendError),
     /// A script accessed a key of another server of the cluster, before it wrote anything.
-    NonLocal(LinkError),
+    NonLocal(BackendError),
     /// Any other error; the connection remains usable.
-    Other(LinkError),
+    Other(BackendError),
 }
 
 impl Fault {
     /// Classifies an error of the server at `address`.
     pub(super) fn of(error: &RedisError, address: &Address) -> Self {
         let text = reason(error);
-        let unavailable = || LinkError::Unavailable(text.clone());
+        let unavailable = || BackendError::Unavailable(text.clone());
         let redirect = || {
             let (to, _) = error.redirect_node()?;
             let (host, port) = to.rsplit_once(':')?;
@@ -61,13 +51,13 @@ impl Fault {
                 Self::NotMaster(unavailable())
             }
             "BUSY" | "NOREPLICAS" | "OOM" | "MISCONF" => Self::Other(unavailable()),
-            _ if text.contains("non local key") => Self::NonLocal(LinkError::Unavailable(text)),
-            _ => Self::Other(LinkError::Refused(text)),
+            _ if text.contains("non local key") => Self::NonLocal(BackendError::Unavailable(text)),
+            _ => Self::Other(BackendError::Refused(text)),
         }
     }
 
     /// Returns the error for the caller, when the call is not retried.
-    pub(super) fn into_error(self) -> LinkError {
+    pub(super) fn into_error(self) -> BackendError {
         match self {
             Self::Broken(error)
             | Self::NotMaster(error)
@@ -75,7 +65,7 @@ impl Fault {
             | Self::NonLocal(error)
             | Self::Other(error) => error,
             Self::Moved(_) | Self::Ask(_) => {
-                LinkError::Unavailable("slots of the Redis Cluster are being moved".to_owned())
+                BackendError::Unavailable("slots of the Redis Cluster are being moved".to_owned())
             }
         }
     }

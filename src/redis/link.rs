@@ -18,9 +18,10 @@ use tokio::time::{sleep, timeout};
 
 use super::RedisBackend;
 use super::cluster::{Cluster, Master, SlotMap};
-use super::error::{Fault, LinkError, code};
+use super::error::{Fault, code};
 use super::node::Node;
 use super::url::Address;
+use crate::backend::BackendError;
 
 /// The time limit for a call, including the time to connect.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_millis(800);
@@ -166,7 +167,7 @@ impl RedisConnection {
         &self,
         key: &str,
         call: &Call<'_>,
-    ) -> Result<T, LinkError> {
+    ) -> Result<T, BackendError> {
         self.query_within(CALL_TIMEOUT, key, call).await
     }
 
@@ -176,7 +177,7 @@ impl RedisConnection {
         limit: Duration,
         key: &str,
         call: &Call<'_>,
-    ) -> Result<T, LinkError> {
+    ) -> Result<T, BackendError> {
         let query = async {
             match &self.backend.cluster {
                 Some(cluster) => self.query_cluster(cluster, key, call).await,
@@ -190,7 +191,7 @@ impl RedisConnection {
     }
 
     /// Returns the masters of the cluster; `None` without a cluster.
-    pub(crate) async fn masters(&self) -> Result<Option<Arc<SlotMap>>, LinkError> {
+    pub(crate) async fn masters(&self) -> Result<Option<Arc<SlotMap>>, BackendError> {
         match &self.backend.cluster {
             None => Ok(None),
             Some(cluster) => cluster.map(&self.backend.connector).await.map(Some),
@@ -203,7 +204,7 @@ impl RedisConnection {
         &self,
         master: &Master,
         call: &Call<'_>,
-    ) -> Result<Option<T>, LinkError> {
+    ) -> Result<Option<T>, BackendError> {
         let server = self.server(Some(master.address.clone()));
         match self.query_server(&server, call, false).await {
             Ok(reply) => Ok(Some(reply)),
@@ -224,7 +225,7 @@ impl RedisConnection {
         cluster: &Cluster,
         key: &str,
         call: &Call<'_>,
-    ) -> Result<T, LinkError> {
+    ) -> Result<T, BackendError> {
         let mut redirect = None;
         for _ in 0..MAX_REDIRECTS {
             let (address, asking) = match redirect.take() {
@@ -315,7 +316,8 @@ impl RedisConnection {
         let connecting = self
             .runtime
             .spawn(async move { backend.connect(address).await });
-        let stopping = |_| Fault::Broken(LinkError::Unavailable("the daemon is stopping".into()));
+        let stopping =
+            |_| Fault::Broken(BackendError::Unavailable("the daemon is stopping".into()));
         let (address, connected) = connecting.await.map_err(stopping)??;
         let run = connected.run.as_deref();
         let open = OpenConnection {
@@ -331,10 +333,10 @@ impl RedisConnection {
 /// Waits for a reply for at most `limit`.
 pub(crate) async fn within<T>(
     limit: Duration,
-    query: impl Future<Output = Result<T, LinkError>>,
-) -> Result<T, LinkError> {
+    query: impl Future<Output = Result<T, BackendError>>,
+) -> Result<T, BackendError> {
     timeout(limit, query).await.unwrap_or_else(|_| {
-        Err(LinkError::Unavailable(format!(
+        Err(BackendError::Unavailable(format!(
             "no reply from Redis within {limit:?}"
         )))
     })

@@ -1,4 +1,4 @@
-//! The connections to Redis, for the lease store and for the event bus. All of them come from
+//! The connections to Redis, for the lease store, the event log and the coordinator. All of them come from
 //! one [`RedisBackend`], so that the whole process uses the same server or cluster, and all
 //! connections change to the new master together after a failover.
 
@@ -24,13 +24,12 @@ use self::cluster::Cluster;
 pub(crate) use self::cluster::{Master, SlotMap};
 use self::connection::{Connected, Connector};
 use self::error::Fault;
-pub use self::error::LinkError;
 pub(crate) use self::link::{CALL_TIMEOUT, Call, RedisConnection, within};
 use self::node::Node;
 use self::settings::Settings;
 use self::url::{Address, Arrangement};
 pub use self::url::{FORMS, RedisUrl};
-use crate::error::OpenError;
+use crate::backend::{BackendError, OpenError};
 use crate::metrics::Gauge;
 
 /// The interval of checks that the masters are still the same.
@@ -140,7 +139,7 @@ impl RedisBackend {
 
     /// Checks that the masters are still the same. Opens a new connection each time, because an
     /// open one may still lead to an old master.
-    async fn check_masters(&self) -> Result<(), LinkError> {
+    async fn check_masters(&self) -> Result<(), BackendError> {
         let Some(cluster) = &self.cluster else {
             let node = self.node(&None);
             let generation = node.generation();
@@ -220,6 +219,11 @@ async fn watch(backend: Weak<RedisBackend>) {
             tokio::time::sleep(MIN_CHECK_PAUSE).await;
         }
     }
+}
+
+/// Returns a duration as an argument of a command, in milliseconds.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The minimum pause between two checks of a cluster that is changing.

@@ -8,8 +8,9 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::timeout;
 
 use super::connection::Connector;
-use super::error::{LinkError, reason};
+use super::error::reason;
 use super::url::Address;
+use crate::backend::BackendError;
 
 /// The time limit for the reply of one Sentinel. It leaves time to connect to the master within
 /// the same call.
@@ -22,7 +23,7 @@ pub(super) async fn master(
     connector: &Connector,
     sentinels: &[Address],
     name: &str,
-) -> Result<Address, LinkError> {
+) -> Result<Address, BackendError> {
     let mut queries: FuturesUnordered<_> = sentinels
         .iter()
         .map(|sentinel| async move {
@@ -51,7 +52,7 @@ pub(super) async fn master(
     }
     let latest = votes.into_keys().max_by_key(|reported| reported.epoch);
     latest.map(|reported| reported.address).ok_or_else(|| {
-        LinkError::Unavailable(format!(
+        BackendError::Unavailable(format!(
             "no sentinel reports the master {name:?}: {}",
             failures.join("; ")
         ))

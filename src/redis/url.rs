@@ -9,7 +9,7 @@ use redis::{IntoConnectionInfo, ProtocolVersion};
 use url::Url;
 
 use super::error::reason;
-use crate::error::{BackendUrl, UrlError};
+use crate::backend::{BackendUrl, UrlError};
 
 /// The parameter for the PEM file of the certificate authorities that the server certificate is
 /// checked against. The default is the authorities of the system. The TLS parameters have the

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use crate::error::{BackendUrl, OpenError, UrlError};
+use crate::backend::{BackendUrl, OpenError, UrlError};
 use crate::model::{
     DisplayName, Epoch, Instance, InstanceChange, InstanceId, InstanceKey, Registration, ReplicaId,
     Scope, ScopeId, ScopeRecord,

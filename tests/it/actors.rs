@@ -13,17 +13,17 @@ use rollcalld::actor::{
     HeartbeatOutcome, Lifeline, Reconciler, RecordHeartbeats, RegisterInstance, RegistryActor,
     RollCall, RollCallReport, SchedulerActor,
 };
-use rollcalld::bus::{self, BusError, BusUrl, EventBus, ReadOutcome};
+use rollcalld::backend::BackendError;
 use rollcalld::clock::{Clock, SystemClock};
+use rollcalld::coordination::{self, Coordinator};
 use rollcalld::directory::{Directory, HeartbeatInfo};
+use rollcalld::event_log::{self, EventLog, ReadOutcome};
 use rollcalld::lease::{
-    Health, Identity, LeaseError, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal,
-    Renewed,
+    Health, Identity, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal, Renewed,
 };
 use rollcalld::model::{
-    DisplayName, Epoch, Event, EventId, EventKind, Instance, InstanceChange, InstanceId,
-    InstanceKey, Metadata, Presence, Registration, Scope, ScopeId, ScopeKind, ScopeRecord, Status,
-    Ttl,
+    DisplayName, Epoch, EventId, EventKind, Instance, InstanceChange, InstanceId, InstanceKey,
+    Metadata, Presence, Registration, Scope, ScopeId, ScopeKind, ScopeRecord, Status, Ttl,
 };
 use rollcalld::protection::{Limits, Protection};
 use rollcalld::store::{
@@ -289,13 +289,13 @@ struct FakeLeases {
 
 #[async_trait]
 impl LeaseStore for FakeLeases {
-    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError> {
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, BackendError> {
         self.batches.lock().unwrap().push(renewals.len());
         if let Some(gate) = &self.gate {
             gate.acquire().await.unwrap().forget();
         }
         if self.broken.load(Ordering::SeqCst) {
-            return Err(LeaseError::Unavailable("away".into()));
+            return Err(BackendError::Unavailable("away".into()));
         }
         let mut leases = self.leases.lock().unwrap();
         let renew = |renewal: &Renewal| Renewed {
@@ -305,14 +305,14 @@ impl LeaseStore for FakeLeases {
         Ok(renewals.iter().map(renew).collect())
     }
 
-    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, LeaseError> {
+    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, BackendError> {
         Ok(LeaseSnapshot {
             leases: vec![None; keys.len()],
             identity: Identity::default(),
         })
     }
 
-    async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {
+    async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), BackendError> {
         let mut leases = self.leases.lock().unwrap();
         keys.iter().for_each(|key| {
             leases.remove(key);
@@ -320,11 +320,11 @@ impl LeaseStore for FakeLeases {
         Ok(())
     }
 
-    async fn probe(&self) -> Result<Identity, LeaseError> {
+    async fn probe(&self) -> Result<Identity, BackendError> {
         Ok(Identity::default())
     }
 
-    async fn list(&self, cursor: ListCursor) -> Result<LeasePage, LeaseError> {
+    async fn list(&self, cursor: ListCursor) -> Result<LeasePage, BackendError> {
         let cursor = cursor.position;
         self.asked.lock().unwrap().push(cursor);
         Ok(LeasePage {
@@ -350,13 +350,13 @@ fn registry(
     store: &Arc<FakeStore>,
 ) -> (Addr<RegistryActor>, mpsc::UnboundedReceiver<&'static str>) {
     let directory = Arc::new(Directory::new(store.clone()));
-    registry_of(store, directory, memory_bus())
+    registry_of(store, directory, memory_log())
 }
 
 fn registry_of(
     store: &Arc<FakeStore>,
     directory: Arc<Directory>,
-    bus: Arc<dyn EventBus>,
+    log: Arc<dyn EventLog>,
 ) -> (Addr<RegistryActor>, mpsc::UnboundedReceiver<&'static str>) {
     let (lifeline, ended) = lifeline();
     let writer = Box::new(FakeWriter(Arc::clone(store)));
@@ -365,7 +365,8 @@ fn registry_of(
         writer,
         clock,
         directory,
-        bus,
+        log,
+        coordination::open(None),
         None,
         Arc::default(),
         lifeline,
@@ -373,17 +374,13 @@ fn registry_of(
     (actor.start(), ended)
 }
 
-fn memory_bus() -> Arc<dyn EventBus> {
-    bus::open(&BusUrl::Memory, Arc::new(SystemClock)).unwrap()
+fn memory_log() -> Arc<dyn EventLog> {
+    event_log::open(None, Arc::new(SystemClock))
 }
 
-fn expiry(
-    store: &Arc<FakeStore>,
-    leases: &Arc<FakeLeases>,
-    bus: Arc<dyn EventBus>,
-) -> ExpiryHandler {
+fn expiry(store: &Arc<FakeStore>, leases: &Arc<FakeLeases>) -> ExpiryHandler {
     let directory = Arc::new(Directory::new(store.clone()));
-    let (registry, _) = registry_of(store, directory.clone(), bus);
+    let (registry, _) = registry_of(store, directory.clone(), memory_log());
     let limits = Limits {
         ratio: 0.5,
         min: 10,
@@ -569,8 +566,8 @@ async fn writes_beyond_what_may_wait_are_refused_at_once() {
 async fn a_commit_without_confirmation_is_not_published() {
     let store = Arc::new(FakeStore::default());
     let directory = Arc::new(Directory::new(store.clone()));
-    let bus = memory_bus();
-    let (actor, _ended) = registry_of(&store, Arc::clone(&directory), Arc::clone(&bus));
+    let log = memory_log();
+    let (actor, _ended) = registry_of(&store, Arc::clone(&directory), Arc::clone(&log));
     store.fail_commit.store(true, Ordering::SeqCst);
     let outcome = actor.send(register("a:1")).await.unwrap();
     assert!(
@@ -579,13 +576,13 @@ async fn a_commit_without_confirmation_is_not_published() {
     );
     actor.send(Drain).await.unwrap();
     assert!(directory.find(&key("a:1")).is_none());
-    assert!(bus.head().await.unwrap().is_empty());
+    assert!(log.head().await.unwrap().is_empty());
     // A confirmed one is.
     store.fail_commit.store(false, Ordering::SeqCst);
     actor.send(register("b:1")).await.unwrap().unwrap();
     actor.send(Drain).await.unwrap();
     assert!(directory.find(&key("b:1")).is_some());
-    assert_eq!(bus.head().await.unwrap().sequence, 1);
+    assert_eq!(log.head().await.unwrap().sequence, 1);
 }
 
 #[actix::test]
@@ -624,7 +621,7 @@ fn heartbeats(
     known: &[&str],
 ) -> Addr<HeartbeatActor> {
     *store.registered.lock().unwrap() = Some(known.iter().map(|address| key(address)).collect());
-    HeartbeatActor::new(expiry(store, leases, memory_bus()), lifeline().0).start()
+    HeartbeatActor::new(expiry(store, leases), lifeline().0).start()
 }
 
 /// Heartbeats of instances that the sender does not know.
@@ -872,8 +869,8 @@ impl Clock for TestClock {
     }
 }
 
-/// An event log that records when it is called, and can be slow or unavailable.
-struct FakeBus {
+/// A coordinator that records when it is called, and can be slow or unavailable.
+struct FakeCoordinator {
     clock: Arc<TestClock>,
     published: Mutex<Vec<(String, String)>>,
     delay: Mutex<Duration>,
@@ -881,14 +878,14 @@ struct FakeBus {
 }
 
 #[async_trait]
-impl EventBus for FakeBus {
+impl Coordinator for FakeCoordinator {
     async fn publish_once(
         &self,
         channel: &str,
         _: &str,
         claim: &str,
         _: Duration,
-    ) -> Result<bool, BusError> {
+    ) -> Result<bool, BackendError> {
         assert_eq!(channel, "heartBeat");
         let now = self.clock.now();
         // The timer's own rounding; never early.
@@ -898,61 +895,49 @@ impl EventBus for FakeBus {
         let delay = *self.delay.lock().unwrap();
         sleep(delay).await;
         if self.away.load(Ordering::SeqCst) {
-            Err(BusError::Unavailable("away".into()))
+            Err(BackendError::Unavailable("away".into()))
         } else {
             Ok(true)
         }
     }
 
-    async fn try_claim(&self, _: &str, _: Duration) -> Result<bool, BusError> {
+    async fn try_claim(&self, _: &str, _: Duration) -> Result<bool, BackendError> {
         Ok(false)
-    }
-
-    async fn append(&self, events: &[Event]) -> Result<(), BusError> {
-        assert!(
-            events
-                .iter()
-                .all(|event| event.kind == EventKind::RollCalled)
-        );
-        Ok(())
-    }
-
-    async fn head(&self) -> Result<EventId, BusError> {
-        Ok(EventId::default())
-    }
-
-    async fn read(&self, _: EventId, _: Duration) -> Result<ReadOutcome, BusError> {
-        Ok(ReadOutcome::Lost)
     }
 }
 
 struct Roll {
     clock: Arc<TestClock>,
-    bus: Arc<FakeBus>,
+    coordinator: Arc<FakeCoordinator>,
+    log: Arc<dyn EventLog>,
     actor: Addr<SchedulerActor>,
 }
 
 impl Roll {
     fn start() -> Self {
         let clock = TestClock::new();
-        let bus = Arc::new(FakeBus {
-            clock: Arc::clone(&clock),
-            published: Mutex::default(),
-            delay: Mutex::default(),
-            away: AtomicBool::default(),
-        });
+        let (log, coordinator) = (
+            memory_log(),
+            FakeCoordinator {
+                clock: Arc::clone(&clock),
+                published: Mutex::default(),
+                delay: Mutex::default(),
+                away: AtomicBool::default(),
+            },
+        );
+        let coordinator = Arc::new(coordinator);
         let roll_call = RollCall {
             channel: "heartBeat".into(),
             message: "来自网关中心的心跳请求".into(),
             interval: Duration::from_secs(15),
         };
         let (store, lifeline) = (Arc::new(FakeStore::default()), lifeline().0);
-        let expiry = expiry(&store, &Arc::default(), bus.clone());
+        let expiry = expiry(&store, &Arc::default());
         let chores = BackgroundJobs {
             reconciler: Reconciler {
                 reader: store.clone(),
                 expiry: expiry.clone(),
-                bus: bus.clone(),
+                coordinator: coordinator.clone(),
                 cursor: Default::default(),
                 claim: Duration::from_secs(14),
             },
@@ -960,9 +945,21 @@ impl Roll {
             expiry,
             remove_offline_after: None,
         };
-        let actor = SchedulerActor::new(roll_call, chores, bus.clone(), clock.clone(), lifeline);
+        let actor = SchedulerActor::new(
+            roll_call,
+            chores,
+            coordinator.clone(),
+            log.clone(),
+            clock.clone(),
+            lifeline,
+        );
         let actor = actor.start();
-        Self { clock, bus, actor }
+        Self {
+            clock,
+            coordinator,
+            log,
+            actor,
+        }
     }
 
     async fn at(&self, seconds: u64) {
@@ -971,7 +968,7 @@ impl Roll {
     }
 
     fn published(&self) -> Vec<String> {
-        self.bus
+        self.coordinator
             .published
             .lock()
             .unwrap()
@@ -992,7 +989,7 @@ async fn the_roll_is_called_on_the_quarters_of_the_minute() {
     roll.at(61).await;
     assert_eq!(roll.published(), ["00:15", "00:30", "00:45", "01:00"]);
     let claims: HashSet<String> = roll
-        .bus
+        .coordinator
         .published
         .lock()
         .unwrap()
@@ -1001,6 +998,12 @@ async fn the_roll_is_called_on_the_quarters_of_the_minute() {
         .collect();
     assert_eq!(claims.len(), 4, "each tick has a claim of its own");
     assert_eq!(roll.report().await.sent, 4);
+    let read = roll.log.read(EventId::default(), Duration::ZERO).await;
+    let ReadOutcome::Events(entries) = read.unwrap() else {
+        panic!("events were lost");
+    };
+    let kinds: Vec<EventKind> = entries.into_iter().map(|entry| entry.event.kind).collect();
+    assert_eq!(kinds, vec![EventKind::RollCalled; 4]);
 }
 
 #[actix::test]
@@ -1048,7 +1051,7 @@ async fn a_stall_leads_to_no_burst() {
 async fn a_roll_call_that_is_under_way_is_not_overtaken() {
     tokio::time::pause();
     let roll = Roll::start();
-    *roll.bus.delay.lock().unwrap() = Duration::from_secs(20);
+    *roll.coordinator.delay.lock().unwrap() = Duration::from_secs(20);
     roll.at(61).await;
     assert_eq!(roll.published(), ["00:15", "00:45"]);
     let report = roll.report().await;
@@ -1059,9 +1062,9 @@ async fn a_roll_call_that_is_under_way_is_not_overtaken() {
 async fn a_roll_call_that_fails_is_counted_and_the_next_is_on_time() {
     tokio::time::pause();
     let roll = Roll::start();
-    roll.bus.away.store(true, Ordering::SeqCst);
+    roll.coordinator.away.store(true, Ordering::SeqCst);
     roll.at(31).await;
-    roll.bus.away.store(false, Ordering::SeqCst);
+    roll.coordinator.away.store(false, Ordering::SeqCst);
     roll.at(46).await;
     let report = roll.report().await;
     assert_eq!((report.sent, report.skipped), (1, 2));
@@ -1074,11 +1077,11 @@ async fn a_reconcile_of_many_leases_goes_on_where_the_last_one_ended() {
         pages: 250,
         ..FakeLeases::default()
     });
-    let (store, bus) = (Arc::new(FakeStore::default()), memory_bus());
+    let store = Arc::new(FakeStore::default());
     let reconciler = Reconciler {
         reader: store.clone(),
-        expiry: expiry(&store, &leases, bus.clone()),
-        bus,
+        expiry: expiry(&store, &leases),
+        coordinator: coordination::open(None),
         cursor: Default::default(),
         claim: Duration::from_millis(1),
     };

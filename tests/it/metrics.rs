@@ -125,7 +125,7 @@ async fn what_happens_is_counted<B: Backends>() {
         ),
         ("rollcall_backend_up{backend=\"store\"}", 1.0),
         ("rollcall_backend_up{backend=\"leases\"}", 1.0),
-        ("rollcall_backend_up{backend=\"bus\"}", 1.0),
+        ("rollcall_backend_up{backend=\"event_log\"}", 1.0),
         ("rollcall_lease_store_evicts", 0.0),
         ("rollcall_directory_stale", 0.0),
         ("rollcall_protection_active", 0.0),
@@ -210,7 +210,7 @@ async fn a_backend_that_is_away_is_seen() {
         let samples = Samples::of(&setup.daemon).await;
         let down = |backend| samples.get(backend) == 0.0;
         (down("rollcall_backend_up{backend=\"leases\"}")
-            && down("rollcall_backend_up{backend=\"bus\"}")
+            && down("rollcall_backend_up{backend=\"event_log\"}")
             && samples.get("rollcall_lease_errors_total{operation=\"probe\"}") >= 1.0
             && samples.get("rollcall_directory_stale") == 1.0)
             .then_some(())
@@ -221,7 +221,7 @@ async fn a_backend_that_is_away_is_seen() {
     let (_, overview) = setup.daemon.get("/v1/overview").await;
     assert_eq!(
         overview["backends"],
-        json!({"store": true, "leases": false, "bus": false, "leases_evicted": false})
+        json!({"store": true, "leases": false, "event_log": false, "leases_evicted": false})
     );
 }
 

@@ -17,9 +17,9 @@ use rollcalld::actor::{
     HeartbeatOutcome, Lifeline, RECONCILE, Reconciler, RecordHeartbeats, RegisterInstance,
     RegisterSweeper, RegistryActor, Revoke, RollCall, SchedulerActor,
 };
-use rollcalld::bus::{EventBus, ReadOutcome};
 use rollcalld::clock::Clock;
 use rollcalld::directory::{Directory, HeartbeatInfo, InstanceFilter};
+use rollcalld::event_log::{EventLog, ReadOutcome};
 use rollcalld::feed::EventBroadcast;
 use rollcalld::lease::Health;
 use rollcalld::model::{
@@ -149,7 +149,6 @@ impl Replica {
             clock,
         } = backends;
         let leases = leases.of(number);
-        let bus: Arc<dyn EventBus> = leases.clone();
         let Store { reader, writer } = store.open();
         let lifeline = || Lifeline::new("tested", mpsc::unbounded_channel().0);
         let directory = Arc::new(Directory::new(reader.clone()));
@@ -157,7 +156,8 @@ impl Replica {
             writer,
             clock.clone(),
             directory.clone(),
-            bus.clone(),
+            leases.clone(),
+            leases.clone(),
             None,
             Arc::default(),
             lifeline(),
@@ -171,7 +171,7 @@ impl Replica {
         };
         let health = Arc::<Health>::default();
         let expiry = ExpiryHandler {
-            leases: observed(leases, &health),
+            leases: observed(leases.clone(), &health),
             health: health.clone(),
             directory: directory.clone(),
             protection: Arc::new(Protection::new(limits, health)),
@@ -183,7 +183,7 @@ impl Replica {
             reconciler: Reconciler {
                 reader: reader.clone(),
                 expiry: expiry.clone(),
-                bus: bus.clone(),
+                coordinator: leases.clone(),
                 cursor: Default::default(),
                 claim: RECONCILE - Duration::from_secs(1),
             },
@@ -196,8 +196,14 @@ impl Replica {
             message: "?".into(),
             interval: Duration::from_secs(5),
         };
-        let scheduler =
-            SchedulerActor::new(roll_call, chores, bus.clone(), clock.clone(), lifeline());
+        let scheduler = SchedulerActor::new(
+            roll_call,
+            chores,
+            leases.clone(),
+            leases.clone(),
+            clock.clone(),
+            lifeline(),
+        );
         let (alive, ended) = oneshot::channel::<()>();
         // Its intervals would go on without it.
         let scheduler = SchedulerActor::create(|context| {
@@ -213,8 +219,8 @@ impl Replica {
         let follower = Follower {
             directory: directory.clone(),
             reader,
-            bus: bus.clone(),
-            feed: Arc::new(EventBroadcast::new(bus.clone())),
+            log: leases.clone(),
+            feed: Arc::new(EventBroadcast::new(leases)),
             expiry,
             clock: clock.clone(),
             _lifeline: lifeline(),

@@ -8,9 +8,10 @@ use reqwest::Method;
 use rollcalld::actor::{
     ExpiryHandler, Lifeline, Mailbox, ReconcileResult, Reconciler, RegistryActor,
 };
-use rollcalld::bus::{self, BusUrl, EventBus};
 use rollcalld::clock::SystemClock;
+use rollcalld::coordination;
 use rollcalld::directory::Directory;
+use rollcalld::event_log;
 use rollcalld::lease::{self, Health, LeaseStore, LeaseUrl, Renewal};
 use rollcalld::model::{InstanceKey, Registration, ScopeKind, Ttl, Weight};
 use rollcalld::protection::{Limits, Protection};
@@ -95,7 +96,6 @@ struct Fixture {
     reader: Arc<dyn RegistryReader>,
     leases: Arc<dyn LeaseStore>,
     registry: Mailbox<RegistryActor>,
-    bus: Arc<dyn EventBus>,
     redis: Redis,
 }
 
@@ -111,14 +111,15 @@ impl Fixture {
         let backend = lease::open(&url, clock.clone()).unwrap();
         let leases = backend.connect();
         let directory = Arc::new(Directory::new(reader.clone()));
-        let bus_url = BusUrl::Redis(backend.redis().unwrap().clone());
-        let bus = bus::open(&bus_url, clock.clone()).unwrap();
+        let log = event_log::open(backend.redis(), clock.clone());
+        let coordinator = coordination::open(backend.redis());
         let lifeline = Lifeline::new("tested", mpsc::unbounded_channel().0);
         let actor = RegistryActor::new(
             writer,
             clock.clone(),
             directory.clone(),
-            bus.clone(),
+            log,
+            coordinator.clone(),
             None,
             Arc::default(),
             lifeline,
@@ -146,7 +147,7 @@ impl Fixture {
         let reconciler = Reconciler {
             reader: reader.clone(),
             expiry,
-            bus: bus.clone(),
+            coordinator,
             cursor: Default::default(),
             claim: Duration::from_millis(1),
         };
@@ -155,7 +156,6 @@ impl Fixture {
             reader,
             leases,
             registry,
-            bus,
             redis,
         }
     }
@@ -260,7 +260,7 @@ async fn a_reconcile_marks_no_instance_offline_without_the_leases() {
     fixture.register(&keys).await;
     fixture.renew(&keys).await;
     assert_eq!(fixture.reconcile().await.recovered, 20);
-    fixture.reconciler.bus = bus::open(&BusUrl::Memory, Arc::new(SystemClock)).unwrap();
+    fixture.reconciler.coordinator = coordination::open(None);
     fixture.redis.kill();
     fixture.reconciler.run().await.unwrap_err();
     for key in &keys {
@@ -273,7 +273,8 @@ async fn one_daemon_reconciles_at_a_time() {
     let fixture = Fixture::new().await;
     assert!(
         fixture
-            .bus
+            .reconciler
+            .coordinator
             .try_claim("reconcile", Duration::from_secs(60))
             .await
             .unwrap()

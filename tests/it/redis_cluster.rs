@@ -1,4 +1,4 @@
-//! A Redis Cluster as the lease store and the bus.
+//! A Redis Cluster as the lease store and for the event log.
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -82,7 +82,7 @@ async fn after_redis_was_away_the_next_roll_call_is_on_time_and_alone() {
     on_each_quarter(&heard, 2);
     let missed = setup
         .log()
-        .matches("skipped 1 roll call(s): the bus is unavailable")
+        .matches("skipped 1 roll call(s): it could not be published")
         .count();
     assert_eq!(missed, 3, "{}", setup.log());
 }

@@ -105,8 +105,8 @@ async fn events_that_the_log_refuses_are_logged_once_and_appended_later() {
         let samples = Samples::of(&daemon).await;
         let (_, overview) = daemon.get("/v1/overview").await;
         let seen = samples.get("rollcall_events_waiting") >= 3.0
-            && samples.get("rollcall_backend_up{backend=\"bus\"}") == 0.0
-            && overview["backends"]["bus"] == false;
+            && samples.get("rollcall_backend_up{backend=\"event_log\"}") == 0.0
+            && overview["backends"]["event_log"] == false;
         seen.then_some(())
     })
     .await;
@@ -125,10 +125,10 @@ async fn events_that_the_log_refuses_are_logged_once_and_appended_later() {
             .expect("instance.registered", Duration::from_secs(20))
             .await;
     }
-    eventually(Duration::from_secs(10), "the bus is up", || async {
+    eventually(Duration::from_secs(10), "the event log is up", || async {
         let samples = Samples::of(&daemon).await;
         let up = samples.get("rollcall_events_waiting") == 0.0
-            && samples.get("rollcall_backend_up{backend=\"bus\"}") == 1.0;
+            && samples.get("rollcall_backend_up{backend=\"event_log\"}") == 1.0;
         up.then_some(())
     })
     .await;

@@ -19,8 +19,9 @@ pub use self::record::{
 };
 use self::renewals::Renewals;
 use super::{ExpiryHandler, Lifeline, Ping, admit};
+use crate::backend::BackendError;
 use crate::directory::Directory;
-use crate::lease::{Lease, LeaseError, LeaseStore};
+use crate::lease::{Lease, LeaseStore};
 use crate::metrics::Metrics;
 use crate::model::{InstanceKey, Ttl};
 
@@ -74,14 +75,14 @@ admit!(HeartbeatActor);
 
 /// Ends leases at once. Idempotent.
 #[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<(), LeaseError>")]
+#[rtype(result = "Result<(), BackendError>")]
 pub struct Revoke {
     /// The instances that are deregistered.
     pub keys: Vec<InstanceKey>,
 }
 
 impl Handler<Revoke> for HeartbeatActor {
-    type Result = ResponseFuture<Result<(), LeaseError>>;
+    type Result = ResponseFuture<Result<(), BackendError>>;
 
     fn handle(&mut self, message: Revoke, _: &mut Context<Self>) -> Self::Result {
         let leases = Arc::clone(&self.leases);
@@ -91,14 +92,14 @@ impl Handler<Revoke> for HeartbeatActor {
 
 /// Returns the remaining time of each lease, `None` where there is none. No effect.
 #[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Vec<Option<Lease>>, LeaseError>")]
+#[rtype(result = "Result<Vec<Option<Lease>>, BackendError>")]
 pub struct GetLeases {
     /// The instances of the leases.
     pub keys: Vec<InstanceKey>,
 }
 
 impl Handler<GetLeases> for HeartbeatActor {
-    type Result = ResponseFuture<Result<Vec<Option<Lease>>, LeaseError>>;
+    type Result = ResponseFuture<Result<Vec<Option<Lease>>, BackendError>>;
 
     fn handle(&mut self, message: GetLeases, _: &mut Context<Self>) -> Self::Result {
         let leases = Arc::clone(&self.leases);
@@ -146,11 +147,11 @@ impl Handler<Sweep> for HeartbeatActor {
 
 /// Checks that the lease store answers. No effect.
 #[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "Result<(), LeaseError>")]
+#[rtype(result = "Result<(), BackendError>")]
 pub struct ProbeLeases;
 
 impl Handler<ProbeLeases> for HeartbeatActor {
-    type Result = ResponseFuture<Result<(), LeaseError>>;
+    type Result = ResponseFuture<Result<(), BackendError>>;
 
     fn handle(&mut self, _: ProbeLeases, _: &mut Context<Self>) -> Self::Result {
         let leases = Arc::clone(&self.leases);

@@ -9,8 +9,9 @@ use actix::{Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
 use super::HeartbeatActor;
 use super::new_leases::{NewLeases, record_and_wait};
 use super::renewals::{Renew, Renewals, Waiter, ended};
+use crate::backend::BackendError;
 use crate::directory::{Directory, DirectoryError, HeartbeatInfo};
-use crate::lease::{LeaseError, LeaseStore, Renewal, Renewed};
+use crate::lease::{LeaseStore, Renewal, Renewed};
 use crate::metrics::Metrics;
 use crate::model::{InstanceKey, Ttl, Weight};
 
@@ -19,7 +20,7 @@ use crate::model::{InstanceKey, Ttl, Weight};
 pub enum HeartbeatError {
     /// The lease store gave no answer.
     #[error(transparent)]
-    Leases(#[from] LeaseError),
+    Leases(#[from] BackendError),
     /// The registry store did not answer whether the instance is registered.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
@@ -211,7 +212,7 @@ impl HeartbeatRecorder {
         &self,
         renewals: &[Renewal],
         infos: &[HeartbeatInfo],
-    ) -> Result<(Vec<Renewed>, NewLeases), LeaseError> {
+    ) -> Result<(Vec<Renewed>, NewLeases), BackendError> {
         let renew = Renew(renewals.to_vec(), infos.to_vec());
         let renewed = self.actor.send(renew).await;
         let renewed = renewed.unwrap_or_else(|_| Err(ended()))?;

@@ -14,8 +14,9 @@ use tokio::time::{Instant, timeout};
 
 use super::HeartbeatActor;
 use super::record::Outcomes;
+use crate::backend::BackendError;
 use crate::directory::{Directory, HeartbeatInfo};
-use crate::lease::{LeaseError, LeaseStore, Renewal, Renewed};
+use crate::lease::{LeaseStore, Renewal, Renewed};
 
 /// The most leases in one round trip: a script delays all other clients of Redis.
 const MAX_BATCH: usize = 1000;
@@ -43,7 +44,7 @@ pub(super) enum Waiter {
     /// Heartbeats of instances that the Directory knows.
     RecordHeartbeats(Option<OneshotSender<Outcomes>>),
     /// The sender of [`Renew`].
-    Renew(oneshot::Sender<Result<Vec<Renewed>, LeaseError>>),
+    Renew(oneshot::Sender<Result<Vec<Renewed>, BackendError>>),
 }
 
 impl Renewals {
@@ -103,7 +104,7 @@ impl HeartbeatActor {
         context.spawn(round_trip.map(
             |(outcome, batch), actor: &mut Self, context: &mut Context<Self>| {
                 actor.under_way = false;
-                if let Err(error @ LeaseError::Unavailable(_)) = &outcome {
+                if let Err(error @ BackendError::Unavailable(_)) = &outcome {
                     // A further attempt would only fail later.
                     let all = actor.renewals.take(usize::MAX);
                     actor.answer(all, &Err(error.clone()), context);
@@ -119,7 +120,7 @@ impl HeartbeatActor {
     fn answer(
         &self,
         batch: Batch,
-        outcome: &Result<Vec<Renewed>, LeaseError>,
+        outcome: &Result<Vec<Renewed>, BackendError>,
         context: &Context<Self>,
     ) {
         // Also without an answer: the lease may be alive until then.
@@ -167,14 +168,17 @@ fn watch(directory: &Directory, renewals: &[Renewal], infos: &[HeartbeatInfo]) {
 }
 
 /// Renews leases in as few round trips as possible, and stops at the first failure.
-async fn renew(leases: &dyn LeaseStore, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError> {
+async fn renew(
+    leases: &dyn LeaseStore,
+    renewals: &[Renewal],
+) -> Result<Vec<Renewed>, BackendError> {
     let mut renewed = Vec::with_capacity(renewals.len());
     for part in renewals.chunks(MAX_BATCH) {
         match timeout(ROUND_TRIP, leases.renew(part)).await {
             Ok(outcome) => renewed.extend(outcome?),
             Err(_) => {
                 let late = format!("no answer within {ROUND_TRIP:?}");
-                return Err(LeaseError::Unavailable(late));
+                return Err(BackendError::Unavailable(late));
             }
         }
     }
@@ -183,11 +187,11 @@ async fn renew(leases: &dyn LeaseStore, renewals: &[Renewal]) -> Result<Vec<Rene
 
 /// Adds renewals to the next round trip.
 #[derive(Message)]
-#[rtype(result = "Result<Vec<Renewed>, LeaseError>")]
+#[rtype(result = "Result<Vec<Renewed>, BackendError>")]
 pub(super) struct Renew(pub(super) Vec<Renewal>, pub(super) Vec<HeartbeatInfo>);
 
 impl Handler<Renew> for HeartbeatActor {
-    type Result = ResponseFuture<Result<Vec<Renewed>, LeaseError>>;
+    type Result = ResponseFuture<Result<Vec<Renewed>, BackendError>>;
 
     fn handle(
         &mut self,
@@ -203,6 +207,6 @@ impl Handler<Renew> for HeartbeatActor {
 }
 
 /// Returns the error for a caller whose actor ended before it answered.
-pub(super) fn ended() -> LeaseError {
-    LeaseError::Unavailable("the heartbeat actor has ended".into())
+pub(super) fn ended() -> BackendError {
+    BackendError::Unavailable("the heartbeat actor has ended".into())
 }

@@ -26,9 +26,10 @@ pub use self::outbox::RefreshNotice;
 pub use self::queue::Write;
 use self::queue::{Done, Queue};
 use super::{Lifeline, Ping, admit};
-use crate::bus::EventBus;
 use crate::clock::Clock;
+use crate::coordination::Coordinator;
 use crate::directory::Directory;
+use crate::event_log::EventLog;
 use crate::metrics::Metrics;
 use crate::model::{Event, Registration};
 use crate::store::{MigrateError, Registered, RegistryWriter, StoreError};
@@ -53,11 +54,16 @@ pub struct RegistryActor {
 impl RegistryActor {
     /// Takes the writer, so that no other code can write. `announcement` is published when the
     /// available instances of a service change.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one for each thing that the actor uses"
+    )]
     pub fn new(
         writer: Box<dyn RegistryWriter>,
         clock: Arc<dyn Clock>,
         directory: Arc<Directory>,
-        bus: Arc<dyn EventBus>,
+        log: Arc<dyn EventLog>,
+        coordinator: Arc<dyn Coordinator>,
         announcement: Option<RefreshNotice>,
         metrics: Arc<Metrics>,
         lifeline: Lifeline,
@@ -66,7 +72,7 @@ impl RegistryActor {
             writer: Some(writer),
             queue: Queue::default(),
             unsettled: VecDeque::new(),
-            outbox: Outbox::new(bus, announcement, Arc::clone(&metrics)),
+            outbox: Outbox::new(log, coordinator, announcement, Arc::clone(&metrics)),
             drains: Vec::new(),
             clock,
             directory,

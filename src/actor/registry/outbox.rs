@@ -11,7 +11,9 @@ use actix::{ActorFutureExt, AsyncContext, Context};
 use tokio::time::Instant;
 
 use super::RegistryActor;
-use crate::bus::{BusError, EventBus};
+use crate::backend::BackendError;
+use crate::coordination::Coordinator;
+use crate::event_log::EventLog;
 use crate::metrics::Metrics;
 use crate::model::{Event, EventKind};
 
@@ -42,7 +44,8 @@ pub struct RefreshNotice {
 
 /// Events on their way to the event log, in the order of the commits.
 pub(super) struct Outbox {
-    bus: Arc<dyn EventBus>,
+    log: Arc<dyn EventLog>,
+    coordinator: Arc<dyn Coordinator>,
     waiting: VecDeque<Event>,
     sending: bool,
     /// Since when the event log has accepted no event.
@@ -64,12 +67,14 @@ enum RefreshState {
 
 impl Outbox {
     pub(super) fn new(
-        bus: Arc<dyn EventBus>,
+        log: Arc<dyn EventLog>,
+        coordinator: Arc<dyn Coordinator>,
         announcement: Option<RefreshNotice>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            bus,
+            log,
+            coordinator,
             waiting: VecDeque::new(),
             sending: false,
             failing: None,
@@ -99,12 +104,12 @@ impl Outbox {
 
     /// Updates the metrics after an append, and logs when the event log becomes unavailable or
     /// available.
-    fn note(&mut self, outcome: &Result<(), BusError>) {
+    fn note(&mut self, outcome: &Result<(), BackendError>) {
         let waiting = self.waiting.len();
         self.metrics
             .events_waiting
             .set(i64::try_from(waiting).unwrap_or(i64::MAX));
-        self.metrics.backends.bus.writes(outcome.is_ok());
+        self.metrics.backends.event_log.writes(outcome.is_ok());
         match (outcome, self.failing) {
             (Err(error), None) => {
                 self.failing = Some(Instant::now());
@@ -132,8 +137,8 @@ impl RegistryActor {
         outbox.sending = true;
         let count = outbox.waiting.len().min(MAX_BATCH);
         let batch: Vec<Event> = outbox.waiting.drain(..count).collect();
-        let bus = Arc::clone(&outbox.bus);
-        let sending = async move { (bus.append(&batch).await, batch) };
+        let log = Arc::clone(&outbox.log);
+        let sending = async move { (log.append(&batch).await, batch) };
         context.spawn(wrap_future(sending).map(
             |(outcome, batch), actor: &mut Self, context: &mut Context<Self>| {
                 let outbox = &mut actor.outbox;
@@ -172,9 +177,10 @@ impl RegistryActor {
             return;
         };
         self.outbox.announcing = RefreshState::Busy;
-        let bus = Arc::clone(&self.outbox.bus);
+        let coordinator = Arc::clone(&self.outbox.coordinator);
         let publishing = async move {
-            bus.publish_once(&channel, &message, ANNOUNCE_CLAIM, ANNOUNCE_EVERY)
+            coordinator
+                .publish_once(&channel, &message, ANNOUNCE_CLAIM, ANNOUNCE_EVERY)
                 .await
         };
         context.spawn(wrap_future(publishing).map(

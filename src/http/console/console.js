@@ -142,7 +142,7 @@ function drawBanners() {
   const banners = [];
   if (state === "lost") banners.push(banner("bad", word("lostText")));
   if (overview) {
-    const unavailable = ["store", "leases", "bus"].filter((name) => !overview.backends[name]).map(word);
+    const unavailable = ["store", "leases", "event_log"].filter((name) => !overview.backends[name]).map(word);
     if (unavailable.length > 0) banners.push(banner("bad", word("unavailable") + unavailable.join(", ")));
     if (overview.backends.leases_evicted) banners.push(banner("warn", word("leasesEvicted")));
     if (overview.stale) banners.push(banner("warn", word("staleText")));

@@ -22,7 +22,7 @@ use tokio_postgres::{Client, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::form_urlencoded;
 
-use crate::error::{BackendUrl, UrlError};
+use crate::backend::{BackendUrl, UrlError};
 
 /// The longest wait for a free connection.
 const POOL_WAIT: Duration = Duration::from_millis(500);

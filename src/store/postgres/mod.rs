@@ -28,7 +28,7 @@ pub(super) use self::connect::check_url;
 use self::reader::PostgresReader;
 use self::writer::PostgresWriter;
 use super::{Store, StoreError};
-use crate::error::{BackendUrl, OpenError};
+use crate::backend::{BackendUrl, OpenError};
 use crate::model::InstanceKey;
 
 /// The most connections for reads.

@@ -29,7 +29,7 @@ use self::reader::SqliteReader;
 use self::thread::SqliteThread;
 use self::writer::SqliteWriter;
 use super::Store;
-use crate::error::OpenError;
+use crate::backend::OpenError;
 use crate::model::{Scope, ScopeRecord};
 
 /// How long a statement waits for another program that has locked the file.

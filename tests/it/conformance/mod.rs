@@ -1,6 +1,7 @@
 //! One suite for each port, which every backend passes whole.
 
-mod bus;
+mod coordination;
+mod event_log;
 mod lease_store;
 mod registry_store;
 

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rollcalld::bus::{self, BusError, BusUrl, EventBus, ReadOutcome};
+use rollcalld::backend::BackendError;
 use rollcalld::clock::Clock;
+use rollcalld::coordination::{self, Coordinator};
+use rollcalld::event_log::{self, EventLog, ReadOutcome};
 use rollcalld::lease::{
-    Identity, Lease, LeaseError, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal, Renewed,
+    Identity, Lease, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal, Renewed,
 };
 use rollcalld::model::{Epoch, Event, EventId, InstanceKey};
 use tokio::time::Instant;
@@ -39,7 +41,8 @@ struct Server {
     leases: Leases,
     /// The leases as they were at some moments before.
     history: Vec<(Instant, Leases)>,
-    log: Arc<dyn EventBus>,
+    log: Arc<dyn EventLog>,
+    coordinator: Arc<dyn Coordinator>,
 }
 
 /// All servers there ever were, and which of them each replica reaches.
@@ -55,19 +58,16 @@ struct State {
 }
 
 impl State {
-    fn add(&mut self, leases: Leases, log: Arc<dyn EventBus>) -> usize {
+    fn add(&mut self, leases: Leases) -> usize {
         self.servers.push(Server {
             name: format!("server-{}", self.servers.len()),
             mode: Mode::Works,
             leases,
             history: Vec::new(),
-            log,
+            log: event_log::open(None, self.clock.clone()),
+            coordinator: coordination::open(None),
         });
         self.servers.len() - 1
-    }
-
-    fn new_log(&self) -> Arc<dyn EventBus> {
-        bus::open(&BusUrl::Memory, self.clock.clone()).unwrap()
     }
 }
 
@@ -80,12 +80,11 @@ impl LeaseServers {
             servers: Vec::new(),
             routes: vec![0; replicas],
         };
-        let log = state.new_log();
-        state.add(Leases::new(), log);
+        state.add(Leases::new());
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// The lease store and the event log of a replica, wherever it is led.
+    /// The lease store, the event log and the coordinator of a replica, wherever it is led.
     pub(crate) fn of(&self, replica: usize) -> Arc<Route> {
         Arc::new(Route {
             servers: self.clone(),
@@ -105,8 +104,7 @@ impl LeaseServers {
             Some((_, leases)) => leases.clone(),
             None => Leases::new(),
         };
-        let log = state.new_log();
-        let new = state.add(leases, log);
+        let new = state.add(leases);
         state.routes[replica] = new;
     }
 
@@ -122,8 +120,7 @@ impl LeaseServers {
     pub(crate) fn empty(&self, replica: usize) {
         let mut state = self.0.lock().unwrap();
         let old = state.routes[replica];
-        let log = state.new_log();
-        let new = state.add(Leases::new(), log);
+        let new = state.add(Leases::new());
         for route in &mut state.routes {
             if *route == old {
                 *route = new;
@@ -158,7 +155,7 @@ impl LeaseServers {
     }
 
     /// The event logs of all servers there ever were.
-    pub(crate) fn logs(&self) -> Vec<Arc<dyn EventBus>> {
+    pub(crate) fn logs(&self) -> Vec<Arc<dyn EventLog>> {
         let state = self.0.lock().unwrap();
         let logs = state.servers.iter().map(|server| server.log.clone());
         logs.collect()
@@ -176,14 +173,14 @@ impl Route {
         &self,
         writes: bool,
         ask: impl FnOnce(&mut Server, i64) -> T,
-    ) -> Result<T, LeaseError> {
+    ) -> Result<T, BackendError> {
         let mut state = self.servers.0.lock().unwrap();
         let now = state.clock.now().timestamp_millis() + state.skew;
         let server = state.routes[self.replica];
         let server = &mut state.servers[server];
         match server.mode {
-            Mode::Stopped => Err(LeaseError::Unavailable("it has stopped".into())),
-            Mode::RefusesWrites if writes => Err(LeaseError::Refused("OOM".into())),
+            Mode::Stopped => Err(BackendError::Unavailable("it has stopped".into())),
+            Mode::RefusesWrites if writes => Err(BackendError::Refused("OOM".into())),
             _ => {
                 let answer = ask(server, now);
                 if writes {
@@ -194,9 +191,12 @@ impl Route {
         }
     }
 
-    fn log(&self, writes: bool) -> Result<Arc<dyn EventBus>, BusError> {
-        let log = self.ask(writes, |server, _| server.log.clone());
-        log.map_err(|error| BusError::Unavailable(error.to_string()))
+    fn log(&self, writes: bool) -> Result<Arc<dyn EventLog>, BackendError> {
+        self.ask(writes, |server, _| server.log.clone())
+    }
+
+    fn coordinator(&self) -> Result<Arc<dyn Coordinator>, BackendError> {
+        self.ask(true, |server, _| server.coordinator.clone())
     }
 }
 
@@ -206,7 +206,7 @@ fn identity(server: &Server) -> Identity {
 
 #[async_trait]
 impl LeaseStore for Route {
-    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, LeaseError> {
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, BackendError> {
         let now = Instant::now();
         self.ask(true, |server, millis| {
             let renew = |renewal: &Renewal| {
@@ -225,7 +225,7 @@ impl LeaseStore for Route {
         })
     }
 
-    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, LeaseError> {
+    async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, BackendError> {
         let now = Instant::now();
         self.ask(false, |server, _| {
             let look = |key| {
@@ -240,7 +240,7 @@ impl LeaseStore for Route {
         })
     }
 
-    async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), LeaseError> {
+    async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), BackendError> {
         self.ask(true, |server, _| {
             for key in keys {
                 server.leases.remove(key);
@@ -248,11 +248,11 @@ impl LeaseStore for Route {
         })
     }
 
-    async fn probe(&self) -> Result<Identity, LeaseError> {
+    async fn probe(&self) -> Result<Identity, BackendError> {
         self.ask(true, |server, _| identity(server))
     }
 
-    async fn list(&self, _: ListCursor) -> Result<LeasePage, LeaseError> {
+    async fn list(&self, _: ListCursor) -> Result<LeasePage, BackendError> {
         let now = Instant::now();
         self.ask(false, |server, _| LeasePage {
             keys: (server.leases.iter())
@@ -265,31 +265,36 @@ impl LeaseStore for Route {
 }
 
 #[async_trait]
-impl EventBus for Route {
+impl Coordinator for Route {
     async fn publish_once(
         &self,
         channel: &str,
         message: &str,
         claim: &str,
         remember: Duration,
-    ) -> Result<bool, BusError> {
-        let log = self.log(true)?;
-        log.publish_once(channel, message, claim, remember).await
+    ) -> Result<bool, BackendError> {
+        let coordinator = self.coordinator()?;
+        coordinator
+            .publish_once(channel, message, claim, remember)
+            .await
     }
 
-    async fn try_claim(&self, claim: &str, remember: Duration) -> Result<bool, BusError> {
-        self.log(true)?.try_claim(claim, remember).await
+    async fn try_claim(&self, claim: &str, remember: Duration) -> Result<bool, BackendError> {
+        self.coordinator()?.try_claim(claim, remember).await
     }
+}
 
-    async fn append(&self, events: &[Event]) -> Result<(), BusError> {
+#[async_trait]
+impl EventLog for Route {
+    async fn append(&self, events: &[Event]) -> Result<(), BackendError> {
         self.log(true)?.append(events).await
     }
 
-    async fn head(&self) -> Result<EventId, BusError> {
+    async fn head(&self) -> Result<EventId, BackendError> {
         self.log(false)?.head().await
     }
 
-    async fn read(&self, after: EventId, wait: Duration) -> Result<ReadOutcome, BusError> {
+    async fn read(&self, after: EventId, wait: Duration) -> Result<ReadOutcome, BackendError> {
         self.log(false)?.read(after, wait).await
     }
 }

@@ -1,4 +1,4 @@
-//! The event bus in the memory of this process, for a single replica.
+//! The event log in the memory of this process, for a single replica.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
@@ -10,13 +10,12 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::{
-    BusError, EventBus, LOG_CAPACITY, LogEntry, READ_LIMIT, ReadOutcome, TRANSITION_MEMORY,
-};
+use super::{EventLog, LOG_CAPACITY, LogEntry, READ_LIMIT, ReadOutcome, TRANSITION_MEMORY};
+use crate::backend::BackendError;
 use crate::clock::Clock;
 use crate::model::{Event, EventId, EventKind, InstanceId};
 
-pub(super) struct MemoryBus {
+pub(super) struct MemoryEventLog {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
     appended: Notify,
@@ -24,8 +23,6 @@ pub(super) struct MemoryBus {
 
 #[derive(Default)]
 struct State {
-    /// The time at which each claim expires.
-    claims: HashMap<String, Instant>,
     log: VecDeque<LogEntry>,
     /// The last transition of each instance that changed within [`TRANSITION_MEMORY`].
     transitions: HashMap<InstanceId, Transition>,
@@ -43,16 +40,6 @@ struct Transition {
 const MIN_SWEEP: usize = 1024;
 
 impl State {
-    fn claim(&mut self, claim: &str, ttl: Duration) -> bool {
-        let now = Instant::now();
-        self.claims.retain(|_, expires_at| *expires_at > now);
-        if self.claims.contains_key(claim) {
-            return false;
-        }
-        self.claims.insert(claim.to_owned(), now + ttl);
-        true
-    }
-
     fn append(&mut self, event: &Event, epoch: u64) {
         if event.kind == EventKind::EventsLost {
             // A restored registry store may assign the same revisions again.
@@ -129,7 +116,7 @@ impl State {
     }
 }
 
-impl MemoryBus {
+impl MemoryEventLog {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
@@ -140,23 +127,8 @@ impl MemoryBus {
 }
 
 #[async_trait]
-impl EventBus for MemoryBus {
-    async fn publish_once(
-        &self,
-        _: &str,
-        _: &str,
-        claim: &str,
-        ttl: Duration,
-    ) -> Result<bool, BusError> {
-        // No subscriber can reach the memory of this process.
-        self.try_claim(claim, ttl).await
-    }
-
-    async fn try_claim(&self, claim: &str, ttl: Duration) -> Result<bool, BusError> {
-        Ok(self.state.lock().claim(claim, ttl))
-    }
-
-    async fn append(&self, events: &[Event]) -> Result<(), BusError> {
+impl EventLog for MemoryEventLog {
+    async fn append(&self, events: &[Event]) -> Result<(), BackendError> {
         // Only the first event of the log uses this epoch; later events continue it.
         let epoch = u64::try_from(self.clock.now().timestamp_millis()).unwrap_or(1);
         {
@@ -169,11 +141,11 @@ impl EventBus for MemoryBus {
         Ok(())
     }
 
-    async fn head(&self) -> Result<EventId, BusError> {
+    async fn head(&self) -> Result<EventId, BackendError> {
         Ok(self.state.lock().head())
     }
 
-    async fn read(&self, after: EventId, wait: Duration) -> Result<ReadOutcome, BusError> {
+    async fn read(&self, after: EventId, wait: Duration) -> Result<ReadOutcome, BackendError> {
         let mut appended = pin!(self.appended.notified());
         appended.as_mut().enable();
         let outcome = self.state.lock().read(after);

@@ -1,12 +1,12 @@
-//! The suite of the event bus.
+//! The suite of the event log.
 
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use rollcalld::bus::{self, BusUrl, EventBus, LogEntry, ReadOutcome};
 use rollcalld::clock::SystemClock;
+use rollcalld::event_log::{self, EventLog, LogEntry, ReadOutcome};
 use rollcalld::model::{
     Event, EventId, EventKind, Instance, InstanceId, InstanceKey, Metadata, Presence, ScopeKind,
     Status,
@@ -18,14 +18,14 @@ use crate::support::eventually;
 use crate::support::redis::Redis;
 
 pub(super) struct Fixture {
-    bus: Arc<dyn EventBus>,
+    log: Arc<dyn EventLog>,
     /// The server, kept alive.
     _servers: Box<dyn Any>,
 }
 
 async fn memory() -> Fixture {
     Fixture {
-        bus: bus::open(&BusUrl::Memory, Arc::new(SystemClock)).unwrap(),
+        log: event_log::open(None, Arc::new(SystemClock)),
         _servers: Box::new(()),
     }
 }
@@ -33,15 +33,14 @@ async fn memory() -> Fixture {
 async fn redis(program: &str) -> Fixture {
     let redis = Redis::start_program(program, |_| Vec::new()).await;
     Fixture {
-        bus: open(&redis),
+        log: open(&redis),
         _servers: Box::new(redis),
     }
 }
 
-fn open(redis: &Redis) -> Arc<dyn EventBus> {
+fn open(redis: &Redis) -> Arc<dyn EventLog> {
     let backend = RedisBackend::open(&redis.url().parse().unwrap()).unwrap();
-    let url = BusUrl::Redis(backend);
-    bus::open(&url, Arc::new(SystemClock)).unwrap()
+    event_log::open(Some(&backend), Arc::new(SystemClock))
 }
 
 suite! {
@@ -50,9 +49,6 @@ suite! {
         on_redis => super::redis("redis-server"),
         on_valkey => super::redis(&crate::valkey::program());
     tests: {
-        a_claim_publishes_once_until_it_is_forgotten,
-        of_many_claims_at_once_one_publishes,
-        a_claim_is_one_daemons_until_it_is_forgotten,
         events_are_read_in_order_without_a_gap,
         a_read_that_waits_for_an_event_is_woken_by_it,
         an_id_that_the_log_does_not_know_has_lost_what_followed,
@@ -61,64 +57,6 @@ suite! {
         after_a_resync_a_smaller_revision_is_a_transition,
         events_other_than_transitions_are_appended_as_they_arrive,
     }
-}
-
-async fn a_claim_publishes_once_until_it_is_forgotten(fixture: Fixture) {
-    let publish = async |message: &'static str, claim: &'static str| {
-        let remember = Duration::from_millis(400);
-        let bus = &fixture.bus;
-        bus.publish_once("channel", message, claim, remember)
-            .await
-            .unwrap()
-    };
-    assert!(publish("a", "tick-1").await);
-    assert!(!publish("b", "tick-1").await);
-    assert!(publish("c", "tick-2").await);
-    eventually(
-        Duration::from_secs(10),
-        "the claim is forgotten",
-        || async { publish("d", "tick-1").await.then_some(()) },
-    )
-    .await;
-}
-
-async fn of_many_claims_at_once_one_publishes(fixture: Fixture) {
-    let claims = (0..64).map(|_| {
-        let bus = Arc::clone(&fixture.bus);
-        tokio::spawn(async move {
-            let remember = Duration::from_secs(60);
-            bus.publish_once("channel", "message", "tick", remember)
-                .await
-                .unwrap()
-        })
-    });
-    let mut published = 0;
-    for claim in claims.collect::<Vec<_>>() {
-        published += usize::from(claim.await.unwrap());
-    }
-    assert_eq!(published, 1);
-}
-
-async fn a_claim_is_one_daemons_until_it_is_forgotten(fixture: Fixture) {
-    let remember = Duration::from_millis(400);
-    assert!(fixture.bus.try_claim("chore", remember).await.unwrap());
-    assert!(!fixture.bus.try_claim("chore", remember).await.unwrap());
-    assert!(fixture.bus.try_claim("other", remember).await.unwrap());
-    let publish = fixture.bus.publish_once("c", "m", "chore", remember).await;
-    assert!(!publish.unwrap(), "a claim is a claim");
-    eventually(
-        Duration::from_secs(10),
-        "the claim is forgotten",
-        || async {
-            fixture
-                .bus
-                .try_claim("chore", remember)
-                .await
-                .unwrap()
-                .then_some(())
-        },
-    )
-    .await;
 }
 
 fn at(seconds: i64) -> DateTime<Utc> {
@@ -162,7 +100,7 @@ impl Fixture {
     async fn following(&self, mut after: EventId) -> Option<Vec<LogEntry>> {
         let mut all: Vec<LogEntry> = Vec::new();
         loop {
-            match self.bus.read(after, Duration::ZERO).await.unwrap() {
+            match self.log.read(after, Duration::ZERO).await.unwrap() {
                 ReadOutcome::Events(events) => {
                     let Some(last) = events.last() else {
                         return Some(all);
@@ -182,14 +120,14 @@ impl Fixture {
 }
 
 async fn events_are_read_in_order_without_a_gap(fixture: Fixture) {
-    assert_eq!(fixture.bus.head().await.unwrap(), EventId::default());
+    assert_eq!(fixture.log.head().await.unwrap(), EventId::default());
     assert_eq!(fixture.following(EventId::default()).await.unwrap(), []);
-    fixture.bus.append(&[]).await.unwrap();
+    fixture.log.append(&[]).await.unwrap();
     let sent: Vec<Event> = (0..1200)
         .map(|i| event(EventKind::InstanceChanged(instance(i, i))))
         .collect();
     for part in sent.chunks(7) {
-        fixture.bus.append(part).await.unwrap();
+        fixture.log.append(part).await.unwrap();
     }
     let read = fixture.following(EventId::default()).await.unwrap();
     let events: Vec<Event> = read.iter().map(|logged| logged.event.clone()).collect();
@@ -197,7 +135,7 @@ async fn events_are_read_in_order_without_a_gap(fixture: Fixture) {
     for pair in read.windows(2) {
         assert!(pair[0].id.precedes(pair[1].id));
     }
-    assert_eq!(fixture.bus.head().await.unwrap(), read[1199].id);
+    assert_eq!(fixture.log.head().await.unwrap(), read[1199].id);
     let tail = fixture.following(read[1197].id).await.unwrap();
     assert_eq!(tail, read[1198..]);
     assert_eq!(fixture.following(read[1199].id).await.unwrap(), []);
@@ -205,13 +143,13 @@ async fn events_are_read_in_order_without_a_gap(fixture: Fixture) {
 
 async fn a_read_that_waits_for_an_event_is_woken_by_it(fixture: Fixture) {
     for after in 0..3 {
-        let head = fixture.bus.head().await.unwrap();
+        let head = fixture.log.head().await.unwrap();
         assert_eq!(head.sequence, after);
         let wait = Duration::from_secs(20);
-        let (read, ()) = tokio::join!(fixture.bus.read(head, wait), async {
+        let (read, ()) = tokio::join!(fixture.log.read(head, wait), async {
             tokio::time::sleep(Duration::from_millis(100)).await;
             fixture
-                .bus
+                .log
                 .append(&[online(after as i64, 2)])
                 .await
                 .unwrap();
@@ -222,8 +160,8 @@ async fn a_read_that_waits_for_an_event_is_woken_by_it(fixture: Fixture) {
         assert_eq!(events.len(), 1);
         assert!(head.precedes(events[0].id));
     }
-    let head = fixture.bus.head().await.unwrap();
-    let nothing = fixture.bus.read(head, Duration::from_millis(50)).await;
+    let head = fixture.log.head().await.unwrap();
+    let nothing = fixture.log.read(head, Duration::from_millis(50)).await;
     assert_eq!(nothing.unwrap(), ReadOutcome::Events(Vec::new()));
 }
 
@@ -231,11 +169,11 @@ async fn an_id_that_the_log_does_not_know_has_lost_what_followed(fixture: Fixtur
     let unknown = |epoch, sequence| EventId { epoch, sequence };
     assert_eq!(fixture.following(unknown(5, 1)).await, None, "an empty log");
     fixture
-        .bus
+        .log
         .append(&[online(1, 2), offline(1, 3)])
         .await
         .unwrap();
-    let head = fixture.bus.head().await.unwrap();
+    let head = fixture.log.head().await.unwrap();
     for id in [
         unknown(head.epoch, 3),
         unknown(head.epoch - 1, 1),
@@ -251,10 +189,10 @@ async fn an_id_that_the_log_does_not_know_has_lost_what_followed(fixture: Fixtur
 async fn the_log_forgets_its_oldest_events_and_says_so(fixture: Fixture) {
     let events: Vec<Event> = (0..500).map(|_| event(EventKind::RollCalled)).collect();
     for _ in 0..45 {
-        fixture.bus.append(&events).await.unwrap();
+        fixture.log.append(&events).await.unwrap();
     }
     assert_eq!(fixture.following(EventId::default()).await, None);
-    let head = fixture.bus.head().await.unwrap();
+    let head = fixture.log.head().await.unwrap();
     assert_eq!(head.sequence, 45 * 500);
     let kept = EventId {
         sequence: head.sequence - 19_000,
@@ -269,7 +207,7 @@ async fn the_log_forgets_its_oldest_events_and_says_so(fixture: Fixture) {
 }
 
 async fn transitions_alternate_in_whatever_order_they_come(fixture: Fixture) {
-    let append = async |event| fixture.bus.append(&[event]).await.unwrap();
+    let append = async |event| fixture.log.append(&[event]).await.unwrap();
     append(online(1, 2)).await;
     // Appended twice.
     append(online(1, 2)).await;
@@ -306,11 +244,11 @@ async fn after_a_resync_a_smaller_revision_is_a_transition(fixture: Fixture) {
         offline(1, 5),
         online(1, 6),
     ];
-    fixture.bus.append(&events[..1]).await.unwrap();
-    fixture.bus.append(&events[1..3]).await.unwrap();
-    fixture.bus.append(&events[3..]).await.unwrap();
+    fixture.log.append(&events[..1]).await.unwrap();
+    fixture.log.append(&events[1..3]).await.unwrap();
+    fixture.log.append(&events[3..]).await.unwrap();
     // Appended twice.
-    fixture.bus.append(&events[3..]).await.unwrap();
+    fixture.log.append(&events[3..]).await.unwrap();
     assert_eq!(
         fixture.names().await,
         [
@@ -332,7 +270,7 @@ async fn events_other_than_transitions_are_appended_as_they_arrive(fixture: Fixt
         event(EventKind::InstanceDeregistered(instance(1, 5))),
         event(EventKind::RollCalled),
     ];
-    fixture.bus.append(&sent).await.unwrap();
+    fixture.log.append(&sent).await.unwrap();
     let read = fixture.following(EventId::default()).await.unwrap();
     let events: Vec<Event> = read.into_iter().map(|logged| logged.event).collect();
     assert_eq!(events, sent);

@@ -1,4 +1,4 @@
-//! The event bus on Redis: messages through pub/sub, the event log as a capped stream.
+//! The event log on Redis: a capped stream.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,16 +7,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::Script;
 
-use super::{
-    BusError, EventBus, LOG_CAPACITY, LogEntry, READ_LIMIT, ReadOutcome, TRANSITION_MEMORY,
-};
+use super::{EventLog, LOG_CAPACITY, LogEntry, READ_LIMIT, ReadOutcome, TRANSITION_MEMORY};
+use crate::backend::BackendError;
 use crate::model::{Event, EventId, EventKind};
-use crate::redis::{Call, RedisBackend, RedisConnection};
+use crate::redis::{Call, RedisBackend, RedisConnection, millis};
 
 // All keys have the same hash tag, so that a cluster stores them in one slot.
-
-/// The prefix of the keys of claims.
-const CLAIM_PREFIX: &str = "{rollcall}:claim:";
 
 /// The time limit for a reply after the wait of a blocking read has ended.
 const REPLY_DELAY: Duration = Duration::from_millis(800);
@@ -33,20 +29,18 @@ const RUN_KEY: &str = "{rollcall}:run";
 /// The prefix of the keys that store the last transition of each instance.
 const TRANSITION_PREFIX: &str = "{rollcall}:transition:";
 
-pub(super) struct RedisBus {
+pub(super) struct RedisEventLog {
     connection: RedisConnection,
     /// A connection for blocking reads, because these delay all later calls on it.
     blocking: RedisConnection,
-    publish_once: Script,
     append: Script,
 }
 
-impl RedisBus {
+impl RedisEventLog {
     pub(super) fn new(backend: &Arc<RedisBackend>) -> Self {
         Self {
             connection: backend.connection(),
             blocking: backend.connection(),
-            publish_once: Script::new(include_str!("publish_once.lua")),
             append: Script::new(include_str!("append.lua")),
         }
     }
@@ -57,7 +51,7 @@ impl RedisBus {
         &self,
         after: EventId,
         wait: Duration,
-    ) -> Result<Vec<LogEntry>, BusError> {
+    ) -> Result<Vec<LogEntry>, BackendError> {
         let mut read = Call::command("XREAD");
         read.arg("COUNT").arg(READ_LIMIT);
         if !wait.is_zero() {
@@ -80,35 +74,8 @@ impl RedisBus {
 }
 
 #[async_trait]
-impl EventBus for RedisBus {
-    async fn publish_once(
-        &self,
-        channel: &str,
-        message: &str,
-        claim: &str,
-        ttl: Duration,
-    ) -> Result<bool, BusError> {
-        let mut call = Call::script(&self.publish_once, 1);
-        call.arg(format!("{CLAIM_PREFIX}{claim}"))
-            .arg(channel)
-            .arg(message)
-            .arg(millis(ttl));
-        let published: i64 = self.connection.query(LOG_KEY, &call).await?;
-        Ok(published == 1)
-    }
-
-    async fn try_claim(&self, claim: &str, ttl: Duration) -> Result<bool, BusError> {
-        let mut set = Call::command("SET");
-        set.arg(format!("{CLAIM_PREFIX}{claim}"))
-            .arg("1")
-            .arg("NX")
-            .arg("PX")
-            .arg(millis(ttl));
-        let reply: Option<String> = self.connection.query(LOG_KEY, &set).await?;
-        Ok(reply.is_some())
-    }
-
-    async fn append(&self, events: &[Event]) -> Result<(), BusError> {
+impl EventLog for RedisEventLog {
+    async fn append(&self, events: &[Event]) -> Result<(), BackendError> {
         if events.is_empty() {
             return Ok(());
         }
@@ -123,7 +90,7 @@ impl EventBus for RedisBus {
         call.arg(LOG_CAPACITY).arg(millis(TRANSITION_MEMORY));
         for event in events {
             let json = serde_json::to_string(event)
-                .map_err(|error| BusError::Refused(error.to_string()))?;
+                .map_err(|error| BackendError::Refused(error.to_string()))?;
             call.arg(event.kind.name()).arg(json);
             match event.kind.transition() {
                 Some((instance, online)) => call
@@ -136,7 +103,7 @@ impl EventBus for RedisBus {
         Ok(())
     }
 
-    async fn head(&self) -> Result<EventId, BusError> {
+    async fn head(&self) -> Result<EventId, BackendError> {
         let mut call = Call::command("XREVRANGE");
         call.arg(LOG_KEY).arg("+").arg("-").arg("COUNT").arg(1);
         let entries: Vec<Entry> = self.connection.query(LOG_KEY, &call).await?;
@@ -146,7 +113,7 @@ impl EventBus for RedisBus {
         }
     }
 
-    async fn read(&self, after: EventId, wait: Duration) -> Result<ReadOutcome, BusError> {
+    async fn read(&self, after: EventId, wait: Duration) -> Result<ReadOutcome, BackendError> {
         let mut events = self.events_after(after, wait).await?;
         // Events after a gap or of a new epoch are cut off; the next read reports the loss.
         let mut last = after;
@@ -178,9 +145,9 @@ type Entry = (String, HashMap<String, String>);
 
 /// Parses an entry of the log. The field `name` may name the opposite of the transition in the
 /// field `event`: then the result is that opposite transition.
-fn log_entry((id, fields): Entry) -> Result<LogEntry, BusError> {
+fn log_entry((id, fields): Entry) -> Result<LogEntry, BackendError> {
     let invalid = |reason: &str| {
-        BusError::Refused(format!(
+        BackendError::Refused(format!(
             "the entry {id} of the key {LOG_KEY} is invalid: {reason}"
         ))
     };
@@ -203,10 +170,6 @@ fn log_entry((id, fields): Entry) -> Result<LogEntry, BusError> {
         .parse()
         .map_err(|_| invalid("its ID is not EPOCH-SEQUENCE"))?;
     Ok(LogEntry { id, event })
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

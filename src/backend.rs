@@ -1,7 +1,7 @@
-//! The URLs of backends, and the errors of parsing one and of opening a backend.
+//! What the backends have in common: their URLs, and the errors of opening and of calling one.
 //!
-//! Each layer has its own error type next to its trait. A URL may contain a password, which no
-//! error shows.
+//! A URL may contain a password, which no error shows. The registry store has an error type of
+//! its own for its calls, because it can fail in more ways.
 
 use std::fmt;
 
@@ -27,6 +27,18 @@ pub struct OpenError {
     pub backend: String,
     /// What was wrong, and what to do.
     pub reason: String,
+}
+
+/// Why a call of the lease store, the event log or the coordinator failed. The call may still
+/// have taken effect.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BackendError {
+    /// The backend cannot be reached, did not answer in time, or cannot serve the call now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The backend answered with an error.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// The URL of a backend, with one or more hosts. It is displayed without passwords.
