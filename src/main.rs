@@ -9,12 +9,12 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use rollcalld::agent::{self, AgentConfig};
 use rollcalld::auth::{Identity, Token};
+use rollcalld::client::readiness;
 use rollcalld::clock::SystemClock;
-use rollcalld::command::{self, CommandConfig};
-use rollcalld::config::{self, Config, Invocation, Shell};
 use rollcalld::daemon::Daemon;
-use rollcalld::healthcheck;
 use rollcalld::http;
+use rollcalld::operator::{self, CommandConfig};
+use rollcalld::settings::{self, Config, Invocation, Shell};
 use rollcalld::store::{self, StoreUrl};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -26,7 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
-    let invocation = match config::from_process() {
+    let invocation = match settings::from_process() {
         Ok(invocation) => invocation,
         Err(error) => error.exit(),
     };
@@ -151,7 +151,7 @@ fn print_new_token(identity: &Identity) -> Result<(), Failure> {
 }
 
 async fn run_healthcheck(listen: SocketAddr, tls: bool) -> Result<(), Failure> {
-    healthcheck::ask(listen, tls).await?;
+    readiness::ask(listen, tls).await?;
     Ok(print_line("ready")?)
 }
 
@@ -170,7 +170,7 @@ async fn run_agent(config: AgentConfig) -> Result<ExitCode, Failure> {
 }
 
 async fn run_operator_command(config: CommandConfig) -> Result<ExitCode, Failure> {
-    match command::run(config).await {
+    match operator::run(config).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) if error.is_broken_pipe() => Ok(ExitCode::SUCCESS),
         Err(error) => {
@@ -182,7 +182,7 @@ async fn run_operator_command(config: CommandConfig) -> Result<ExitCode, Failure
 
 fn print_completions(shell: Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
-    config::write_completions(shell, &mut script);
+    settings::write_completions(shell, &mut script);
     Ok(std::io::stdout().write_all(&script)?)
 }
 

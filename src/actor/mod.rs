@@ -4,12 +4,7 @@
 //! actor died. [`Mailbox`] adds what is missing: a limit, a deadline, and an error for each way
 //! in which an answer can fail to come.
 
-mod agreement;
-mod clock_watch;
-mod expiry;
-mod follow;
 mod heartbeat;
-mod reconcile;
 mod registry;
 mod scheduler;
 
@@ -21,14 +16,10 @@ use actix::{Actor, Addr, Handler, Message};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
 
-pub use self::agreement::Agreement;
-pub use self::expiry::ExpiryHandler;
-pub use self::follow::{Follower, LoadError};
 pub use self::heartbeat::{
     GetLeases, HeartbeatActor, HeartbeatError, HeartbeatOutcome, HeartbeatReply, KeepAlive,
     ProbeLeases, RecordHeartbeats, Revoke, Sweep,
 };
-pub use self::reconcile::{ReconcileResult, Reconciler};
 pub use self::registry::{
     AppendEvents, Attest, ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance,
     DisableServiceInstance, Drain, MigrateSchema, PurgeOffline, RecordOffline, RecordOnline,

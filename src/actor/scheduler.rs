@@ -17,16 +17,13 @@ use actix::{
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
-use super::clock_watch::ClockWatch;
-use super::{
-    Agreement, ExpiryHandler, Lifeline, PurgeOffline, ReconcileResult, Reconciler, Sweep, admit,
-};
+use super::{Lifeline, PurgeOffline, Sweep, admit};
 use crate::backend::BackendError;
 use crate::clock::Clock;
 use crate::coordination::Coordinator;
 use crate::event_log::EventLog;
+use crate::liveness::{Agreement, ClockWatch, ExpiryHandler, ReconcileResult, Reconciler, TICK};
 use crate::model::{Event, EventKind, rfc3339_millis};
-use crate::protection::TICK;
 
 /// A tick that is later than this, after the process stalled or the clock jumped, is skipped:
 /// the next one is less than an interval away.

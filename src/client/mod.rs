@@ -4,6 +4,7 @@
 //! may be repeated, so it is sent to the next server if one does not answer.
 
 mod events;
+pub mod readiness;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,6 +1,7 @@
 //! The composition root: opens the backends, starts the actors and the server, and stops
 //! everything in order. The only module that knows all others.
 
+mod open_files;
 mod reload;
 mod startup;
 
@@ -18,27 +19,27 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use self::open_files::TooFewFiles;
 pub use self::reload::Reloader;
 use self::startup::wait_for_backends;
 use crate::actor::{
-    Agreement, BackgroundJobs, Drain, ExpiryHandler, Follower, HeartbeatActor, Lifeline, Mailbox,
-    MailboxLimits, RECONCILE, Reconciler, RegisterSweeper, RegistryActor, SchedulerActor,
+    BackgroundJobs, Drain, HeartbeatActor, Lifeline, Mailbox, MailboxLimits, RECONCILE,
+    RegisterSweeper, RegistryActor, SchedulerActor,
 };
 use crate::admission::ConcurrencyLimits;
 use crate::auth::{TokenError, Tokens};
 use crate::backend::OpenError;
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::coordination;
 use crate::directory::Directory;
 use crate::event_log;
-use crate::feed::EventBroadcast;
 use crate::http::{self, Api, Connections, LastProbe, Lifecycle};
 use crate::lease::{self, Health, LeaseStore, ObservedLeaseStore};
+use crate::liveness::{Agreement, ExpiryHandler, Protection, Reconciler};
 use crate::metrics::Metrics;
 use crate::model::ReplicaId;
-use crate::open_files::{self, TooFewFiles};
-use crate::protection::Protection;
+use crate::replication::{EventBroadcast, Follower};
+use crate::settings::Config;
 use crate::store::{self, MigrateError, Store};
 use crate::tls::{Tls, TlsError};
 

@@ -7,10 +7,11 @@ use actix::Addr;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::DaemonError;
-use crate::actor::{Follower, MigrateSchema, RegistryActor};
-use crate::config::Config;
+use crate::actor::{MigrateSchema, RegistryActor};
 use crate::lease::LeaseStore;
 use crate::model::EventId;
+use crate::replication::Follower;
+use crate::settings::Config;
 use crate::store::MigrateError;
 
 /// The time between attempts to reach a backend: the first, and the longest.

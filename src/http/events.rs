@@ -18,10 +18,10 @@ use super::extract::Query;
 use super::gate::{self, Caller};
 use super::openapi::{AuthErrors, BadRequest};
 use super::{Api, Problem, schema};
-use crate::feed::{FeedItem, PublishedEvent};
 use crate::model::{
     EventId, EventKind, Instance, Scope, ScopeKey, ScopeKind, Status, Weight, rfc3339_millis,
 };
+use crate::replication::{FeedItem, PublishedEvent};
 
 /// The time between comments, so that no proxy closes an idle stream.
 const PING: Duration = Duration::from_secs(15);

@@ -45,10 +45,10 @@ use crate::admission::{ConcurrencyLimits, LimitExceeded, RequestClass};
 use crate::auth::{Role, Tokens};
 use crate::clock::Clock;
 use crate::directory::Directory;
-use crate::feed::EventBroadcast;
+use crate::liveness::Protection;
 use crate::metrics::Metrics;
 use crate::model::Ttl;
-use crate::protection::Protection;
+use crate::replication::EventBroadcast;
 
 /// The state that handlers use; one per HTTP worker.
 pub struct Api {

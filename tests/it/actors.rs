@@ -9,9 +9,8 @@ use actix::{Actor, Addr};
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use rollcalld::actor::{
-    BackgroundJobs, DeclareScope, Drain, ExpiryHandler, GetStatus, HeartbeatActor,
-    HeartbeatOutcome, Lifeline, Reconciler, RecordHeartbeats, RegisterInstance, RegistryActor,
-    RollCall, RollCallReport, SchedulerActor,
+    BackgroundJobs, DeclareScope, Drain, GetStatus, HeartbeatActor, HeartbeatOutcome, Lifeline,
+    RecordHeartbeats, RegisterInstance, RegistryActor, RollCall, RollCallReport, SchedulerActor,
 };
 use rollcalld::backend::BackendError;
 use rollcalld::clock::{Clock, SystemClock};
@@ -21,11 +20,11 @@ use rollcalld::event_log::{self, EventLog, ReadOutcome};
 use rollcalld::lease::{
     Health, Identity, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal, Renewed,
 };
+use rollcalld::liveness::{ExpiryHandler, Limits, Protection, Reconciler};
 use rollcalld::model::{
     DisplayName, Epoch, EventId, EventKind, Instance, InstanceChange, InstanceId, InstanceKey,
     Metadata, Presence, Registration, Scope, ScopeId, ScopeKind, ScopeRecord, Status, Ttl,
 };
-use rollcalld::protection::{Limits, Protection};
 use rollcalld::store::{
     Attestation, Declared, Digest, LeaseStart, MigrateError, Registered, RegisteredMany,
     RegistryReader, RegistryTransaction, RegistryWriter, ScopeDeletion, StoreError, WentOnline,

@@ -13,20 +13,20 @@ use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rollcalld::actor::{
-    BackgroundJobs, ChangeInstance, DeregisterInstance, ExpiryHandler, Follower, HeartbeatActor,
-    HeartbeatOutcome, Lifeline, RECONCILE, Reconciler, RecordHeartbeats, RegisterInstance,
-    RegisterSweeper, RegistryActor, Revoke, RollCall, SchedulerActor,
+    BackgroundJobs, ChangeInstance, DeregisterInstance, HeartbeatActor, HeartbeatOutcome, Lifeline,
+    RECONCILE, RecordHeartbeats, RegisterInstance, RegisterSweeper, RegistryActor, Revoke,
+    RollCall, SchedulerActor,
 };
 use rollcalld::clock::Clock;
 use rollcalld::directory::{Directory, HeartbeatInfo, InstanceFilter};
 use rollcalld::event_log::{EventLog, ReadOutcome};
-use rollcalld::feed::EventBroadcast;
 use rollcalld::lease::Health;
+use rollcalld::liveness::{ExpiryHandler, Limits, Protection, Reconciler};
 use rollcalld::model::{
     EventId, EventKind, Hold, InstanceChange, InstanceKey, Registration, ScopeKind, Status,
     StatusChange, Ttl,
 };
-use rollcalld::protection::{Limits, Protection};
+use rollcalld::replication::{EventBroadcast, Follower};
 use rollcalld::store::Store;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;

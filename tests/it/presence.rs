@@ -5,16 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
-use rollcalld::actor::{
-    ExpiryHandler, Lifeline, Mailbox, ReconcileResult, Reconciler, RegistryActor,
-};
+use rollcalld::actor::{Lifeline, Mailbox, RegistryActor};
 use rollcalld::clock::SystemClock;
 use rollcalld::coordination;
 use rollcalld::directory::Directory;
 use rollcalld::event_log;
 use rollcalld::lease::{self, Health, LeaseStore, LeaseUrl, Renewal};
+use rollcalld::liveness::{ExpiryHandler, Limits, Protection, ReconcileResult, Reconciler};
 use rollcalld::model::{InstanceKey, Registration, ScopeKind, Ttl, Weight};
-use rollcalld::protection::{Limits, Protection};
 use rollcalld::store::{self, LeaseStart, RegistryReader, Store, StoreUrl};
 use serde_json::json;
 use tokio::sync::mpsc;

@@ -18,10 +18,11 @@ pub use self::record::{
     HeartbeatError, HeartbeatOutcome, HeartbeatReply, KeepAlive, RecordHeartbeats,
 };
 use self::renewals::Renewals;
-use super::{ExpiryHandler, Lifeline, Ping, admit};
+use super::{Lifeline, Ping, admit};
 use crate::backend::BackendError;
 use crate::directory::Directory;
 use crate::lease::{Lease, LeaseStore};
+use crate::liveness::ExpiryHandler;
 use crate::metrics::Metrics;
 use crate::model::{InstanceKey, Ttl};
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use rollcalld::clock::Clock;
-use rollcalld::config::Config;
+use rollcalld::settings::Config;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;

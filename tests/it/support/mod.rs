@@ -27,8 +27,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr};
-use rollcalld::actor::{Agreement, ExpiryHandler, Mailbox, MailboxLimits};
+use rollcalld::actor::{Mailbox, MailboxLimits};
 use rollcalld::lease::{Health, LeaseStore, ObservedLeaseStore};
+use rollcalld::liveness::{Agreement, ExpiryHandler};
 use rollcalld::metrics::Metrics;
 use rollcalld::model::ReplicaId;
 use tokio::time::{Instant, sleep};

@@ -27,10 +27,10 @@ use crate::admission;
 use crate::agent::AgentConfig;
 use crate::auth::{Identity, Role, Token, TokenSources};
 use crate::backend::UrlError;
-use crate::command::{Action, CommandConfig};
 use crate::lease::LeaseUrl;
+use crate::liveness;
 use crate::model::ScopeKind;
-use crate::protection;
+use crate::operator::{Action, CommandConfig};
 use crate::store::StoreUrl;
 use crate::tls::TlsFiles;
 
@@ -83,7 +83,7 @@ pub struct Config {
     /// The roll call.
     pub roll_call: RollCall,
     /// The limits of protection mode.
-    pub protection: protection::Limits,
+    pub protection: liveness::Limits,
     /// The time offline after which an instance is removed; `None` disables it.
     pub remove_offline_after: Option<Duration>,
     /// The message for the original's gateways; `None` disables it.
@@ -367,7 +367,7 @@ impl ServeArgs {
             listen: self.listen,
             store: self.store.url()?,
             leases: url("leases", &self.leases)?,
-            protection: protection::Limits {
+            protection: liveness::Limits {
                 ratio: self.protection_threshold,
                 min: self.protection_min_instances,
                 max: self.protection_max_duration,

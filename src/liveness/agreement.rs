@@ -8,10 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Attest, Mailbox, RegistryActor};
+use super::Protection;
+use crate::actor::{Attest, Mailbox, RegistryActor};
 use crate::lease::Health;
 use crate::model::ReplicaId;
-use crate::protection::Protection;
 use crate::store::Attestation;
 
 /// Attests this replica's lease store and compares it with those of the others.

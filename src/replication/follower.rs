@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{ExpiryHandler, Lifeline};
+use super::EventBroadcast;
+use crate::actor::Lifeline;
 use crate::backend::BackendError;
 use crate::clock::Clock;
 use crate::directory::{Directory, Drift, Stale};
 use crate::event_log::{EventLog, LogEntry, ReadOutcome};
-use crate::feed::EventBroadcast;
+use crate::liveness::ExpiryHandler;
 use crate::metrics::Gauge;
 use crate::model::{Event, EventId, EventKind, Instance};
 use crate::store::{RegistryReader, StoreError};

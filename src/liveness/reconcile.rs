@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::ExpiryHandler;
 use super::expiry::ExpiredLease;
-use super::{AskError, ExpiryHandler, RecordOnline};
+use crate::actor::{AskError, RecordOnline};
 use crate::backend::BackendError;
 use crate::coordination::Coordinator;
 use crate::directory::InstanceEntry;

@@ -20,7 +20,7 @@ const JUMP: TimeDelta = TimeDelta::seconds(1);
 const LONGEST_WATCH: Duration = Duration::from_secs(3600);
 
 /// The wall clock as this process has seen it.
-pub(super) struct ClockWatch {
+pub(crate) struct ClockWatch {
     begin: Instant,
     window: Duration,
     /// The wall-clock time at `begin` that each reading implies, with the last reading that implied
@@ -32,7 +32,7 @@ pub(super) struct ClockWatch {
 
 impl ClockWatch {
     /// Begins to watch at `begin`. Readings older than `window` are dropped.
-    pub(super) fn new(window: Duration, begin: Instant) -> Self {
+    pub(crate) fn new(window: Duration, begin: Instant) -> Self {
         Self {
             begin,
             window,
@@ -43,7 +43,7 @@ impl ClockWatch {
 
     /// Reads both clocks, and returns by how much the wall clock has jumped since the last reading,
     /// if it has.
-    pub(super) fn look(&mut self, wall: DateTime<Utc>, now: Instant) -> Option<TimeDelta> {
+    pub(crate) fn look(&mut self, wall: DateTime<Utc>, now: Instant) -> Option<TimeDelta> {
         let origin = wall.checked_sub_signed(self.since_begin(now))?;
         let jump = self.last.replace(origin).map(|last| origin - last);
         match self.origins.back_mut() {
@@ -63,7 +63,7 @@ impl ClockWatch {
     /// Returns the time by the slowest state of the clock within the window, so a clock that was
     /// set ahead counts only after the whole window. Returns `None` until the clock has been
     /// watched for long enough.
-    pub(super) fn slowest(&self, now: Instant) -> Option<DateTime<Utc>> {
+    pub(crate) fn slowest(&self, now: Instant) -> Option<DateTime<Utc>> {
         let watch = (self.window / 10).min(LONGEST_WATCH);
         if now.duration_since(self.begin) < watch {
             return None;

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{AppendEvents, Mailbox, RecordOffline, RegistryActor};
+use super::{OVERDUE, Protection, Sample, Verdict};
+use crate::actor::{AppendEvents, Mailbox, RecordOffline, RegistryActor};
 use crate::backend::BackendError;
 use crate::clock::Clock;
 use crate::directory::{Directory, InstanceEntry, Stale};
 use crate::lease::{Health, Lease, LeaseStore};
 use crate::metrics::Metrics;
 use crate::model::{Event, EventKind, InstanceKey, Ttl};
-use crate::protection::{OVERDUE, Protection, Sample, Verdict};
 use crate::store::LeaseStart;
 
 /// The most leases in one round trip to the lease store.
@@ -47,9 +47,9 @@ pub struct ExpiryHandler {
 }
 
 /// An instance whose lease is missing, and the deadline that passed, if this replica had one.
-pub(super) struct ExpiredLease {
-    pub(super) listed: Arc<InstanceEntry>,
-    pub(super) since: Option<Instant>,
+pub(crate) struct ExpiredLease {
+    pub(crate) listed: Arc<InstanceEntry>,
+    pub(crate) since: Option<Instant>,
 }
 
 fn keys<'a>(listed: impl IntoIterator<Item = &'a Arc<InstanceEntry>>) -> Vec<InstanceKey> {
@@ -87,7 +87,7 @@ impl ExpiryHandler {
     }
 
     /// Marks instances without a lease offline, or as suspects.
-    pub(super) async fn evaluate(&self, expired: Vec<ExpiredLease>) {
+    pub(crate) async fn evaluate(&self, expired: Vec<ExpiredLease>) {
         let proven = self.proven(expired);
         if proven.is_empty() {
             return;
@@ -128,7 +128,7 @@ impl ExpiryHandler {
     }
 
     /// Checks all online instances, marks the suspects, and ends protection mode when it is due.
-    pub(super) async fn review(&self) -> Result<(), BackendError> {
+    pub(crate) async fn review(&self) -> Result<(), BackendError> {
         let online = self.directory.online();
         let mut suspects = 0;
         for part in online.chunks(INSPECT_BATCH) {
@@ -164,7 +164,7 @@ impl ExpiryHandler {
 
     /// Marks all instances without a lease offline, suspects or not, and returns how many. Marks
     /// none while a missing lease is no evidence.
-    pub(super) async fn release_suspects(&self) -> usize {
+    pub(crate) async fn release_suspects(&self) -> usize {
         let online = self.directory.online();
         let mut expired = Vec::new();
         for part in online.chunks(INSPECT_BATCH) {
@@ -187,7 +187,7 @@ impl ExpiryHandler {
     }
 
     /// Checks that the lease store can be written and read.
-    pub(super) async fn probe(&self) {
+    pub(crate) async fn probe(&self) {
         if let Err(error) = self.leases.probe().await {
             log::debug!("probe of the lease store failed: {error}");
         }
@@ -196,7 +196,7 @@ impl ExpiryHandler {
     }
 
     /// Returns each lease, if the answer of the lease store is evidence.
-    pub(super) async fn inspect(
+    pub(crate) async fn inspect(
         &self,
         keys: &[InstanceKey],
     ) -> Result<Vec<Option<Lease>>, BackendError> {
@@ -275,7 +275,7 @@ impl ExpiryHandler {
     }
 
     /// Appends events to the event log, after those of earlier commits.
-    pub(super) async fn append(&self, events: Vec<Event>) {
+    pub(crate) async fn append(&self, events: Vec<Event>) {
         while let Err(error) = self.registry.ask(AppendEvents(events.clone())).await {
             log::debug!("cannot append events, retrying: {error}");
             sleep(RETRY_DELAY).await;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Error, ValueEnum};
 
 use super::client_args::ClientArgs;
-use crate::command::{Action, CommandConfig, Instances};
 use crate::model::{Address, Note, Scope, ScopeKey, ScopeKind};
+use crate::operator::{Action, CommandConfig, Instances};
 
 impl ClientArgs {
     fn command(

@@ -1,0 +1,7 @@
+//! Applies the events of all replicas to this one's Directory, and sends them to subscribers.
+
+mod feed;
+mod follower;
+
+pub use self::feed::{EventBroadcast, FeedItem, PublishedEvent};
+pub use self::follower::{Follower, LoadError};
