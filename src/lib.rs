@@ -5,10 +5,10 @@
 //!      └──reads──► directory, replication ◄── changes committed by this or another replica
 //! ```
 //!
-//! - [`model`] contains the domain types: scopes, instances, addresses, lease keys.
+//! - [`model`] contains the domain types: scopes, instances, addresses.
 //! - [`store`], [`lease`], [`event_log`] and [`coordination`] are the ports, each a trait with two backends.
 //! - [`redis`] contains all connections to Redis.
-//! - [`actor`] contains the three actors, which own writes, leases and the schedule.
+//! - [`actor`] contains the three actors, which own writes, leases and the roll call.
 //! - [`directory`] answers which instances are registered and online; [`replication`] keeps it
 //!   current and sends the changes to subscribers.
 //! - [`liveness`] decides whether instances whose leases are missing are marked offline.

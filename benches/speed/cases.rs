@@ -305,7 +305,8 @@ impl Renew for Pipeline {
     async fn renew(&self, batch: &[Renewal]) {
         let mut pipeline = redis::pipe();
         for renewal in batch {
-            let key = renewal.key.lease_key();
+            let InstanceKey { scope, address } = &renewal.key;
+            let key = format!("heartbeat:server:{}:{address}", scope.key);
             let fields = [
                 ("lastTime", "2026-01-01T00:00:00.000Z"),
                 ("url", renewal.key.address.as_str()),

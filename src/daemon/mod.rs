@@ -1,76 +1,40 @@
 //! The composition root: opens the backends, starts the actors and the server, and stops
 //! everything in order. The only module that knows all others.
 
+mod core;
 mod open_files;
 mod reload;
 mod startup;
 
 use std::future::{Future, pending};
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, Addr, Arbiter};
+use actix::Arbiter;
 use actix_web::dev::Server;
 use actix_web::{App, HttpServer};
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
+pub use self::core::{Backends, Core, CoreSettings, Threads};
 use self::open_files::TooFewFiles;
 pub use self::reload::Reloader;
 use self::startup::wait_for_backends;
-use crate::actor::{
-    BackgroundJobs, Drain, HeartbeatActor, Lifeline, Mailbox, MailboxLimits, RECONCILE,
-    RegisterSweeper, RegistryActor, SchedulerActor,
-};
+use crate::actor::Drain;
 use crate::admission::ConcurrencyLimits;
 use crate::auth::{TokenError, Tokens};
 use crate::backend::OpenError;
 use crate::clock::Clock;
 use crate::coordination;
-use crate::directory::Directory;
 use crate::event_log;
-use crate::http::{self, Api, Connections, LastProbe, Lifecycle};
-use crate::lease::{self, Health, LeaseStore, ObservedLeaseStore};
-use crate::liveness::{Agreement, ExpiryHandler, Protection, Reconciler};
+use crate::http::{self, Api, Client, Connections, LastProbe, Lifecycle};
+use crate::lease;
 use crate::metrics::Metrics;
-use crate::model::ReplicaId;
-use crate::replication::{EventBroadcast, Follower};
 use crate::settings::Config;
-use crate::store::{self, MigrateError, Store};
+use crate::store::{self, MigrateError};
 use crate::tls::{Tls, TlsError};
-
-/// The most pending messages to the RegistryActor, and the deadline of each: longer than a
-/// transaction that begins at once.
-const REGISTRY: MailboxLimits = MailboxLimits {
-    permits: 1024,
-    deadline: Duration::from_secs(8),
-};
-/// The same for recording leases, with permits of its own: when all instances come online at
-/// once, registrations still get theirs.
-const RECORDER: MailboxLimits = MailboxLimits {
-    permits: 256,
-    deadline: Duration::from_secs(8),
-};
-/// The same for comparing the replicas' lease stores, which must not wait behind either of
-/// them.
-const AGREEMENT: MailboxLimits = MailboxLimits {
-    permits: 1,
-    deadline: Duration::from_secs(8),
-};
-/// The same for the HeartbeatActor of each worker.
-const HEARTBEAT: MailboxLimits = MailboxLimits {
-    permits: 4096,
-    deadline: Duration::from_secs(5),
-};
-/// The same for the SchedulerActor, which probes and operators ask.
-const SCHEDULER: MailboxLimits = MailboxLimits {
-    permits: 64,
-    deadline: Duration::from_secs(8),
-};
 
 /// Longer than the interval of heartbeats, so that agents can reuse their connections.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -132,9 +96,7 @@ pub struct Daemon {
     config: Config,
     address: SocketAddr,
     server: Server,
-    registry: Addr<RegistryActor>,
-    leases: Arc<dyn LeaseStore>,
-    follower: Follower,
+    core: Arc<Core>,
     lifecycle: Lifecycle,
     reloader: Reloader,
     ends: mpsc::UnboundedReceiver<&'static str>,
@@ -143,9 +105,21 @@ pub struct Daemon {
 
 /// The threads of actors with a thread of their own.
 struct Arbiters {
+    registry: Arbiter,
     scheduler: Arbiter,
     follower: Arbiter,
-    registry: Arbiter,
+}
+
+/// What the handlers of all workers share.
+#[derive(Clone)]
+struct Shared {
+    core: Arc<Core>,
+    lifecycle: Lifecycle,
+    tokens: Arc<Tokens>,
+    client_certificates: bool,
+    roll_call_interval: Duration,
+    admission: Arc<ConcurrencyLimits<Client>>,
+    connections: Arc<Connections>,
 }
 
 impl Daemon {
@@ -156,161 +130,44 @@ impl Daemon {
         let tokens = Arc::new(Tokens::load(config.tokens.clone())?);
         let tls = config.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
         let metrics = Arc::new(Metrics::new());
-        let admission = Arc::new(ConcurrencyLimits::new(config.limits));
-        let Store { reader, writer } = store::open(&config.store)?;
-        let leases = lease::open(&config.leases, Arc::clone(&clock))?;
-        let health = Arc::new(Health::default());
-        let log = event_log::open(leases.redis(), Arc::clone(&clock));
-        let coordinator = coordination::open(leases.redis());
-        if let Some(redis) = leases.redis() {
-            redis.report_evictions(metrics.backends.leases_evicted.clone());
-        }
-        let connect = {
-            let (health, metrics) = (Arc::clone(&health), Arc::clone(&metrics));
-            move || {
-                let health = Arc::clone(&health);
-                Arc::new(ObservedLeaseStore::new(leases.connect(), health, &metrics))
-            }
-        };
-        let directory = Arc::new(Directory::new(Arc::clone(&reader)));
-        let protection = Arc::new(Protection::new(config.protection, Arc::clone(&health)));
-        let feed = Arc::new(EventBroadcast::new(Arc::clone(&log)));
-        let (ends, ended) = mpsc::unbounded_channel();
+        let backends = open_backends(&config, clock, &metrics)?;
+        let (end, ends) = mpsc::unbounded_channel();
         let arbiters = Arbiters {
+            registry: Arbiter::new(),
             scheduler: Arbiter::new(),
             follower: Arbiter::new(),
-            registry: Arbiter::new(),
         };
-
-        let registry = RegistryActor::new(
-            writer,
-            Arc::clone(&clock),
-            Arc::clone(&directory),
-            Arc::clone(&log),
-            Arc::clone(&coordinator),
-            config.announcement.clone(),
-            Arc::clone(&metrics),
-            Lifeline::new("registry", ends.clone()),
-        );
-        let registry = RegistryActor::start_in_arbiter(&arbiters.registry.handle(), |_| registry);
-        let asked = metrics.mailbox("registry");
-        let registry_mailbox = Mailbox::new(registry.clone(), REGISTRY, asked);
-        let asked = metrics.mailbox("recorder");
-        let expiry = ExpiryHandler {
-            leases: connect(),
-            health,
-            directory: Arc::clone(&directory),
-            protection: Arc::clone(&protection),
-            registry: Mailbox::new(registry.clone(), RECORDER, asked),
-            clock: Arc::clone(&clock),
-            metrics: Arc::clone(&metrics),
+        let threads = Threads {
+            registry: arbiters.registry.handle(),
+            scheduler: arbiters.scheduler.handle(),
+            follower: arbiters.follower.handle(),
         };
-        let jobs = BackgroundJobs {
-            reconciler: Reconciler {
-                reader: Arc::clone(&reader),
-                expiry: expiry.clone(),
-                coordinator: Arc::clone(&coordinator),
-                cursor: Mutex::default(),
-                claim: RECONCILE - Duration::from_secs(1),
-            },
-            expiry: expiry.clone(),
-            agreement: Agreement {
-                replica: replica_id(),
-                health: Arc::clone(&expiry.health),
-                registry: Mailbox::new(registry.clone(), AGREEMENT, metrics.mailbox("agreement")),
-                protection: Arc::clone(&protection),
-            },
+        let settings = CoreSettings {
+            limits: config.protection,
+            roll_call: config.roll_call.clone(),
+            announcement: config.announcement.clone(),
             remove_offline_after: config.remove_offline_after,
         };
-        let scheduler = SchedulerActor::new(
-            config.roll_call.clone(),
-            jobs,
-            coordinator,
-            Arc::clone(&log),
-            Arc::clone(&clock),
-            Lifeline::new("scheduler", ends.clone()),
-        );
-        let scheduler =
-            SchedulerActor::start_in_arbiter(&arbiters.scheduler.handle(), |_| scheduler);
-        let follower = Follower {
-            directory: Arc::clone(&directory),
-            reader,
-            log,
-            feed: Arc::clone(&feed),
-            expiry: expiry.clone(),
-            clock: Arc::clone(&clock),
-            _lifeline: Lifeline::new("follower", ends.clone()),
+        let core = Core::start(settings, backends, &threads, Arc::clone(&metrics), end);
+        let shared = Shared {
+            core: Arc::new(core),
+            lifecycle: Lifecycle::default(),
+            tokens: Arc::clone(&tokens),
+            client_certificates: tls.as_ref().is_some_and(|tls| tls.asks_clients()),
+            roll_call_interval: config.roll_call.interval,
+            admission: Arc::new(ConcurrencyLimits::new(config.limits)),
+            connections,
         };
-
-        let lifecycle = Lifecycle::default();
-        let asked = metrics.mailbox("scheduler");
-        let scheduler_mailbox = Mailbox::new(scheduler.clone(), SCHEDULER, asked);
-        let probed = Arc::clone(&expiry.leases);
-        let reloader = Reloader::new(Arc::clone(&tokens), tls.clone(), Arc::clone(&metrics));
-        let shared = (directory, protection, feed, lifecycle.clone(), tokens);
-        let client_certificates = tls.as_ref().is_some_and(|tls| tls.asks_clients());
-        let (default_ttl, roll_call_interval) = (config.protection.ttl, config.roll_call.interval);
-        let (limit, on_connect) = (connections.limit(), Arc::clone(&connections));
-        // Runs once on the thread of each worker, where its HeartbeatActor lives.
-        let application = move || {
-            let (directory, protection, feed, lifecycle, tokens) = shared.clone();
-            let own = ExpiryHandler {
-                leases: connect(),
-                ..expiry.clone()
-            };
-            let heartbeat = HeartbeatActor::new(own, Lifeline::new("heartbeat", ends.clone()));
-            let heartbeat = heartbeat.start();
-            scheduler.do_send(RegisterSweeper(heartbeat.clone().recipient()));
-            let api = Api {
-                registry: registry_mailbox.clone(),
-                heartbeat: Mailbox::new(heartbeat, HEARTBEAT, metrics.mailbox("heartbeat")),
-                scheduler: scheduler_mailbox.clone(),
-                directory,
-                protection,
-                feed,
-                clock: Arc::clone(&clock),
-                roll_call_interval,
-                default_ttl,
-                lifecycle,
-                tokens,
-                client_certificates,
-                admission: Arc::clone(&admission),
-                connections: Arc::clone(&connections),
-                metrics: Arc::clone(&metrics),
-                last_probe: LastProbe::default(),
-            };
-            App::new().configure(|app| http::configure(app, api))
-        };
-        let listen_error = |source| DaemonError::Listen {
-            address: config.listen,
-            source,
-        };
-        let server = HttpServer::new(application)
-            .workers(config.workers)
-            .max_connections(limit.div_ceil(config.workers))
-            .keep_alive(KEEP_ALIVE)
-            .client_request_timeout(HANDSHAKE)
-            .tls_handshake_timeout(HANDSHAKE)
-            .on_connect(move |connection, data| on_connect.opened(connection, data))
-            .shutdown_timeout(config.drain_http().as_secs().max(1))
-            .disable_signals();
-        let server = match &tls {
-            Some(tls) => server.bind_rustls_0_23(config.listen, tls.server_config()?),
-            None => server.bind(config.listen),
-        };
-        let server = server.map_err(listen_error)?;
-        let address = server.addrs().first().copied().unwrap_or(config.listen);
+        let (server, address) = listen(&config, &shared, tls.as_deref())?;
         Ok(Self {
-            address,
-            server: server.run(),
-            registry,
-            leases: probed,
-            follower,
-            lifecycle,
-            reloader,
-            ends: ended,
-            arbiters,
             config,
+            address,
+            server,
+            core: shared.core,
+            lifecycle: shared.lifecycle,
+            reloader: Reloader::new(tokens, tls, metrics),
+            ends,
+            arbiters,
         })
     }
 
@@ -338,9 +195,7 @@ impl Daemon {
         let Self {
             config,
             server,
-            registry,
-            leases,
-            follower,
+            core,
             lifecycle,
             mut ends,
             arbiters,
@@ -349,11 +204,8 @@ impl Daemon {
         let server_handle = server.handle();
         let mut server = actix::spawn(server);
         let serve = async {
-            let head = wait_for_backends(&config, &registry, &*leases, &follower).await?;
-            follower.expiry.protection.start();
-            arbiters
-                .follower
-                .spawn(async move { match follower.follow(head).await {} });
+            let head = wait_for_backends(&config, &core).await?;
+            core.follow(head);
             lifecycle.start();
             log::info!("ready");
             ready();
@@ -378,10 +230,12 @@ impl Daemon {
         // Streams and long polls would delay the stop of the server.
         lifecycle.stop();
         server_handle.stop(true).await;
+        core.stop();
         end(arbiters.scheduler);
         // Every answered write is committed; this is for writes whose caller gave up. A
         // RegistryActor that has ended has nothing left to drain.
-        if timeout_at(latest, registry.send(Drain)).await.is_err() {
+        let drained = core.registry.address().send(Drain);
+        if timeout_at(latest, drained).await.is_err() {
             log::warn!("pending writes of callers that gave up were dropped");
         }
         end(arbiters.follower);
@@ -391,12 +245,88 @@ impl Daemon {
     }
 }
 
-/// Returns the host name, by which operators know a replica, with a random number.
-fn replica_id() -> ReplicaId {
-    let system = rustix::system::uname();
-    let host = system.nodename().to_string_lossy();
-    let random = RandomState::new().hash_one(Instant::now());
-    ReplicaId(format!("{host}-{random:016x}"))
+/// Opens the stores, without connecting.
+fn open_backends(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> Result<Backends, OpenError> {
+    let store = store::open(&config.store)?;
+    let leases = lease::open(&config.leases, Arc::clone(&clock))?;
+    if let Some(redis) = leases.redis() {
+        redis.report_evictions(metrics.backends.leases_evicted.clone());
+    }
+    Ok(Backends {
+        store,
+        log: event_log::open(leases.redis(), Arc::clone(&clock)),
+        coordinator: coordination::open(leases.redis()),
+        connect: Box::new(move || leases.connect()),
+        clock,
+    })
+}
+
+/// Binds the server, and returns its address, with the picked port if the setting is port 0.
+fn listen(
+    config: &Config,
+    shared: &Shared,
+    tls: Option<&Tls>,
+) -> Result<(Server, SocketAddr), DaemonError> {
+    let (per_worker, on_connect) = (shared.clone(), Arc::clone(&shared.connections));
+    // Runs once on the thread of each worker, where its HeartbeatActor lives.
+    let application = move || {
+        let api = per_worker.api();
+        App::new().configure(|app| http::configure(app, api))
+    };
+    let server = HttpServer::new(application)
+        .workers(config.workers)
+        .max_connections(shared.connections.limit().div_ceil(config.workers))
+        .keep_alive(KEEP_ALIVE)
+        .client_request_timeout(HANDSHAKE)
+        .tls_handshake_timeout(HANDSHAKE)
+        .on_connect(move |connection, data| on_connect.opened(connection, data))
+        .shutdown_timeout(config.drain_http().as_secs().max(1))
+        .disable_signals();
+    let server = match tls {
+        Some(tls) => server.bind_rustls_0_23(config.listen, tls.server_config()?),
+        None => server.bind(config.listen),
+    };
+    let server = server.map_err(|source| DaemonError::Listen {
+        address: config.listen,
+        source,
+    })?;
+    let address = server.addrs().first().copied().unwrap_or(config.listen);
+    Ok((server.run(), address))
+}
+
+impl Shared {
+    /// Returns the state of the handlers of one worker, and starts its HeartbeatActor.
+    fn api(&self) -> Api {
+        let core = &self.core;
+        let leases = core.connect();
+        Api {
+            registry: core.registry.clone(),
+            heartbeat: core.start_heartbeat_actor(Arc::clone(&leases)),
+            scheduler: core.scheduler.clone(),
+            reader: Arc::clone(&core.reader),
+            leases,
+            directory: Arc::clone(&core.directory),
+            protection: Arc::clone(&core.protection),
+            expiry: Arc::clone(&core.expiry),
+            reconciler: Arc::clone(&core.reconciler),
+            clock_watch: Arc::clone(&core.clock_watch),
+            feed: Arc::clone(&core.feed),
+            clock: Arc::clone(&core.clock),
+            roll_call_interval: self.roll_call_interval,
+            default_ttl: core.protection.limits().ttl,
+            lifecycle: self.lifecycle.clone(),
+            tokens: Arc::clone(&self.tokens),
+            client_certificates: self.client_certificates,
+            admission: Arc::clone(&self.admission),
+            connections: Arc::clone(&self.connections),
+            metrics: Arc::clone(&core.metrics),
+            last_probe: LastProbe::default(),
+        }
+    }
 }
 
 /// Returns the limit of connections: the setting, or what the system allows if that is less.

@@ -3,14 +3,11 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use actix::Addr;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::DaemonError;
-use crate::actor::{MigrateSchema, RegistryActor};
-use crate::lease::LeaseStore;
+use super::{Core, DaemonError};
+use crate::actor::MigrateSchema;
 use crate::model::EventId;
-use crate::replication::Follower;
 use crate::settings::Config;
 use crate::store::MigrateError;
 
@@ -21,11 +18,9 @@ const RETRY: RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::f
 /// Directory is loaded. Returns the event after which to follow.
 pub(super) async fn wait_for_backends(
     config: &Config,
-    registry: &Addr<RegistryActor>,
-    leases: &dyn LeaseStore,
-    follower: &Follower,
+    core: &Core,
 ) -> Result<EventId, DaemonError> {
-    let migrate = async || match registry.send(MigrateSchema).await {
+    let migrate = async || match core.registry.address().send(MigrateSchema).await {
         Ok(Ok(applied)) => {
             for migration in applied {
                 log::info!("migrated {}: {migration}", config.store);
@@ -40,13 +35,13 @@ pub(super) async fn wait_for_backends(
         Err(_) => Err(Attempt::Never(DaemonError::ActorEnded("registry"))),
     };
     let ping = async || {
-        let answer = leases.probe().await;
+        let answer = core.leases.probe().await;
         answer
             .map(drop)
             .map_err(|error| Attempt::Again(error.to_string()))
     };
     let load = async || {
-        let loaded = follower.load().await;
+        let loaded = core.follower.load().await;
         loaded.map_err(|error| Attempt::Again(error.to_string()))
     };
     let (store, lease_store) = (config.store.to_string(), config.leases.to_string());

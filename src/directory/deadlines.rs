@@ -141,20 +141,19 @@ impl<T: Clone> Deadlines<T> {
         is_armed.then(|| self.begin + Duration::from_millis(packed.millis()))
     }
 
-    /// Takes the deadlines of share `share` of `of` that have passed, and returns their owners and
-    /// times.
-    pub fn take_passed(&self, share: usize, of: usize) -> Vec<(T, Instant)> {
+    /// Takes the deadlines that have passed, and returns their owners and times.
+    pub fn take_passed(&self) -> Vec<(T, Instant)> {
         let now = self.millis(Instant::now());
-        let count = self.slots.lock().owners.len();
-        let (begin, end) = (count * share / of.max(1), count * (share + 1) / of.max(1));
         let mut passed = Vec::new();
-        for (index, slot_deadline) in self.places(begin, end) {
-            let packed = Packed(slot_deadline.load(Ordering::Relaxed));
+        let chunks = self.chunks.iter().map_while(OnceLock::get);
+        let all = chunks.flat_map(|chunk| chunk.iter());
+        for (index, deadline) in all.enumerate() {
+            let packed = Packed(deadline.load(Ordering::Relaxed));
             if packed.millis() == 0 || packed.millis() > now {
                 continue;
             }
             // A renewal at this moment wins.
-            let taken = slot_deadline.compare_exchange(
+            let taken = deadline.compare_exchange(
                 packed.0,
                 Packed::new(packed.generation(), 0).0,
                 Ordering::AcqRel,
@@ -164,34 +163,19 @@ impl<T: Clone> Deadlines<T> {
                 passed.push((index, packed));
             }
         }
-        if passed.is_empty() {
-            return Vec::new();
-        }
         let slots = self.slots.lock();
-        let still = passed.into_iter().filter(|(index, packed)| {
-            let slot_deadline = self.at(*index as u32);
-            slot_deadline.is_some_and(|slot_deadline| {
-                Packed(slot_deadline.load(Ordering::Acquire)).generation() == packed.generation()
-            })
-        });
-        still
+        passed
+            .into_iter()
             .filter_map(|(index, packed)| {
+                // The slot may belong to another instance by now.
+                let current = Packed(self.at(index as u32)?.load(Ordering::Acquire));
+                if current.generation() != packed.generation() {
+                    return None;
+                }
                 let owner = slots.owners.get(index)?.clone()?;
                 Some((owner, self.begin + Duration::from_millis(packed.millis())))
             })
             .collect()
-    }
-
-    fn places(&self, begin: usize, end: usize) -> impl Iterator<Item = (usize, &AtomicU64)> {
-        let chunks = begin / CHUNK..end.div_ceil(CHUNK);
-        chunks.flat_map(move |number| {
-            let chunk = self.chunks.get(number).and_then(OnceLock::get);
-            let places = chunk.into_iter().flat_map(|chunk| chunk.iter());
-            let indices = number * CHUNK..;
-            indices
-                .zip(places)
-                .filter(move |(index, _)| (begin..end).contains(index))
-        })
     }
 
     fn at(&self, index: u32) -> Option<&AtomicU64> {
@@ -216,8 +200,8 @@ mod tests {
 
     const NONE: [usize; 0] = [];
 
-    fn taken(deadlines: &Deadlines<usize>, share: usize, of: usize) -> Vec<usize> {
-        let passed = deadlines.take_passed(share, of);
+    fn taken(deadlines: &Deadlines<usize>) -> Vec<usize> {
+        let passed = deadlines.take_passed();
         passed.into_iter().map(|(owner, _)| owner).collect()
     }
 
@@ -238,20 +222,20 @@ mod tests {
         deadlines.arm(a, after(30));
         deadlines.arm(b, after(30));
         advance(Duration::from_secs(20)).await;
-        assert_eq!(taken(&deadlines, 0, 1), NONE);
+        assert_eq!(taken(&deadlines), NONE);
         deadlines.arm(b, after(30));
         advance(Duration::from_secs(11)).await;
-        assert_eq!(taken(&deadlines, 0, 1), [0]);
-        assert_eq!(taken(&deadlines, 0, 1), NONE);
+        assert_eq!(taken(&deadlines), [0]);
+        assert_eq!(taken(&deadlines), NONE);
         advance(Duration::from_secs(20)).await;
-        assert_eq!(taken(&deadlines, 0, 1), [1]);
+        assert_eq!(taken(&deadlines), [1]);
         // The longest TTL, and a deadline that is earlier than the present one.
         deadlines.arm(a, after(3600));
         deadlines.arm(a, after(5));
         advance(Duration::from_secs(3599)).await;
-        assert_eq!(taken(&deadlines, 0, 1), NONE);
+        assert_eq!(taken(&deadlines), NONE);
         advance(Duration::from_secs(1)).await;
-        assert_eq!(taken(&deadlines, 0, 1), [0]);
+        assert_eq!(taken(&deadlines), [0]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -263,29 +247,24 @@ mod tests {
         let new = take(&deadlines, 1);
         assert_eq!(new.index, old.index, "the slot_deadline is used again");
         advance(Duration::from_secs(6)).await;
-        assert_eq!(taken(&deadlines, 0, 1), NONE, "its deadline is gone");
+        assert_eq!(taken(&deadlines), NONE, "its deadline is gone");
         deadlines.arm(new, after(5));
         // A renewal that was in flight when the old instance was deregistered.
         deadlines.arm(old, after(3600));
         deadlines.give_back(old);
         advance(Duration::from_secs(5)).await;
-        assert_eq!(taken(&deadlines, 0, 1), [1]);
+        assert_eq!(taken(&deadlines), [1]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_share_together_is_everything_and_no_deadline_is_in_two() {
+    async fn every_deadline_is_taken_once() {
         let deadlines = Deadlines::default();
         let count = 2 * CHUNK + 17;
         for i in 0..count {
             deadlines.arm(take(&deadlines, i), after(5));
         }
         advance(Duration::from_secs(5)).await;
-        let mut all = Vec::new();
-        for share in 0..7 {
-            all.extend(taken(&deadlines, share, 7));
-        }
-        all.sort();
-        all.dedup();
-        assert_eq!(all.len(), count);
+        assert_eq!(taken(&deadlines), Vec::from_iter(0..count));
+        assert_eq!(taken(&deadlines), NONE);
     }
 }

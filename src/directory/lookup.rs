@@ -53,14 +53,6 @@ pub struct KeyParts<'a> {
     pub address: &'a str,
 }
 
-impl<'a> KeyParts<'a> {
-    /// Returns the parts of a lease key.
-    pub(super) fn of(text: &'a str) -> Option<Self> {
-        let (kind, key, address) = InstanceKey::lease_key_parts(text)?;
-        Some(Self { kind, key, address })
-    }
-}
-
 impl Equivalent<InstanceKey> for KeyParts<'_> {
     fn equivalent(&self, other: &InstanceKey) -> bool {
         let Scope { kind, key } = &other.scope;
@@ -116,7 +108,7 @@ impl Directory {
         if let Some(listed) = self.find(key) {
             return Ok(Some(listed));
         }
-        self.look_up(std::slice::from_ref(key), &self.places.any)
+        self.look_up(std::slice::from_ref(key), &self.permits.any)
             .await?;
         Ok(self.find(key))
     }
@@ -140,11 +132,6 @@ impl Directory {
     /// Returns the scope with this ID, of either kind.
     pub async fn scope_by_id(&self, id: ScopeId) -> Result<Option<ScopeRecord>, DirectoryError> {
         self.ask(self.reader.find_scope_by_id(id)).await
-    }
-
-    /// Checks that the registry store answers.
-    pub async fn ping_store(&self) -> Result<(), StoreError> {
-        self.reader.ping().await
     }
 
     /// Returns the key of an instance in the Directory, and what a heartbeat needs.
@@ -171,58 +158,58 @@ impl Directory {
         found.into_iter().map(|found| found.map(cloned)).collect()
     }
 
-    /// Returns for each instance what a heartbeat needs, or `None` if it is not registered.
+    /// Fills in what a heartbeat needs for the instances that the Directory does not know; those
+    /// that are not registered stay `None`.
     ///
-    /// The registry store is asked about all unknown instances at once. If it gives no answer, they
-    /// are trusted and get the defaults: a lease without a registered instance is listed nowhere,
-    /// and expires.
+    /// The registry store is asked about all of them at once. If it gives no answer, they are
+    /// trusted and get the defaults: a lease without a registered instance is listed nowhere, and
+    /// expires.
     pub async fn resolve(
         &self,
-        keys: &[InstanceKey],
-    ) -> Result<Vec<Option<HeartbeatInfo>>, DirectoryError> {
-        let profile = |known: &InstanceEntry| HeartbeatInfo::from(known);
-        let (mut profiles, mut unknown) = (Vec::with_capacity(keys.len()), Vec::new());
+        instances: &mut [(InstanceKey, Option<HeartbeatInfo>)],
+    ) -> Result<(), DirectoryError> {
+        let mut unknown = Vec::new();
         {
             let known = self.maps.instances.pin();
-            for key in keys {
-                let found = known.get(key).map(|listed| profile(listed));
-                if found.is_none() {
-                    unknown.push(key.clone());
+            for (key, info) in instances.iter_mut().filter(|(_, info)| info.is_none()) {
+                *info = known.get(key).map(|listed| HeartbeatInfo::from(&**listed));
+                if info.is_none() {
+                    unknown.push((key, info));
                 }
-                profiles.push(found);
             }
         }
         if unknown.is_empty() {
-            return Ok(profiles);
+            return Ok(());
         }
-        match self.look_up(&unknown, &self.places.any).await {
-            Ok(found) => {
-                for (key, profile) in keys.iter().zip(&mut profiles) {
-                    *profile = profile.or_else(|| found.get(key).copied());
-                }
-                Ok(profiles)
-            }
-            Err(DirectoryError::Overloaded) => Err(DirectoryError::Overloaded),
-            Err(error) => {
-                log::debug!(
-                    "the registry store does not answer, heartbeats continue without it: {error}"
-                );
-                let trusted = profiles.into_iter().map(Option::unwrap_or_default);
-                Ok(trusted.map(Some).collect())
-            }
+        let keys = unknown.iter().map(|(key, _)| InstanceKey::clone(key));
+        let found = self
+            .look_up(&keys.collect::<Vec<_>>(), &self.permits.any)
+            .await;
+        if let Err(DirectoryError::Store(error)) = &found {
+            log::debug!(
+                "the registry store does not answer, heartbeats continue without it: {error}"
+            );
         }
+        for (key, info) in unknown {
+            *info = match &found {
+                Ok(found) => found.get(key).copied(),
+                Err(DirectoryError::Store(_)) => Some(HeartbeatInfo::default()),
+                Err(overloaded) => return Err(overloaded.clone()),
+            };
+        }
+        Ok(())
     }
 
-    /// Does the same for one heartbeat in the original's form, which may be of an address that
-    /// never registers. The registry store is asked only while few such look-ups are in flight.
+    /// Returns what a heartbeat in the original's form needs, which may be of an address that never
+    /// registers. The registry store is asked only while few such look-ups are in flight.
     pub async fn resolve_keep_alive(&self, key: &InstanceKey) -> Option<HeartbeatInfo> {
         if let Some(known) = self.maps.instances.pin().get(key) {
             return Some(HeartbeatInfo::from(&**known));
         }
-        if self.places.keep_alive.available_permits() == 0 {
+        if self.permits.keep_alive.available_permits() == 0 {
             return None;
         }
-        let found = self.look_up(std::slice::from_ref(key), &self.places.keep_alive);
+        let found = self.look_up(std::slice::from_ref(key), &self.permits.keep_alive);
         found.await.ok()?.get(key).copied()
     }
 
@@ -232,7 +219,7 @@ impl Directory {
         if keys.is_empty() {
             return Vec::new();
         }
-        match self.look_up(keys, &self.places.any).await {
+        match self.look_up(keys, &self.permits.any).await {
             Ok(found) => keys
                 .iter()
                 .filter(|key| !found.contains_key(key))
@@ -269,16 +256,16 @@ impl Directory {
         &self,
         question: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, DirectoryError> {
-        self.ask_in(&self.places.any, question).await
+        self.ask_in(&self.permits.any, question).await
     }
 
     async fn ask_in<T>(
         &self,
-        places: &Semaphore,
+        permits: &Semaphore,
         question: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, DirectoryError> {
         let deadline = Instant::now() + LOOKUP;
-        let _place = match timeout_at(deadline, places.acquire()).await {
+        let _permit = match timeout_at(deadline, permits.acquire()).await {
             Ok(Ok(permit)) => permit,
             Ok(Err(_)) | Err(_) => return Err(DirectoryError::Overloaded),
         };
@@ -301,15 +288,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instance_is_found_by_the_parts_of_its_lease_key() {
+    fn an_instance_is_found_by_the_parts_of_its_key() {
         let hash = RandomState::default();
         for kind in [ScopeKind::Group, ScopeKind::Service] {
             let key = InstanceKey {
                 scope: kind.with("orders".parse().unwrap()),
                 address: "[::1]:80".parse().unwrap(),
             };
-            let text = key.lease_key();
-            let parts = KeyParts::of(&text).unwrap();
+            let parts = KeyParts {
+                kind,
+                key: "orders",
+                address: "[::1]:80",
+            };
             assert!(parts.equivalent(&key));
             assert_eq!(hash.hash_one(parts), hash.hash_one(&key));
         }

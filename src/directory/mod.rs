@@ -29,7 +29,7 @@ use self::state::{Maps, State};
 use crate::model::{
     EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeKind, ScopeRecord, Ttl,
 };
-use crate::store::{Digest, PoolFigures, RegistryReader, StoreError};
+use crate::store::{Digest, RegistryReader, StoreError};
 
 /// The number of instances in one read of the store.
 const PAGE: u16 = 1000;
@@ -57,7 +57,7 @@ pub struct Directory {
     stale: AtomicU8,
     /// Wakes requests that wait for a scope that does not exist yet.
     scope_added: Notify,
-    places: LookupPermits,
+    permits: LookupPermits,
 }
 
 impl Directory {
@@ -70,7 +70,7 @@ impl Directory {
             deadlines: Deadlines::default(),
             stale: AtomicU8::new(0),
             scope_added: Notify::new(),
-            places: LookupPermits::default(),
+            permits: LookupPermits::default(),
         }
     }
 
@@ -98,12 +98,6 @@ impl Directory {
         self.maps.instances.pin().get(key).cloned()
     }
 
-    /// Returns the instance of a lease key.
-    pub fn find_by_lease_key(&self, text: &str) -> Option<Arc<InstanceEntry>> {
-        let parts = KeyParts::of(text)?;
-        self.maps.instances.pin().get(&parts).cloned()
-    }
-
     /// Returns the totals of a kind of scope, in constant time.
     pub fn totals_of(&self, kind: ScopeKind) -> Totals {
         self.maps.tally(kind).totals()
@@ -112,11 +106,6 @@ impl Directory {
     /// Returns the totals of both kinds.
     pub fn totals(&self) -> Totals {
         self.totals_of(ScopeKind::Group) + self.totals_of(ScopeKind::Service)
-    }
-
-    /// Returns the state of the connection pool of the registry store, if it has one.
-    pub fn pool(&self) -> Option<PoolFigures> {
-        self.reader.pool()
     }
 
     /// Returns all instances that are listed as online.

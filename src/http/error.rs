@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::Code;
-use crate::actor::{AskError, HeartbeatError};
+use crate::actor::AskError;
 use crate::admission::LimitExceeded;
 use crate::backend::BackendError;
 use crate::directory::DirectoryError;
@@ -288,15 +288,6 @@ impl From<DirectoryError> for Problem {
     }
 }
 
-impl From<HeartbeatError> for Problem {
-    fn from(error: HeartbeatError) -> Self {
-        match error {
-            HeartbeatError::Leases(error) => error.into(),
-            HeartbeatError::Directory(error) => error.into(),
-        }
-    }
-}
-
 /// Adds the name of the field to an [`Invalid`].
 pub(super) trait InField<T> {
     fn in_field(self, field: &str) -> Result<T, Problem>;
@@ -341,8 +332,8 @@ mod tests {
             ),
             (DirectoryError::Overloaded.into(), Code::Overloaded),
             (
-                HeartbeatError::Leases(BackendError::Unavailable(secret())).into(),
-                Code::LeasesUnavailable,
+                DirectoryError::Store(StoreError::Unavailable(secret())).into(),
+                Code::StoreUnavailable,
             ),
         ];
         for (problem, code) in cases {

@@ -12,7 +12,7 @@ use super::extract::{Json, Query};
 use super::gate::Caller;
 use super::openapi::AuthErrors;
 use super::{Api, Problem, schema};
-use crate::actor::{DisableServiceInstance, KeepAlive, RegisterInstance};
+use crate::actor::{DisableServiceInstance, RecordHeartbeats, RegisterInstance};
 use crate::model::{
     Address, DisplayName, InstanceId, InstanceKey, Registration, Scope, ScopeId, ScopeKey,
     ScopeKind, Weight,
@@ -275,8 +275,18 @@ async fn keep_alive(
 ) -> Result<bool, String> {
     caller.check(&scope).map_err(message)?;
     let key = InstanceKey { scope, address };
-    let renewed = api.heartbeat.ask(KeepAlive { key, weight }).await;
-    renewed.map_err(message)?.map_err(message)?;
+    let mut info = api
+        .directory
+        .resolve_keep_alive(&key)
+        .await
+        .unwrap_or_default();
+    info.weight = weight.unwrap_or(info.weight);
+    let renewed = api.heartbeat.ask_with(|reply| RecordHeartbeats {
+        instances: vec![(key, Some(info))],
+        must_be_registered: false,
+        reply,
+    });
+    renewed.await.map_err(message)?.map_err(message)?;
     Ok(true)
 }
 

@@ -18,8 +18,8 @@ use super::openapi::{
 };
 use super::{Api, Problem, schema};
 use crate::actor::{HeartbeatOutcome, RecordHeartbeats};
-use crate::directory::KeyParts;
-use crate::model::{ScopeKind, Ttl};
+use crate::directory::{HeartbeatInfo, KeyParts};
+use crate::model::{InstanceKey, ScopeKind, Ttl};
 
 /// The most leases in one request.
 const MAX_LEASES: usize = 10_000;
@@ -53,11 +53,10 @@ pub(super) async fn send(
     api: web::Data<Api>,
     KnownPath(key, info): KnownPath,
 ) -> Result<HttpResponse, Problem> {
-    let instances = vec![(key.clone(), info)];
-    let outcomes = api.heartbeat.ask(RecordHeartbeats { instances }).await??;
-    let (created, ttl) = match outcomes.first() {
-        Some(HeartbeatOutcome::Created(ttl)) => (true, *ttl),
-        Some(HeartbeatOutcome::Renewed(ttl)) => (false, *ttl),
+    let outcomes = record(&api, vec![(key.clone(), info)]).await?;
+    let (created, ttl) = match outcomes.first().copied() {
+        Some(HeartbeatOutcome::Created(ttl)) => (true, ttl),
+        Some(HeartbeatOutcome::Renewed(ttl)) => (false, ttl),
         Some(HeartbeatOutcome::Unknown) | None => return Err(Problem::instance_not_found(&key)),
     };
     Ok(HttpResponse::Ok().json(HeartbeatResponse {
@@ -70,6 +69,24 @@ pub(super) async fn send(
             api.clock.now(),
         ),
     }))
+}
+
+/// Records heartbeats, and returns their outcomes in the same order.
+async fn record(
+    api: &Api,
+    mut instances: Vec<(InstanceKey, Option<HeartbeatInfo>)>,
+) -> Result<Vec<HeartbeatOutcome>, Problem> {
+    if let Err(error) = api.directory.resolve(&mut instances).await {
+        let heartbeats = &api.metrics.heartbeats;
+        heartbeats.rejected.inc_by(instances.len() as u64);
+        return Err(error.into());
+    }
+    let outcomes = api.heartbeat.ask_with(|reply| RecordHeartbeats {
+        instances,
+        must_be_registered: true,
+        reply,
+    });
+    Ok(outcomes.await??)
 }
 
 /// Returns the time until the next heartbeat of an instance, in milliseconds. Each instance has
@@ -239,7 +256,7 @@ pub(super) async fn send_batch(
         renewals.retain(|(_, (key, _))| seen.insert(key.clone()));
     }
     let (leases, instances): (Vec<_>, Vec<_>) = renewals.into_iter().unzip();
-    let outcomes = api.heartbeat.ask(RecordHeartbeats { instances }).await??;
+    let outcomes = record(&api, instances).await?;
     let mut response = HeartbeatBatchResponse {
         renewed: 0,
         created: 0,

@@ -8,9 +8,11 @@ use utoipa::ToSchema;
 use super::extract::ScopePath;
 use super::openapi::{AuthErrors, BadRequest, NotFound, OutcomeErrors, ScopePathParams};
 use super::{Api, Problem};
-use crate::actor::GetLeases;
 use crate::directory::InstanceFilter;
 use crate::model::{InstanceKey, rfc3339_millis};
+
+/// The most leases in one round trip to the lease store.
+const INSPECT_BATCH: usize = 1000;
 
 /// The lease of an instance.
 #[derive(Serialize, ToSchema)]
@@ -50,10 +52,10 @@ pub(super) async fn list(
         listed.map(|listed| listed.instance.key.clone())
     });
     let keys: Vec<InstanceKey> = keys.collect();
-    let leases = api
-        .heartbeat
-        .ask(GetLeases { keys: keys.clone() })
-        .await??;
+    let mut leases = Vec::with_capacity(keys.len());
+    for keys in keys.chunks(INSPECT_BATCH) {
+        leases.extend(api.leases.inspect(keys).await?.leases);
+    }
     let views = keys.iter().zip(leases).filter_map(|(key, lease)| {
         let lease = lease?;
         Some(LeaseResponse {

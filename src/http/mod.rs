@@ -45,10 +45,12 @@ use crate::admission::{ConcurrencyLimits, LimitExceeded, RequestClass};
 use crate::auth::{Role, Tokens};
 use crate::clock::Clock;
 use crate::directory::Directory;
-use crate::liveness::Protection;
+use crate::lease::LeaseStore;
+use crate::liveness::{ClockWatch, ExpiryHandler, Protection, Reconciler};
 use crate::metrics::Metrics;
 use crate::model::Ttl;
 use crate::replication::EventBroadcast;
+use crate::store::RegistryReader;
 
 /// The state that handlers use; one per HTTP worker.
 pub struct Api {
@@ -56,12 +58,22 @@ pub struct Api {
     pub registry: Mailbox<RegistryActor>,
     /// Records heartbeats; this worker's own.
     pub heartbeat: Mailbox<HeartbeatActor>,
-    /// Returns statistics of roll calls and reconciles.
+    /// Returns statistics of roll calls.
     pub scheduler: Mailbox<SchedulerActor>,
+    /// Reads the registry store.
+    pub reader: Arc<dyn RegistryReader>,
+    /// Reads the leases; this worker's own connection.
+    pub leases: Arc<dyn LeaseStore>,
     /// Answers all reads.
     pub directory: Arc<Directory>,
     /// The state of protection mode.
     pub protection: Arc<Protection>,
+    /// Ends protection mode.
+    pub expiry: Arc<ExpiryHandler>,
+    /// Has statistics of reconciles.
+    pub reconciler: Arc<Reconciler>,
+    /// Has the number of clock jumps.
+    pub clock_watch: Arc<ClockWatch>,
     /// The events for subscribers.
     pub feed: Arc<EventBroadcast>,
     /// Spreads heartbeats over the interval.

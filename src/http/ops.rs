@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::openapi::AuthErrors;
 use super::overview::RollCallResponse;
 use super::{Api, malformed};
-use crate::actor::{AskError, GetStatus, Ping, ProbeLeases, Report, RollCallReport};
+use crate::actor::{AskError, GetStatus, Ping, RollCallReport};
 use crate::admission::RequestClass;
 use crate::directory::Totals;
 use crate::metrics::{KindFigures, MetricsSnapshot, ScheduleFigures, WorkFigures};
@@ -60,18 +60,18 @@ impl LastProbe {
 
 impl Probe {
     async fn new(api: &Api) -> Self {
-        let (store, registry, heartbeat, scheduler) = tokio::join!(
-            api.directory.ping_store(),
+        let (store, leases, registry, heartbeat, scheduler) = tokio::join!(
+            api.reader.ping(),
+            api.leases.probe(),
             api.registry.ask(Ping),
-            api.heartbeat.ask(ProbeLeases),
+            api.heartbeat.ask(Ping),
             api.scheduler.ask(GetStatus),
         );
         api.metrics.backends.store.set(store.is_ok().into());
-        let report = scheduler.as_ref().ok();
         let mut probe = Self {
             all_answer: true,
             checks: Map::new(),
-            roll_call: report.map(|report| report.roll_call.clone()),
+            roll_call: scheduler.as_ref().ok().copied(),
         };
         let mut check = |name: &str, answers: bool, failure: &str| {
             probe.all_answer &= answers;
@@ -79,8 +79,7 @@ impl Probe {
             probe.checks.insert(name.to_owned(), state.into());
         };
         check("store", store.is_ok(), "unavailable");
-        let leases = matches!(heartbeat, Ok(Ok(())));
-        check("leases", leases, "unavailable");
+        check("leases", leases.is_ok(), "unavailable");
         for (name, error) in [
             ("registry_actor", registry.err()),
             ("heartbeat_actor", heartbeat.err()),
@@ -155,10 +154,12 @@ pub(super) async fn metrics(api: web::Data<Api>) -> HttpResponse {
         protection: api.protection.is_active(),
         detection_suspended: api.protection.report().is_suspended(),
         pool: api
-            .directory
+            .reader
             .pool()
             .map(|pool| [pool.open, pool.idle, pool.waiting]),
-        schedule: schedule.ok().map(|report| schedule_figures(&report)),
+        schedule: schedule
+            .ok()
+            .map(|roll_call| schedule_figures(&api, roll_call)),
     };
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
@@ -188,8 +189,8 @@ fn work_figures(api: &Api, work: RequestClass) -> WorkFigures {
     }
 }
 
-fn schedule_figures(report: &Report) -> ScheduleFigures {
-    let (roll_call, reconcile) = (&report.roll_call, &report.reconcile);
+fn schedule_figures(api: &Api, roll_call: RollCallReport) -> ScheduleFigures {
+    let reconcile = api.reconciler.report();
     let seconds = |at: Option<DateTime<Utc>>| at.map_or(0, |at| at.timestamp());
     ScheduleFigures {
         roll_calls: [
@@ -199,7 +200,7 @@ fn schedule_figures(report: &Report) -> ScheduleFigures {
             ("late", roll_call.late),
         ],
         roll_call_at: seconds(roll_call.last_at),
-        clock_jumps: report.clock_jumps,
+        clock_jumps: api.clock_watch.jumps(),
         reconciles: reconcile.completed,
         reconcile_at: seconds(reconcile.last_at),
         repairs: [

@@ -1,16 +1,24 @@
 //! `/v1/overview`, one document for dashboards, and the release of protection mode.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
+use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use super::gate::Caller;
 use super::openapi::{AuthErrors, OutcomeErrors};
 use super::{Api, Problem};
-use crate::actor::{EndProtection, GetStatus, ReconcileReport, RollCallReport, until_next};
+use crate::actor::{AskError, GetStatus, RollCallReport, until_next};
 use crate::admission::RequestClass;
 use crate::directory::Totals;
+use crate::liveness::ReconcileReport;
 use crate::model::{ScopeKind, rfc3339_millis};
+
+/// The time limit for the release of protection mode.
+const RELEASE: Duration = Duration::from_secs(8);
 
 /// The state of the registry.
 #[derive(Serialize, ToSchema)]
@@ -181,7 +189,7 @@ struct EventsResponse {
     responses((status = 200, description = "the state of the registry", body = Overview), AuthErrors, OutcomeErrors)
 )]
 pub(super) async fn show(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
-    let report = api.scheduler.ask(GetStatus).await?;
+    let roll_call = api.scheduler.ask(GetStatus).await?;
     let backends = &api.metrics.backends;
     Ok(HttpResponse::Ok().json(Overview {
         version: env!("CARGO_PKG_VERSION"),
@@ -196,8 +204,8 @@ pub(super) async fn show(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
             leases_evicted: backends.leases_evicted.get() == 1,
         },
         stale: api.directory.is_stale(),
-        roll_call: RollCallResponse::of(&report.roll_call, &api),
-        reconcile: report.reconcile.into(),
+        roll_call: RollCallResponse::of(&roll_call, &api),
+        reconcile: api.reconciler.report().into(),
         protection: ProtectionResponse::of(&api),
         events: EventsResponse {
             subscribers: api.feed.subscribers(),
@@ -221,8 +229,14 @@ pub(super) struct ReleaseResponse {
     responses((status = 200, description = "the result", body = ReleaseResponse), AuthErrors, OutcomeErrors)
 )]
 pub(super) async fn release(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
+    let expiry = Arc::clone(&api.expiry);
     let reason = "an operator released it".to_owned();
-    let ended = api.scheduler.ask(EndProtection { reason }).await?;
+    // A task of its own, because it must run to its end also if the client disconnects.
+    let release = actix_web::rt::spawn(async move { expiry.end_protection(reason).await });
+    let ended = timeout(RELEASE, release).await;
+    let ended = ended
+        .map_err(|_| AskError::TimedOut)?
+        .map_err(|_| AskError::Ended)?;
     if let Some(released) = ended {
         let name = caller.name();
         log::info!(

@@ -127,7 +127,7 @@ impl LeaseStore for MemoryLeaseStore {
             .iter()
             .filter(|(_, lease)| lease.expires_at > now);
         Ok(LeasePage {
-            keys: alive.map(|(key, _)| key.lease_key()).collect(),
+            keys: alive.map(|(key, _)| key.clone()).collect(),
             next: None,
         })
     }

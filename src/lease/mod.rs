@@ -7,6 +7,7 @@ mod health;
 mod memory;
 mod observed;
 mod redis;
+mod redis_key;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -102,8 +103,8 @@ pub struct ListCursor {
 /// One page of [`LeaseStore::list`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeasePage {
-    /// The keys of leases that are alive. Another page may repeat a key.
-    pub keys: Vec<String>,
+    /// The instances whose leases are alive. Another page may repeat one.
+    pub keys: Vec<InstanceKey>,
     /// The beginning of the next page; `None` after the last one.
     pub next: Option<ListCursor>,
 }

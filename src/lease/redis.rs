@@ -8,9 +8,10 @@ use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use redis::Script;
 
+use super::redis_key::{self, lease_key, parse_lease_key};
 use super::{Identity, Lease, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal, Renewed};
 use crate::backend::BackendError;
-use crate::model::{Epoch, InstanceKey};
+use crate::model::InstanceKey;
 use crate::redis::{CALL_TIMEOUT, Call, Master, RedisBackend, RedisConnection, SlotMap, within};
 
 /// The hash tag of the keys that are not leases, without a cluster. Each master of a cluster
@@ -52,11 +53,11 @@ impl RedisLeaseStore {
         let count = renewals.len();
         let (keys, arguments) = if on_cluster { (1, count) } else { (count, 0) };
         let mut call = Call::script(&self.renew, keys);
-        let mut lease_key = String::new();
+        let mut key = String::new();
         let mut add_key = |call: &mut Call<'_>, renewal: &Renewal| {
-            lease_key.clear();
-            renewal.key.write_lease_key(&mut lease_key);
-            call.arg(&lease_key);
+            key.clear();
+            redis_key::write_lease_key(&renewal.key, &mut key);
+            call.arg(&key);
         };
         renewals
             .clone()
@@ -84,7 +85,7 @@ impl RedisLeaseStore {
     ) -> Result<Vec<Renewed>, BackendError> {
         let keys: Vec<String> = renewals
             .iter()
-            .map(|renewal| renewal.key.lease_key())
+            .map(|renewal| lease_key(&renewal.key))
             .collect();
         let calls = group_by_master(map, &keys)?
             .into_iter()
@@ -115,7 +116,7 @@ impl RedisLeaseStore {
         }
         let calls = by_key.into_iter().map(|(key, same)| async move {
             let call = self.renew_call(same.iter().map(|(_, renewal)| *renewal), false);
-            let reply: String = self.connection.query(&key.lease_key(), &call).await?;
+            let reply: String = self.connection.query(&lease_key(key), &call).await?;
             let renewed = all_renewed(&reply, same.len())?;
             let indices = same.iter().map(|(index, _)| *index);
             Ok::<_, BackendError>(indices.zip(renewed).collect::<Vec<_>>())
@@ -239,7 +240,7 @@ impl LeaseStore for RedisLeaseStore {
     }
 
     async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, BackendError> {
-        let keys: Vec<String> = keys.iter().map(InstanceKey::lease_key).collect();
+        let keys: Vec<String> = keys.iter().map(lease_key).collect();
         let snapshot = async {
             match self.connection.masters().await? {
                 Some(map) => self.inspect_on_masters(&map, &keys).await,
@@ -257,13 +258,13 @@ impl LeaseStore for RedisLeaseStore {
             if self.connection.masters().await?.is_none() {
                 let mut call = Call::command("DEL");
                 for key in keys {
-                    call.arg(key.lease_key());
+                    call.arg(lease_key(key));
                 }
                 return self.connection.query(TAG, &call).await;
             }
             let calls = keys.iter().map(|key| async move {
                 let mut call = Call::command("DEL");
-                let key = key.lease_key();
+                let key = lease_key(key);
                 call.arg(&key);
                 self.connection.query::<()>(&key, &call).await
             });
@@ -287,7 +288,7 @@ impl LeaseStore for RedisLeaseStore {
             let mut call = Call::script(&self.list, 1);
             call.arg(mark(master.map_or(TAG, |master| &master.tag)))
                 .arg(cursor.position)
-                .arg(format!("{}*", InstanceKey::LEASE_KEY_PREFIX))
+                .arg(format!("{}*", redis_key::PREFIX))
                 .arg(SCAN_COUNT);
             let (position, keys): (u64, Vec<String>) = match master {
                 Some(master) => self
@@ -304,7 +305,12 @@ impl LeaseStore for RedisLeaseStore {
                 position => (cursor.server, position),
             };
             let next = (server < servers).then_some(ListCursor { server, position });
-            Ok(LeasePage { keys, next })
+            // Other keys with this prefix are no leases of ours.
+            let keys = keys.iter().filter_map(|key| parse_lease_key(key).ok());
+            Ok(LeasePage {
+                keys: keys.collect(),
+                next,
+            })
         };
         Ok(within(CALL_TIMEOUT, listed).await?)
     }
@@ -361,7 +367,7 @@ fn leases(raw: Vec<RawLease>, count: usize) -> Result<Vec<Option<Lease>>, Backen
     let lease = |(start_time, remaining_millis): &RawLease| {
         Some(Lease {
             // renew.lua always writes a time. Any other text is not a lease.
-            epoch: Epoch::parse(start_time)?,
+            epoch: redis_key::parse_start_time(start_time)?,
             left: Duration::from_millis(*remaining_millis),
         })
     };
@@ -379,7 +385,7 @@ fn renewed(reply: &str) -> Result<Renewed, BackendError> {
         Some(start_time) => (true, start_time),
         None => (false, reply),
     };
-    let epoch = Epoch::parse(start_time).ok_or_else(|| {
+    let epoch = redis_key::parse_start_time(start_time).ok_or_else(|| {
         BackendError::Refused(format!(
             "Redis returned a lease whose startTime {start_time:?} is not a time"
         ))

@@ -1,4 +1,4 @@
-//! The agreement of the replicas on one lease store. The SchedulerActor checks it every second.
+//! The agreement of the replicas on one lease store. It is checked every second.
 //!
 //! A replica that is connected to another Redis than the others, for example to the old master
 //! after a failover, sees leases end that are renewed on the new one. So each replica attests

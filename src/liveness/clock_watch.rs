@@ -6,10 +6,15 @@
 //! decision uses the slowest time that the clock has shown within a window.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::Mutex;
 use tokio::time::Instant;
+
+use crate::clock::Clock;
 
 /// The difference between two readings that counts as a jump of the clock.
 const JUMP: TimeDelta = TimeDelta::seconds(1);
@@ -19,8 +24,52 @@ const JUMP: TimeDelta = TimeDelta::seconds(1);
 /// within it.
 const LONGEST_WATCH: Duration = Duration::from_secs(3600);
 
+/// Reads the wall clock, and reports its jumps.
+pub struct ClockWatch {
+    clock: Arc<dyn Clock>,
+    readings: Mutex<Readings>,
+    jumps: AtomicU64,
+}
+
+impl ClockWatch {
+    /// Begins to watch. Readings older than `window` are dropped.
+    pub fn new(clock: Arc<dyn Clock>, window: Duration) -> Self {
+        Self {
+            clock,
+            readings: Mutex::new(Readings::new(window, Instant::now())),
+            jumps: AtomicU64::new(0),
+        }
+    }
+
+    /// Reads the clock, and logs a jump.
+    pub fn read(&self) {
+        let jump = self.readings.lock().add(self.clock.now(), Instant::now());
+        if let Some(jump) = jump {
+            self.jumps.fetch_add(1, Ordering::Relaxed);
+            let seconds = jump.as_seconds_f64();
+            let to = if seconds > 0.0 { "ahead" } else { "back" };
+            log::warn!(
+                "the wall clock jumped {to} by {:.1} s; --remove-offline-after uses the slowest clock within its window",
+                seconds.abs()
+            );
+        }
+    }
+
+    /// Reads the clock, and returns its slowest time within the window; `None` until it has been
+    /// watched for long enough.
+    pub fn slowest(&self) -> Option<DateTime<Utc>> {
+        self.read();
+        self.readings.lock().slowest(Instant::now())
+    }
+
+    /// Returns the number of jumps by more than a second.
+    pub fn jumps(&self) -> u64 {
+        self.jumps.load(Ordering::Relaxed)
+    }
+}
+
 /// The wall clock as this process has seen it.
-pub(crate) struct ClockWatch {
+struct Readings {
     begin: Instant,
     window: Duration,
     /// The wall-clock time at `begin` that each reading implies, with the last reading that implied
@@ -30,9 +79,9 @@ pub(crate) struct ClockWatch {
     last: Option<DateTime<Utc>>,
 }
 
-impl ClockWatch {
-    /// Begins to watch at `begin`. Readings older than `window` are dropped.
-    pub(crate) fn new(window: Duration, begin: Instant) -> Self {
+impl Readings {
+    /// Begins at `begin`. Readings older than `window` are dropped.
+    fn new(window: Duration, begin: Instant) -> Self {
         Self {
             begin,
             window,
@@ -41,9 +90,9 @@ impl ClockWatch {
         }
     }
 
-    /// Reads both clocks, and returns by how much the wall clock has jumped since the last reading,
+    /// Adds a reading of both clocks, and returns by how much the wall clock has jumped since the last reading,
     /// if it has.
-    pub(crate) fn look(&mut self, wall: DateTime<Utc>, now: Instant) -> Option<TimeDelta> {
+    fn add(&mut self, wall: DateTime<Utc>, now: Instant) -> Option<TimeDelta> {
         let origin = wall.checked_sub_signed(self.since_begin(now))?;
         let jump = self.last.replace(origin).map(|last| origin - last);
         match self.origins.back_mut() {
@@ -63,7 +112,7 @@ impl ClockWatch {
     /// Returns the time by the slowest state of the clock within the window, so a clock that was
     /// set ahead counts only after the whole window. Returns `None` until the clock has been
     /// watched for long enough.
-    pub(crate) fn slowest(&self, now: Instant) -> Option<DateTime<Utc>> {
+    fn slowest(&self, now: Instant) -> Option<DateTime<Utc>> {
         let watch = (self.window / 10).min(LONGEST_WATCH);
         if now.duration_since(self.begin) < watch {
             return None;
@@ -86,7 +135,7 @@ mod tests {
 
     /// A watch that reads the clocks once a second, and the correct time.
     struct Watched {
-        watch: ClockWatch,
+        readings: Readings,
         begin: Instant,
         passed: u64,
     }
@@ -95,7 +144,7 @@ mod tests {
         fn new() -> Self {
             let begin = Instant::now();
             Self {
-                watch: ClockWatch::new(10 * HOUR, begin),
+                readings: Readings::new(10 * HOUR, begin),
                 begin,
                 passed: 0,
             }
@@ -113,7 +162,7 @@ mod tests {
             for _ in 0..time.as_secs() {
                 self.passed += 1;
                 let now = self.begin + Duration::from_secs(self.passed);
-                jumps.extend(self.watch.look(self.right() + ahead, now));
+                jumps.extend(self.readings.add(self.right() + ahead, now));
             }
             jumps
         }
@@ -121,7 +170,7 @@ mod tests {
         /// Returns by how much the time used for decisions is ahead of the correct time.
         fn slowest(&self) -> Option<TimeDelta> {
             let now = self.begin + Duration::from_secs(self.passed);
-            self.watch.slowest(now).map(|time| time - self.right())
+            self.readings.slowest(now).map(|time| time - self.right())
         }
     }
 
@@ -176,6 +225,6 @@ mod tests {
             let ahead = TimeDelta::milliseconds(50 * second);
             assert_eq!(clock.run(HOUR / 60, ahead), []);
         }
-        assert!(clock.watch.origins.len() < 20);
+        assert!(clock.readings.origins.len() < 20);
     }
 }

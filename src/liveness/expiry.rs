@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use super::{OVERDUE, Protection, Sample, Verdict};
-use crate::actor::{AppendEvents, Mailbox, RecordOffline, RegistryActor};
+use super::protection::{OVERDUE, Protection, Sample, Verdict};
+use crate::actor::{Mailbox, RecordOffline, RegistryActor};
 use crate::backend::BackendError;
 use crate::clock::Clock;
 use crate::directory::{Directory, InstanceEntry, Stale};
@@ -28,7 +28,6 @@ const MAX_RECORD: usize = 500;
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Checks leases, and marks instances without one offline or as suspects.
-#[derive(Clone)]
 pub struct ExpiryHandler {
     /// The leases.
     pub leases: Arc<dyn LeaseStore>,
@@ -47,9 +46,9 @@ pub struct ExpiryHandler {
 }
 
 /// An instance whose lease is missing, and the deadline that passed, if this replica had one.
-pub(crate) struct ExpiredLease {
-    pub(crate) listed: Arc<InstanceEntry>,
-    pub(crate) since: Option<Instant>,
+pub(super) struct ExpiredLease {
+    pub(super) listed: Arc<InstanceEntry>,
+    pub(super) since: Option<Instant>,
 }
 
 fn keys<'a>(listed: impl IntoIterator<Item = &'a Arc<InstanceEntry>>) -> Vec<InstanceKey> {
@@ -58,9 +57,10 @@ fn keys<'a>(listed: impl IntoIterator<Item = &'a Arc<InstanceEntry>>) -> Vec<Ins
 }
 
 impl ExpiryHandler {
-    /// Checks leases whose deadlines have passed on this replica. A lease that is alive was renewed
-    /// by another replica, which has its deadline now.
-    pub async fn process_expired(&self, passed: Vec<(Arc<InstanceEntry>, Instant)>) {
+    /// Checks the leases whose deadlines have passed on this replica. A lease that is alive was
+    /// renewed by another replica, which has its deadline now.
+    pub(super) async fn sweep(&self) {
+        let passed = self.directory.deadlines().take_passed();
         let mut expired = Vec::new();
         let mut rest = passed.as_slice();
         while !rest.is_empty() {
@@ -87,7 +87,7 @@ impl ExpiryHandler {
     }
 
     /// Marks instances without a lease offline, or as suspects.
-    pub(crate) async fn evaluate(&self, expired: Vec<ExpiredLease>) {
+    pub(super) async fn evaluate(&self, expired: Vec<ExpiredLease>) {
         let proven = self.proven(expired);
         if proven.is_empty() {
             return;
@@ -128,7 +128,10 @@ impl ExpiryHandler {
     }
 
     /// Checks all online instances, marks the suspects, and ends protection mode when it is due.
-    pub(crate) async fn review(&self) -> Result<(), BackendError> {
+    pub(super) async fn review(&self) -> Result<(), BackendError> {
+        if !self.protection.is_active() {
+            return Ok(());
+        }
         let online = self.directory.online();
         let mut suspects = 0;
         for part in online.chunks(INSPECT_BATCH) {
@@ -164,7 +167,7 @@ impl ExpiryHandler {
 
     /// Marks all instances without a lease offline, suspects or not, and returns how many. Marks
     /// none while a missing lease is no evidence.
-    pub(crate) async fn release_suspects(&self) -> usize {
+    pub async fn release_suspects(&self) -> usize {
         let online = self.directory.online();
         let mut expired = Vec::new();
         for part in online.chunks(INSPECT_BATCH) {
@@ -187,7 +190,7 @@ impl ExpiryHandler {
     }
 
     /// Checks that the lease store can be written and read.
-    pub(crate) async fn probe(&self) {
+    pub(super) async fn probe(&self) {
         if let Err(error) = self.leases.probe().await {
             log::debug!("probe of the lease store failed: {error}");
         }
@@ -196,7 +199,7 @@ impl ExpiryHandler {
     }
 
     /// Returns each lease, if the answer of the lease store is evidence.
-    pub(crate) async fn inspect(
+    pub(super) async fn inspect(
         &self,
         keys: &[InstanceKey],
     ) -> Result<Vec<Option<Lease>>, BackendError> {
@@ -270,20 +273,17 @@ impl ExpiryHandler {
         }
     }
 
-    fn ttl(&self, listed: &InstanceEntry) -> Ttl {
-        listed.instance.ttl.unwrap_or(self.protection.limits().ttl)
+    /// Returns the TTL of instances without one of their own.
+    pub fn default_ttl(&self) -> Ttl {
+        self.protection.limits().ttl
     }
 
-    /// Appends events to the event log, after those of earlier commits.
-    pub(crate) async fn append(&self, events: Vec<Event>) {
-        while let Err(error) = self.registry.ask(AppendEvents(events.clone())).await {
-            log::debug!("cannot append events, retrying: {error}");
-            sleep(RETRY_DELAY).await;
-        }
+    fn ttl(&self, listed: &InstanceEntry) -> Ttl {
+        listed.instance.ttl.unwrap_or(self.default_ttl())
     }
 
     async fn append_protection(&self, kind: EventKind) {
         let at = self.clock.now();
-        self.append(vec![Event { at, kind }]).await;
+        self.registry.append_events(vec![Event { at, kind }]).await;
     }
 }

@@ -1,18 +1,18 @@
 //! Which instances are offline.
 //!
 //! [`Protection`] decides, the sweep and the reconcile find instances whose leases are missing,
-//! and [`ExpiryHandler`] marks them.
+//! and [`ExpiryHandler`] marks them. [`Jobs`] runs all of it, one loop for each job.
 
 mod agreement;
 mod clock_watch;
 mod expiry;
+mod jobs;
 mod protection;
 mod reconcile;
 
 pub use self::agreement::Agreement;
-pub(crate) use self::clock_watch::ClockWatch;
+pub use self::clock_watch::ClockWatch;
 pub use self::expiry::ExpiryHandler;
-pub use self::protection::{
-    ActivePeriod, Limits, OVERDUE, Protection, Report, Sample, TICK, Verdict,
-};
-pub use self::reconcile::{ReconcileResult, Reconciler};
+pub use self::jobs::{Jobs, Purge};
+pub use self::protection::{ActivePeriod, Limits, Protection, Report};
+pub use self::reconcile::{ReconcileReport, ReconcileResult, Reconciler};

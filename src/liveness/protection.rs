@@ -19,7 +19,7 @@ use crate::lease::Health;
 use crate::model::Ttl;
 
 /// The interval at which [`Protection::tick`] is called.
-pub const TICK: Duration = Duration::from_millis(500);
+pub(super) const TICK: Duration = Duration::from_millis(500);
 
 /// A longer time between two ticks, three times [`TICK`], means that the process was suspended.
 const STALL: Duration = Duration::from_millis(1500);
@@ -30,7 +30,7 @@ const COMPARISON_MAX_AGE: Duration = Duration::from_secs(5);
 
 /// A lease is overdue if less than this percentage of its TTL remains. Heartbeats are requested
 /// when half of the TTL remains, and at most a tenth later.
-pub const OVERDUE: u128 = 45;
+pub(super) const OVERDUE: u128 = 45;
 
 /// The settings of protection mode.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,6 +1,6 @@
 //! The reconcile: compares the instances that are listed as online with the leases.
 //!
-//! The SchedulerActor starts it, on one replica at a time. It checks the online instances that
+//! It runs on one replica at a time. It checks the online instances that
 //! have no deadline on this replica, and reads through the leases for those that no replica
 //! recorded. It changes nothing itself: [`ExpiryHandler`] and the conditional updates of the
 //! RegistryActor decide.
@@ -8,15 +8,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 
 use super::ExpiryHandler;
 use super::expiry::ExpiredLease;
-use crate::actor::{AskError, RecordOnline};
+use crate::actor::{AskError, Mailbox, RecordOnline, RegistryActor};
 use crate::backend::BackendError;
+use crate::clock::Clock;
 use crate::coordination::Coordinator;
-use crate::directory::InstanceEntry;
-use crate::lease::ListCursor;
+use crate::directory::{Directory, InstanceEntry};
+use crate::lease::{LeasePage, LeaseStore, ListCursor};
 use crate::model::InstanceKey;
 use crate::store::{LeaseStart, RegistryReader, StoreError};
 
@@ -31,18 +33,18 @@ const PAGES: usize = 50;
 /// The name of the claim that makes it run on one replica at a time.
 const CLAIM: &str = "reconcile";
 
-/// Compares who is listed as online with the lease store.
+/// Compares the instances that are listed as online with the lease store.
 pub struct Reconciler {
-    /// The registry store: which addresses that have a lease are registered.
-    pub reader: Arc<dyn RegistryReader>,
-    /// Checks leases, and handles the missing ones.
-    pub expiry: ExpiryHandler,
-    /// Grants the claim.
-    pub coordinator: Arc<dyn Coordinator>,
+    expiry: Arc<ExpiryHandler>,
+    directory: Arc<Directory>,
+    leases: Arc<dyn LeaseStore>,
+    reader: Arc<dyn RegistryReader>,
+    registry: Mailbox<RegistryActor>,
+    coordinator: Arc<dyn Coordinator>,
+    clock: Arc<dyn Clock>,
     /// Where the next page of leases begins.
-    pub cursor: Mutex<ListCursor>,
-    /// The duration of the claim: a little less than the interval.
-    pub claim: Duration,
+    cursor: Mutex<ListCursor>,
+    report: Mutex<ReconcileReport>,
 }
 
 /// What a reconcile found.
@@ -54,6 +56,21 @@ pub struct ReconcileResult {
     pub expired: usize,
     /// Instances with a lease that were not recorded as online, and are now.
     pub recovered: usize,
+}
+
+/// Statistics of the reconciles of this replica since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReconcileReport {
+    /// Completed reconciles.
+    pub completed: u64,
+    /// Instances checked.
+    pub checked: u64,
+    /// Instances found without a lease.
+    pub expired: u64,
+    /// Instances found alive and recorded as online.
+    pub recovered: u64,
+    /// When the last one was completed.
+    pub last_at: Option<DateTime<Utc>>,
 }
 
 /// Why a reconcile was aborted. The next one begins again.
@@ -71,18 +88,58 @@ pub enum ReconcileError {
 }
 
 impl Reconciler {
-    /// Runs one reconcile; returns `None` if another replica has the claim.
-    pub async fn run(&self) -> Result<Option<ReconcileResult>, ReconcileError> {
-        if !self.coordinator.try_claim(CLAIM, self.claim).await? {
-            return Ok(None);
+    /// The time between reconciles.
+    pub const INTERVAL: Duration = Duration::from_secs(15);
+
+    /// Checks leases by `expiry`, asks `reader` which addresses with a lease are registered, and
+    /// records living instances by `registry`.
+    pub fn new(
+        expiry: Arc<ExpiryHandler>,
+        directory: Arc<Directory>,
+        leases: Arc<dyn LeaseStore>,
+        reader: Arc<dyn RegistryReader>,
+        registry: Mailbox<RegistryActor>,
+        coordinator: Arc<dyn Coordinator>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            expiry,
+            directory,
+            leases,
+            reader,
+            registry,
+            coordinator,
+            clock,
+            cursor: Mutex::default(),
+            report: Mutex::default(),
         }
-        let default_ttl = self.expiry.protection.limits().ttl;
-        let unwatched = self.expiry.directory.unwatched(default_ttl);
-        Ok(Some(ReconcileResult {
+    }
+
+    /// Returns the statistics.
+    pub fn report(&self) -> ReconcileReport {
+        *self.report.lock()
+    }
+
+    /// Runs one reconcile, unless another replica has the claim.
+    pub async fn run(&self) -> Result<(), ReconcileError> {
+        // A little less than the interval.
+        let claim = Self::INTERVAL - Duration::from_secs(1);
+        if self.coordinator.try_claim(CLAIM, claim).await? {
+            let result = self.reconcile().await?;
+            log::debug!("reconciled: {result:?}");
+            self.report.lock().add(result, self.clock.now());
+        }
+        Ok(())
+    }
+
+    /// Runs one reconcile.
+    pub async fn reconcile(&self) -> Result<ReconcileResult, ReconcileError> {
+        let unwatched = self.directory.unwatched(self.expiry.default_ttl());
+        Ok(ReconcileResult {
             checked: unwatched.len(),
             expired: self.find_expired(&unwatched).await?,
             recovered: self.find_recovered().await?,
-        }))
+        })
     }
 
     /// Checks the online instances that have no deadline on this replica, and returns how many have
@@ -112,20 +169,17 @@ impl Reconciler {
         let mut begun = 0;
         for _ in 0..PAGES {
             let cursor = *self.cursor.lock();
-            let page = self.expiry.leases.list(cursor).await?;
-            let is_online = |key: &String| {
-                let listed = self.expiry.directory.find_by_lease_key(key);
-                listed.is_some_and(|listed| listed.instance.presence.online)
-            };
-            let others = page.keys.iter().filter(|key| !is_online(key));
-            // Ignore keys that are no lease keys.
-            let others = others.filter_map(|key| InstanceKey::from_lease_key(key).ok());
-            for keys in others.collect::<Vec<_>>().chunks(PAGE) {
+            let LeasePage { mut keys, next } = self.leases.list(cursor).await?;
+            keys.retain(|key| {
+                let listed = self.directory.find(key);
+                listed.is_none_or(|listed| !listed.instance.presence.online)
+            });
+            for keys in keys.chunks(PAGE) {
                 begun += self.record_recovered(keys).await?;
             }
             // Only now: after a failure the page is read again.
-            *self.cursor.lock() = page.next.unwrap_or_default();
-            if page.next.is_none() {
+            *self.cursor.lock() = next.unwrap_or_default();
+            if next.is_none() {
                 break;
             }
         }
@@ -155,7 +209,17 @@ impl Reconciler {
         if begun.is_empty() {
             Ok(0)
         } else {
-            Ok(self.expiry.registry.ask(RecordOnline(begun)).await??.len())
+            Ok(self.registry.ask(RecordOnline(begun)).await??.len())
         }
+    }
+}
+
+impl ReconcileReport {
+    fn add(&mut self, result: ReconcileResult, at: DateTime<Utc>) {
+        self.completed += 1;
+        self.checked += result.checked as u64;
+        self.expired += result.expired as u64;
+        self.recovered += result.recovered as u64;
+        self.last_at = Some(at);
     }
 }

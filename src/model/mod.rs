@@ -9,9 +9,9 @@ mod event;
 mod instance;
 mod json;
 mod label;
-mod lease;
 mod replica;
 mod scope;
+mod time;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -28,9 +28,9 @@ pub use instance::{
 };
 pub use json::parse_json;
 pub use label::{DisplayName, Label, Note};
-pub use lease::{Epoch, LeaseKeyError, rfc3339_millis};
 pub use replica::ReplicaId;
 pub use scope::{Scope, ScopeId, ScopeKey, ScopeKind, ScopeRecord};
+pub use time::{Epoch, rfc3339_millis};
 
 /// The text or number is not a valid value. The message states the rule and the input; the
 /// caller prepends the name of the field.

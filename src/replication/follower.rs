@@ -11,13 +11,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::EventBroadcast;
-use crate::actor::Lifeline;
+use super::comparison::Comparison;
+use crate::actor::{Mailbox, RegistryActor};
 use crate::backend::BackendError;
 use crate::clock::Clock;
 use crate::directory::{Directory, Drift, Stale};
 use crate::event_log::{EventLog, LogEntry, ReadOutcome};
-use crate::liveness::ExpiryHandler;
-use crate::metrics::Gauge;
+use crate::liveness::{ExpiryHandler, Protection};
+use crate::metrics::Metrics;
 use crate::model::{Event, EventId, EventKind, Instance};
 use crate::store::{RegistryReader, StoreError};
 
@@ -26,17 +27,6 @@ const WAIT: Duration = Duration::from_secs(1);
 
 /// The time between retries while the event log or the store is unavailable.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
-
-/// The time between comparisons of the Directory with the store.
-const COMPARE: Duration = Duration::from_secs(15);
-
-/// The time between a difference and the comparison that confirms it: an event may be on its
-/// way.
-const CONFIRM: Duration = Duration::from_secs(1);
-
-/// The time after which the store is read again if changes never pause long enough for a
-/// comparison.
-const FULL_RELOAD: Duration = Duration::from_secs(600);
 
 /// Follows the event log.
 pub struct Follower {
@@ -49,11 +39,15 @@ pub struct Follower {
     /// Where the events are published to the subscribers of this replica.
     pub feed: Arc<EventBroadcast>,
     /// Is informed of offline transitions and of protection mode.
-    pub expiry: ExpiryHandler,
-    /// The time of a transition that was missed.
+    pub protection: Arc<Protection>,
+    /// Marks the suspects offline when another replica ends protection mode.
+    pub expiry: Arc<ExpiryHandler>,
+    /// Appends the transitions that were missed.
+    pub registry: Mailbox<RegistryActor>,
+    /// The time of these transitions.
     pub clock: Arc<dyn Clock>,
-    /// Ends the process if the Follower ends.
-    pub _lifeline: Lifeline,
+    /// Counts events, and whether the registry store and the event log can be read.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Why the Directory could not be loaded. A retry may succeed.
@@ -76,18 +70,17 @@ impl Follower {
         self.directory.reload().await?;
         self.arm_deadlines();
         self.feed.lose(head);
-        let backends = &self.expiry.metrics.backends;
+        let backends = &self.metrics.backends;
         backends.store.set(1);
         backends.event_log.reads(true);
         Ok(head)
     }
 
     /// Follows the event log for ever.
-    pub async fn follow(self, head: EventId) -> Infallible {
+    pub async fn follow(&self, head: EventId) -> Infallible {
         let mut comparison = Comparison::new(Instant::now());
         let mut last = head;
-        let metrics = Arc::clone(&self.expiry.metrics);
-        let backends = &metrics.backends;
+        let backends = &self.metrics.backends;
         loop {
             match self.log.read(last, WAIT).await {
                 Ok(ReadOutcome::Events(events)) => {
@@ -126,13 +119,13 @@ impl Follower {
         for logged in events {
             let Event { at, kind } = &logged.event;
             let lag = (now - *at).as_seconds_f64();
-            self.expiry.metrics.event(kind.name(), lag);
+            self.metrics.event(kind.name(), lag);
             match kind {
-                EventKind::InstanceWentOffline(_) => self.expiry.protection.went_offline(1),
+                EventKind::InstanceWentOffline(_) => self.protection.went_offline(1),
                 EventKind::ProtectionEntered { reason } => {
-                    self.expiry.protection.entered_elsewhere(*at, reason);
+                    self.protection.entered_elsewhere(*at, reason);
                 }
-                EventKind::ProtectionLeft { reason } if self.expiry.protection.leave(reason) => {
+                EventKind::ProtectionLeft { reason } if self.protection.leave(reason) => {
                     self.expiry.release_suspects().await;
                 }
                 EventKind::EventsLost => lost = true,
@@ -201,7 +194,7 @@ impl Follower {
         };
         let transitions = differences.transitions.into_iter().map(transition);
         let missed = lost.into_iter().chain(transitions).collect();
-        self.expiry.append(missed).await;
+        self.registry.append_events(missed).await;
         if differences.others > 0 {
             self.feed.lose(head);
         }
@@ -211,7 +204,7 @@ impl Follower {
     /// have ended.
     fn arm_deadlines(&self) {
         let now = Instant::now();
-        let default = self.expiry.protection.limits().ttl;
+        let default = self.expiry.default_ttl();
         for listed in self.directory.online() {
             if let Some(slot) = listed.slot() {
                 let ttl = listed.instance.ttl.unwrap_or(default);
@@ -219,61 +212,5 @@ impl Follower {
                 deadlines.arm(slot, now + ttl.as_duration());
             }
         }
-    }
-}
-
-/// Compares the Directory with the store from time to time.
-struct Comparison {
-    due: Instant,
-    differed: bool,
-    equal_at: Instant,
-}
-
-impl Comparison {
-    fn new(now: Instant) -> Self {
-        Self {
-            due: now + COMPARE,
-            differed: false,
-            equal_at: now,
-        }
-    }
-
-    fn is_due(&self) -> bool {
-        Instant::now() >= self.due
-    }
-
-    /// Compares, and returns the differences if they are certain and were applied.
-    async fn compare(
-        &mut self,
-        directory: &Directory,
-        reader: &dyn RegistryReader,
-        up: &Gauge,
-    ) -> Option<Drift> {
-        let before = directory.digest();
-        let stored = reader.digest().await;
-        let quiet = directory.digest() == before;
-        // A store that answers reads may refuse writes.
-        let answers = stored.is_ok() && reader.ping().await.is_ok();
-        up.set(answers.into());
-        let now = Instant::now();
-        self.due = now + COMPARE;
-        let Ok(stored) = stored else { return None };
-        if stored == before {
-            self.equal_at = now;
-        }
-        let differs = stored != before && quiet;
-        let sure = differs && std::mem::replace(&mut self.differed, differs);
-        if !sure && now.duration_since(self.equal_at) < FULL_RELOAD {
-            if differs {
-                self.due = now + CONFIRM;
-            } else {
-                self.differed = false;
-            }
-            return None;
-        }
-        self.differed = false;
-        let differences = directory.reload().await.ok()?;
-        self.equal_at = now;
-        (differences != Drift::default()).then_some(differences)
     }
 }

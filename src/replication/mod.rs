@@ -1,5 +1,6 @@
 //! Applies the events of all replicas to this one's Directory, and sends them to subscribers.
 
+mod comparison;
 mod feed;
 mod follower;
 

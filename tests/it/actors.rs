@@ -9,7 +9,7 @@ use actix::{Actor, Addr};
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use rollcalld::actor::{
-    BackgroundJobs, DeclareScope, Drain, GetStatus, HeartbeatActor, HeartbeatOutcome, Lifeline,
+    DeclareScope, Drain, GetStatus, HeartbeatActor, HeartbeatOutcome, Lifeline, Mailbox,
     RecordHeartbeats, RegisterInstance, RegistryActor, RollCall, RollCallReport, SchedulerActor,
 };
 use rollcalld::backend::BackendError;
@@ -31,8 +31,9 @@ use rollcalld::store::{
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
-use crate::support::{agreement, eventually, mailbox, observed};
+use crate::support::{eventually, mailbox, observed};
 
 fn key(address: &str) -> InstanceKey {
     InstanceKey {
@@ -377,9 +378,16 @@ fn memory_log() -> Arc<dyn EventLog> {
     event_log::open(None, Arc::new(SystemClock))
 }
 
-fn expiry(store: &Arc<FakeStore>, leases: &Arc<FakeLeases>) -> ExpiryHandler {
-    let directory = Arc::new(Directory::new(store.clone()));
+fn recorder(store: &Arc<FakeStore>, directory: &Arc<Directory>) -> Mailbox<RegistryActor> {
     let (registry, _) = registry_of(store, directory.clone(), memory_log());
+    mailbox(registry, 100, Duration::from_secs(5))
+}
+
+fn expiry(
+    store: &Arc<FakeStore>,
+    directory: &Arc<Directory>,
+    leases: &Arc<FakeLeases>,
+) -> ExpiryHandler {
     let limits = Limits {
         ratio: 0.5,
         min: 10,
@@ -390,9 +398,9 @@ fn expiry(store: &Arc<FakeStore>, leases: &Arc<FakeLeases>) -> ExpiryHandler {
     ExpiryHandler {
         leases: observed(leases.clone(), &health),
         health: health.clone(),
-        directory,
+        directory: directory.clone(),
         protection: Arc::new(Protection::new(limits, health)),
-        registry: mailbox(registry, 100, Duration::from_secs(5)),
+        registry: recorder(store, directory),
         clock: Arc::new(SystemClock),
         metrics: Arc::default(),
     }
@@ -613,30 +621,64 @@ async fn the_end_of_an_actor_by_a_panic_is_reported() {
     assert_eq!(ended.recv().await, Some("tested"));
 }
 
+/// A HeartbeatActor, and the Directory that resolves what is sent to it.
+#[derive(Clone)]
+struct Heartbeats {
+    directory: Arc<Directory>,
+    actor: Mailbox<HeartbeatActor>,
+}
+
 /// A HeartbeatActor over a registry of the addresses `known`.
-fn heartbeats(
-    store: &Arc<FakeStore>,
-    leases: &Arc<FakeLeases>,
-    known: &[&str],
-) -> Addr<HeartbeatActor> {
+fn heartbeats(store: &Arc<FakeStore>, leases: &Arc<FakeLeases>, known: &[&str]) -> Heartbeats {
     *store.registered.lock().unwrap() = Some(known.iter().map(|address| key(address)).collect());
-    HeartbeatActor::new(expiry(store, leases), lifeline().0).start()
+    let directory = Arc::new(Directory::new(store.clone()));
+    let actor = HeartbeatActor::new(
+        leases.clone(),
+        directory.clone(),
+        recorder(store, &directory),
+        Ttl::try_from(30).unwrap(),
+        Arc::default(),
+        lifeline().0,
+    );
+    Heartbeats {
+        directory,
+        actor: mailbox(actor.start(), 1000, Duration::from_secs(5)),
+    }
 }
 
-/// Heartbeats of instances that the sender does not know.
-fn send_heartbeats(addresses: &[&str]) -> RecordHeartbeats {
-    beat_of(addresses, None)
-}
+impl Heartbeats {
+    /// Sends heartbeats of instances that the sender knows.
+    async fn send_known(&self, addresses: &[&str]) -> Result<Vec<HeartbeatOutcome>, BackendError> {
+        let known = Some(HeartbeatInfo::default());
+        self.ask(
+            addresses
+                .iter()
+                .map(|address| (key(address), known))
+                .collect(),
+        )
+        .await
+    }
 
-/// Heartbeats of instances that the sender knows.
-fn heartbeat_of_known(addresses: &[&str]) -> RecordHeartbeats {
-    beat_of(addresses, Some(HeartbeatInfo::default()))
-}
+    /// Sends heartbeats of instances that the sender does not know.
+    async fn send(&self, addresses: &[&str]) -> Result<Vec<HeartbeatOutcome>, BackendError> {
+        let mut instances: Vec<_> = addresses
+            .iter()
+            .map(|address| (key(address), None))
+            .collect();
+        self.directory.resolve(&mut instances).await.unwrap();
+        self.ask(instances).await
+    }
 
-fn beat_of(addresses: &[&str], known: Option<HeartbeatInfo>) -> RecordHeartbeats {
-    let instances = addresses.iter().map(|address| (key(address), known));
-    RecordHeartbeats {
-        instances: instances.collect(),
+    async fn ask(
+        &self,
+        instances: Vec<(InstanceKey, Option<HeartbeatInfo>)>,
+    ) -> Result<Vec<HeartbeatOutcome>, BackendError> {
+        let outcomes = self.actor.ask_with(|reply| RecordHeartbeats {
+            instances,
+            must_be_registered: true,
+            reply,
+        });
+        outcomes.await.unwrap()
     }
 }
 
@@ -650,20 +692,23 @@ async fn heartbeats_that_arrive_during_a_round_trip_share_the_next_one() {
     let addresses: Vec<String> = (0..100).map(|i| format!("h-{i}:1")).collect();
     let known: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let actor = heartbeats(&store, &leases, &known);
-    let mut beats = vec![actix::spawn(actor.send(send_heartbeats(&known[..1])))];
+    let send = |index: usize, is_known: bool| {
+        let (actor, address) = (actor.clone(), addresses[index].clone());
+        actix::spawn(async move {
+            if is_known {
+                actor.send_known(&[&address]).await
+            } else {
+                actor.send(&[&address]).await
+            }
+        })
+    };
+    let mut beats = vec![send(0, false)];
     settle().await;
-    for (i, address) in known[1..].iter().enumerate() {
-        let heartbeat = if i % 2 == 0 {
-            send_heartbeats(&[address])
-        } else {
-            heartbeat_of_known(&[address])
-        };
-        beats.push(actix::spawn(actor.send(heartbeat)));
-    }
+    beats.extend((1..100).map(|index| send(index, index % 2 == 0)));
     settle().await;
     leases.gate.as_ref().unwrap().add_permits(10);
     for heartbeat in beats {
-        let outcomes = heartbeat.await.unwrap().unwrap().unwrap();
+        let outcomes = heartbeat.await.unwrap().unwrap();
         assert!(
             matches!(outcomes[..], [HeartbeatOutcome::Created(_)]),
             "{outcomes:?}"
@@ -678,11 +723,7 @@ async fn a_new_life_is_recorded_with_its_epoch_and_a_renewal_is_not() {
     let leases = Arc::new(FakeLeases::default());
     let actor = heartbeats(&store, &leases, &["a:1", "b:1"]);
     for _ in 0..3 {
-        actor
-            .send(send_heartbeats(&["a:1", "b:1", "unknown:1"]))
-            .await
-            .unwrap()
-            .unwrap();
+        actor.send(&["a:1", "b:1", "unknown:1"]).await.unwrap();
         settle().await;
     }
     let committed = store.committed.lock().unwrap().clone();
@@ -696,11 +737,7 @@ async fn a_large_batch_is_several_round_trips_and_one_answer() {
     let addresses: Vec<String> = (0..2500).map(|i| format!("h-{i}:1")).collect();
     let known: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let actor = heartbeats(&store, &leases, &known);
-    let outcomes = actor
-        .send(heartbeat_of_known(&known))
-        .await
-        .unwrap()
-        .unwrap();
+    let outcomes = actor.send_known(&known).await.unwrap();
     assert_eq!(outcomes.len(), 2500);
     assert_eq!(*leases.batches.lock().unwrap(), [1000, 1000, 500]);
 }
@@ -714,9 +751,14 @@ async fn a_lease_store_that_hangs_is_an_error_within_a_second() {
         ..FakeLeases::default()
     });
     let actor = heartbeats(&store, &leases, &["a:1"]);
-    for heartbeat in [send_heartbeats, heartbeat_of_known] {
+    for is_known in [false, true] {
         let begin = Instant::now();
-        assert!(actor.send(heartbeat(&["a:1"])).await.unwrap().is_err());
+        let outcomes = if is_known {
+            actor.send_known(&["a:1"]).await
+        } else {
+            actor.send(&["a:1"]).await
+        };
+        assert!(outcomes.is_err());
         assert!(
             begin.elapsed() <= Duration::from_secs(1),
             "{:?}",
@@ -730,16 +772,8 @@ async fn outcomes_are_in_the_order_of_the_keys() {
     let store = Arc::new(FakeStore::default());
     let leases = Arc::new(FakeLeases::default());
     let actor = heartbeats(&store, &leases, &["a:1", "c:1", "d:1"]);
-    actor
-        .send(send_heartbeats(&["c:1"]))
-        .await
-        .unwrap()
-        .unwrap();
-    let outcomes = actor
-        .send(send_heartbeats(&["a:1", "b:1", "c:1", "d:1"]))
-        .await
-        .unwrap()
-        .unwrap();
+    actor.send(&["c:1"]).await.unwrap();
+    let outcomes = actor.send(&["a:1", "b:1", "c:1", "d:1"]).await.unwrap();
     let ttl = Ttl::try_from(30).unwrap();
     assert_eq!(
         outcomes,
@@ -758,22 +792,14 @@ async fn the_store_is_not_asked_about_an_instance_that_is_known() {
     let store = Arc::new(FakeStore::default());
     let leases = Arc::new(FakeLeases::default());
     let actor = heartbeats(&store, &leases, &["a:1"]);
-    actor
-        .send(send_heartbeats(&["a:1"]))
-        .await
-        .unwrap()
-        .unwrap();
+    actor.send(&["a:1"]).await.unwrap();
     let first = store.look_ups.load(Ordering::SeqCst);
     assert_eq!(
         first, 2,
         "whether it is registered, and again after its lease was created"
     );
     for _ in 0..100 {
-        actor
-            .send(send_heartbeats(&["a:1"]))
-            .await
-            .unwrap()
-            .unwrap();
+        actor.send(&["a:1"]).await.unwrap();
     }
     assert_eq!(store.look_ups.load(Ordering::SeqCst), first);
 }
@@ -784,18 +810,10 @@ async fn heartbeats_continue_while_the_store_is_unavailable() {
     let store = Arc::new(FakeStore::default());
     let leases = Arc::new(FakeLeases::default());
     let actor = heartbeats(&store, &leases, &["a:1"]);
-    actor
-        .send(send_heartbeats(&["a:1"]))
-        .await
-        .unwrap()
-        .unwrap();
+    actor.send(&["a:1"]).await.unwrap();
     *store.registered.lock().unwrap() = None;
     sleep(Duration::from_secs(600)).await;
-    let outcomes = actor
-        .send(send_heartbeats(&["a:1", "b:1"]))
-        .await
-        .unwrap()
-        .unwrap();
+    let outcomes = actor.send(&["a:1", "b:1"]).await.unwrap();
     let ttl = Ttl::try_from(30).unwrap();
     assert_eq!(
         outcomes,
@@ -806,11 +824,7 @@ async fn heartbeats_continue_while_the_store_is_unavailable() {
     );
     // Once the store answers again, an unknown instance that was trusted is found out.
     *store.registered.lock().unwrap() = Some(HashSet::from([key("a:1")]));
-    let outcomes = actor
-        .send(send_heartbeats(&["a:1", "b:1"]))
-        .await
-        .unwrap()
-        .unwrap();
+    let outcomes = actor.send(&["a:1", "b:1"]).await.unwrap();
     assert_eq!(
         outcomes,
         [HeartbeatOutcome::Renewed(ttl), HeartbeatOutcome::Unknown]
@@ -823,19 +837,11 @@ async fn a_lease_created_for_a_removed_instance_is_revoked() {
     let store = Arc::new(FakeStore::default());
     let leases = Arc::new(FakeLeases::default());
     let actor = heartbeats(&store, &leases, &["a:1"]);
-    actor
-        .send(send_heartbeats(&["a:1"]))
-        .await
-        .unwrap()
-        .unwrap();
+    actor.send(&["a:1"]).await.unwrap();
     // Deregistered by another replica: row and lease are gone, and this one does not know it yet.
     store.registered.lock().unwrap().as_mut().unwrap().clear();
     leases.leases.lock().unwrap().clear();
-    let outcomes = actor
-        .send(send_heartbeats(&["a:1"]))
-        .await
-        .unwrap()
-        .unwrap();
+    let outcomes = actor.send(&["a:1"]).await.unwrap();
     assert_eq!(outcomes, [HeartbeatOutcome::Unknown]);
     assert!(leases.leases.lock().unwrap().is_empty());
 }
@@ -930,27 +936,13 @@ impl Roll {
             message: "来自网关中心的心跳请求".into(),
             interval: Duration::from_secs(15),
         };
-        let (store, lifeline) = (Arc::new(FakeStore::default()), lifeline().0);
-        let expiry = expiry(&store, &Arc::default());
-        let chores = BackgroundJobs {
-            reconciler: Reconciler {
-                reader: store.clone(),
-                expiry: expiry.clone(),
-                coordinator: coordinator.clone(),
-                cursor: Default::default(),
-                claim: Duration::from_secs(14),
-            },
-            agreement: agreement(&expiry),
-            expiry,
-            remove_offline_after: None,
-        };
         let actor = SchedulerActor::new(
             roll_call,
-            chores,
             coordinator.clone(),
             log.clone(),
             clock.clone(),
-            lifeline,
+            CancellationToken::new(),
+            lifeline().0,
         );
         let actor = actor.start();
         Self {
@@ -977,7 +969,7 @@ impl Roll {
     }
 
     async fn report(&self) -> RollCallReport {
-        self.actor.send(GetStatus).await.unwrap().roll_call
+        self.actor.send(GetStatus).await.unwrap()
     }
 }
 
@@ -1077,21 +1069,20 @@ async fn a_reconcile_of_many_leases_goes_on_where_the_last_one_ended() {
         ..FakeLeases::default()
     });
     let store = Arc::new(FakeStore::default());
-    let reconciler = Reconciler {
-        reader: store.clone(),
-        expiry: expiry(&store, &leases),
-        coordinator: coordination::open(None),
-        cursor: Default::default(),
-        claim: Duration::from_millis(1),
-    };
+    let directory = Arc::new(Directory::new(store.clone()));
+    let reconciler = Reconciler::new(
+        Arc::new(expiry(&store, &directory, &leases)),
+        directory.clone(),
+        leases.clone(),
+        store.clone(),
+        recorder(&store, &directory),
+        coordination::open(None),
+        Arc::new(SystemClock),
+    );
     for end in [50, 100, 150, 200, 250] {
-        while reconciler.run().await.unwrap().is_none() {
-            tokio::task::yield_now().await;
-        }
+        reconciler.reconcile().await.unwrap();
         assert_eq!(*leases.asked.lock().unwrap(), Vec::from_iter(0..end));
     }
-    while reconciler.run().await.unwrap().is_none() {
-        tokio::task::yield_now().await;
-    }
+    reconciler.reconcile().await.unwrap();
     assert_eq!(leases.asked.lock().unwrap()[250], 0);
 }

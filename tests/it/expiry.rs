@@ -71,6 +71,12 @@ async fn two_thousand_silent_instances_are_detected_within_a_second_and_publishe
     let daemon = &setup.daemon;
     let addresses = addresses(2000);
     daemon.register("orders", &addresses, &json!({})).await;
+    // After its start a daemon marks no instance offline for one TTL.
+    eventually(Duration::from_secs(20), "instances may expire", || async {
+        let (_, overview) = daemon.get("/v1/overview").await;
+        overview["protection"]["reason"].is_null().then_some(())
+    })
+    .await;
     let mut subscriber = Subscriber::new(daemon, "").await;
     let mut beats: HashMap<&str, (Instant, Instant)> = HashMap::new();
     for group in addresses.chunks(100) {

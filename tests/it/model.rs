@@ -7,34 +7,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use actix::fut::wrap_future;
-use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context};
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rollcalld::actor::{
-    BackgroundJobs, ChangeInstance, DeregisterInstance, HeartbeatActor, HeartbeatOutcome, Lifeline,
-    RECONCILE, RecordHeartbeats, RegisterInstance, RegisterSweeper, RegistryActor, Revoke,
-    RollCall, SchedulerActor,
+    ChangeInstance, DeregisterInstance, HeartbeatActor, HeartbeatOutcome, Mailbox,
+    RecordHeartbeats, RegisterInstance, Revoke,
 };
+use rollcalld::backend::BackendError;
 use rollcalld::clock::Clock;
-use rollcalld::directory::{Directory, HeartbeatInfo, InstanceFilter};
+use rollcalld::daemon::{self, Core};
+use rollcalld::directory::{InstanceEntry, InstanceFilter};
 use rollcalld::event_log::{EventLog, ReadOutcome};
-use rollcalld::lease::Health;
-use rollcalld::liveness::{ExpiryHandler, Limits, Protection, Reconciler};
+use rollcalld::liveness::{Limits, Reconciler};
 use rollcalld::model::{
     EventId, EventKind, Hold, InstanceChange, InstanceKey, Registration, ScopeKind, Status,
     StatusChange, Ttl,
 };
-use rollcalld::replication::{EventBroadcast, Follower};
-use rollcalld::store::Store;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::support::lease_servers::{LeaseServers, Mode};
 use crate::support::memory_store::{Backup, MemoryStore};
-use crate::support::{agreement, mailbox, observed};
+use crate::support::start_core;
 
 const TTL: Duration = Duration::from_secs(10);
 
@@ -124,118 +118,55 @@ impl Backends {
 
 /// A daemon without HTTP around it.
 struct Replica {
-    registry: Addr<RegistryActor>,
-    heartbeat: Addr<HeartbeatActor>,
-    directory: Arc<Directory>,
-    follower: JoinHandle<()>,
-    _scheduler: Addr<SchedulerActor>,
-    /// Dropped with the replica, which stops its SchedulerActor.
-    _alive: oneshot::Sender<()>,
+    core: Core,
+    heartbeat: Mailbox<HeartbeatActor>,
     started_at: Instant,
-}
-
-impl Drop for Replica {
-    fn drop(&mut self) {
-        self.follower.abort();
-    }
 }
 
 impl Replica {
     /// Starts the replica with that number, once its backends can be reached.
     async fn start(backends: &Backends, number: usize) -> Self {
-        let Backends {
-            store,
-            leases,
-            clock,
-        } = backends;
-        let leases = leases.of(number);
-        let Store { reader, writer } = store.open();
-        let lifeline = || Lifeline::new("tested", mpsc::unbounded_channel().0);
-        let directory = Arc::new(Directory::new(reader.clone()));
-        let registry = RegistryActor::new(
-            writer,
-            clock.clone(),
-            directory.clone(),
-            leases.clone(),
-            leases.clone(),
-            None,
-            Arc::default(),
-            lifeline(),
-        );
-        let registry = registry.start();
+        let leases = backends.leases.of(number);
         let limits = Limits {
             ratio: 1.0,
             min: 0,
             max: Duration::from_secs(600),
             ttl: Ttl::try_from(TTL.as_secs() as i64).unwrap(),
         };
-        let health = Arc::<Health>::default();
-        let expiry = ExpiryHandler {
-            leases: observed(leases.clone(), &health),
-            health: health.clone(),
-            directory: directory.clone(),
-            protection: Arc::new(Protection::new(limits, health)),
-            registry: mailbox(registry.clone(), 100, Duration::from_secs(8)),
-            clock: clock.clone(),
-            metrics: Arc::default(),
-        };
-        let chores = BackgroundJobs {
-            reconciler: Reconciler {
-                reader: reader.clone(),
-                expiry: expiry.clone(),
+        let core = start_core(
+            limits,
+            daemon::Backends {
+                store: backends.store.open(),
+                log: leases.clone(),
                 coordinator: leases.clone(),
-                cursor: Default::default(),
-                claim: RECONCILE - Duration::from_secs(1),
+                connect: Box::new(move || leases.clone()),
+                clock: backends.clock.clone(),
             },
-            agreement: agreement(&expiry),
-            expiry: expiry.clone(),
-            remove_offline_after: None,
-        };
-        let roll_call = RollCall {
-            channel: "heartBeat".into(),
-            message: "?".into(),
-            interval: Duration::from_secs(5),
-        };
-        let scheduler = SchedulerActor::new(
-            roll_call,
-            chores,
-            leases.clone(),
-            leases.clone(),
-            clock.clone(),
-            lifeline(),
         );
-        let (alive, ended) = oneshot::channel::<()>();
-        // Its intervals would go on without it.
-        let scheduler = SchedulerActor::create(|context| {
-            let stop = wrap_future(ended).map(|_, _: &mut SchedulerActor, context| {
-                let context: &mut Context<SchedulerActor> = context;
-                context.stop();
-            });
-            context.spawn(stop);
-            scheduler
-        });
-        let heartbeat = HeartbeatActor::new(expiry.clone(), lifeline()).start();
-        scheduler.do_send(RegisterSweeper(heartbeat.clone().recipient()));
-        let follower = Follower {
-            directory: directory.clone(),
-            reader,
-            log: leases.clone(),
-            feed: Arc::new(EventBroadcast::new(leases)),
-            expiry,
-            clock: clock.clone(),
-            _lifeline: lifeline(),
-        };
-        let head = follower.load().await.unwrap();
-        let follower = actix::spawn(async move { match follower.follow(head).await {} });
+        let heartbeat = core.start_heartbeat_actor(core.leases.clone());
+        let head = core.follower.load().await.unwrap();
+        core.follow(head);
         Self {
-            registry,
+            core,
             heartbeat,
-            directory,
-            follower,
-            _scheduler: scheduler,
-            _alive: alive,
             started_at: Instant::now(),
         }
+    }
+
+    fn find(&self, key: &InstanceKey) -> Option<Arc<InstanceEntry>> {
+        self.core.directory.find(key)
+    }
+
+    /// Sends a heartbeat, as an HTTP handler does.
+    async fn send_heartbeat(&self, key: InstanceKey) -> Result<HeartbeatOutcome, BackendError> {
+        let mut instances = vec![(key, None)];
+        self.core.directory.resolve(&mut instances).await.unwrap();
+        let outcomes = self.heartbeat.ask_with(|reply| RecordHeartbeats {
+            instances,
+            must_be_registered: true,
+            reply,
+        });
+        outcomes.await.unwrap().map(|outcomes| outcomes[0])
     }
 }
 
@@ -271,7 +202,7 @@ impl World {
         match step {
             Step::Register(i, r) => {
                 let message = RegisterInstance(Registration::of(key(i)));
-                let registered = self.replicas[r].registry.send(message).await;
+                let registered = self.replicas[r].core.registry.ask(message).await;
                 let registered = registered.unwrap().unwrap().unwrap();
                 assert_eq!(registered.created, self.expected[i].is_none());
                 let expected = self.expected[i].get_or_insert(Expected {
@@ -283,14 +214,7 @@ impl World {
                 }
             }
             Step::RecordHeartbeats(i, r) => {
-                let listed = self.replicas[r].directory.find(&key(i));
-                let known = listed.map(|listed| HeartbeatInfo::from(&*listed));
-                let instances = vec![(key(i), known)];
-                let outcome = self.replicas[r]
-                    .heartbeat
-                    .send(RecordHeartbeats { instances })
-                    .await;
-                let outcome = outcome.unwrap().unwrap()[0];
+                let outcome = self.replicas[r].send_heartbeat(key(i)).await.unwrap();
                 match &mut self.expected[i] {
                     Some(expected) => {
                         let alive = expected.beaten.is_some_and(|(at, _)| at.elapsed() < TTL);
@@ -299,7 +223,7 @@ impl World {
                         assert_eq!(created, !alive, "{outcome:?}");
                         expected.beaten = Some((Instant::now(), r));
                         // An instance that sent a heartbeat here is online here.
-                        let listed = self.replicas[r].directory.find(&key(i)).unwrap();
+                        let listed = self.replicas[r].find(&key(i)).unwrap();
                         assert!(listed.instance.presence.online);
                     }
                     None => assert_eq!(outcome, HeartbeatOutcome::Unknown),
@@ -307,12 +231,12 @@ impl World {
             }
             Step::Deregister(i, r) => {
                 let message = DeregisterInstance { key: key(i) };
-                let removed = self.replicas[r].registry.send(message).await.unwrap();
+                let removed = self.replicas[r].core.registry.ask(message).await.unwrap();
                 assert_eq!(removed.unwrap().is_some(), self.expected[i].is_some());
                 let revoke = Revoke { keys: vec![key(i)] };
                 self.replicas[r]
                     .heartbeat
-                    .send(revoke)
+                    .ask(revoke)
                     .await
                     .unwrap()
                     .unwrap();
@@ -334,7 +258,7 @@ impl World {
                     key: key(i),
                     change,
                 };
-                let changed = self.replicas[r].registry.send(message).await.unwrap();
+                let changed = self.replicas[r].core.registry.ask(message).await.unwrap();
                 assert_eq!(changed.unwrap().is_some(), self.expected[i].is_some());
                 if let Some(expected) = &mut self.expected[i] {
                     expected.status = status;
@@ -355,7 +279,7 @@ impl World {
         if started_at > beaten {
             // The daemon that had its deadline has stopped: its successor or a reconcile detects
             // it.
-            (beaten + TTL).max(started_at) + TTL.max(RECONCILE) + SWEPT
+            (beaten + TTL).max(started_at) + TTL.max(Reconciler::INTERVAL) + SWEPT
         } else {
             beaten + TTL + SWEPT
         }
@@ -366,7 +290,7 @@ impl World {
         sleep(Duration::from_millis(2)).await;
         for (i, expected) in self.expected.iter().enumerate() {
             for (r, replica) in self.replicas.iter().enumerate() {
-                let listed = replica.directory.find(&key(i));
+                let listed = replica.find(&key(i));
                 let Some(expected) = expected else {
                     assert!(listed.is_none(), "{i} is not registered, says {r} not");
                     continue;
@@ -383,7 +307,7 @@ impl World {
                     }
                     Some(_) => {}
                 }
-                let view = replica.directory.scope(&key(i).scope).unwrap();
+                let view = replica.core.directory.scope(&key(i).scope).unwrap();
                 let address = key(i).address;
                 let mut all = view.list(InstanceFilter::All);
                 let shown = all
@@ -438,7 +362,7 @@ fn whatever_happens_in_whatever_order_ends_as_the_model_says() {
                 world.take(step).await;
                 world.check().await;
             }
-            sleep(2 * (TTL + RECONCILE)).await;
+            sleep(2 * (TTL + Reconciler::INTERVAL)).await;
             world.check().await;
             world.check_events().await;
         });
@@ -527,18 +451,11 @@ impl Troubled {
     async fn send_heartbeats(&mut self) {
         for i in (0..INSTANCES).filter(|i| self.stopped_at[*i].is_none()) {
             let replica = &self.replicas[i % REPLICAS];
-            let send = async || {
-                let listed = replica.directory.find(&key(i));
-                let known = listed.map(|listed| HeartbeatInfo::from(&*listed));
-                let instances = vec![(key(i), known)];
-                let outcome = replica.heartbeat.send(RecordHeartbeats { instances }).await;
-                outcome.unwrap().map(|outcomes| outcomes[0])
-            };
-            if let Ok(HeartbeatOutcome::Unknown) = send().await {
+            if let Ok(HeartbeatOutcome::Unknown) = replica.send_heartbeat(key(i)).await {
                 let message = RegisterInstance(Registration::of(key(i)));
-                replica.registry.send(message).await.unwrap().unwrap();
+                replica.core.registry.ask(message).await.unwrap().unwrap();
                 // It may fail: the lease store has faults.
-                let _ = send().await;
+                let _ = replica.send_heartbeat(key(i)).await;
             }
         }
     }
@@ -589,7 +506,7 @@ impl Troubled {
         }
         for i in (0..INSTANCES).filter(|i| self.stopped_at[*i].is_none()) {
             for (r, replica) in self.replicas.iter().enumerate() {
-                let listed = replica.directory.find(&key(i));
+                let listed = replica.find(&key(i));
                 let presence = listed.map(|listed| listed.instance.presence);
                 let marked_offline = presence
                     .is_some_and(|presence| !presence.online && presence.changed_at.is_some());
@@ -602,10 +519,10 @@ impl Troubled {
     async fn check_end(&mut self) {
         self.backends.leases.join(0);
         assert!(self.backends.leases.is_one());
-        self.pass(3 * (TTL + RECONCILE)).await;
+        self.pass(3 * (TTL + Reconciler::INTERVAL)).await;
         for i in 0..INSTANCES {
             for (r, replica) in self.replicas.iter().enumerate() {
-                let listed = replica.directory.find(&key(i));
+                let listed = replica.find(&key(i));
                 let online = listed.is_some_and(|listed| listed.instance.presence.online);
                 assert_eq!(online, self.stopped_at[i].is_none(), "{i} on {r}");
             }

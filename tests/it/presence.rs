@@ -5,22 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
-use rollcalld::actor::{Lifeline, Mailbox, RegistryActor};
 use rollcalld::clock::SystemClock;
-use rollcalld::coordination;
-use rollcalld::directory::Directory;
+use rollcalld::coordination::{self, Coordinator};
+use rollcalld::daemon::Core;
 use rollcalld::event_log;
-use rollcalld::lease::{self, Health, LeaseStore, LeaseUrl, Renewal};
-use rollcalld::liveness::{ExpiryHandler, Limits, Protection, ReconcileResult, Reconciler};
+use rollcalld::lease::{self, LeaseUrl, Renewal};
+use rollcalld::liveness::{Limits, ReconcileResult};
 use rollcalld::model::{InstanceKey, Registration, ScopeKind, Ttl, Weight};
-use rollcalld::store::{self, LeaseStart, RegistryReader, Store, StoreUrl};
+use rollcalld::store::{self, LeaseStart, StoreUrl};
 use serde_json::json;
-use tokio::sync::mpsc;
 
 use crate::support::backends::{Backends, Setup, Shared, on_both_backends};
 use crate::support::daemon::Daemon;
 use crate::support::redis::Redis;
-use crate::support::{eventually, mailbox, observed, postgres};
+use crate::support::{eventually, postgres, start_core};
 
 on_both_backends! {
     the_time_of_the_last_change_is_shown,
@@ -88,12 +86,10 @@ async fn what_happened_while_no_daemon_ran_is_recorded_by_the_next() {
     changed_at(&other, false).await;
 }
 
-/// Two stores and the actor that writes, without a daemon around them.
+/// A core without HTTP on two servers, whose jobs the test runs.
 struct Fixture {
-    reconciler: Reconciler,
-    reader: Arc<dyn RegistryReader>,
-    leases: Arc<dyn LeaseStore>,
-    registry: Mailbox<RegistryActor>,
+    core: Core,
+    coordinator: Arc<dyn Coordinator>,
     redis: Redis,
 }
 
@@ -101,28 +97,12 @@ impl Fixture {
     async fn new() -> Self {
         let redis = Redis::start().await;
         let database = postgres::shared().await.create_database().await;
-        let Store { reader, mut writer } =
-            store::open(&database.parse::<StoreUrl>().unwrap()).unwrap();
-        writer.migrate().await.unwrap();
+        let mut store = store::open(&database.parse::<StoreUrl>().unwrap()).unwrap();
+        store.writer.migrate().await.unwrap();
         let clock = Arc::new(SystemClock);
         let url: LeaseUrl = redis.url().parse().unwrap();
-        let backend = lease::open(&url, clock.clone()).unwrap();
-        let leases = backend.connect();
-        let directory = Arc::new(Directory::new(reader.clone()));
-        let log = event_log::open(backend.redis(), clock.clone());
-        let coordinator = coordination::open(backend.redis());
-        let lifeline = Lifeline::new("tested", mpsc::unbounded_channel().0);
-        let actor = RegistryActor::new(
-            writer,
-            clock.clone(),
-            directory.clone(),
-            log,
-            coordinator.clone(),
-            None,
-            Arc::default(),
-            lifeline,
-        );
-        let registry = mailbox(actix::Actor::start(actor), 2000, Duration::from_secs(10));
+        let leases = lease::open(&url, clock.clone()).unwrap();
+        let coordinator = coordination::open(leases.redis());
         // Believes at once, and everything.
         let limits = Limits {
             ratio: 1.0,
@@ -130,40 +110,33 @@ impl Fixture {
             max: Duration::from_secs(600),
             ttl: Ttl::try_from(5).unwrap(),
         };
-        let health = Arc::<Health>::default();
-        let leases = observed(leases, &health);
-        leases.probe().await.unwrap();
-        let expiry = ExpiryHandler {
-            leases: leases.clone(),
-            health: health.clone(),
-            directory,
-            protection: Arc::new(Protection::new(limits, health)),
-            registry: registry.clone(),
+        let backends = rollcalld::daemon::Backends {
+            store,
+            log: event_log::open(leases.redis(), clock.clone()),
+            coordinator: coordinator.clone(),
+            connect: Box::new(move || leases.connect()),
             clock,
-            metrics: Arc::default(),
         };
-        let reconciler = Reconciler {
-            reader: reader.clone(),
-            expiry,
-            coordinator,
-            cursor: Default::default(),
-            claim: Duration::from_millis(1),
-        };
+        let core = start_core(limits, backends);
+        core.leases.probe().await.unwrap();
+        // The jobs of a daemon would run beside the test's.
+        core.stop();
         Self {
-            reconciler,
-            reader,
-            leases,
-            registry,
+            core,
+            coordinator,
             redis,
         }
     }
 
     async fn register(&self, keys: &[InstanceKey]) {
-        let registrations = keys.iter().cloned().map(Registration::of);
-        let asked = registrations.map(rollcalld::actor::RegisterInstance);
-        let answers = asked.map(|registration| self.registry.ask(registration));
-        for answer in futures_util::future::join_all(answers).await {
-            answer.unwrap().unwrap().unwrap();
+        // Fewer at once than the mailbox takes.
+        for keys in keys.chunks(500) {
+            let registrations = keys.iter().cloned().map(Registration::of);
+            let asked = registrations.map(rollcalld::actor::RegisterInstance);
+            let answers = asked.map(|registration| self.core.registry.ask(registration));
+            for answer in futures_util::future::join_all(answers).await {
+                answer.unwrap().unwrap().unwrap();
+            }
         }
     }
 
@@ -177,7 +150,7 @@ impl Fixture {
                 ttl: Ttl::try_from(600).unwrap(),
             })
             .collect();
-        let renewed = self.leases.renew(&renewals).await.unwrap();
+        let renewed = self.core.leases.renew(&renewals).await.unwrap();
         let starts = keys.iter().zip(renewed);
         starts
             .map(|(key, renewed)| LeaseStart {
@@ -187,19 +160,15 @@ impl Fixture {
             .collect()
     }
 
-    /// Once the last claim is forgotten.
     async fn reconcile(&self) -> ReconcileResult {
-        self.reconciler.expiry.protection.tick();
-        self.reconciler.expiry.protection.attested(None);
-        eventually(Duration::from_secs(10), "it is our turn", || async {
-            self.reconciler.run().await.unwrap()
-        })
-        .await
+        self.core.protection.tick();
+        self.core.protection.attested(None);
+        self.core.reconciler.reconcile().await.unwrap()
     }
 
     /// Waits until a missing lease is evidence after the start.
     async fn grace_is_over(&self) {
-        let protection = &self.reconciler.expiry.protection;
+        let protection = &self.core.protection;
         let ttl = protection.limits().ttl;
         eventually(Duration::from_secs(20), "it may judge", || async {
             protection.tick();
@@ -210,7 +179,11 @@ impl Fixture {
     }
 
     async fn online(&self, key: &InstanceKey) -> bool {
-        let found = self.reader.find_instances(std::slice::from_ref(key)).await;
+        let found = self
+            .core
+            .reader
+            .find_instances(std::slice::from_ref(key))
+            .await;
         found.unwrap()[0].presence.online
     }
 }
@@ -238,7 +211,7 @@ async fn a_reconcile_mends_both_ways_and_then_finds_nothing() {
     };
     assert_eq!(fixture.reconcile().await, found(0, 0, 1300));
     assert_eq!(fixture.reconcile().await, found(1300, 0, 0));
-    fixture.leases.revoke(&keys[..700]).await.unwrap();
+    fixture.core.leases.revoke(&keys[..700]).await.unwrap();
     fixture.grace_is_over().await;
     assert_eq!(fixture.reconcile().await, found(1300, 700, 0));
     assert_eq!(fixture.reconcile().await, found(600, 0, 0));
@@ -247,7 +220,7 @@ async fn a_reconcile_mends_both_ways_and_then_finds_nothing() {
     fixture.renew(&keys[..1]).await;
     assert_eq!(fixture.reconcile().await.recovered, 1);
     let late = rollcalld::actor::RecordOffline(starts[..1].to_vec());
-    assert_eq!(fixture.registry.ask(late).await.unwrap().unwrap(), []);
+    assert_eq!(fixture.core.registry.ask(late).await.unwrap().unwrap(), []);
     assert!(fixture.online(&keys[0]).await);
 }
 
@@ -258,9 +231,8 @@ async fn a_reconcile_marks_no_instance_offline_without_the_leases() {
     fixture.register(&keys).await;
     fixture.renew(&keys).await;
     assert_eq!(fixture.reconcile().await.recovered, 20);
-    fixture.reconciler.coordinator = coordination::open(None);
     fixture.redis.kill();
-    fixture.reconciler.run().await.unwrap_err();
+    fixture.core.reconciler.reconcile().await.unwrap_err();
     for key in &keys {
         assert!(fixture.online(key).await);
     }
@@ -271,11 +243,11 @@ async fn one_daemon_reconciles_at_a_time() {
     let fixture = Fixture::new().await;
     assert!(
         fixture
-            .reconciler
             .coordinator
             .try_claim("reconcile", Duration::from_secs(60))
             .await
             .unwrap()
     );
-    assert_eq!(fixture.reconciler.run().await.unwrap(), None);
+    fixture.core.reconciler.run().await.unwrap();
+    assert_eq!(fixture.core.reconciler.report().completed, 0);
 }

@@ -1,18 +1,19 @@
 //! New leases on their way to the registry store.
 
-use std::collections::HashSet;
-use std::mem;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use actix::fut::wrap_future;
-use actix::{ActorFutureExt, Addr, AsyncContext, Context, Handler, Message};
-use tokio::sync::oneshot;
+use foldhash::HashSet;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::HeartbeatActor;
-use crate::actor::RecordOnline;
-use crate::directory::HeartbeatInfo;
-use crate::lease::{Renewal, Renewed};
+use super::HeartbeatOutcome;
+use crate::actor::{Lifeline, Mailbox, RecordOnline, RegistryActor};
+use crate::backend::BackendError;
+use crate::directory::{Directory, HeartbeatInfo};
+use crate::lease::{LeaseStore, Renewal, Renewed};
+use crate::model::{Epoch, InstanceKey};
 use crate::store::LeaseStart;
 
 /// The most leases in one message to the RegistryActor.
@@ -26,128 +27,165 @@ const MAX_WAITING: usize = 20_000;
 /// instances after its heartbeat finds its own.
 const RECORDED: Duration = Duration::from_millis(600);
 
-/// The leases among the results of renewals that must be recorded.
-pub(super) struct NewLeases {
-    /// Leases that began with this renewal.
-    pub(super) begun: Vec<LeaseStart>,
-    /// Leases that began before, of instances that are recorded as offline or with an earlier
-    /// lease: the report was lost, the instance had a lease before it registered, or another lease
-    /// store lost its lease. The renewal is proof of life, whatever the epochs are.
-    pub(super) unrecorded: Vec<LeaseStart>,
+/// The leases of one request that must be recorded.
+#[derive(Default)]
+pub(super) struct LeaseStarts {
+    /// Leases that began with this renewal and whose instances must be registered, each with its
+    /// index in the request.
+    unconfirmed: Vec<(usize, LeaseStart)>,
+    /// Leases of registered instances. Those that began before are of instances that are recorded
+    /// as offline or with an earlier lease: the report was lost, the instance had a lease before
+    /// it registered, or another lease store lost its lease. The renewal is proof of life,
+    /// whatever the epochs are.
+    confirmed: Vec<LeaseStart>,
 }
 
-impl NewLeases {
-    pub(super) fn of(renewals: &[Renewal], renewed: &[Renewed], infos: &[HeartbeatInfo]) -> Self {
-        let mut starts = Self {
-            begun: Vec::new(),
-            unrecorded: Vec::new(),
-        };
-        for ((renewal, renewed), info) in renewals.iter().zip(renewed).zip(infos) {
+impl LeaseStarts {
+    pub(super) fn of(
+        renewals: &[Renewal],
+        renewed: &[Renewed],
+        infos: &[HeartbeatInfo],
+        must_be_registered: bool,
+    ) -> Self {
+        let mut starts = Self::default();
+        for (index, ((renewal, renewed), info)) in
+            renewals.iter().zip(renewed).zip(infos).enumerate()
+        {
             let start = || LeaseStart {
                 key: renewal.key.clone(),
                 epoch: renewed.epoch.after(info.epoch),
             };
             let is_recorded = info.online && info.epoch >= Some(renewed.epoch);
-            if renewed.created {
-                starts.begun.push(start());
-            } else if info.slot.is_some() && !is_recorded {
-                starts.unrecorded.push(start());
+            if renewed.created && must_be_registered {
+                starts.unconfirmed.push((index, start()));
+            } else if info.slot.is_some() && (renewed.created || !is_recorded) {
+                starts.confirmed.push(start());
             }
         }
         starts
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.begun.is_empty() && self.unrecorded.is_empty()
+        self.unconfirmed.is_empty() && self.confirmed.is_empty()
     }
 }
 
-/// Records leases and waits for that, at most [`RECORDED`]: a report that is still in flight
-/// when its heartbeat is answered could be taken for one of a later registration of the same
-/// address.
-pub(super) async fn record_and_wait(actor: &Addr<HeartbeatActor>, starts: Vec<LeaseStart>) {
-    if starts.is_empty() {
-        return;
-    }
-    let (done, recorded) = oneshot::channel();
-    actor.do_send(Record(starts, done));
-    // The heartbeat is answered without the record.
-    let _ = timeout(RECORDED, recorded).await;
+/// Confirms and records new leases.
+pub(super) struct NewLeases {
+    leases: Arc<dyn LeaseStore>,
+    directory: Arc<Directory>,
+    queue: mpsc::UnboundedSender<Waiting>,
+    permits: Arc<Semaphore>,
 }
 
-/// Leases that wait to be recorded, with the heartbeats that wait for that.
-#[derive(Default)]
-pub(super) struct PendingTransitions {
-    waiting: Vec<(Vec<LeaseStart>, oneshot::Sender<()>)>,
-    /// The number of leases that wait.
-    count: usize,
-    under_way: bool,
+/// Leases that wait to be recorded.
+struct Waiting {
+    leases: Vec<LeaseStart>,
+    _permits: OwnedSemaphorePermit,
+    recorded: oneshot::Sender<()>,
 }
 
-/// Adds leases to be recorded. The actor sends this message to itself.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Record(Vec<LeaseStart>, oneshot::Sender<()>);
-
-impl Handler<Record> for HeartbeatActor {
-    type Result = ();
-
-    fn handle(&mut self, Record(starts, done): Record, context: &mut Context<Self>) {
-        let unrecorded = &mut self.unrecorded;
-        if unrecorded.count < MAX_WAITING {
-            unrecorded.count += starts.len();
-            unrecorded.waiting.push((starts, done));
+impl NewLeases {
+    /// Starts to record leases by `registry`, on the current thread.
+    pub(super) fn new(
+        leases: Arc<dyn LeaseStore>,
+        directory: Arc<Directory>,
+        registry: Mailbox<RegistryActor>,
+        lifeline: Lifeline,
+    ) -> Self {
+        let (queue, waiting) = mpsc::unbounded_channel();
+        actix::spawn(record(waiting, registry, lifeline));
+        Self {
+            leases,
+            directory,
+            queue,
+            permits: Arc::new(Semaphore::new(MAX_WAITING)),
         }
-        self.record(context);
     }
-}
 
-impl HeartbeatActor {
-    /// Records the waiting leases, unless a record is in flight. A lost report is repeated by the
-    /// next heartbeat, or found by a reconcile.
-    fn record(&mut self, context: &mut Context<Self>) {
-        let unrecorded = &mut self.unrecorded;
-        if unrecorded.under_way || unrecorded.waiting.is_empty() {
+    /// Revokes the leases of instances that are no longer registered, records the others, and
+    /// returns the outcomes of the request.
+    pub(super) async fn confirm(
+        &self,
+        leases: LeaseStarts,
+        mut outcomes: Vec<HeartbeatOutcome>,
+    ) -> Result<Vec<HeartbeatOutcome>, BackendError> {
+        let LeaseStarts {
+            unconfirmed,
+            mut confirmed,
+        } = leases;
+        let created = unconfirmed.iter().map(|(_, start)| start.key.clone());
+        let removed = self.directory.vanished(&created.collect::<Vec<_>>()).await;
+        self.leases.revoke(&removed).await?;
+        let removed: HashSet<InstanceKey> = removed.into_iter().collect();
+        for (index, start) in unconfirmed {
+            if removed.contains(&start.key) {
+                outcomes[index] = HeartbeatOutcome::Unknown;
+            } else {
+                confirmed.push(start);
+            }
+        }
+        self.record(confirmed).await;
+        Ok(outcomes)
+    }
+
+    /// Records leases and waits for that, at most [`RECORDED`]: a report that is still in flight
+    /// when its heartbeat is answered could be taken for one of a later registration of the same
+    /// address.
+    async fn record(&self, leases: Vec<LeaseStart>) {
+        let permits = Arc::clone(&self.permits);
+        let count = u32::try_from(leases.len()).unwrap_or(u32::MAX);
+        if leases.is_empty() {
             return;
         }
-        unrecorded.under_way = true;
-        let (mut starts, mut waiting) = (Vec::new(), Vec::new());
-        let mut known = HashSet::new();
-        for (begun, recorded) in mem::take(&mut unrecorded.waiting) {
-            // An instance with two new leases in one round trip: the later one is recorded next.
-            let repeated = begun.iter().any(|start| known.contains(&start.key));
-            if repeated || starts.len() + begun.len() > MAX_RECORD && !starts.is_empty() {
-                unrecorded.waiting.push((begun, recorded));
-            } else {
-                known.extend(begun.iter().map(|start| start.key.clone()));
-                starts.extend(begun);
-                waiting.push(recorded);
-            }
-        }
-        unrecorded.count -= starts.len();
-        let registry = self.expiry.registry.clone();
-        let recording = async move {
-            for part in starts.chunks(MAX_RECORD) {
-                let failure = match registry.ask(RecordOnline(part.to_vec())).await {
-                    Ok(Ok(_)) => continue,
-                    Ok(Err(error)) => error.to_string(),
-                    Err(error) => error.to_string(),
-                };
-                log::debug!(
-                    "{} new leases could not be recorded, the next heartbeats retry: {failure}",
-                    part.len()
-                );
-            }
-            for recorded in waiting {
-                // The heartbeat may have been answered without the record.
-                let _ = recorded.send(());
-            }
+        let Ok(permits) = permits.try_acquire_many_owned(count) else {
+            return;
         };
-        context.spawn(wrap_future(recording).map(
-            |(), actor: &mut Self, context: &mut Context<Self>| {
-                actor.unrecorded.under_way = false;
-                actor.record(context);
-            },
-        ));
+        let (recorded, answer) = oneshot::channel();
+        let waiting = Waiting {
+            leases,
+            _permits: permits,
+            recorded,
+        };
+        if self.queue.send(waiting).is_ok() {
+            // The heartbeat is answered without the record.
+            let _ = timeout(RECORDED, answer).await;
+        }
+    }
+}
+
+/// Records leases, those that have arrived together. A lost report is repeated by the next
+/// heartbeat, or found by a reconcile.
+async fn record(
+    mut queue: mpsc::UnboundedReceiver<Waiting>,
+    registry: Mailbox<RegistryActor>,
+    _lifeline: Lifeline,
+) {
+    let mut waiting = Vec::new();
+    while queue.recv_many(&mut waiting, MAX_RECORD).await > 0 {
+        // An instance may have two new leases: the later one counts.
+        let mut latest: BTreeMap<InstanceKey, Epoch> = BTreeMap::new();
+        for LeaseStart { key, epoch } in waiting.iter_mut().flat_map(|w| w.leases.drain(..)) {
+            let known = latest.entry(key).or_insert(epoch);
+            *known = epoch.max(*known);
+        }
+        let starts = latest
+            .into_iter()
+            .map(|(key, epoch)| LeaseStart { key, epoch });
+        for part in starts.collect::<Vec<_>>().chunks(MAX_RECORD) {
+            let failure = match registry.ask(RecordOnline(part.to_vec())).await {
+                Ok(Ok(_)) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            log::debug!(
+                "{} new leases could not be recorded, the next heartbeats retry: {failure}",
+                part.len()
+            );
+        }
+        for Waiting { recorded, .. } in waiting.drain(..) {
+            // The heartbeat may have been answered without the record.
+            let _ = recorded.send(());
+        }
     }
 }

@@ -11,11 +11,13 @@ mod queue;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::fut::{ready, wrap_future};
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
+use tokio::time::sleep;
 
 pub use self::messages::{
     Attest, ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance, DisableServiceInstance,
@@ -25,7 +27,7 @@ use self::outbox::Outbox;
 pub use self::outbox::RefreshNotice;
 pub use self::queue::Write;
 use self::queue::{Done, Queue};
-use super::{Lifeline, Ping, admit};
+use super::{Lifeline, Mailbox, Ping, admit};
 use crate::clock::Clock;
 use crate::coordination::Coordinator;
 use crate::directory::Directory;
@@ -33,6 +35,9 @@ use crate::event_log::EventLog;
 use crate::metrics::Metrics;
 use crate::model::{Event, Registration};
 use crate::store::{MigrateError, Registered, RegistryWriter, StoreError};
+
+/// The time between attempts to hand events to a busy RegistryActor.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Owns the registry writer.
 pub struct RegistryActor {
@@ -220,6 +225,17 @@ impl Handler<MigrateSchema> for RegistryActor {
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct AppendEvents(pub Vec<Event>);
+
+impl Mailbox<RegistryActor> {
+    /// Appends events to the event log, after those of earlier commits. Retries until the
+    /// RegistryActor has accepted them.
+    pub async fn append_events(&self, events: Vec<Event>) {
+        while let Err(error) = self.ask(AppendEvents(events.clone())).await {
+            log::debug!("cannot append events, retrying: {error}");
+            sleep(RETRY_DELAY).await;
+        }
+    }
+}
 
 impl Handler<AppendEvents> for RegistryActor {
     type Result = ();

@@ -250,7 +250,6 @@ async fn the_list_has_every_live_lease_and_only_those(fixture: Fixture) {
     fixture.leases.revoke(&[orders(9001)]).await.unwrap();
     fixture.renew_one(&orders(9002), 5).await;
     fixture.expired(&orders(9002)).await;
-    let expected: HashSet<String> = expected.iter().map(InstanceKey::lease_key).collect();
     let mut listed = HashSet::new();
     let mut cursor = ListCursor::default();
     loop {

@@ -257,7 +257,7 @@ impl LeaseStore for Route {
         self.ask(false, |server, _| LeasePage {
             keys: (server.leases.iter())
                 .filter(|(_, held)| held.expires_at > now)
-                .map(|(key, _)| key.lease_key())
+                .map(|(key, _)| key.clone())
                 .collect(),
             next: None,
         })

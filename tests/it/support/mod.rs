@@ -23,15 +23,15 @@ pub(crate) mod sse;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr};
-use rollcalld::actor::{Mailbox, MailboxLimits};
+use rollcalld::actor::{Mailbox, MailboxLimits, RollCall};
+use rollcalld::daemon::{Backends, Core, CoreSettings, Threads};
 use rollcalld::lease::{Health, LeaseStore, ObservedLeaseStore};
-use rollcalld::liveness::{Agreement, ExpiryHandler};
+use rollcalld::liveness::Limits;
 use rollcalld::metrics::Metrics;
-use rollcalld::model::ReplicaId;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 /// Waits until `condition` gives a value, asking again and again, at most for `limit`.
@@ -69,15 +69,26 @@ pub(crate) fn observed(leases: Arc<dyn LeaseStore>, health: &Arc<Health>) -> Arc
     ))
 }
 
-/// Returns the comparison of the lease store of `expiry` with those of the replicas.
-pub(crate) fn agreement(expiry: &ExpiryHandler) -> Agreement {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    Agreement {
-        replica: ReplicaId(format!("r-{}", NEXT.fetch_add(1, Ordering::Relaxed))),
-        health: Arc::clone(&expiry.health),
-        registry: expiry.registry.clone(),
-        protection: Arc::clone(&expiry.protection),
-    }
+/// Starts a core on the current thread, which calls the roll every five seconds.
+pub(crate) fn start_core(limits: Limits, backends: Backends) -> Core {
+    let settings = CoreSettings {
+        limits,
+        roll_call: RollCall {
+            channel: "heartBeat".into(),
+            message: "?".into(),
+            interval: Duration::from_secs(5),
+        },
+        announcement: None,
+        remove_offline_after: None,
+    };
+    let (ends, _) = mpsc::unbounded_channel();
+    Core::start(
+        settings,
+        backends,
+        &Threads::current(),
+        Arc::default(),
+        ends,
+    )
 }
 
 /// `h-0:1`, `h-1:1` and so on.

@@ -1,0 +1,181 @@
+//! The background jobs: each is a loop, so it never runs twice at once and delays no other.
+
+use std::convert::Infallible;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+use super::protection::TICK;
+use super::{Agreement, ClockWatch, ExpiryHandler, Protection, Reconciler};
+use crate::actor::{Mailbox, PurgeOffline, RegistryActor, Spawner};
+use crate::coordination::Coordinator;
+
+/// The time between reviews of the suspects during protection mode.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The time between purges of offline instances: a tenth of `--remove-offline-after`, within
+/// these limits.
+const PURGE_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+
+/// The name of the claim that makes the purge run on one replica at a time.
+const PURGE_CLAIM: &str = "purge";
+
+/// The background jobs of one replica.
+pub struct Jobs {
+    /// Watches whether this process runs.
+    pub protection: Arc<Protection>,
+    /// Watches the wall clock.
+    pub clock_watch: Arc<ClockWatch>,
+    /// Processes expired leases, probes the lease store, and reviews suspects.
+    pub expiry: Arc<ExpiryHandler>,
+    /// Compares the online instances with the leases.
+    pub reconciler: Arc<Reconciler>,
+    /// Compares the lease stores of the replicas.
+    pub agreement: Agreement,
+    /// Removes offline instances; `None` disables it.
+    pub purge: Option<Purge>,
+}
+
+/// Removes instances that have been offline for a time.
+pub struct Purge {
+    /// For how long.
+    pub after: Duration,
+    /// Removes them.
+    pub registry: Mailbox<RegistryActor>,
+    /// Makes it run on one replica at a time.
+    pub coordinator: Arc<dyn Coordinator>,
+    /// Gives the time to compare the recorded times with.
+    pub clock_watch: Arc<ClockWatch>,
+}
+
+impl Jobs {
+    /// Starts all jobs.
+    pub fn start(self, spawner: &Spawner) {
+        spawner.spawn("clock watch", watch(self.protection, self.clock_watch));
+        spawner.spawn("sweep", sweep(Arc::clone(&self.expiry)));
+        spawner.spawn("lease probe", probe(Arc::clone(&self.expiry)));
+        spawner.spawn("review", review(self.expiry));
+        spawner.spawn("reconcile", reconcile(self.reconciler));
+        spawner.spawn("agreement", attest(self.agreement));
+        if let Some(purge) = self.purge {
+            spawner.spawn("purge", purge.run());
+        }
+    }
+}
+
+/// Returns ticks that are `period` apart, of which the first comes after one. Those that a job
+/// missed because it was busy are skipped.
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval_at(Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
+}
+
+async fn watch(protection: Arc<Protection>, clock_watch: Arc<ClockWatch>) -> Infallible {
+    let mut ticks = every(TICK);
+    loop {
+        ticks.tick().await;
+        clock_watch.read();
+        protection.tick();
+    }
+}
+
+async fn sweep(expiry: Arc<ExpiryHandler>) -> Infallible {
+    let mut ticks = every(TICK);
+    loop {
+        ticks.tick().await;
+        expiry.sweep().await;
+    }
+}
+
+/// An outage of the lease store that is not noticed at once would later make living instances
+/// look expired.
+async fn probe(expiry: Arc<ExpiryHandler>) -> Infallible {
+    let mut ticks = every(TICK);
+    loop {
+        ticks.tick().await;
+        expiry.probe().await;
+    }
+}
+
+async fn review(expiry: Arc<ExpiryHandler>) -> Infallible {
+    let mut ticks = every(REVIEW_INTERVAL);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = expiry.review().await {
+            log::debug!("cannot review suspects, retrying: {error}");
+        }
+    }
+}
+
+async fn reconcile(reconciler: Arc<Reconciler>) -> Infallible {
+    let mut ticks = every(Reconciler::INTERVAL);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = reconciler.run().await {
+            log::warn!("reconcile aborted, the next one starts again: {error}");
+        }
+    }
+}
+
+async fn attest(agreement: Agreement) -> Infallible {
+    let mut ticks = every(Agreement::INTERVAL);
+    loop {
+        ticks.tick().await;
+        agreement.attest().await;
+    }
+}
+
+impl Purge {
+    /// A jump of the wall clock removes no instance, in either direction, if this process has seen
+    /// it: the times in the rows are compared with the slowest time of the clock within the last
+    /// `after` (see [`ClockWatch`]). A clock that has been ahead since before the start is trusted
+    /// after an hour, or a tenth of `after` if that is less.
+    async fn run(self) -> Infallible {
+        let interval = (self.after / 10).clamp(*PURGE_INTERVAL.start(), *PURGE_INTERVAL.end());
+        let after = TimeDelta::from_std(self.after).unwrap_or(TimeDelta::MAX);
+        let mut ticks = every(interval);
+        loop {
+            ticks.tick().await;
+            let now = self.clock_watch.slowest();
+            let Some(before) = now.and_then(|now| now.checked_sub_signed(after)) else {
+                continue;
+            };
+            // The claim lasts a little less than the interval.
+            let claim = self
+                .coordinator
+                .try_claim(PURGE_CLAIM, interval * 9 / 10)
+                .await;
+            if matches!(claim, Ok(true)) {
+                self.remove(before).await;
+            }
+        }
+    }
+
+    /// Removes all instances that have been offline since before `before`.
+    async fn remove(&self, before: DateTime<Utc>) {
+        loop {
+            let failure = match self.registry.ask(PurgeOffline { before }).await {
+                Ok(Ok(removed)) => {
+                    if !removed.is_empty() {
+                        log::info!(
+                            "removed {} instances offline for more than {} (--remove-offline-after)",
+                            removed.len(),
+                            humantime::format_duration(self.after)
+                        );
+                    }
+                    if removed.len() < usize::from(PurgeOffline::LIMIT) {
+                        return;
+                    }
+                    continue;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            return log::debug!("cannot remove offline instances, retrying: {failure}");
+        }
+    }
+}
