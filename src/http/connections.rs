@@ -14,7 +14,7 @@ use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::dev::Extensions;
 use actix_web::rt::net::TcpStream;
 
-use super::{gate, malformed};
+use super::{access, malformed};
 
 /// The connections of all workers.
 pub struct Connections {
@@ -71,7 +71,7 @@ impl Connections {
             connections: Arc::clone(self),
             peer: tcp.and_then(|tcp| tcp.peer_addr().ok()),
         });
-        gate::note_client_certificate(tls, data);
+        access::note_client_certificate(tls, data);
     }
 }
 

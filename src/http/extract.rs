@@ -20,8 +20,8 @@ use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 
 use super::Code;
-use super::error::{InField, Problem};
-use super::{Api, gate};
+use super::problem::{InField, Problem};
+use super::{Api, context};
 use crate::admission::{Memory, RequestClass};
 use crate::directory::{Directory, HeartbeatInfo, KeyParts};
 use crate::model::{InstanceKey, Scope, ScopeKind};
@@ -131,7 +131,7 @@ async fn read(
     if let Some(body) = body.as_mut().now_or_never() {
         return body;
     }
-    let class = gate::release_permit(request);
+    let class = context::release_permit(request);
     let acquire = |class| {
         let permit = api.admission.acquire(class);
         permit.map_err(|exceeded| api.shed(exceeded))
@@ -145,7 +145,7 @@ async fn read(
     })??;
     drop(upload_permit);
     if let Some(class) = class {
-        gate::replace_permit(request, acquire(class)?);
+        context::replace_permit(request, acquire(class)?);
     }
     Ok(body)
 }
@@ -227,37 +227,16 @@ fn not_json(error: &serde_json::Error) -> Problem {
 fn data_problem(path: &str, error: &serde_json::Error) -> Problem {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
-    let reason = &reason.replace("expected i64", "expected a whole number");
-    let unknown_field = |rest: &str| match rest.split_once("expected ") {
-        Some((_, fields)) => format!("is not a known field; expected {}", fields.replace('`', "")),
-        None => "is not a known field".to_owned(),
+    let field = if path == "." { "body" } else { path };
+    let problem = if reason.starts_with("must ") {
+        Problem::invalid(field, reason)
+    } else {
+        Problem::invalid(field, format!("has the wrong form: {reason}"))
     };
-    if let Some(rest) = reason.strip_prefix("unknown field `")
-        && let Some((name, rest)) = rest.split_once('`')
-    {
-        let inside = path
-            .strip_suffix(name)
-            .unwrap_or(path)
-            .trim_end_matches('.');
-        let field = match inside {
-            "" | "." => name.to_owned(),
-            inside => format!("{inside}.{name}"),
-        };
-        return Problem::invalid(field, unknown_field(rest)).with_code(Code::UnknownField);
-    }
-    if let Some(rest) = reason.strip_prefix("missing field `")
-        && let Some((name, _)) = rest.split_once('`')
-    {
-        let field = match path {
-            "." => name.to_owned(),
-            inside => format!("{inside}.{name}"),
-        };
-        return Problem::invalid(field, "is missing");
-    }
-    match path {
-        "." => Problem::invalid("body", format!("has the wrong form: {reason}")),
-        path if reason.starts_with("must ") => Problem::invalid(path, reason),
-        path => Problem::invalid(path, format!("has the wrong form: {reason}")),
+    if reason.starts_with("unknown field ") {
+        problem.with_code(Code::UnknownField)
+    } else {
+        problem
     }
 }
 

@@ -7,11 +7,12 @@ use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::error::InField;
+use super::access::Caller;
 use super::extract::{Json, Query};
-use super::gate::Caller;
 use super::openapi::AuthErrors;
-use super::{Api, Problem, schema};
+use super::openapi::schema;
+use super::problem::InField;
+use super::{Api, Problem};
 use crate::actor::{DisableServiceInstance, RecordHeartbeats, RegisterInstance};
 use crate::model::{
     Address, DisplayName, InstanceId, InstanceKey, Registration, Scope, ScopeId, ScopeKey,

@@ -1,48 +1,40 @@
-//! The HTTP server: the route table, and what handlers share.
+//! The HTTP server.
 //!
 //! A handler extracts, parses into the model, asks one actor or reads the Directory, and maps
-//! the answer. It knows no SQL, no Redis and no writer.
+//! the answer. It knows no SQL, no Redis and no writer. The endpoints are in [`v1`],
+//! [`gateway_center`], [`ops`], [`openapi`] and [`console`]; the other modules are what they
+//! share.
 
+mod access;
 mod code;
 mod connections;
 mod console;
-mod error;
-mod events;
+mod context;
 mod extract;
-mod gate;
 mod gateway_center;
-mod heartbeats;
-mod instances;
-mod leases;
+mod guard;
 mod lifecycle;
 mod malformed;
 mod openapi;
 mod ops;
-mod overview;
-mod schema;
-mod scopes;
-mod targets;
+mod problem;
+mod routes;
+mod v1;
 
-use std::future::Future;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::StatusCode;
-use actix_web::middleware::from_fn;
-use actix_web::{FromRequest, Handler, HttpRequest, Responder, ResponseError, Route, guard, web};
-
+pub use self::access::Client;
 pub use self::code::Code;
 pub use self::connections::Connections;
-pub use self::error::Problem;
-pub use self::gate::Client;
-use self::gate::{RouteGuard, RoutePolicy, ScopeSource};
 pub use self::lifecycle::Lifecycle;
 pub use self::malformed::log_to;
 pub use self::ops::LastProbe;
+pub use self::problem::Problem;
+pub use self::routes::{configure, routes};
 use crate::actor::{HeartbeatActor, Mailbox, RegistryActor, SchedulerActor};
 use crate::admission::{ConcurrencyLimits, LimitExceeded, RequestClass};
-use crate::auth::{Role, Tokens};
+use crate::auth::Tokens;
 use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::lease::LeaseStore;
@@ -122,262 +114,3 @@ impl Api {
         Problem::shed(exceeded)
     }
 }
-
-/// A path and its methods.
-struct Path {
-    pattern: &'static str,
-    endpoints: Vec<Endpoint>,
-}
-
-/// A method of a path.
-struct Endpoint {
-    method: &'static str,
-    route: Route,
-    policy: RoutePolicy,
-}
-
-/// Returns every path of the daemon with its policies. The router tries them in this order, so
-/// the most frequent ones come first.
-fn table() -> Vec<Path> {
-    use Role::{Admin, Agent, Read};
-
-    vec![
-        path(
-            "/v1/{kind}/{key}/instances/{address}/heartbeat",
-            [put(Agent, heartbeats::send).heartbeat().of_its_scope()],
-        ),
-        path(
-            "/v1/heartbeats",
-            [post(Agent, heartbeats::send_batch)
-                .heartbeat()
-                .checks_scopes()],
-        ),
-        path(
-            "/v1/{kind}/{key}/instances",
-            [get(Read, instances::list).of_its_scope()],
-        ),
-        path("/v1/{kind}", [get(Read, scopes::list)]),
-        path(
-            "/v1/{kind}/{key}",
-            [
-                get(Read, scopes::show).of_its_scope(),
-                put(Admin, scopes::declare).of_its_scope(),
-                delete(Admin, scopes::remove).of_its_scope(),
-            ],
-        ),
-        path(
-            "/v1/{kind}/{key}/leases",
-            [get(Read, leases::list).of_its_scope()],
-        ),
-        path(
-            "/v1/{kind}/{key}/instances/{address}",
-            [
-                get(Read, instances::show).of_its_scope(),
-                put(Agent, instances::register).of_its_scope(),
-                patch(Admin, instances::change).of_its_scope(),
-                delete(Agent, instances::deregister).of_its_scope(),
-            ],
-        ),
-        path("/v1/events", [get(Read, events::stream).checks_scopes()]),
-        path("/v1/overview", [get(Read, overview::show)]),
-        path(
-            "/v1/prometheus/targets",
-            [get(Read, targets::list).checks_scopes()],
-        ),
-        path("/v1/protection/release", [post(Admin, overview::release)]),
-        path(
-            "/gateway-group-detail/create",
-            [post(Agent, gateway_center::create).checks_scopes()],
-        ),
-        path(
-            "/gateway-group-detail/keep-alive",
-            [put(Agent, gateway_center::keep_gateway_alive)
-                .heartbeat()
-                .checks_scopes()],
-        ),
-        path(
-            "/gateway-server-detail/register",
-            [post(Agent, gateway_center::register).checks_scopes()],
-        ),
-        path(
-            "/gateway-server-detail/keep-alive",
-            [put(Agent, gateway_center::keep_server_alive)
-                .heartbeat()
-                .checks_scopes()],
-        ),
-        path(
-            "/gateway-server-detail/offline",
-            [put(Agent, gateway_center::offline)],
-        ),
-        path("/metrics", [get(Read, ops::metrics).outside_limits()]),
-        path("/openapi.json", [get(Public, openapi::show)]),
-        path("/docs", [get(Public, openapi::index)]),
-        path("/docs/{file}", [get(Public, openapi::page)]),
-        path("/", [get(Public, console::index)]),
-        path("/console/{file}", [get(Public, console::part)]),
-        path("/livez", [get(Public, ops::livez)]),
-        path("/readyz", [get(Public, ops::readyz)]),
-    ]
-}
-
-/// Adds every path to an application.
-pub fn configure(app: &mut web::ServiceConfig, api: Api) {
-    let api = web::Data::new(api);
-    for Path { pattern, endpoints } in table() {
-        let allow = endpoints.iter().map(|endpoint| match endpoint.method {
-            "GET" => "GET, HEAD",
-            method => method,
-        });
-        let allow = Vec::from_iter(allow).join(", ");
-        let policies = endpoints
-            .iter()
-            .map(|endpoint| (endpoint.method, endpoint.policy));
-        let route_guard = Rc::new(RouteGuard::new(pattern, policies, &api));
-        let mut resource = web::resource(matcher(pattern));
-        for endpoint in endpoints {
-            resource = resource.route(endpoint.route);
-        }
-        let resource = resource.default_service(web::to(move || {
-            let problem = Problem::method_not_allowed(allow.clone());
-            async { Err::<&str, _>(problem) }
-        }));
-        let pass = move |request, next| Rc::clone(&route_guard).pass(request, next);
-        app.service(resource.wrap(from_fn(pass)));
-    }
-    // Creates each metric with the value 0.
-    for work in RequestClass::ALL {
-        api.metrics.shed(work.as_str());
-    }
-    let unknown_paths = Rc::new(api.metrics.refusals("none"));
-    app.default_service(web::to(move |request: HttpRequest| {
-        unknown_paths.answered(StatusCode::NOT_FOUND.as_u16());
-        let mut answer = route_not_found(&request).error_response();
-        gate::add_headers(request.method(), answer.headers_mut());
-        async { answer }
-    }));
-    app.app_data(api);
-}
-
-/// Returns each route as its pattern, its method and the least role, `None` for public routes;
-/// for the tests and the API document.
-pub fn routes() -> Vec<(&'static str, &'static str, Option<Role>)> {
-    let paths = table().into_iter();
-    let routes = paths.flat_map(|Path { pattern, endpoints }| {
-        let endpoints = endpoints.into_iter();
-        endpoints.map(move |endpoint| (pattern, endpoint.method, endpoint.policy.role))
-    });
-    routes.collect()
-}
-
-/// Returns the pattern in the router's syntax, which restricts the variables.
-fn matcher(pattern: &str) -> String {
-    pattern
-        .replace("{kind}", "{kind:groups|services}")
-        .replace("{file}", "{file:.*}")
-}
-
-fn route_not_found(request: &HttpRequest) -> Problem {
-    let path: String = request.path().chars().take(200).collect();
-    Problem::new(
-        Code::RouteNotFound,
-        format!("no route has the path {path:?}"),
-    )
-}
-
-fn path<const N: usize>(pattern: &'static str, endpoints: [Endpoint; N]) -> Path {
-    Path {
-        pattern,
-        endpoints: endpoints.into(),
-    }
-}
-
-/// The access to a route: a least role, or public.
-trait Access {
-    fn role(self) -> Option<Role>;
-}
-
-/// Access without a token.
-struct Public;
-
-impl Access for Public {
-    fn role(self) -> Option<Role> {
-        None
-    }
-}
-
-impl Access for Role {
-    fn role(self) -> Option<Role> {
-        Some(self)
-    }
-}
-
-impl Endpoint {
-    /// Creates an endpoint. A GET reads from memory; every other method waits for a commit.
-    fn new(access: impl Access, method: &'static str, route: Route) -> Self {
-        let role = access.role();
-        let work = match method {
-            "GET" => RequestClass::Read,
-            _ => RequestClass::Write,
-        };
-        Self {
-            method,
-            route,
-            policy: RoutePolicy {
-                role,
-                work: role.map(|_| work),
-                scope: ScopeSource::Nowhere,
-            },
-        }
-    }
-
-    /// Uses the limit of heartbeats: the route waits for the lease store, and is rejected last.
-    fn heartbeat(mut self) -> Self {
-        self.policy.work = Some(RequestClass::Heartbeat);
-        self
-    }
-
-    /// Exempts the route from the limits, so that it is served under overload and at the start.
-    fn outside_limits(mut self) -> Self {
-        self.policy.work = None;
-        self
-    }
-
-    /// Takes the scope from the path.
-    fn of_its_scope(mut self) -> Self {
-        self.policy.scope = ScopeSource::Path;
-        self
-    }
-
-    /// Leaves the check of the scopes to the handler.
-    fn checks_scopes(mut self) -> Self {
-        self.policy.scope = ScopeSource::Content;
-        self
-    }
-}
-
-/// Creates an endpoint for GET and HEAD, which has the same response without the body.
-fn get<F, Args>(access: impl Access, handler: F) -> Endpoint
-where
-    F: Handler<Args>,
-    Args: FromRequest + 'static,
-    F::Output: Responder + 'static,
-    F::Future: Future,
-{
-    let either = guard::Any(guard::Get()).or(guard::Head());
-    Endpoint::new(access, "GET", web::route().guard(either).to(handler))
-}
-
-macro_rules! methods {
-    ($($name:ident $method:literal),*) => {$(
-        fn $name<F, Args>(access: impl Access, handler: F) -> Endpoint
-        where
-            F: Handler<Args>,
-            Args: FromRequest + 'static,
-            F::Output: Responder + 'static,
-            F::Future: Future,
-        {
-            Endpoint::new(access, $method, web::$name().to(handler))
-        }
-    )*};
-}
-methods!(put "PUT", post "POST", patch "PATCH", delete "DELETE");

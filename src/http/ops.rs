@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::openapi::AuthErrors;
-use super::overview::RollCallResponse;
+use super::v1::overview::RollCallResponse;
 use super::{Api, malformed};
 use crate::actor::{AskError, GetStatus, Ping, RollCallReport};
 use crate::admission::RequestClass;

@@ -11,18 +11,19 @@ use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::Query;
-use super::gate::Caller;
-use super::openapi::{AuthErrors, BadRequest};
-use super::{Api, Problem, schema};
 use crate::directory::{Directory, InstanceFilter, ScopeSnapshot};
+use crate::http::access::Caller;
+use crate::http::extract::Query;
+use crate::http::openapi::schema;
+use crate::http::openapi::{AuthErrors, BadRequest};
+use crate::http::{Api, Problem};
 use crate::model::{Instance, Metadata, ScopeKey, ScopeKind};
 
 /// The query parameters.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct TargetsQuery {
+pub(in crate::http) struct TargetsQuery {
     /// Only available instances: online and enabled.
     #[serde(default)]
     available: bool,
@@ -76,7 +77,7 @@ impl Serialize for Targets {
 /// One instance, in an element of its own, because no two instances have the same labels.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Target)]
-pub(super) struct Target<'a> {
+pub(in crate::http) struct Target<'a> {
     /// The address of the instance.
     #[schema(value_type = Vec<String>)]
     targets: [&'a str; 1],
@@ -162,7 +163,7 @@ fn metadata_labels(metadata: &Metadata) -> BTreeMap<String, String> {
         BadRequest, AuthErrors,
     )
 )]
-pub(super) async fn list(
+pub(in crate::http) async fn list(
     api: web::Data<Api>,
     caller: Caller,
     Query(query): Query<TargetsQuery>,

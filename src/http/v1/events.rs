@@ -14,10 +14,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, interval_at};
 use utoipa::IntoParams;
 
-use super::extract::Query;
-use super::gate::{self, Caller};
-use super::openapi::{AuthErrors, BadRequest};
-use super::{Api, Problem, schema};
+use crate::http::access::{self, Caller};
+use crate::http::context;
+use crate::http::extract::Query;
+use crate::http::openapi::schema;
+use crate::http::openapi::{AuthErrors, BadRequest};
+use crate::http::{Api, Problem};
 use crate::model::{
     EventId, EventKind, Instance, Scope, ScopeKey, ScopeKind, Status, Weight, rfc3339_millis,
 };
@@ -43,7 +45,7 @@ const UNKNOWN_ID: EventId = EventId {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Filter {
+pub(in crate::http) struct Filter {
     /// Only events of this service, and those about the registry as a whole.
     #[param(schema_with = schema::scope_key, required = false)]
     service: Option<ScopeKey>,
@@ -174,7 +176,7 @@ fn resync(id: Option<EventId>, reason: &str) -> Bytes {
         BadRequest, AuthErrors,
     )
 )]
-pub(super) async fn stream(
+pub(in crate::http) async fn stream(
     request: HttpRequest,
     api: web::Data<Api>,
     caller: Caller,
@@ -182,9 +184,9 @@ pub(super) async fn stream(
 ) -> Result<HttpResponse, Problem> {
     caller.check_filter(filter.service.as_ref(), filter.group.as_ref())?;
     api.spare_connection()?;
-    let permit = api.admission.stream(gate::client(&caller, &request));
+    let permit = api.admission.stream(access::client(&caller, &request));
     let permit = permit.map_err(|exceeded| api.shed(exceeded))?;
-    gate::note_wait(&request);
+    context::note_wait(&request);
     let last = request.headers().get("Last-Event-ID").map(|id| {
         let id = id.to_str().unwrap_or_default().parse();
         id.unwrap_or(UNKNOWN_ID)

@@ -4,31 +4,25 @@
 //! notation meets the same policy. A route without a policy does not exist, and unknown paths
 //! are rejected.
 
-use std::cell::RefMut;
-use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
-use std::sync::Arc;
 
-use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::body::{self, BodySize, BoxBody, MessageBody};
-use actix_web::dev::{Extensions, Payload, ServiceRequest, ServiceResponse};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, EXPECT, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, EXPECT, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::Next;
-use actix_web::rt::net::TcpStream;
-use actix_web::{FromRequest, HttpMessage, HttpRequest, ResponseError, web};
-use futures_util::future::{Ready, ready};
+use actix_web::{HttpMessage, ResponseError, web};
 use tokio::time::Instant;
 
-use super::Code;
+use super::access::{check_role, check_scope, identify, limited};
+use super::context::RequestContext;
 use super::extract::ScopePath;
-use super::{Api, Problem};
-use crate::admission::{Permit, RequestClass};
+use super::{Api, Code, Problem};
+use crate::admission::RequestClass;
 use crate::auth::{Identity, Role};
 use crate::metrics::RouteMetrics;
-use crate::model::{Scope, ScopeKey, ScopeKind};
 
 /// What a route requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,85 +161,12 @@ impl RouteGuard {
     }
 }
 
-/// The data that the guard stores with a request.
-#[derive(Default)]
-struct RequestContext {
-    caller: Option<Arc<Identity>>,
-    permit: Option<Permit>,
-    /// Whether the request was held because its client asked for that.
-    waited: bool,
-}
-
-fn context(request: &HttpRequest) -> Option<RefMut<'_, RequestContext>> {
-    RefMut::filter_map(request.extensions_mut(), Extensions::get_mut).ok()
-}
-
-/// Releases the permit of a request, and returns its class.
-pub(super) fn release_permit(request: &HttpRequest) -> Option<RequestClass> {
-    let permit = context(request)?.permit.take();
-    permit.map(|permit| permit.work)
-}
-
-/// Stores another permit with a request, until it is answered.
-pub(super) fn replace_permit(request: &HttpRequest, permit: Permit) {
-    if let Some(mut context) = context(request) {
-        context.permit = Some(permit);
-    }
-}
-
-/// Marks a request as held because its client asked for that.
-pub(super) fn note_wait(request: &HttpRequest) {
-    if let Some(mut context) = context(request) {
-        context.waited = true;
-    }
-}
-
 /// Adds the headers of every response. Caches do not store responses to unsafe methods unless
 /// allowed to: RFC 9111, section 3.
 pub(super) fn add_headers(method: &Method, headers: &mut HeaderMap) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if method.is_safe() && !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    }
-}
-
-fn identify(api: &Api, request: &HttpRequest) -> Result<Arc<Identity>, Problem> {
-    if api.client_certificates && request.conn_data::<ClientCertificate>().is_none() {
-        return Err(Problem::new(
-            Code::ClientCertificateRequired,
-            "a client certificate is required, and the connection has none",
-        ));
-    }
-    if let Some(anonymous) = api.tokens.anonymous() {
-        return Ok(Arc::clone(anonymous));
-    }
-    let mut given = request.headers().get_all(AUTHORIZATION);
-    let token = match (given.next(), given.next()) {
-        (Some(header), None) => header.to_str().ok().and_then(bearer),
-        _ => None,
-    };
-    token
-        .and_then(|token| api.tokens.identify(token))
-        .ok_or_else(Problem::unauthorized)
-}
-
-/// Returns the token of an `Authorization` header: RFC 6750, section 2.1.
-fn bearer(header: &str) -> Option<&str> {
-    let (scheme, token) = header.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
-fn check_role(caller: &Identity, role: Role) -> Result<(), Problem> {
-    if caller.role >= role {
-        Ok(())
-    } else {
-        Err(Problem::new(
-            Code::Forbidden,
-            format!(
-                "this request requires the role {role}, but the token {:?} has the role {}",
-                caller.name, caller.role
-            ),
-        ))
     }
 }
 
@@ -263,85 +184,4 @@ fn check_limit(
             check_scope(caller, &scope)
         }
     }
-}
-
-fn check_scope(caller: &Identity, scope: &Scope) -> Result<(), Problem> {
-    if caller.reaches(scope) {
-        Ok(())
-    } else {
-        Err(limited(caller))
-    }
-}
-
-fn limited(caller: &Identity) -> Problem {
-    let limit = caller.limit.as_ref();
-    let limit = limit.map(ToString::to_string).unwrap_or_default();
-    Problem::new(
-        Code::ScopeForbidden,
-        format!("the token {:?} is limited to {limit}", caller.name),
-    )
-}
-
-/// The authenticated caller.
-pub(super) struct Caller(Arc<Identity>);
-
-impl Caller {
-    /// Returns the name of its token, for the log and for holds.
-    pub(super) fn name(&self) -> &str {
-        &self.0.name
-    }
-
-    /// Checks that the token permits a scope; for routes with [`ScopeSource::Content`].
-    pub(super) fn check(&self, scope: &Scope) -> Result<(), Problem> {
-        check_scope(&self.0, scope)
-    }
-
-    /// Checks that the token permits the service or group of a query, or all scopes if it names
-    /// none.
-    pub(super) fn check_filter(
-        &self,
-        service: Option<&ScopeKey>,
-        group: Option<&ScopeKey>,
-    ) -> Result<(), Problem> {
-        if service.is_none() && group.is_none() && self.0.limit.is_some() {
-            return Err(limited(&self.0));
-        }
-        let service = service.map(|key| ScopeKind::Service.with(key.clone()));
-        let group = group.map(|key| ScopeKind::Group.with(key.clone()));
-        service
-            .iter()
-            .chain(&group)
-            .try_for_each(|scope| self.check(scope))
-    }
-}
-
-impl FromRequest for Caller {
-    type Error = Problem;
-    type Future = Ready<Result<Self, Problem>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let caller = context(request).and_then(|context| context.caller.clone());
-        ready(caller.map(Self).ok_or_else(Problem::unauthorized))
-    }
-}
-
-/// The connection has a valid client certificate.
-struct ClientCertificate;
-
-/// Stores whether the connection has a client certificate.
-pub(super) fn note_client_certificate(tls: Option<&TlsStream<TcpStream>>, data: &mut Extensions) {
-    let certificates = tls.and_then(|stream| stream.get_ref().1.peer_certificates());
-    if certificates.is_some_and(|certificates| !certificates.is_empty()) {
-        data.insert(ClientCertificate);
-    }
-}
-
-/// Identifies a client for limits per client: a token name at an IP address.
-pub type Client = (String, IpAddr);
-
-/// Returns the client of a request.
-pub(super) fn client(caller: &Caller, request: &HttpRequest) -> Client {
-    let address = request.peer_addr().map(|peer| peer.ip().to_canonical());
-    let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    (caller.name().to_owned(), address.unwrap_or(unknown))
 }

@@ -8,12 +8,12 @@ use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use super::gate::Caller;
-use super::openapi::{AuthErrors, OutcomeErrors};
-use super::{Api, Problem};
 use crate::actor::{AskError, GetStatus, RollCallReport, until_next};
 use crate::admission::RequestClass;
 use crate::directory::Totals;
+use crate::http::access::Caller;
+use crate::http::openapi::{AuthErrors, OutcomeErrors};
+use crate::http::{Api, Problem};
 use crate::liveness::ReconcileReport;
 use crate::model::{ScopeKind, rfc3339_millis};
 
@@ -22,7 +22,7 @@ const RELEASE: Duration = Duration::from_secs(8);
 
 /// The state of the registry.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Overview {
+pub(in crate::http) struct Overview {
     version: &'static str,
     /// No tokens are configured: every client may do everything.
     auth_disabled: bool,
@@ -76,7 +76,7 @@ impl From<Totals> for TotalsResponse {
 /// Statistics of the roll calls of this replica.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RollCall)]
-pub(super) struct RollCallResponse {
+pub(in crate::http) struct RollCallResponse {
     interval_seconds: u64,
     sent: u64,
     sent_by_others: u64,
@@ -87,7 +87,7 @@ pub(super) struct RollCallResponse {
 }
 
 impl RollCallResponse {
-    pub(super) fn of(report: &RollCallReport, api: &Api) -> Self {
+    pub(in crate::http) fn of(report: &RollCallReport, api: &Api) -> Self {
         let next = until_next(api.clock.now(), api.roll_call_interval);
         Self {
             interval_seconds: api.roll_call_interval.as_secs(),
@@ -188,7 +188,7 @@ struct EventsResponse {
     get, path = "/v1/overview", operation_id = "get_overview", tag = "daemon",
     responses((status = 200, description = "the state of the registry", body = Overview), AuthErrors, OutcomeErrors)
 )]
-pub(super) async fn show(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
+pub(in crate::http) async fn show(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
     let roll_call = api.scheduler.ask(GetStatus).await?;
     let backends = &api.metrics.backends;
     Ok(HttpResponse::Ok().json(Overview {
@@ -216,7 +216,7 @@ pub(super) async fn show(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
 
 /// The result of the release.
 #[derive(Serialize, ToSchema)]
-pub(super) struct ReleaseResponse {
+pub(in crate::http) struct ReleaseResponse {
     /// Whether protection mode was active.
     ended: bool,
     /// The number of instances that were marked offline.
@@ -228,7 +228,10 @@ pub(super) struct ReleaseResponse {
     post, path = "/v1/protection/release", operation_id = "release_protection", tag = "daemon",
     responses((status = 200, description = "the result", body = ReleaseResponse), AuthErrors, OutcomeErrors)
 )]
-pub(super) async fn release(api: web::Data<Api>, caller: Caller) -> Result<HttpResponse, Problem> {
+pub(in crate::http) async fn release(
+    api: web::Data<Api>,
+    caller: Caller,
+) -> Result<HttpResponse, Problem> {
     let expiry = Arc::clone(&api.expiry);
     let reason = "an operator released it".to_owned();
     // A task of its own, because it must run to its end also if the client disconnects.

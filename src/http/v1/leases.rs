@@ -5,10 +5,10 @@ use actix_web::{HttpResponse, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::extract::ScopePath;
-use super::openapi::{AuthErrors, BadRequest, NotFound, OutcomeErrors, ScopePathParams};
-use super::{Api, Problem};
 use crate::directory::InstanceFilter;
+use crate::http::extract::ScopePath;
+use crate::http::openapi::{AuthErrors, BadRequest, NotFound, OutcomeErrors, ScopePathParams};
+use crate::http::{Api, Problem};
 use crate::model::{InstanceKey, rfc3339_millis};
 
 /// The most leases in one round trip to the lease store.
@@ -17,7 +17,7 @@ const INSPECT_BATCH: usize = 1000;
 /// The lease of an instance.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ActiveLease)]
-pub(super) struct LeaseResponse<'a> {
+pub(in crate::http) struct LeaseResponse<'a> {
     address: &'a str,
     /// The time until the lease ends without another heartbeat, in milliseconds.
     remaining_ms: u64,
@@ -28,7 +28,7 @@ pub(super) struct LeaseResponse<'a> {
 /// The leases of a scope.
 #[derive(Serialize, ToSchema)]
 #[schema(as = LeaseList)]
-pub(super) struct LeaseListResponse<'a> {
+pub(in crate::http) struct LeaseListResponse<'a> {
     leases: Vec<LeaseResponse<'a>>,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct LeaseListResponse<'a> {
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
-pub(super) async fn list(
+pub(in crate::http) async fn list(
     api: web::Data<Api>,
     ScopePath(scope): ScopePath,
 ) -> Result<HttpResponse, Problem> {

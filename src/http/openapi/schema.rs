@@ -31,25 +31,25 @@ fn label(max_chars: usize) -> Object {
     label.max_length(Some(max_chars)).build()
 }
 
-pub(super) fn display_name() -> Object {
+pub(in crate::http) fn display_name() -> Object {
     label(DisplayName::MAX_CHARS)
 }
 
-pub(super) fn note() -> Object {
+pub(in crate::http) fn note() -> Object {
     label(Note::MAX_CHARS)
 }
 
-pub(super) fn weight() -> Object {
+pub(in crate::http) fn weight() -> Object {
     let weight = optional(Type::Integer).minimum(Some(0));
     weight.maximum(Some(Weight::MAX)).build()
 }
 
-pub(super) fn ttl() -> Object {
+pub(in crate::http) fn ttl() -> Object {
     let ttl = optional(Type::Integer).minimum(Some(Ttl::MIN_SECS));
     ttl.maximum(Some(Ttl::MAX_SECS)).build()
 }
 
-pub(super) fn metadata() -> Object {
+pub(in crate::http) fn metadata() -> Object {
     let names = typed(Type::String)
         .min_length(Some(1))
         .pattern(Some(NO_NUL));
@@ -61,7 +61,7 @@ pub(super) fn metadata() -> Object {
         .build()
 }
 
-pub(super) fn address() -> Object {
+pub(in crate::http) fn address() -> Object {
     let address = typed(Type::String).pattern(Some(ADDRESS));
     let address = address.max_length(Some(Address::MAX_LEN));
     address.examples(["10.0.0.5:8080"]).build()
@@ -71,12 +71,12 @@ fn scope_key_pattern() -> String {
     format!("^[A-Za-z0-9][A-Za-z0-9._-]{{0,{}}}$", ScopeKey::MAX_LEN - 1)
 }
 
-pub(super) fn scope_key() -> Object {
+pub(in crate::http) fn scope_key() -> Object {
     let key = typed(Type::String).pattern(Some(scope_key_pattern()));
     key.examples(["orders"]).build()
 }
 
-pub(super) fn optional_scope_key() -> Object {
+pub(in crate::http) fn optional_scope_key() -> Object {
     let key = optional(Type::String).pattern(Some(scope_key_pattern()));
     key.build()
 }

@@ -9,16 +9,18 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{InstancePath, Json, Query, ScopePath};
-use super::gate::{self, Caller};
-use super::openapi::{
-    AuthErrors, BadRequest, BodyErrors, InstancePathParams, NotFound, OutcomeErrors,
-    ScopePathParams,
-};
-use super::{Api, Problem, schema};
 use crate::actor::{ChangeInstance, DeregisterInstance, RegisterInstance, Revoke};
 use crate::admission::{Permit, RequestClass};
 use crate::directory::{Body, InstanceEntry, InstanceFilter, ScopeSnapshot};
+use crate::http::access::Caller;
+use crate::http::context;
+use crate::http::extract::{InstancePath, Json, Query, ScopePath};
+use crate::http::openapi::schema;
+use crate::http::openapi::{
+    AuthErrors, BadRequest, BodyErrors, InstancePathParams, NotFound, OutcomeErrors,
+    ScopePathParams,
+};
+use crate::http::{Api, Problem};
 use crate::model::{
     DisplayName, Hold, Instance, InstanceChange, Metadata, Note, Registration, ScopeKind, Status,
     StatusChange, Ttl, Weight, rfc3339_millis,
@@ -28,7 +30,7 @@ use crate::model::{
 #[derive(Deserialize, ToSchema)]
 #[schema(as = Registration)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RegistrationBody {
+pub(in crate::http) struct RegistrationBody {
     /// The name for people; the address by default.
     #[schema(schema_with = schema::display_name)]
     name: Option<DisplayName>,
@@ -47,7 +49,7 @@ pub(super) struct RegistrationBody {
 #[derive(Deserialize, ToSchema)]
 #[schema(as = Change)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ChangeBody {
+pub(in crate::http) struct ChangeBody {
     #[schema(value_type = Option<String>, pattern = "^(enabled|disabled|held)$")]
     status: Option<Status>,
     /// The reason of a hold.
@@ -93,7 +95,7 @@ impl ChangeBody {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ListQuery {
+pub(in crate::http) struct ListQuery {
     /// Only available instances: online and enabled.
     #[serde(default)]
     available: bool,
@@ -129,7 +131,7 @@ impl TryFrom<String> for Wait {
 /// A registered instance.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Instance)]
-pub(super) struct InstanceResponse<'a> {
+pub(in crate::http) struct InstanceResponse<'a> {
     id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -161,7 +163,7 @@ pub(super) struct InstanceResponse<'a> {
 /// A registered instance with the state of its lease.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ListedInstance)]
-pub(super) struct ListedInstanceResponse<'a> {
+pub(in crate::http) struct ListedInstanceResponse<'a> {
     #[serde(flatten)]
     instance: InstanceResponse<'a>,
     online: bool,
@@ -177,7 +179,7 @@ pub(super) struct ListedInstanceResponse<'a> {
 /// The instances of a scope.
 #[derive(Serialize, ToSchema)]
 #[schema(as = InstanceList)]
-pub(super) struct InstanceListResponse<'a> {
+pub(in crate::http) struct InstanceListResponse<'a> {
     /// The list may be out of date: the lease store or the event log is unavailable.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     stale: bool,
@@ -232,7 +234,7 @@ impl<'a> ListedInstanceResponse<'a> {
         BodyErrors, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
-pub(super) async fn register(
+pub(in crate::http) async fn register(
     api: web::Data<Api>,
     InstancePath(key): InstancePath,
     Json(body): Json<RegistrationBody>,
@@ -266,7 +268,7 @@ pub(super) async fn register(
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
-pub(super) async fn list(
+pub(in crate::http) async fn list(
     request: HttpRequest,
     api: web::Data<Api>,
     ScopePath(scope): ScopePath,
@@ -320,8 +322,8 @@ fn exchange_permit_for_long_poll(request: &HttpRequest, api: &Api) -> Result<Per
     api.spare_connection()?;
     let permit = api.admission.acquire(RequestClass::Wait);
     let permit = permit.map_err(|exceeded| api.shed(exceeded))?;
-    gate::release_permit(request);
-    gate::note_wait(request);
+    context::release_permit(request);
+    context::note_wait(request);
     Ok(permit)
 }
 
@@ -358,7 +360,7 @@ fn body(
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
-pub(super) async fn show(
+pub(in crate::http) async fn show(
     api: web::Data<Api>,
     InstancePath(key): InstancePath,
 ) -> Result<HttpResponse, Problem> {
@@ -379,7 +381,7 @@ pub(super) async fn show(
         BodyErrors, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
-pub(super) async fn change(
+pub(in crate::http) async fn change(
     api: web::Data<Api>,
     caller: Caller,
     InstancePath(key): InstancePath,
@@ -423,7 +425,7 @@ fn describe(change: &InstanceChange) -> String {
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
-pub(super) async fn deregister(
+pub(in crate::http) async fn deregister(
     api: web::Data<Api>,
     InstancePath(key): InstancePath,
 ) -> Result<HttpResponse, Problem> {

@@ -5,23 +5,24 @@ use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Code;
-use super::error::Document;
-use super::extract::{Json, KindPath, ScopePath};
-use super::gate::Caller;
-use super::openapi::{
-    AuthErrors, BadRequest, BodyErrors, NotFound, OutcomeErrors, ScopePathParams,
-};
-use super::{Api, Problem, schema};
 use crate::actor::{DeclareScope, DeleteScope};
 use crate::directory::Counts;
+use crate::http::Code;
+use crate::http::access::Caller;
+use crate::http::extract::{Json, KindPath, ScopePath};
+use crate::http::openapi::schema;
+use crate::http::openapi::{
+    AuthErrors, BadRequest, BodyErrors, NotFound, OutcomeErrors, ScopePathParams,
+};
+use crate::http::problem::Document;
+use crate::http::{Api, Problem};
 use crate::model::{DisplayName, ScopeKind, ScopeRecord, rfc3339_millis};
 use crate::store::ScopeDeletion;
 
 /// The body of PUT.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Declaration {
+pub(in crate::http) struct Declaration {
     /// The name for people; the key by default.
     #[schema(schema_with = schema::display_name)]
     name: Option<DisplayName>,
@@ -30,7 +31,7 @@ pub(super) struct Declaration {
 /// A group or service.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Scope)]
-pub(super) struct ScopeResponse<'a> {
+pub(in crate::http) struct ScopeResponse<'a> {
     id: String,
     key: &'a str,
     name: &'a str,
@@ -40,7 +41,7 @@ pub(super) struct ScopeResponse<'a> {
 /// A group or service with the numbers of its instances.
 #[derive(Serialize, ToSchema)]
 #[schema(as = CountedScope)]
-pub(super) struct ScopeSummaryResponse<'a> {
+pub(in crate::http) struct ScopeSummaryResponse<'a> {
     #[serde(flatten)]
     scope: ScopeResponse<'a>,
     /// Registered instances.
@@ -54,7 +55,7 @@ pub(super) struct ScopeSummaryResponse<'a> {
 /// All scopes of one kind.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ScopeList)]
-pub(super) struct ScopeListResponse<'a> {
+pub(in crate::http) struct ScopeListResponse<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     groups: Option<Vec<ScopeSummaryResponse<'a>>>,
@@ -95,7 +96,7 @@ impl<'a> ScopeSummaryResponse<'a> {
         BodyErrors, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
-pub(super) async fn declare(
+pub(in crate::http) async fn declare(
     api: web::Data<Api>,
     caller: Caller,
     ScopePath(scope): ScopePath,
@@ -125,7 +126,7 @@ pub(super) async fn declare(
         NotFound, AuthErrors,
     )
 )]
-pub(super) async fn list(api: web::Data<Api>, KindPath(kind): KindPath) -> HttpResponse {
+pub(in crate::http) async fn list(api: web::Data<Api>, KindPath(kind): KindPath) -> HttpResponse {
     let scopes = api.directory.scopes(kind);
     let views = scopes.iter().filter_map(|scope| {
         Some(ScopeSummaryResponse::of(
@@ -150,7 +151,7 @@ pub(super) async fn list(api: web::Data<Api>, KindPath(kind): KindPath) -> HttpR
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
-pub(super) async fn show(
+pub(in crate::http) async fn show(
     api: web::Data<Api>,
     ScopePath(scope): ScopePath,
 ) -> Result<HttpResponse, Problem> {
@@ -176,7 +177,7 @@ pub(super) async fn show(
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
-pub(super) async fn remove(
+pub(in crate::http) async fn remove(
     api: web::Data<Api>,
     caller: Caller,
     ScopePath(scope): ScopePath,

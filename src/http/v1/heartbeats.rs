@@ -10,15 +10,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::Code;
-use super::extract::{JsonText, KnownPath, Object, parsed};
-use super::gate::Caller;
-use super::openapi::{
-    AuthErrors, BadRequest, BodyErrors, InstancePathParams, NotFound, OutcomeErrors,
-};
-use super::{Api, Problem, schema};
 use crate::actor::{HeartbeatOutcome, RecordHeartbeats};
 use crate::directory::{HeartbeatInfo, KeyParts};
+use crate::http::Code;
+use crate::http::access::Caller;
+use crate::http::extract::{JsonText, KnownPath, Object, parsed};
+use crate::http::openapi::schema;
+use crate::http::openapi::{
+    AuthErrors, BadRequest, BodyErrors, InstancePathParams, NotFound, OutcomeErrors,
+};
+use crate::http::{Api, Problem};
 use crate::model::{InstanceKey, ScopeKind, Ttl};
 
 /// The most leases in one request.
@@ -30,7 +31,7 @@ const BATCH_LIMIT: usize = 4 * 1024 * 1024;
 /// The result of a heartbeat.
 #[derive(Serialize, ToSchema)]
 #[schema(as = HeartbeatOutcome)]
-pub(super) struct HeartbeatResponse {
+pub(in crate::http) struct HeartbeatResponse {
     /// Whether a new lease began.
     created: bool,
     /// The TTL of the lease.
@@ -49,7 +50,7 @@ pub(super) struct HeartbeatResponse {
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
-pub(super) async fn send(
+pub(in crate::http) async fn send(
     api: web::Data<Api>,
     KnownPath(key, info): KnownPath,
 ) -> Result<HttpResponse, Problem> {
@@ -123,7 +124,7 @@ fn millis_until_next(
 /// The body of a batch.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Batch<'a> {
+pub(in crate::http) struct Batch<'a> {
     /// At most 10,000 leases.
     #[serde(borrow)]
     #[schema(value_type = Vec<LeaseRef<'_>>, max_items = 10_000)]
@@ -134,7 +135,7 @@ pub(super) struct Batch<'a> {
 #[derive(Deserialize, Serialize, ToSchema)]
 #[schema(as = Lease)]
 #[serde(deny_unknown_fields)]
-pub(super) struct LeaseRef<'a> {
+pub(in crate::http) struct LeaseRef<'a> {
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = schema::optional_scope_key)]
     service: Option<Text<'a>>,
@@ -202,7 +203,7 @@ impl<'a> LeaseRef<'a> {
 /// The result of a batch; each lease is counted once.
 #[derive(Serialize, ToSchema)]
 #[schema(as = BatchOutcome)]
-pub(super) struct HeartbeatBatchResponse<'a> {
+pub(in crate::http) struct HeartbeatBatchResponse<'a> {
     renewed: usize,
     created: usize,
     /// Leases of instances that are not registered. These should register again.
@@ -222,7 +223,7 @@ pub(super) struct HeartbeatBatchResponse<'a> {
         BodyErrors, AuthErrors, OutcomeErrors,
     )
 )]
-pub(super) async fn send_batch(
+pub(in crate::http) async fn send_batch(
     api: web::Data<Api>,
     caller: Caller,
     body: JsonText<BATCH_LIMIT>,

@@ -1,0 +1,14 @@
+//! The API document and the page that shows it; and what the handlers use to describe
+//! themselves.
+
+mod document;
+mod page;
+mod responses;
+pub(super) mod schema;
+
+pub(super) use self::document::document;
+pub(super) use self::page::{page, redirect};
+pub(super) use self::responses::{
+    AuthErrors, BadRequest, BodyErrors, InstancePathParams, NotFound, OutcomeErrors,
+    ScopePathParams,
+};

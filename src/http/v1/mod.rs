@@ -1,0 +1,9 @@
+//! The API v1.
+
+pub(super) mod events;
+pub(super) mod heartbeats;
+pub(super) mod instances;
+pub(super) mod leases;
+pub(super) mod overview;
+pub(super) mod scopes;
+pub(super) mod targets;
