@@ -1,24 +1,14 @@
 //! The program: parses the settings, then runs the daemon, the agent or a command.
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::FutureExt;
-use rollcalld::agent::{self, AgentConfig};
 use rollcalld::auth::{Identity, Token};
 use rollcalld::client::readiness;
-use rollcalld::clock::SystemClock;
-use rollcalld::daemon::Daemon;
-use rollcalld::http;
-use rollcalld::operator::{self, CommandConfig};
-use rollcalld::settings::{self, Config, Invocation, Shell};
+use rollcalld::settings::{self, Command, OperatorCommand, Shell};
 use rollcalld::store::{self, StoreUrl};
-use sd_notify::NotifyState;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::sleep;
+use rollcalld::{agent, daemon, http, operator};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -26,8 +16,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
-    let invocation = match settings::from_process() {
-        Ok(invocation) => invocation,
+    let command = match settings::from_process() {
+        Ok(command) => command,
         Err(error) => error.exit(),
     };
     // The pool logs each connection that a restart of PostgreSQL ended.
@@ -41,14 +31,24 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let outcome = actix::System::new().block_on(async {
-        let done = match invocation {
-            Invocation::Serve(config) => serve(*config).await,
-            Invocation::Migrate(url) => migrate(&url).await,
-            Invocation::Token(identity) => print_new_token(&identity),
-            Invocation::Healthcheck { listen, tls } => run_healthcheck(listen, tls).await,
-            Invocation::Agent(config) => return run_agent(*config).await,
-            Invocation::Command(config) => return run_operator_command(*config).await,
-            Invocation::Completions(shell) => print_completions(shell),
+        let done = match command {
+            Command::Serve(settings) => daemon::run(*settings).await.map_err(Into::into),
+            Command::Migrate(settings) => migrate(&settings.store).await,
+            Command::Token(settings) => print_new_token(&Identity {
+                name: settings.name,
+                role: settings.role,
+                limit: settings.scope,
+            }),
+            Command::Healthcheck(settings) => {
+                readiness::ask(settings.listen, settings.tls_cert.is_some()).await?;
+                print_line("ready").map_err(Into::into)
+            }
+            Command::Agent(settings) => {
+                let stop = stop_signal()?;
+                return Ok(agent::run(*settings, stop).await?.into());
+            }
+            Command::Operator(command) => return run_operator_command(command).await,
+            Command::Completions { shell } => print_completions(shell),
         };
         done.map(|()| ExitCode::SUCCESS)
     });
@@ -56,76 +56,6 @@ fn main() -> ExitCode {
         log::error!("{error}");
         ExitCode::FAILURE
     })
-}
-
-async fn serve(config: Config) -> Result<(), Failure> {
-    let (mut terminate, mut interrupt, mut hangup) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::hangup())?,
-    );
-    let backends = format!("store {}, leases {}", config.store, config.leases);
-    let (anonymous, delay) = (config.tokens.is_empty(), config.shutdown_delay);
-    let scheme = if config.tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    let daemon = Daemon::build(config, Arc::new(SystemClock))?;
-    let listening = format!("listening on {scheme}://{}", daemon.address());
-    print_line(&listening)?;
-    log::info!(
-        "rollcalld {} {listening}, {backends}",
-        env!("CARGO_PKG_VERSION")
-    );
-    if anonymous {
-        log::warn!(
-            "no tokens are configured: every client that can reach {} may do everything",
-            daemon.address()
-        );
-    }
-    let reloader = daemon.reloader();
-    actix::spawn(async move {
-        while hangup.recv().await.is_some() {
-            reloader.reload();
-        }
-    });
-    let shutdown = async move {
-        let delay = tokio::select! {
-            _ = terminate.recv() => delay,
-            _ = interrupt.recv() => Duration::ZERO,
-        };
-        notify(&[NotifyState::Stopping]);
-        actix::spawn(end_at_the_next(terminate, interrupt));
-        delay
-    };
-    let ready = || notify(&[NotifyState::Ready]);
-    Ok(daemon.run_until_stopped(ready, shutdown).await?)
-}
-
-/// A supervisor may signal a process and then its group: that is one request.
-const ONE_REQUEST: Duration = Duration::from_millis(200);
-
-/// A second request to stop ends the process at once.
-async fn end_at_the_next(mut terminate: Signal, mut interrupt: Signal) {
-    sleep(ONE_REQUEST).await;
-    let _ = (
-        terminate.recv().now_or_never(),
-        interrupt.recv().now_or_never(),
-    );
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    log::warn!("received a second stop signal: exiting at once");
-    std::process::exit(1);
-}
-
-/// Notifies systemd, if it started this process.
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        log::warn!("cannot notify systemd: {error}");
-    }
 }
 
 async fn migrate(url: &StoreUrl) -> Result<(), Failure> {
@@ -150,27 +80,20 @@ fn print_new_token(identity: &Identity) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn run_healthcheck(listen: SocketAddr, tls: bool) -> Result<(), Failure> {
-    readiness::ask(listen, tls).await?;
-    Ok(print_line("ready")?)
-}
-
-async fn run_agent(config: AgentConfig) -> Result<ExitCode, Failure> {
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    let stop = async move {
+/// Resolves at SIGTERM and SIGINT.
+fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-    };
-    Ok(agent::run(config, stop).await?.into())
+    })
 }
 
-async fn run_operator_command(config: CommandConfig) -> Result<ExitCode, Failure> {
-    match operator::run(config).await {
+async fn run_operator_command(command: OperatorCommand) -> Result<ExitCode, Failure> {
+    match operator::run(command).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) if error.is_broken_pipe() => Ok(ExitCode::SUCCESS),
         Err(error) => {

@@ -6,7 +6,6 @@
 mod events;
 pub mod readiness;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use url::Url;
 
 pub use self::events::{EventStream, ServerEvent};
 use crate::auth::Token;
+use crate::settings::ClientSettings;
 
 /// The time limit for connecting.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -27,17 +27,6 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// The longest silence of a live stream: a ping comes every 15 s.
 const SILENCE: Duration = Duration::from_secs(40);
-
-/// The registry and the token.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Replicas of one registry, at least one, which are tried in turn.
-    pub servers: Vec<Url>,
-    /// Sent as a bearer token.
-    pub token: Option<Token>,
-    /// The PEM file of the authorities to trust instead of the system's.
-    pub ca_file: Option<PathBuf>,
-}
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +99,7 @@ pub struct Client {
 
 impl Client {
     /// Returns a client that has connected to no server yet.
-    pub fn new(settings: &Settings) -> Result<Self, ClientError> {
+    pub fn new(settings: &ClientSettings) -> Result<Self, ClientError> {
         // reqwest has no default cryptography provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = reqwest::Client::builder()
@@ -119,7 +108,7 @@ impl Client {
             .connect_timeout(CONNECT)
             .read_timeout(SILENCE)
             .tcp_nodelay(true);
-        let plain = settings.servers.iter().all(|url| url.scheme() == "http");
+        let plain = settings.server.iter().all(|url| url.scheme() == "http");
         let builder = match &settings.ca_file {
             Some(path) => builder.tls_certs_only(authorities(path)?),
             // Loading the system's many authorities would be useless.
@@ -131,7 +120,7 @@ impl Client {
             .map_err(|error| ClientError::Settings(text(&error)))?;
         Ok(Self {
             http,
-            servers: settings.servers.clone(),
+            servers: settings.server.clone(),
             token: settings.token.clone(),
             current: AtomicUsize::new(0),
         })

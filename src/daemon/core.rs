@@ -10,20 +10,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::actor::{
-    HeartbeatActor, Lifeline, Mailbox, MailboxLimits, RefreshNotice, RegistryActor, RollCall,
-    SchedulerActor, Spawner,
+    HeartbeatActor, Lifeline, Mailbox, MailboxLimits, RegistryActor, SchedulerActor, Spawner,
 };
 use crate::clock::Clock;
 use crate::coordination::Coordinator;
 use crate::directory::Directory;
 use crate::event_log::EventLog;
 use crate::lease::{Health, LeaseStore, ObservedLeaseStore};
-use crate::liveness::{
-    Agreement, ClockWatch, ExpiryHandler, Jobs, Limits, Protection, Purge, Reconciler,
-};
+use crate::liveness::{Agreement, ClockWatch, ExpiryHandler, Jobs, Protection, Purge, Reconciler};
 use crate::metrics::Metrics;
 use crate::model::{EventId, ReplicaId};
 use crate::replication::{EventBroadcast, Follower};
+use crate::settings::CoreSettings;
 use crate::store::{RegistryReader, Store};
 
 /// The most pending messages to the RegistryActor, and the deadline of each: longer than a
@@ -54,19 +52,6 @@ const SCHEDULER: MailboxLimits = MailboxLimits {
     permits: 64,
     deadline: Duration::from_secs(8),
 };
-
-/// What the core does.
-#[derive(Debug, Clone)]
-pub struct CoreSettings {
-    /// The limits of protection mode, and the default TTL.
-    pub limits: Limits,
-    /// The roll call.
-    pub roll_call: RollCall,
-    /// Published when the available instances of a service change.
-    pub announcement: Option<RefreshNotice>,
-    /// How long an instance is offline before it is removed; `None` for ever.
-    pub remove_offline_after: Option<Duration>,
-}
 
 /// What the core works on.
 pub struct Backends {

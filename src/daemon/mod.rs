@@ -4,6 +4,7 @@
 mod core;
 mod open_files;
 mod reload;
+mod signals;
 mod startup;
 
 use std::future::{Future, pending};
@@ -18,9 +19,10 @@ use actix_web::{App, HttpServer};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
-pub use self::core::{Backends, Core, CoreSettings, Threads};
+pub use self::core::{Backends, Core, Threads};
 use self::open_files::TooFewFiles;
 pub use self::reload::Reloader;
+pub use self::signals::run;
 use self::startup::wait_for_backends;
 use crate::actor::Drain;
 use crate::admission::ConcurrencyLimits;
@@ -32,7 +34,7 @@ use crate::event_log;
 use crate::http::{self, Api, Client, Connections, LastProbe, Lifecycle};
 use crate::lease;
 use crate::metrics::Metrics;
-use crate::settings::Config;
+use crate::settings::ServeSettings;
 use crate::store::{self, MigrateError};
 use crate::tls::{Tls, TlsError};
 
@@ -86,6 +88,9 @@ pub enum DaemonError {
     /// An actor panicked, which the log shows. The process must be restarted.
     #[error("the {0} actor has ended; see the panic above")]
     ActorEnded(&'static str),
+    /// The system refused to deliver signals, or to print the address.
+    #[error(transparent)]
+    Io(#[from] io::Error),
     /// The HTTP server ended.
     #[error("the HTTP server has ended: {0}")]
     ServerEnded(String),
@@ -93,7 +98,7 @@ pub enum DaemonError {
 
 /// A daemon that listens and can be run.
 pub struct Daemon {
-    config: Config,
+    settings: ServeSettings,
     address: SocketAddr,
     server: Server,
     core: Arc<Core>,
@@ -125,12 +130,17 @@ struct Shared {
 impl Daemon {
     /// Opens, starts and binds everything, within an actix system. Requests are answered 503 until
     /// [`Daemon::run_until_stopped`] has reached the stores.
-    pub fn build(config: Config, clock: Arc<dyn Clock>) -> Result<Self, DaemonError> {
-        let connections = Arc::new(Connections::new(connection_limit(&config)?));
-        let tokens = Arc::new(Tokens::load(config.tokens.clone())?);
-        let tls = config.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
+    pub fn build(settings: ServeSettings, clock: Arc<dyn Clock>) -> Result<Self, DaemonError> {
+        let connections = Arc::new(Connections::new(connection_limit(&settings)?));
+        let tokens = Arc::new(Tokens::load(settings.access.tokens.clone())?);
+        let tls = settings
+            .access
+            .tls()
+            .map(Tls::load)
+            .transpose()?
+            .map(Arc::new);
         let metrics = Arc::new(Metrics::new());
-        let backends = open_backends(&config, clock, &metrics)?;
+        let backends = open_backends(&settings, clock, &metrics)?;
         let (end, ends) = mpsc::unbounded_channel();
         let arbiters = Arbiters {
             registry: Arbiter::new(),
@@ -142,25 +152,25 @@ impl Daemon {
             scheduler: arbiters.scheduler.handle(),
             follower: arbiters.follower.handle(),
         };
-        let settings = CoreSettings {
-            limits: config.protection,
-            roll_call: config.roll_call.clone(),
-            announcement: config.announcement.clone(),
-            remove_offline_after: config.remove_offline_after,
-        };
-        let core = Core::start(settings, backends, &threads, Arc::clone(&metrics), end);
+        let core = Core::start(
+            settings.core(),
+            backends,
+            &threads,
+            Arc::clone(&metrics),
+            end,
+        );
         let shared = Shared {
             core: Arc::new(core),
             lifecycle: Lifecycle::default(),
             tokens: Arc::clone(&tokens),
             client_certificates: tls.as_ref().is_some_and(|tls| tls.asks_clients()),
-            roll_call_interval: config.roll_call.interval,
-            admission: Arc::new(ConcurrencyLimits::new(config.limits)),
+            roll_call_interval: settings.core().roll_call.interval,
+            admission: Arc::new(ConcurrencyLimits::new(settings.limits())),
             connections,
         };
-        let (server, address) = listen(&config, &shared, tls.as_deref())?;
+        let (server, address) = listen(&settings, &shared, tls.as_deref())?;
         Ok(Self {
-            config,
+            settings,
             address,
             server,
             core: shared.core,
@@ -193,7 +203,7 @@ impl Daemon {
         shutdown: impl Future<Output = Duration>,
     ) -> Result<(), DaemonError> {
         let Self {
-            config,
+            settings,
             server,
             core,
             lifecycle,
@@ -204,7 +214,7 @@ impl Daemon {
         let server_handle = server.handle();
         let mut server = actix::spawn(server);
         let serve = async {
-            let head = wait_for_backends(&config, &core).await?;
+            let head = wait_for_backends(&settings, &core).await?;
             core.follow(head);
             lifecycle.start();
             log::info!("ready");
@@ -222,7 +232,7 @@ impl Daemon {
             })),
         };
         log::info!("stopping");
-        let latest = Instant::now() + config.shutdown_timeout;
+        let latest = Instant::now() + settings.shutdown_timeout;
         if let Ok(delay) = outcome {
             lifecycle.start_draining();
             sleep(delay).await;
@@ -247,12 +257,12 @@ impl Daemon {
 
 /// Opens the stores, without connecting.
 fn open_backends(
-    config: &Config,
+    settings: &ServeSettings,
     clock: Arc<dyn Clock>,
     metrics: &Metrics,
 ) -> Result<Backends, OpenError> {
-    let store = store::open(&config.store)?;
-    let leases = lease::open(&config.leases, Arc::clone(&clock))?;
+    let store = store::open(&settings.store.store)?;
+    let leases = lease::open(&settings.leases, Arc::clone(&clock))?;
     if let Some(redis) = leases.redis() {
         redis.report_evictions(metrics.backends.leases_evicted.clone());
     }
@@ -267,7 +277,7 @@ fn open_backends(
 
 /// Binds the server, and returns its address, with the picked port if the setting is port 0.
 fn listen(
-    config: &Config,
+    settings: &ServeSettings,
     shared: &Shared,
     tls: Option<&Tls>,
 ) -> Result<(Server, SocketAddr), DaemonError> {
@@ -278,23 +288,23 @@ fn listen(
         App::new().configure(|app| http::configure(app, api))
     };
     let server = HttpServer::new(application)
-        .workers(config.workers)
-        .max_connections(shared.connections.limit().div_ceil(config.workers))
+        .workers(settings.workers())
+        .max_connections(shared.connections.limit().div_ceil(settings.workers()))
         .keep_alive(KEEP_ALIVE)
         .client_request_timeout(HANDSHAKE)
         .tls_handshake_timeout(HANDSHAKE)
         .on_connect(move |connection, data| on_connect.opened(connection, data))
-        .shutdown_timeout(config.drain_http().as_secs().max(1))
+        .shutdown_timeout(settings.drain_http().as_secs().max(1))
         .disable_signals();
     let server = match tls {
-        Some(tls) => server.bind_rustls_0_23(config.listen, tls.server_config()?),
-        None => server.bind(config.listen),
+        Some(tls) => server.bind_rustls_0_23(settings.listen, tls.server_config()?),
+        None => server.bind(settings.listen),
     };
     let server = server.map_err(|source| DaemonError::Listen {
-        address: config.listen,
+        address: settings.listen,
         source,
     })?;
-    let address = server.addrs().first().copied().unwrap_or(config.listen);
+    let address = server.addrs().first().copied().unwrap_or(settings.listen);
     Ok((server.run(), address))
 }
 
@@ -330,8 +340,8 @@ impl Shared {
 }
 
 /// Returns the limit of connections: the setting, or what the system allows if that is less.
-fn connection_limit(config: &Config) -> Result<usize, TooFewFiles> {
-    let (allowed, wanted) = (open_files::raise_limit()?, config.max_connections);
+fn connection_limit(settings: &ServeSettings) -> Result<usize, TooFewFiles> {
+    let (allowed, wanted) = (open_files::raise_limit()?, settings.max_connections());
     if allowed < wanted {
         log::warn!(
             "at most {allowed} connections are accepted instead of {wanted} (--max-connections): the limit on open files (ulimit -Hn) allows no more"

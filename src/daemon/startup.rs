@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{Core, DaemonError};
 use crate::actor::MigrateSchema;
 use crate::model::EventId;
-use crate::settings::Config;
+use crate::settings::ServeSettings;
 use crate::store::MigrateError;
 
 /// The time between attempts to reach a backend: the first, and the longest.
@@ -17,19 +17,19 @@ const RETRY: RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::f
 /// Waits until the registry store is reached and migrated, the lease store answers, and the
 /// Directory is loaded. Returns the event after which to follow.
 pub(super) async fn wait_for_backends(
-    config: &Config,
+    settings: &ServeSettings,
     core: &Core,
 ) -> Result<EventId, DaemonError> {
     let migrate = async || match core.registry.address().send(MigrateSchema).await {
         Ok(Ok(applied)) => {
             for migration in applied {
-                log::info!("migrated {}: {migration}", config.store);
+                log::info!("migrated {}: {migration}", settings.store.store);
             }
             Ok(())
         }
         Ok(Err(MigrateError::Store(error))) => Err(Attempt::Again(error.to_string())),
         Ok(Err(source)) => Err(Attempt::Never(DaemonError::Schema {
-            backend: config.store.to_string(),
+            backend: settings.store.store.to_string(),
             source,
         })),
         Err(_) => Err(Attempt::Never(DaemonError::ActorEnded("registry"))),
@@ -44,12 +44,15 @@ pub(super) async fn wait_for_backends(
         let loaded = core.follower.load().await;
         loaded.map_err(|error| Attempt::Again(error.to_string()))
     };
-    let (store, lease_store) = (config.store.to_string(), config.leases.to_string());
+    let (store, lease_store) = (
+        settings.store.store.to_string(),
+        settings.leases.to_string(),
+    );
     tokio::try_join!(
-        retry(store, config.start_timeout, migrate),
-        retry(lease_store, config.start_timeout, ping),
+        retry(store, settings.start_timeout, migrate),
+        retry(lease_store, settings.start_timeout, ping),
     )?;
-    retry("the registry".to_owned(), config.start_timeout, load).await
+    retry("the registry".to_owned(), settings.start_timeout, load).await
 }
 
 enum Attempt {

@@ -81,7 +81,7 @@ impl Caller {
         &self.0.name
     }
 
-    /// Checks that the token permits a scope; for routes with [`ScopeSource::Content`].
+    /// Checks that the token permits a scope; for routes with [`ScopeSource::Content`](super::guard::ScopeSource::Content).
     pub(super) fn check(&self, scope: &Scope) -> Result<(), Problem> {
         check_scope(&self.0, scope)
     }

@@ -40,7 +40,7 @@ pub(super) struct RoutePolicy {
 pub(super) enum ScopeSource {
     /// In the path: the guard checks it.
     Path,
-    /// In the query or body: the handler checks it with [`Caller::check`].
+    /// In the query or body: the handler checks it with [`Caller::check`](super::access::Caller::check).
     Content,
     /// The route concerns all scopes: a limited token is refused.
     Nowhere,

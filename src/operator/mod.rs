@@ -8,73 +8,15 @@ mod table;
 mod watch;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::table::Table;
-use crate::client::{self, Client, ClientError};
-use crate::model::{Address, InstanceKey, Note, Scope, ScopeKind};
-
-/// A command and its registry.
-#[derive(Debug, Clone)]
-pub struct CommandConfig {
-    /// The registry.
-    pub client: client::Settings,
-    /// Whether to print the daemon's JSON instead of tables.
-    pub json: bool,
-    /// The action.
-    pub action: Action,
-}
-
-/// An action of an operator.
-#[derive(Debug, Clone)]
-pub enum Action {
-    /// Lists all scopes of a kind.
-    Scopes(ScopeKind),
-    /// Lists the instances of a scope.
-    Instances {
-        /// The scope.
-        scope: Scope,
-        /// Only instances that accept traffic.
-        available: bool,
-    },
-    /// Prints events, of one scope or of all, until it is stopped.
-    Watch(Option<Scope>),
-    /// Holds instances.
-    Hold(Instances, Option<Note>),
-    /// Enables instances.
-    Enable(Instances),
-    /// Deregisters instances.
-    Deregister(Instances),
-    /// Shows the state of the registry.
-    Overview,
-    /// Prints an export.
-    Export,
-    /// Imports a file, or standard input.
-    Import(Option<PathBuf>),
-}
-
-/// Instances of one scope.
-#[derive(Debug, Clone)]
-pub struct Instances {
-    /// The scope.
-    pub scope: Scope,
-    /// The addresses, at least one.
-    pub addresses: Vec<Address>,
-}
-
-impl Instances {
-    fn keys(self) -> impl Iterator<Item = InstanceKey> {
-        let Self { scope, addresses } = self;
-        addresses.into_iter().map(move |address| InstanceKey {
-            scope: scope.clone(),
-            address,
-        })
-    }
-}
+use crate::client::{Client, ClientError};
+use crate::model::{Scope, ScopeKind};
+use crate::settings::{Instances, OperatorCommand};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -130,30 +72,36 @@ impl CommandError {
 }
 
 /// Runs the command.
-pub async fn run(config: CommandConfig) -> Result<(), CommandError> {
-    let client = Client::new(&config.client)?;
-    let json = config.json;
-    match config.action {
-        Action::Scopes(kind) => scopes(&client, kind, json).await,
-        Action::Instances { scope, available } => instances(&client, &scope, available, json).await,
-        Action::Watch(scope) => watch::run(&client, scope.as_ref(), json).await,
-        Action::Hold(instances, reason) => {
+pub async fn run(mut command: OperatorCommand) -> Result<(), CommandError> {
+    let client = Client::new(command.client())?;
+    match command {
+        OperatorCommand::Services(output) => scopes(&client, ScopeKind::Service, output.json).await,
+        OperatorCommand::Groups(output) => scopes(&client, ScopeKind::Group, output.json).await,
+        OperatorCommand::Instances {
+            scope,
+            available,
+            output,
+        } => instances(&client, &scope, available, output.json).await,
+        OperatorCommand::Watch { scope, output } => {
+            watch::run(&client, scope.as_ref(), output.json).await
+        }
+        OperatorCommand::Hold { reason, instances } => {
             let mut change = json!({ "status": "held" });
             if let Some(reason) = reason {
                 change["reason"] = json!(reason);
             }
             each(&client, instances, Method::PATCH, Some(&change), "held").await
         }
-        Action::Enable(instances) => {
+        OperatorCommand::Enable(instances) => {
             let change = json!({ "status": "enabled" });
             each(&client, instances, Method::PATCH, Some(&change), "enabled").await
         }
-        Action::Deregister(instances) => {
+        OperatorCommand::Deregister(instances) => {
             each(&client, instances, Method::DELETE, None, "deregistered").await
         }
-        Action::Overview => overview(&client, json).await,
-        Action::Export => backup::export(&client).await,
-        Action::Import(path) => backup::import(&client, path.as_deref()).await,
+        OperatorCommand::Overview(output) => overview(&client, output.json).await,
+        OperatorCommand::Export(_) => backup::export(&client).await,
+        OperatorCommand::Import { path, .. } => backup::import(&client, path.as_deref()).await,
     }
 }
 

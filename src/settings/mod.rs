@@ -1,209 +1,157 @@
-//! The settings: flags and `ROLLCALL_*` variables.
+//! The settings: flags and `ROLLCALL_*` variables, as clap parses them.
 //!
 //! Called by `main`. Every setting has a default. An invalid one is named and stops the start
 //! with exit code 2, and no message shows a password.
 
-mod agent_args;
-mod args;
-mod client_args;
-mod command_args;
+mod agent;
+mod client;
+mod operator;
+mod serve;
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
 use std::io;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
+use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Error, FromArgMatches};
-use clap_complete::generate;
+use clap::{Arg, Args, CommandFactory, Error, FromArgMatches, Parser, Subcommand};
+pub use clap_complete::Shell;
 
-use self::args::{AccessArgs, Cli, Command, LimitArgs, ServeArgs, StoreArgs};
-use self::client_args::TOKEN_VARIABLE;
-pub use self::command_args::Shell;
-use crate::actor::{RefreshNotice, RollCall};
-use crate::admission;
-use crate::agent::AgentConfig;
-use crate::auth::{Identity, Role, Token, TokenSources};
-use crate::backend::UrlError;
-use crate::lease::LeaseUrl;
-use crate::liveness;
-use crate::model::ScopeKind;
-use crate::operator::{Action, CommandConfig};
-use crate::store::StoreUrl;
-use crate::tls::TlsFiles;
+pub use self::agent::AgentSettings;
+pub use self::client::ClientSettings;
+pub use self::operator::{Instances, OperatorCommand, OutputSettings};
+pub use self::serve::{CoreSettings, ServeSettings, StoreSettings};
+use crate::auth::{Role, ScopePattern, Token, parse_name};
 
-/// Variables that contain a token. They have no flags, because other users can see a process's
-/// flags.
-const TOKEN_VARIABLES: [(&str, Role); 3] = [
-    ("ROLLCALL_ADMIN_TOKEN", Role::Admin),
-    ("ROLLCALL_AGENT_TOKEN", Role::Agent),
-    ("ROLLCALL_READ_TOKEN", Role::Read),
-];
-
-/// The channel on which gateways of the original gateway center listen.
-const ANNOUNCE_CHANNEL: &str = "service-launched";
-/// The message that makes them refresh their caches.
-const ANNOUNCE_MESSAGE: &str = "来自网关中心的刷新本地缓存请求";
+/// A registry daemon: gateways and services register and send heartbeats, and clients ask which
+/// instances are online.
+#[derive(Parser)]
+#[command(
+    name = "rollcalld",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Tokens are also read from the variables ROLLCALL_ADMIN_TOKEN, ROLLCALL_AGENT_TOKEN and \
+        ROLLCALL_READ_TOKEN. They have no flags, because other users can see a process's flags.\n\n\
+        SIGHUP reads tokens and certificates again. SIGTERM stops the daemon in order, a second one at once.\n\n\
+        Exit codes of commands: 0 success, 1 failure, 2 wrong usage, 3 no such scope or instance, \
+        4 the token is missing or does not permit it, 5 no replica answers.\n\n\
+        The log is written to stderr; RUST_LOG sets its level, for example RUST_LOG=debug."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeSettings,
+}
 
 /// What the process does.
-#[derive(Debug)]
-pub enum Invocation {
-    /// Run the daemon.
-    Serve(Box<Config>),
-    /// Migrate the schema.
-    Migrate(StoreUrl),
-    /// Generate a token for this identity.
-    Token(Identity),
-    /// Ask a daemon whether it is ready.
-    Healthcheck {
-        /// The `--listen` of that daemon; an unspecified address is reached on loopback.
-        listen: SocketAddr,
-        /// Whether it serves HTTPS.
-        tls: bool,
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon; this is the default
+    Serve(Box<ServeSettings>),
+    /// Migrate the schema of the registry store, and exit
+    Migrate(StoreSettings),
+    /// Generate a token, and print it once with its line for --tokens-file
+    Token(TokenSettings),
+    /// Ask a daemon on this machine whether it is ready; exit with 0 if it is, otherwise with 1
+    Healthcheck(HealthcheckSettings),
+    /// Register an instance, send its heartbeats, and deregister it at the end; optionally run and
+    /// watch a command
+    Agent(Box<AgentSettings>),
+    /// A command for operators
+    #[command(flatten)]
+    Operator(OperatorCommand),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
     },
-    /// Run the agent.
-    Agent(Box<AgentConfig>),
-    /// Run a command for operators.
-    Command(Box<CommandConfig>),
-    /// Print completions.
-    Completions(Shell),
 }
 
-/// The settings of a daemon.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The address of the HTTP server; port 0 picks a free one.
+/// The identity of a new token.
+#[derive(Debug, Clone, Args)]
+pub struct TokenSettings {
+    /// The role of the token: read, agent or admin
+    #[arg(long)]
+    pub role: Role,
+
+    /// The name of the token in the log and in held_by: letters, digits, '.', '_' and '-'
+    #[arg(long, value_parser = parse_name)]
+    pub name: String,
+
+    /// The scopes to which the token is limited: services/KEY or groups/KEY, where KEY may end in *
+    #[arg(long)]
+    pub scope: Option<ScopePattern>,
+}
+
+/// The daemon that a health check asks.
+#[derive(Debug, Clone, Args)]
+pub struct HealthcheckSettings {
+    /// The address and port of the daemon
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        env = "ROLLCALL_LISTEN",
+        default_value = "127.0.0.1:18080"
+    )]
     pub listen: SocketAddr,
-    /// The registry store.
-    pub store: StoreUrl,
-    /// The lease store, which also has the event log.
-    pub leases: LeaseUrl,
-    /// The roll call.
-    pub roll_call: RollCall,
-    /// The limits of protection mode.
-    pub protection: liveness::Limits,
-    /// The time offline after which an instance is removed; `None` disables it.
-    pub remove_offline_after: Option<Duration>,
-    /// The message for the original's gateways; `None` disables it.
-    pub announcement: Option<RefreshNotice>,
-    /// The threads of the HTTP server.
-    pub workers: usize,
-    /// The time that the start waits for the stores.
-    pub start_timeout: Duration,
-    /// The time during which requests are served after SIGTERM.
-    pub shutdown_delay: Duration,
-    /// The time after which the daemon exits in any case.
-    pub shutdown_timeout: Duration,
-    /// The tokens; without any, clients are not authenticated.
-    pub tokens: TokenSources,
-    /// The certificate for HTTPS; `None` is HTTP.
-    pub tls: Option<TlsFiles>,
-    /// The limits of requests in flight.
-    pub limits: admission::Limits,
-    /// The limit of connections.
-    pub max_connections: usize,
-}
 
-impl Config {
-    /// Returns the time for requests in flight at the stop: most of the remaining time, leaving
-    /// some for the writes that they began.
-    pub fn drain_http(&self) -> Duration {
-        (self.shutdown_timeout - self.shutdown_delay) * 3 / 4
-    }
+    /// The certificate of the daemon, if it serves HTTPS
+    #[arg(long, value_name = "PATH", env = "ROLLCALL_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
 }
 
 /// Parses the arguments and variables of the process. The caller prints the error and exits
 /// with [`Error::exit`]: with 2, or with 0 for `--help` and `--version`.
-pub fn from_process() -> Result<Invocation, Error> {
-    parse(std::env::args_os(), std::env::vars_os().collect())
+pub fn from_process() -> Result<Command, Error> {
+    parse(std::env::args_os(), &Vec::from_iter(std::env::vars_os()))
 }
 
-fn parse(
+/// Parses arguments, the first of which is the name of the program, and the variables that have
+/// no flag.
+pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
-    variables: Vec<(OsString, OsString)>,
-) -> Result<Invocation, Error> {
+    variables: &[(OsString, OsString)],
+) -> Result<Command, Error> {
     let mut command = Cli::command();
     let matches = command.try_get_matches_from_mut(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
-    let result = refuse_unknown_variables(&command, &variables)
-        .and_then(|()| into_invocation(cli, &variables));
+    let called = cli.command.unwrap_or(Command::Serve(Box::new(cli.serve)));
+    let result =
+        refuse_unknown_variables(&command, variables).and_then(|()| called.validated(variables));
     // The usage that the error shows is that of the command that was called.
-    let called = match matches.subcommand_name() {
+    let usage_of = match matches.subcommand_name() {
         Some(name) => command.find_subcommand_mut(name),
         None => Some(&mut command),
     };
-    match (result, called) {
+    match (result, usage_of) {
         (Err(error), Some(called)) => Err(error.format(called)),
         (result, _) => result,
     }
 }
 
-fn into_invocation(cli: Cli, variables: &[(OsString, OsString)]) -> Result<Invocation, Error> {
-    let serve = |serve: ServeArgs| {
-        let config = serve.into_config(variables)?;
-        Ok(Invocation::Serve(Box::new(config)))
-    };
-    match cli.command {
-        None => serve(cli.serve),
-        Some(Command::Serve(args)) => serve(*args),
-        Some(Command::Migrate(args)) => Ok(Invocation::Migrate(args.url()?)),
-        Some(Command::Token(args)) => Ok(Invocation::Token(Identity {
-            name: args.name,
-            role: args.role,
-            limit: args.scope,
-        })),
-        Some(Command::Healthcheck(args)) => Ok(Invocation::Healthcheck {
-            listen: args.listen,
-            tls: args.tls_cert.is_some(),
-        }),
-        Some(Command::Agent(args)) => {
-            let config = args.into_config(variables)?;
-            Ok(Invocation::Agent(Box::new(config)))
+impl Command {
+    /// Reads what is not in the arguments, and checks what concerns several settings.
+    fn validated(mut self, variables: &[(OsString, OsString)]) -> Result<Self, Error> {
+        match &mut self {
+            Self::Serve(settings) => settings.validate(variables)?,
+            Self::Agent(settings) => settings.validate(variables)?,
+            Self::Operator(command) => command.client().read_token(variables)?,
+            Self::Migrate(_) | Self::Token(_) | Self::Healthcheck(_) | Self::Completions { .. } => {
+            }
         }
-        Some(Command::Completions(args)) => Ok(Invocation::Completions(args.shell)),
-        Some(Command::Services(args)) => {
-            command_for(args.with(Action::Scopes(ScopeKind::Service), variables))
-        }
-        Some(Command::Groups(args)) => {
-            command_for(args.with(Action::Scopes(ScopeKind::Group), variables))
-        }
-        Some(Command::Instances(args)) => {
-            let (scope, available) = (args.scope, args.available);
-            let action = Action::Instances { scope, available };
-            command_for(args.output.with(action, variables))
-        }
-        Some(Command::Watch(args)) => {
-            command_for(args.output.with(Action::Watch(args.scope), variables))
-        }
-        Some(Command::Hold(args)) => {
-            let hold = |instances| Action::Hold(instances, args.reason);
-            command_for(args.chosen.with(hold, variables))
-        }
-        Some(Command::Enable(args)) => command_for(args.with(Action::Enable, variables)),
-        Some(Command::Deregister(args)) => command_for(args.with(Action::Deregister, variables)),
-        Some(Command::Overview(args)) => command_for(args.with(Action::Overview, variables)),
-        Some(Command::Export(args)) => command_for(args.with(Action::Export, variables)),
-        Some(Command::Import(args)) => {
-            command_for(args.backup.with(Action::Import(args.path), variables))
-        }
+        Ok(self)
     }
-}
-
-fn command_for(config: Result<CommandConfig, Error>) -> Result<Invocation, Error> {
-    config.map(|config| Invocation::Command(Box::new(config)))
 }
 
 /// Writes the completions of a shell.
 pub fn write_completions(shell: Shell, out: &mut dyn io::Write) {
-    let mut command = Cli::command();
-    let shell = match shell {
-        Shell::Bash => clap_complete::Shell::Bash,
-        Shell::Zsh => clap_complete::Shell::Zsh,
-        Shell::Fish => clap_complete::Shell::Fish,
-    };
-    generate(shell, &mut command, "rollcalld", out);
+    clap_complete::generate(shell, &mut Cli::command(), "rollcalld", out);
 }
 
 /// A misspelt variable must not silently keep its default.
@@ -216,8 +164,8 @@ fn refuse_unknown_variables(
         .chain(command.get_subcommands())
         .flat_map(clap::Command::get_arguments)
         .filter_map(|argument| argument.get_env()?.to_str())
-        .chain(TOKEN_VARIABLES.map(|(name, _)| name))
-        .chain([TOKEN_VARIABLE])
+        .chain(serve::TOKEN_VARIABLES.map(|(name, _)| name))
+        .chain([client::TOKEN_VARIABLE])
         .collect();
     for (name, _) in variables {
         let Some(name) = name.to_str().filter(|name| name.starts_with("ROLLCALL_")) else {
@@ -228,7 +176,7 @@ fn refuse_unknown_variables(
             name.contains("_SERVICE_") || name.ends_with("_PORT") || name.contains("_PORT_");
         if !known.contains(name) && !of_kubernetes {
             let known = Vec::from_iter(known).join(", ");
-            return Err(invalid(
+            return Err(Error::raw(
                 ErrorKind::UnknownArgument,
                 format!("unknown variable {name}; known are {known}"),
             ));
@@ -237,180 +185,66 @@ fn refuse_unknown_variables(
     Ok(())
 }
 
-fn invalid(kind: ErrorKind, message: String) -> Error {
-    Error::raw(kind, message)
+/// Parses a value that may contain a password, which clap's own message would show.
+#[derive(Clone)]
+struct Hidden<T>(PhantomData<fn() -> T>);
+
+impl<T> Default for Hidden<T> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
 }
 
-/// clap's own message would show the value, and with it a password.
-fn url<T: FromStr<Err = UrlError>>(flag: &str, text: &str) -> Result<T, Error> {
-    text.parse()
-        .map_err(|error: UrlError| invalid_value(&format!("{flag} <URL>"), error.to_string()))
+impl<T> TypedValueParser for Hidden<T>
+where
+    T: FromStr<Err: Display> + Clone + Send + Sync + 'static,
+{
+    type Value = T;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        flag: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<T, Error> {
+        let flag = flag.map(ToString::to_string).unwrap_or_default();
+        let parsed = value.to_string_lossy().parse();
+        parsed.map_err(|error: T::Err| {
+            invalid_value(&flag, &error.to_string()).format(&mut command.clone())
+        })
+    }
 }
 
 /// Formats the error as clap does for values that it parses itself.
-fn invalid_value(flag: &str, reason: String) -> Error {
-    let message = format!("invalid value for '--{flag}': {reason}");
-    invalid(ErrorKind::ValueValidation, message)
+fn invalid_value(flag: &str, reason: &str) -> Error {
+    let message = format!("invalid value for '{flag}': {reason}");
+    Error::raw(ErrorKind::ValueValidation, message)
 }
 
 /// Parses a token. The error names its source and does not show it.
 fn read_token(from: &str, text: &str) -> Result<Token, Error> {
-    text.parse()
-        .map_err(|reason: String| invalid(ErrorKind::ValueValidation, format!("{from} {reason}")))
-}
-
-impl StoreArgs {
-    fn url(&self) -> Result<StoreUrl, Error> {
-        url("store", &self.store)
-    }
-}
-
-impl AccessArgs {
-    /// Returns the sources of tokens: per role at most one besides those of the list.
-    fn tokens(&self, variables: &[(OsString, OsString)]) -> Result<TokenSources, Error> {
-        let mut sources = TokenSources {
-            list: self.tokens_file.clone(),
-            ..TokenSources::default()
-        };
-        let files = [
-            &self.admin_token_file,
-            &self.agent_token_file,
-            &self.read_token_file,
-        ];
-        for ((name, role), file) in TOKEN_VARIABLES.into_iter().zip(files) {
-            let variable = variables.iter().find(|(variable, _)| variable == name);
-            match (variable, file) {
-                (Some(_), Some(_)) => {
-                    let message = format!("{name} and {name}_FILE are both set: set only one");
-                    return Err(invalid(ErrorKind::ArgumentConflict, message));
-                }
-                (Some((_, token)), None) => {
-                    let token = read_token(name, token.to_str().unwrap_or_default())?;
-                    sources.given.push((role, token));
-                }
-                (None, Some(file)) => sources.files.push((role, file.clone())),
-                (None, None) => {}
-            }
-        }
-        Ok(sources)
-    }
-
-    fn tls(&self) -> Option<TlsFiles> {
-        Some(TlsFiles {
-            certificate: self.tls_cert.clone()?,
-            key: self.tls_key.clone()?,
-            client_ca: self.tls_client_ca.clone(),
-        })
-    }
-}
-
-/// Every client that reaches the daemon could change the registry, so this must be requested.
-fn refuse_unasked_openness(
-    listen: SocketAddr,
-    tokens: &TokenSources,
-    allowed: bool,
-) -> Result<(), Error> {
-    match (tokens.is_empty(), allowed) {
-        (true, false) if !listen.ip().to_canonical().is_loopback() => Err(invalid(
-            ErrorKind::ValueValidation,
-            format!(
-                "--listen {listen} is reachable from other machines, and without tokens every client could change the registry: generate tokens with `rollcalld token` and pass them by --tokens-file or ROLLCALL_ADMIN_TOKEN, or add --allow-anonymous"
-            ),
-        )),
-        (false, true) => Err(invalid(
-            ErrorKind::ArgumentConflict,
-            "--allow-anonymous cannot be combined with tokens: remove the flag or the tokens"
-                .to_owned(),
-        )),
-        _ => Ok(()),
-    }
-}
-
-impl LimitArgs {
-    fn limits(&self) -> admission::Limits {
-        let count = |setting: u32| usize::try_from(setting).unwrap_or(usize::MAX);
-        admission::Limits {
-            heartbeats: count(self.max_in_flight),
-            reads: count(self.max_in_flight) / 4,
-            writes: count(self.max_in_flight) / 4,
-            waits: count(self.max_long_polls),
-            streams: count(self.max_streams),
-            streams_per_client: count(self.max_streams_per_client),
-        }
-    }
-}
-
-impl ServeArgs {
-    fn into_config(self, variables: &[(OsString, OsString)]) -> Result<Config, Error> {
-        let tokens = self.access.tokens(variables)?;
-        refuse_unasked_openness(self.listen, &tokens, self.access.allow_anonymous)?;
-        if self.shutdown_timeout <= self.shutdown_delay {
-            return Err(invalid(
-                ErrorKind::ValueValidation,
-                format!(
-                    "invalid value for '--shutdown-timeout <DURATION>': must be longer than --shutdown-delay, which is {:?}",
-                    self.shutdown_delay
-                ),
-            ));
-        }
-        if self.lease_ttl.as_duration() <= self.roll_call_interval {
-            return Err(invalid(
-                ErrorKind::ValueValidation,
-                format!(
-                    "invalid value for '--lease-ttl <DURATION>': must be longer than --roll-call-interval, which is {:?}, so that an instance that answers every roll call does not expire",
-                    self.roll_call_interval
-                ),
-            ));
-        }
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Ok(Config {
-            listen: self.listen,
-            store: self.store.url()?,
-            leases: url("leases", &self.leases)?,
-            protection: liveness::Limits {
-                ratio: self.protection_threshold,
-                min: self.protection_min_instances,
-                max: self.protection_max_duration,
-                ttl: self.lease_ttl,
-            },
-            remove_offline_after: (!self.remove_offline_after.is_zero())
-                .then_some(self.remove_offline_after),
-            announcement: self.publish_service_changes.then(|| RefreshNotice {
-                channel: ANNOUNCE_CHANNEL.to_owned(),
-                message: ANNOUNCE_MESSAGE.to_owned(),
-            }),
-            roll_call: RollCall {
-                channel: self.roll_call_channel,
-                message: self.roll_call_message,
-                interval: self.roll_call_interval,
-            },
-            workers: self.workers.map_or(cores, usize::from),
-            start_timeout: self.start_timeout,
-            shutdown_delay: self.shutdown_delay,
-            shutdown_timeout: self.shutdown_timeout,
-            tokens,
-            tls: self.access.tls(),
-            limits: self.limits.limits(),
-            max_connections: usize::try_from(self.limits.max_connections).unwrap_or(usize::MAX),
-        })
-    }
+    text.parse().map_err(|reason: String| {
+        Error::raw(ErrorKind::ValueValidation, format!("{from} {reason}"))
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn serve(arguments: &[&str]) -> Result<Config, String> {
+    fn serve(arguments: &[&str]) -> Result<ServeSettings, String> {
         serve_with(arguments, &[])
     }
 
-    fn serve_with(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Config, String> {
+    fn serve_with(arguments: &[&str], variables: &[(&str, &str)]) -> Result<ServeSettings, String> {
         let arguments = ["rollcalld"].iter().chain(arguments).map(OsString::from);
         let variables = variables
             .iter()
             .map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        match parse(arguments, variables.collect()) {
-            Ok(Invocation::Serve(config)) => Ok(*config),
+        match parse(arguments, &Vec::from_iter(variables)) {
+            Ok(Command::Serve(config)) => Ok(*config),
             Ok(other) => Err(format!("{other:?}")),
             Err(error) => {
                 assert_eq!(error.exit_code(), 2);
@@ -423,21 +257,22 @@ mod tests {
     fn without_arguments_it_serves_on_loopback_with_nothing_installed() {
         let config = serve(&[]).unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:18080");
-        assert_eq!(config.store.to_string(), "sqlite:rollcall.db");
+        assert_eq!(config.store.store.to_string(), "sqlite:rollcall.db");
         assert_eq!(config.leases.to_string(), "memory:");
-        assert_eq!(config.protection.ttl.as_secs(), 30);
-        assert_eq!((config.protection.ratio, config.protection.min), (0.5, 10));
-        assert_eq!(config.protection.max, Duration::from_secs(600));
+        let core = config.core();
+        assert_eq!(core.limits.ttl.as_secs(), 30);
+        assert_eq!((core.limits.ratio, core.limits.min), (0.5, 10));
+        assert_eq!(core.limits.max, Duration::from_secs(600));
         assert_eq!(
-            config.remove_offline_after,
+            core.remove_offline_after,
             Some(Duration::from_secs(72 * 3600))
         );
-        let announcement = config.announcement.unwrap();
+        let announcement = core.announcement.unwrap();
         assert_eq!(announcement.channel, "service-launched");
         assert_eq!(announcement.message, "来自网关中心的刷新本地缓存请求");
-        assert_eq!(config.roll_call.channel, "heartBeat");
-        assert_eq!(config.roll_call.message, "来自网关中心的心跳请求");
-        assert_eq!(config.roll_call.interval, Duration::from_secs(15));
+        assert_eq!(core.roll_call.channel, "heartBeat");
+        assert_eq!(core.roll_call.message, "来自网关中心的心跳请求");
+        assert_eq!(core.roll_call.interval, Duration::from_secs(15));
         assert_eq!(serve(&["serve"]).unwrap().listen, config.listen);
     }
 
@@ -451,7 +286,10 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(
-            (config.remove_offline_after, config.announcement),
+            (
+                config.core().remove_offline_after,
+                config.core().announcement
+            ),
             (None, None)
         );
     }
@@ -563,17 +401,17 @@ mod tests {
             assert!(serve(&["--listen", loopback]).is_ok(), "{loopback}");
         }
         let open = ["--listen", "[::]:1", "--allow-anonymous"];
-        assert!(serve(&open).unwrap().tokens.is_empty());
+        assert!(serve(&open).unwrap().access.tokens.is_empty());
         let admin = [("ROLLCALL_ADMIN_TOKEN", TOKEN)];
         let config = serve_with(&open[..2], &admin).unwrap();
-        assert_eq!(config.tokens.given.len(), 1);
+        assert_eq!(config.access.tokens.given.len(), 1);
         let error = serve_with(&open, &admin).unwrap_err();
         assert!(error.contains("cannot be combined with tokens"), "{error}");
     }
 
     #[test]
     fn a_token_has_32_characters_and_one_source_and_is_never_shown() {
-        for variable in TOKEN_VARIABLES.map(|(name, _)| name) {
+        for variable in serve::TOKEN_VARIABLES.map(|(name, _)| name) {
             let error = serve_with(&[], &[(variable, "s3cret")]).unwrap_err();
             let says = format!("{variable} is shorter than 32 characters");
             assert!(
@@ -594,12 +432,12 @@ mod tests {
             assert!(serve(&[alone, "x.pem"]).is_err(), "{alone}");
         }
         let both = ["--tls-cert", "x.pem", "--tls-key", "k.pem"];
-        assert!(serve(&both).unwrap().tls.is_some());
+        assert!(serve(&both).unwrap().access.tls().is_some());
     }
 
     #[test]
     fn heartbeats_have_more_permits_than_any_other_class() {
-        let limits = serve(&["--max-in-flight", "400"]).unwrap().limits;
+        let limits = serve(&["--max-in-flight", "400"]).unwrap().limits();
         assert_eq!(
             (limits.heartbeats, limits.reads, limits.writes),
             (400, 100, 100)

@@ -2,19 +2,15 @@
 //! TTL, once, and no living instance ever is.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use redis::AsyncCommands;
-use rollcalld::actor::RollCall;
-use rollcalld::admission;
-use rollcalld::auth::TokenSources;
 use rollcalld::clock::{Clock, SystemClock};
-use rollcalld::liveness::Limits;
-use rollcalld::model::Ttl;
-use rollcalld::settings::Config;
+use rollcalld::settings::{self, Command, ServeSettings};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -320,39 +316,19 @@ impl Clock for Skewed {
     }
 }
 
-fn config(backends: &Shared) -> Config {
-    Config {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        store: backends.store.parse().unwrap(),
-        leases: backends.redis.url().parse().unwrap(),
-        protection: Limits {
-            ratio: 1.0,
-            min: 10,
-            max: Duration::from_secs(600),
-            ttl: Ttl::try_from(5).unwrap(),
-        },
-        remove_offline_after: Some(Duration::from_secs(3600)),
-        announcement: None,
-        roll_call: RollCall {
-            channel: "heartBeat".into(),
-            message: "?".into(),
-            interval: Duration::from_secs(2),
-        },
-        workers: 2,
-        start_timeout: Duration::from_secs(30),
-        shutdown_delay: Duration::ZERO,
-        shutdown_timeout: Duration::from_secs(20),
-        tokens: TokenSources::default(),
-        tls: None,
-        limits: admission::Limits {
-            heartbeats: 1000,
-            reads: 1000,
-            writes: 1000,
-            waits: 1000,
-            streams: 1000,
-            streams_per_client: 1000,
-        },
-        max_connections: 1000,
+fn settings(backends: &Shared, more: &[&str]) -> ServeSettings {
+    let backends = backends.arguments_with(&SHORT);
+    let arguments = [
+        "rollcalld",
+        "--listen",
+        "127.0.0.1:0",
+        "--shutdown-delay",
+        "0s",
+    ];
+    let arguments = arguments.iter().chain(more).map(OsString::from);
+    match settings::parse(arguments.chain(backends.iter().map(OsString::from)), &[]) {
+        Ok(Command::Serve(settings)) => *settings,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -360,8 +336,8 @@ fn config(backends: &Shared) -> Config {
 async fn clocks_that_are_ten_seconds_apart_change_nothing() {
     let backends = Shared::new().await;
     let (begin, skew) = (SystemClock.now(), TimeDelta::seconds(10));
-    let first = Daemon::start_with_clock(config(&backends), Arc::new(Skewed(-skew))).await;
-    let second = Daemon::start_with_clock(config(&backends), Arc::new(SystemClock)).await;
+    let first = Daemon::start_with_clock(settings(&backends, &[]), Arc::new(Skewed(-skew))).await;
+    let second = Daemon::start_with_clock(settings(&backends, &[]), Arc::new(SystemClock)).await;
     heartbeats_on_two_daemons(first, &second, async |first: Daemon| {
         tokio::task::spawn_blocking(move || drop(first))
             .await
@@ -402,11 +378,8 @@ impl Clock for Set {
 async fn a_jump_of_the_clock_removes_no_instance() {
     let backends = Shared::new().await;
     let clock = Arc::new(Set::default());
-    let config = Config {
-        remove_offline_after: Some(Duration::from_secs(20)),
-        ..config(&backends)
-    };
-    let daemon = Daemon::start_with_clock(config, clock.clone()).await;
+    let settings = settings(&backends, &["--remove-offline-after", "20s"]);
+    let daemon = Daemon::start_with_clock(settings, clock.clone()).await;
     let registered = Instant::now();
     daemon.register("orders", &addresses(3), &json!({})).await;
     sleep(Duration::from_secs(3)).await;

@@ -20,9 +20,9 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("admission", &[]),
     ("tls", &[]),
     ("metrics", &[]),
-    ("client", &["auth"]),
-    ("agent", &["client", "model"]),
-    ("operator", &["client", "model"]),
+    ("client", &["auth", "settings"]),
+    ("agent", &["client", "model", "settings"]),
+    ("operator", &["client", "model", "settings"]),
     ("directory", &["model", "store"]),
     (
         "liveness",
@@ -95,9 +95,6 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "auth",
             "admission",
             "tls",
-            "client",
-            "agent",
-            "operator",
         ],
     ),
     (

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use rollcalld::clock::Clock;
-use rollcalld::settings::Config;
+use rollcalld::settings::ServeSettings;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -145,12 +145,12 @@ impl Daemon {
     }
 
     /// Starts it on a thread of this process, with a clock that the test sets.
-    pub(crate) async fn start_with_clock(config: Config, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) async fn start_with_clock(settings: ServeSettings, clock: Arc<dyn Clock>) -> Self {
         let (listening, address) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             actix::System::new().block_on(async {
-                let daemon = rollcalld::daemon::Daemon::build(config, clock).unwrap();
+                let daemon = rollcalld::daemon::Daemon::build(settings, clock).unwrap();
                 listening.send(daemon.address()).unwrap();
                 let stopped = async {
                     // The sender is dropped.

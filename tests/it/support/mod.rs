@@ -27,10 +27,11 @@ use std::time::Duration;
 
 use actix::{Actor, Addr};
 use rollcalld::actor::{Mailbox, MailboxLimits, RollCall};
-use rollcalld::daemon::{Backends, Core, CoreSettings, Threads};
+use rollcalld::daemon::{Backends, Core, Threads};
 use rollcalld::lease::{Health, LeaseStore, ObservedLeaseStore};
 use rollcalld::liveness::Limits;
 use rollcalld::metrics::Metrics;
+use rollcalld::settings::CoreSettings;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 

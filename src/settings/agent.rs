@@ -9,18 +9,18 @@ use clap::{Args, Error};
 use serde::Deserialize;
 use url::Url;
 
-use super::client_args::{ClientArgs, http_url, read};
+use super::client::{ClientSettings, http_url, read};
 use super::invalid_value;
-use crate::agent::AgentConfig;
 use crate::model::{
     Address, DisplayName, InstanceKey, Metadata, Registration, ScopeKey, ScopeKind, Ttl, Weight,
     parse_json,
 };
 
-#[derive(Args)]
-pub(super) struct AgentArgs {
+/// The settings of an agent.
+#[derive(Debug, Clone, Args)]
+pub struct AgentSettings {
     #[command(flatten)]
-    client: ClientArgs,
+    pub(crate) client: ClientSettings,
 
     /// The key of the service of the instance
     #[arg(
@@ -67,21 +67,25 @@ pub(super) struct AgentArgs {
 
     /// Send heartbeats only while this URL answers with a status of 200 to 299 within 2 seconds
     #[arg(long, value_name = "URL", value_parser = http_url)]
-    check: Option<Url>,
+    pub(crate) check: Option<Url>,
 
     /// Do not listen for roll calls, which keeps a connection open; send heartbeats at the moments
     /// that the registry names
     #[arg(long)]
-    no_roll_calls: bool,
+    pub(crate) no_roll_calls: bool,
 
     /// The time that the command gets to exit after SIGTERM before it is killed
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
-    stop_timeout: Duration,
+    pub(crate) stop_timeout: Duration,
 
     /// The command to run: the agent deregisters the instance when it exits, and exits with its
     /// exit code
     #[arg(last = true, value_name = "COMMAND")]
-    command: Vec<OsString>,
+    pub(crate) command: Vec<OsString>,
+
+    /// The instances, at least one.
+    #[arg(skip)]
+    pub(crate) instances: Vec<Registration>,
 }
 
 /// An entry of the file.
@@ -117,49 +121,43 @@ impl Entry {
     }
 }
 
-impl AgentArgs {
-    pub(super) fn into_config(
-        self,
-        variables: &[(OsString, OsString)],
-    ) -> Result<AgentConfig, Error> {
-        let instances = match (&self.file, self.address) {
+impl AgentSettings {
+    /// Reads the token and the instances.
+    pub(super) fn validate(&mut self, variables: &[(OsString, OsString)]) -> Result<(), Error> {
+        self.client.read_token(variables)?;
+        self.instances = match (&self.file, &self.address) {
             (Some(path), _) => read_instances(path)?,
+            (None, Some(address)) => vec![self.instance(address.clone())?],
             (None, None) => {
-                let reason = "must be given with --service or --group".to_owned();
-                return Err(invalid_value("address <HOST:PORT>", reason));
-            }
-            (None, Some(address)) => {
-                let given = !self.metadata.is_empty();
-                let metadata = Metadata::try_from(BTreeMap::from_iter(self.metadata))
-                    .map_err(|error| invalid_value("metadata <KEY=VALUE>", error.to_string()))?;
-                let entry = Entry {
-                    service: self.service,
-                    group: self.group,
-                    address,
-                    name: self.name,
-                    weight: self.weight,
-                    metadata: given.then_some(metadata),
-                    ttl_seconds: self.ttl,
-                };
-                let one = entry.into_registration();
-                vec![one.map_err(|reason| invalid_value("service <KEY>", reason))?]
+                let reason = "must be given with --service or --group";
+                return Err(invalid_value("--address <HOST:PORT>", reason));
             }
         };
-        Ok(AgentConfig {
-            client: self.client.settings(variables)?,
-            instances,
-            check: self.check,
-            roll_calls: !self.no_roll_calls,
-            command: self.command,
-            stop_timeout: self.stop_timeout,
-        })
+        Ok(())
+    }
+
+    /// Returns the instance that the flags describe.
+    fn instance(&self, address: Address) -> Result<Registration, Error> {
+        let metadata = Metadata::try_from(BTreeMap::from_iter(self.metadata.iter().cloned()))
+            .map_err(|error| invalid_value("--metadata <KEY=VALUE>", &error.to_string()))?;
+        let entry = Entry {
+            service: self.service.clone(),
+            group: self.group.clone(),
+            address,
+            name: self.name.clone(),
+            weight: self.weight,
+            metadata: (!self.metadata.is_empty()).then_some(metadata),
+            ttl_seconds: self.ttl,
+        };
+        let registration = entry.into_registration();
+        registration.map_err(|reason| invalid_value("--service <KEY>", &reason))
     }
 }
 
 fn read_instances(path: &Path) -> Result<Vec<Registration>, Error> {
-    let flag = "file <PATH>";
+    let flag = "--file <PATH>";
     let text = read(flag, path)?;
-    let refused = |reason: String| invalid_value(flag, format!("{}: {reason}", path.display()));
+    let refused = |reason: String| invalid_value(flag, &format!("{}: {reason}", path.display()));
     let entries: Vec<Entry> = parse_json(&text).map_err(refused)?;
     if entries.is_empty() {
         return Err(refused("contains no instance".to_owned()));

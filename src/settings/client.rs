@@ -7,15 +7,18 @@ use clap::{Args, Error};
 use url::Url;
 
 use super::{invalid_value, read_token};
-use crate::client;
+use crate::auth::Token;
 
 /// The token itself. It has no flag, because other users can see a process's flags.
 pub(super) const TOKEN_VARIABLE: &str = "ROLLCALL_TOKEN";
 
+/// The flag of the token, as messages name it.
+const TOKEN_FILE: &str = "--token-file <PATH>";
+
 /// The registry and the token.
-#[derive(Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Registry")]
-pub(super) struct ClientArgs {
+pub struct ClientSettings {
     /// The URL of a replica of the registry; may be repeated, or separated by commas
     #[arg(
         long,
@@ -25,7 +28,7 @@ pub(super) struct ClientArgs {
         value_delimiter = ',',
         value_parser = http_url
     )]
-    server: Vec<Url>,
+    pub(crate) server: Vec<Url>,
 
     /// The file of the token to send; ROLLCALL_TOKEN may contain the token itself
     #[arg(long, value_name = "PATH", env = "ROLLCALL_TOKEN_FILE")]
@@ -33,42 +36,40 @@ pub(super) struct ClientArgs {
 
     /// The PEM file of the certificate authorities to trust instead of the system's
     #[arg(long, value_name = "PATH", env = "ROLLCALL_CA_FILE")]
-    ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
+
+    /// Sent as a bearer token.
+    #[arg(skip)]
+    pub(crate) token: Option<Token>,
 }
 
-impl ClientArgs {
-    pub(super) fn settings(
-        self,
-        variables: &[(OsString, OsString)],
-    ) -> Result<client::Settings, Error> {
+impl ClientSettings {
+    /// Reads the token.
+    pub(super) fn read_token(&mut self, variables: &[(OsString, OsString)]) -> Result<(), Error> {
         let variable = variables.iter().find(|(name, _)| name == TOKEN_VARIABLE);
-        let token = match (variable, self.token_file) {
+        self.token = match (variable, &self.token_file) {
             (Some((_, token)), None) => Some(read_token(
                 TOKEN_VARIABLE,
                 token.to_str().unwrap_or_default(),
             )?),
             (None, Some(path)) => {
-                let text = read("token-file <PATH>", &path)?;
+                let text = read(TOKEN_FILE, path)?;
                 Some(read_token("--token-file:", text.trim())?)
             }
             (None, None) => None,
             (Some(_), Some(_)) => {
                 let reason = format!("{TOKEN_VARIABLE} is set as well: use only one");
-                return Err(invalid_value("token-file <PATH>", reason));
+                return Err(invalid_value(TOKEN_FILE, &reason));
             }
         };
-        Ok(client::Settings {
-            servers: self.server,
-            token,
-            ca_file: self.ca_file,
-        })
+        Ok(())
     }
 }
 
 /// Reads the file of a flag. The error names the flag.
 pub(super) fn read(flag: &str, path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path)
-        .map_err(|error| invalid_value(flag, format!("{}: {error}", path.display())))
+        .map_err(|error| invalid_value(flag, &format!("{}: {error}", path.display())))
 }
 
 pub(super) fn http_url(text: &str) -> Result<Url, String> {
