@@ -19,7 +19,7 @@ pub use self::registry::{
     DisableServiceInstance, Drain, MigrateSchema, PurgeOffline, RecordOffline, RecordOnline,
     RefreshNotice, RegisterInstance, RegistryActor, Write,
 };
-pub use self::scheduler::{GetStatus, RollCall, RollCallReport, SchedulerActor, until_next};
+pub use self::scheduler::{RollCall, RollCallReport, SchedulerActor, until_next};
 
 /// Checks that an actor handles its messages. No effect.
 #[derive(Debug, Clone, Copy, Message)]

@@ -8,15 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::fut::wrap_future;
-use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult,
-    SpawnHandle,
-};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle};
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Lifeline, admit};
+use super::{Lifeline, Ping, admit};
 use crate::backend::BackendError;
 use crate::clock::Clock;
 use crate::coordination::Coordinator;
@@ -52,7 +50,7 @@ pub struct SchedulerActor {
     last_tick: Option<(i64, Instant)>,
     /// Whether a roll call is being published.
     is_busy: bool,
-    report: RollCallReport,
+    report: Arc<Mutex<RollCallReport>>,
     _lifeline: Lifeline,
 }
 
@@ -75,9 +73,14 @@ impl SchedulerActor {
             timer: None,
             last_tick: None,
             is_busy: false,
-            report: RollCallReport::default(),
+            report: Arc::default(),
             _lifeline: lifeline,
         }
+    }
+
+    /// Returns the statistics, which the actor updates.
+    pub fn report(&self) -> Arc<Mutex<RollCallReport>> {
+        Arc::clone(&self.report)
     }
 
     /// Restarts the interval at the clock's next tick.
@@ -116,7 +119,7 @@ impl SchedulerActor {
                 let due = nearest_multiple(elapsed, self.roll_call.interval).saturating_sub(1);
                 let missed = due.min(since.unsigned_abs() - 1);
                 if missed > 0 {
-                    self.report.late += missed;
+                    self.report.lock().late += missed;
                     self.skip(missed, "the process was suspended");
                 }
             }
@@ -124,7 +127,7 @@ impl SchedulerActor {
             _ => {}
         }
         if late > LATE {
-            self.report.late += 1;
+            self.report.lock().late += 1;
             self.skip(1, format_args!("{late:?} late"));
         } else if self.is_busy {
             self.skip(1, "the previous roll call is still in progress");
@@ -134,7 +137,7 @@ impl SchedulerActor {
     }
 
     fn skip(&mut self, ticks: u64, why: impl Display) {
-        self.report.skipped += ticks;
+        self.report.lock().skipped += ticks;
         log::warn!("skipped {ticks} roll call(s): {why}");
     }
 
@@ -167,15 +170,15 @@ impl SchedulerActor {
             move |outcome: Result<bool, BackendError>, actor: &mut Self, _: &mut Context<Self>| {
                 actor.is_busy = false;
                 if outcome.is_ok() {
-                    actor.report.last_at = Some(now);
+                    actor.report.lock().last_at = Some(now);
                 }
                 match outcome {
                     Ok(true) => {
-                        actor.report.sent += 1;
-                        actor.report.last_sent_at = Some(now);
+                        actor.report.lock().sent += 1;
+                        actor.report.lock().last_sent_at = Some(now);
                         log::debug!("roll call sent at {}", rfc3339_millis(now));
                     }
-                    Ok(false) => actor.report.sent_by_others += 1,
+                    Ok(false) => actor.report.lock().sent_by_others += 1,
                     Err(error) => {
                         actor.skip(1, format_args!("it could not be published: {error}"));
                     }
@@ -246,17 +249,10 @@ pub struct RollCallReport {
     pub last_at: Option<DateTime<Utc>>,
 }
 
-/// Returns the statistics. No effect.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "RollCallReport")]
-pub struct GetStatus;
+impl Handler<Ping> for SchedulerActor {
+    type Result = ();
 
-impl Handler<GetStatus> for SchedulerActor {
-    type Result = MessageResult<GetStatus>;
-
-    fn handle(&mut self, _: GetStatus, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(self.report)
-    }
+    fn handle(&mut self, _: Ping, _: &mut Context<Self>) {}
 }
 
 #[cfg(test)]

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Arbiter, ArbiterHandle};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::actor::{
-    HeartbeatActor, Lifeline, Mailbox, MailboxLimits, RegistryActor, SchedulerActor, Spawner,
+    HeartbeatActor, Lifeline, Mailbox, MailboxLimits, RegistryActor, RollCallReport,
+    SchedulerActor, Spawner,
 };
 use crate::clock::Clock;
 use crate::coordination::Coordinator;
@@ -94,6 +96,8 @@ pub struct Core {
     pub registry: Mailbox<RegistryActor>,
     /// Calls the roll.
     pub scheduler: Mailbox<SchedulerActor>,
+    /// Its statistics.
+    pub roll_calls: Arc<Mutex<RollCallReport>>,
     /// Reads the registry store.
     pub reader: Arc<dyn RegistryReader>,
     /// Reads the leases.
@@ -171,6 +175,7 @@ impl Core {
             cancelled.clone(),
             Lifeline::new("scheduler", ends.clone()),
         );
+        let roll_calls = scheduler.report();
         let scheduler = SchedulerActor::start_in_arbiter(&threads.scheduler, |_| scheduler);
 
         let expiry = Arc::new(ExpiryHandler {
@@ -226,6 +231,7 @@ impl Core {
         Self {
             registry: mailbox(REGISTRY, "registry"),
             scheduler: Mailbox::new(scheduler, SCHEDULER, metrics.mailbox("scheduler")),
+            roll_calls,
             reader,
             leases,
             directory,

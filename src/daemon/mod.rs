@@ -6,6 +6,7 @@ mod open_files;
 mod reload;
 mod signals;
 mod startup;
+mod state;
 
 use std::future::{Future, pending};
 use std::io;
@@ -24,6 +25,7 @@ use self::open_files::TooFewFiles;
 pub use self::reload::Reloader;
 pub use self::signals::run;
 use self::startup::wait_for_backends;
+use self::state::DaemonState;
 use crate::actor::Drain;
 use crate::admission::ConcurrencyLimits;
 use crate::auth::{TokenError, Tokens};
@@ -168,6 +170,13 @@ impl Daemon {
             admission: Arc::new(ConcurrencyLimits::new(settings.limits())),
             connections,
         };
+        metrics.show(DaemonState {
+            core: Arc::downgrade(&shared.core),
+            lifecycle: shared.lifecycle.clone(),
+            tokens: Arc::clone(&tokens),
+            admission: Arc::clone(&shared.admission),
+            connections: Arc::clone(&shared.connections),
+        });
         let (server, address) = listen(&settings, &shared, tls.as_deref())?;
         Ok(Self {
             settings,
@@ -317,13 +326,13 @@ impl Shared {
             registry: core.registry.clone(),
             heartbeat: core.start_heartbeat_actor(Arc::clone(&leases)),
             scheduler: core.scheduler.clone(),
+            roll_calls: Arc::clone(&core.roll_calls),
             reader: Arc::clone(&core.reader),
             leases,
             directory: Arc::clone(&core.directory),
             protection: Arc::clone(&core.protection),
             expiry: Arc::clone(&core.expiry),
             reconciler: Arc::clone(&core.reconciler),
-            clock_watch: Arc::clone(&core.clock_watch),
             feed: Arc::clone(&core.feed),
             clock: Arc::clone(&core.clock),
             roll_call_interval: self.roll_call_interval,

@@ -35,7 +35,7 @@ impl Connections {
     }
 
     /// Returns the number of open connections. A connection counts after its TLS handshake.
-    pub(super) fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 

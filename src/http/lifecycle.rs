@@ -49,12 +49,12 @@ impl Lifecycle {
     }
 
     /// Returns whether the daemon serves requests, or served them before it began to stop.
-    pub(super) fn has_started(&self) -> bool {
+    pub(crate) fn has_started(&self) -> bool {
         self.has_reached(Phase::Serving)
     }
 
     /// Returns whether the daemon is draining or stopping.
-    pub(super) fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.has_reached(Phase::Draining)
     }
 

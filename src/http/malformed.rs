@@ -37,7 +37,7 @@ thread_local! {
 }
 
 /// Returns the number of malformed requests since the process started.
-pub(super) fn count() -> u64 {
+pub(crate) fn count() -> u64 {
     COUNT.load(Ordering::Relaxed)
 }
 

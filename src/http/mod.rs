@@ -28,17 +28,20 @@ pub use self::access::Client;
 pub use self::code::Code;
 pub use self::connections::Connections;
 pub use self::lifecycle::Lifecycle;
+pub(crate) use self::malformed::count as malformed_requests;
 pub use self::malformed::log_to;
 pub use self::ops::LastProbe;
 pub use self::problem::Problem;
 pub use self::routes::{configure, routes};
-use crate::actor::{HeartbeatActor, Mailbox, RegistryActor, SchedulerActor};
+use parking_lot::Mutex;
+
+use crate::actor::{HeartbeatActor, Mailbox, RegistryActor, RollCallReport, SchedulerActor};
 use crate::admission::{ConcurrencyLimits, LimitExceeded, RequestClass};
 use crate::auth::Tokens;
 use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::lease::LeaseStore;
-use crate::liveness::{ClockWatch, ExpiryHandler, Protection, Reconciler};
+use crate::liveness::{ExpiryHandler, Protection, Reconciler};
 use crate::metrics::Metrics;
 use crate::model::Ttl;
 use crate::replication::EventBroadcast;
@@ -50,8 +53,10 @@ pub struct Api {
     pub registry: Mailbox<RegistryActor>,
     /// Records heartbeats; this worker's own.
     pub heartbeat: Mailbox<HeartbeatActor>,
-    /// Returns statistics of roll calls.
+    /// Calls the roll.
     pub scheduler: Mailbox<SchedulerActor>,
+    /// Its statistics.
+    pub roll_calls: Arc<Mutex<RollCallReport>>,
     /// Reads the registry store.
     pub reader: Arc<dyn RegistryReader>,
     /// Reads the leases; this worker's own connection.
@@ -64,8 +69,6 @@ pub struct Api {
     pub expiry: Arc<ExpiryHandler>,
     /// Has statistics of reconciles.
     pub reconciler: Arc<Reconciler>,
-    /// Has the number of clock jumps.
-    pub clock_watch: Arc<ClockWatch>,
     /// The events for subscribers.
     pub feed: Arc<EventBroadcast>,
     /// Spreads heartbeats over the interval.

@@ -5,21 +5,16 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpResponse, web};
-use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
+use super::Api;
 use super::openapi::AuthErrors;
 use super::v1::overview::RollCallResponse;
-use super::{Api, malformed};
-use crate::actor::{AskError, GetStatus, Ping, RollCallReport};
-use crate::admission::RequestClass;
-use crate::directory::Totals;
-use crate::metrics::{KindFigures, MetricsSnapshot, ScheduleFigures, WorkFigures};
-use crate::model::ScopeKind;
+use crate::actor::{AskError, Ping};
 
 /// Answers while the process runs. Checks no backend.
 #[utoipa::path(
@@ -41,7 +36,6 @@ pub struct LastProbe(Mutex<Option<(Instant, Probe)>>);
 struct Probe {
     all_answer: bool,
     checks: Map<String, Value>,
-    roll_call: Option<RollCallReport>,
 }
 
 impl LastProbe {
@@ -65,13 +59,12 @@ impl Probe {
             api.leases.probe(),
             api.registry.ask(Ping),
             api.heartbeat.ask(Ping),
-            api.scheduler.ask(GetStatus),
+            api.scheduler.ask(Ping),
         );
         api.metrics.backends.store.set(store.is_ok().into());
         let mut probe = Self {
             all_answer: true,
             checks: Map::new(),
-            roll_call: scheduler.as_ref().ok().copied(),
         };
         let mut check = |name: &str, answers: bool, failure: &str| {
             probe.all_answer &= answers;
@@ -97,7 +90,7 @@ pub(super) struct Readiness {
     status: &'static str,
     #[schema(value_type = HashMap<String, String>)]
     checks: Map<String, Value>,
-    roll_call: Option<RollCallResponse>,
+    roll_call: RollCallResponse,
 }
 
 /// Checks each actor and each backend; 503 if one does not answer.
@@ -123,9 +116,7 @@ pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
     HttpResponse::build(code).json(Readiness {
         status,
         checks: probe.checks,
-        roll_call: probe
-            .roll_call
-            .map(|report| RollCallResponse::of(&report, &api)),
+        roll_call: RollCallResponse::of(&api),
     })
 }
 
@@ -138,76 +129,9 @@ pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
     )
 )]
 pub(super) async fn metrics(api: web::Data<Api>) -> HttpResponse {
-    let schedule = api.scheduler.ask(GetStatus).await;
-    let figures = MetricsSnapshot {
-        ready: api.lifecycle.has_started() && !api.lifecycle.is_draining(),
-        auth_disabled: api.tokens.anonymous().is_some(),
-        kinds: [ScopeKind::Group, ScopeKind::Service]
-            .map(|kind| kind_figures(&api, kind))
-            .into(),
-        works: RequestClass::ALL
-            .map(|work| work_figures(&api, work))
-            .into(),
-        http_connections: [api.connections.open(), api.connections.limit()],
-        malformed: malformed::count(),
-        stale: api.directory.is_stale(),
-        protection: api.protection.is_active(),
-        detection_suspended: api.protection.report().is_suspended(),
-        pool: api
-            .reader
-            .pool()
-            .map(|pool| [pool.open, pool.idle, pool.waiting]),
-        schedule: schedule
-            .ok()
-            .map(|roll_call| schedule_figures(&api, roll_call)),
-    };
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
-        .body(api.metrics.encode(&figures))
-}
-
-fn kind_figures(api: &Api, kind: ScopeKind) -> KindFigures {
-    let Totals { scopes, instances } = api.directory.totals_of(kind);
-    KindFigures {
-        kind: kind.as_str(),
-        scopes,
-        instances: [
-            ("registered", instances.instances),
-            ("online", instances.online),
-            ("available", instances.available),
-            ("suspect", instances.suspect),
-        ],
-    }
-}
-
-fn work_figures(api: &Api, work: RequestClass) -> WorkFigures {
-    let (taken, limit) = api.admission.taken(work);
-    WorkFigures {
-        work: work.as_str(),
-        taken,
-        limit,
-    }
-}
-
-fn schedule_figures(api: &Api, roll_call: RollCallReport) -> ScheduleFigures {
-    let reconcile = api.reconciler.report();
-    let seconds = |at: Option<DateTime<Utc>>| at.map_or(0, |at| at.timestamp());
-    ScheduleFigures {
-        roll_calls: [
-            ("sent", roll_call.sent),
-            ("sent_by_others", roll_call.sent_by_others),
-            ("skipped", roll_call.skipped - roll_call.late),
-            ("late", roll_call.late),
-        ],
-        roll_call_at: seconds(roll_call.last_at),
-        clock_jumps: api.clock_watch.jumps(),
-        reconciles: reconcile.completed,
-        reconcile_at: seconds(reconcile.last_at),
-        repairs: [
-            ("online", reconcile.recovered),
-            ("offline", reconcile.expired),
-        ],
-    }
+        .body(api.metrics.encode())
 }
 
 fn failure(error: Option<AskError>) -> &'static str {

@@ -5,14 +5,15 @@
 //! requested. Names follow <https://prometheus.io/docs/practices/naming/>; no label has a value
 //! that a client chooses.
 
-mod figures;
 mod process;
+mod state;
 mod text;
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 pub use prometheus_client::metrics::gauge::Gauge;
@@ -20,7 +21,8 @@ pub use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::histogram::exponential_buckets;
 use prometheus_client::registry::{Metric, Registry};
 
-pub use self::figures::{KindFigures, MetricsSnapshot, ScheduleFigures, WorkFigures};
+use self::state::StateCollector;
+pub use self::state::{State, StateWriter};
 
 /// One label and its value.
 type Label = [(&'static str, &'static str); 1];
@@ -30,9 +32,6 @@ type Labels = [(&'static str, &'static str); 2];
 
 /// Two labels and a status.
 type StatusLabels = (Labels, [(&'static str, u16); 1]);
-
-/// A gauge with a fraction.
-pub type Figure = Gauge<f64, AtomicU64>;
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
@@ -170,38 +169,17 @@ impl BothWays {
 
 /// All metrics.
 pub struct Metrics {
-    registry: Registry,
+    registry: Mutex<Registry>,
     requests: Family<StatusLabels, Counter>,
     request_durations: Histograms<Labels>,
     shed: Family<Label, Counter>,
-    http_connections: Gauge,
-    http_connections_limit: Gauge,
-    malformed: Counter,
-    in_flight: Family<Label, Gauge>,
-    limits: Family<Label, Gauge>,
     mailbox_pending: Family<Label, Gauge>,
     mailbox_waits: Histograms<Label>,
     mailbox_rejected: Family<Label, Counter>,
     round_trips: Histograms<Label>,
     lease_errors: Family<Label, Counter>,
-    scopes: Family<Label, Gauge>,
-    instances: Family<Labels, Gauge>,
     transitions: Family<Label, Counter>,
     events: Family<Label, Counter>,
-    roll_calls: Family<Label, Counter>,
-    roll_call_at: Gauge,
-    clock_jumps: Counter,
-    reconciles: Counter,
-    reconcile_at: Gauge,
-    repairs: Family<Label, Counter>,
-    ready: Gauge,
-    auth_disabled: Gauge,
-    stale: Gauge,
-    protection: Gauge,
-    detection_suspended: Gauge,
-    connections: Family<Label, Gauge>,
-    connections_waiting: Gauge,
-    process: process::ProcessMetrics,
     /// Heartbeats by outcome.
     pub heartbeats: HeartbeatMetrics,
     /// Leases renewed in one round trip.
@@ -284,35 +262,10 @@ impl Metrics {
                 "Duration of HTTP requests, without event streams and long polls",
                 Family::new_with_constructor(durations as fn() -> Histogram),
             ),
-            in_flight: all.add(
-                "http_in_flight",
-                "HTTP requests in flight by class: wait is long polls, stream is event streams",
-                Family::default(),
-            ),
-            limits: all.add(
-                "http_limit",
-                "Limit of HTTP requests in flight by class",
-                Family::default(),
-            ),
             shed: all.add(
                 "http_requests_rejected",
                 "HTTP requests rejected because the limit of their class was reached",
                 Family::default(),
-            ),
-            http_connections: all.add(
-                "http_connections",
-                "Open client connections",
-                Gauge::default(),
-            ),
-            http_connections_limit: all.add(
-                "http_connections_limit",
-                "Limit of open client connections",
-                Gauge::default(),
-            ),
-            malformed: all.add(
-                "http_malformed_requests",
-                "Requests that are not valid HTTP",
-                Counter::default(),
             ),
             heartbeats,
             lease_batch: all.add("lease_batch_size", "Leases renewed in one round trip", sizes()),
@@ -333,12 +286,6 @@ impl Metrics {
                 durations(),
             ),
             commit_errors: all.add("commit_errors", "Transactions of the registry store that failed", Counter::default()),
-            scopes: all.add("scopes", "Declared groups and services", Family::default()),
-            instances: all.add(
-                "instances",
-                "Instances by state: registered includes online, and online includes available and suspect",
-                Family::default(),
-            ),
             transitions: all.add(
                 "transitions",
                 "Transitions to online or offline that this replica recorded",
@@ -348,32 +295,6 @@ impl Metrics {
                 "expiry_lateness_seconds",
                 "Time from the end of a lease until its instance was marked offline",
                 lateness(),
-            ),
-            roll_calls: all.add("roll_calls", "Roll calls by outcome; a late one was not sent because its time had passed", Family::default()),
-            roll_call_at: all.add(
-                "roll_call_last_timestamp_seconds",
-                "Time of the last roll call, by this replica or another one; 0 if there was none",
-                Gauge::default(),
-            ),
-            clock_jumps: all.add(
-                "clock_jumps",
-                "Jumps of the wall clock by more than one second",
-                Counter::default(),
-            ),
-            reconciles: all.add(
-                "reconciles",
-                "Reconciles that this replica completed",
-                Counter::default(),
-            ),
-            reconcile_at: all.add(
-                "reconcile_last_timestamp_seconds",
-                "Time of the last reconcile that this replica completed; 0 if there was none",
-                Gauge::default(),
-            ),
-            repairs: all.add(
-                "reconcile_repairs",
-                "Instances whose record a reconcile corrected, by new state",
-                Family::default(),
             ),
             events_waiting: all.add(
                 "events_waiting",
@@ -396,31 +317,6 @@ impl Metrics {
                 Counter::default(),
             ),
             backends,
-            stale: all.add(
-                "directory_stale",
-                "Whether lists may be out of date",
-                Gauge::default(),
-            ),
-            connections: all.add(
-                "store_connections",
-                "Connections to the registry store",
-                Family::default(),
-            ),
-            connections_waiting: all.add(
-                "store_pool_pending",
-                "Reads waiting for a connection to the registry store",
-                Gauge::default(),
-            ),
-            protection: all.add(
-                "protection_active",
-                "Whether protection mode is active: instances without a lease stay listed as suspects",
-                Gauge::default(),
-            ),
-            detection_suspended: all.add(
-                "detection_suspended",
-                "Whether detection is suspended: no instance is marked offline, because the lease store is unavailable or has just recovered, or the replicas use different lease stores",
-                Gauge::default(),
-            ),
             mailbox_pending: all.add(
                 "mailbox_pending",
                 "Messages to an actor that are not answered yet",
@@ -436,38 +332,26 @@ impl Metrics {
                 "Messages to an actor rejected because its mailbox was full",
                 Family::default(),
             ),
-            ready: all.add(
-                "ready",
-                "Whether the daemon serves requests: 1 between start and stop",
-                Gauge::default(),
-            ),
-            auth_disabled: all.add(
-                "auth_disabled",
-                "Whether no tokens are configured, so that every client may do everything",
-                Gauge::default(),
-            ),
             reloaded: all.add(
                 "config_last_reload_successful",
                 "Whether the last reload of tokens and certificates succeeded",
                 Gauge::default(),
             ),
-            process: process::ProcessMetrics::default(),
-            registry: Registry::default(),
+            registry: Mutex::new(all.0),
         };
-        let mut registry = all.0;
-        metrics.process.register(&mut registry);
+        metrics.show(process::Process);
         // Created with the value 0, so that the first increment is visible.
-        for state in ["open", "idle"] {
-            metrics.connections.get_or_create_owned(&[("state", state)]);
-        }
         metrics.reloaded.set(1);
         for to in ["online", "offline"] {
             metrics.transitions.get_or_create_owned(&[("to", to)]);
         }
-        Self {
-            registry,
-            ..metrics
-        }
+        metrics
+    }
+
+    /// Shows the state of components as well.
+    pub fn show(&self, state: impl State) {
+        let collector = Box::new(StateCollector(state));
+        self.registry.lock().register_collector(collector);
     }
 
     /// Returns the metrics of a route, by pattern and method.
@@ -528,12 +412,10 @@ impl Metrics {
     }
 
     /// Returns all metrics in the text format of Prometheus.
-    pub fn encode(&self, figures: &MetricsSnapshot) -> String {
-        self.set_snapshot(figures);
-        self.process.read();
+    pub fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
-        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry.lock());
         text::from_open_metrics(&text)
     }
 }

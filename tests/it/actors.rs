@@ -9,7 +9,7 @@ use actix::{Actor, Addr};
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use rollcalld::actor::{
-    DeclareScope, Drain, GetStatus, HeartbeatActor, HeartbeatOutcome, Lifeline, Mailbox,
+    DeclareScope, Drain, HeartbeatActor, HeartbeatOutcome, Lifeline, Mailbox, Ping,
     RecordHeartbeats, RegisterInstance, RegistryActor, RollCall, RollCallReport, SchedulerActor,
 };
 use rollcalld::backend::BackendError;
@@ -916,6 +916,7 @@ struct Roll {
     coordinator: Arc<FakeCoordinator>,
     log: Arc<dyn EventLog>,
     actor: Addr<SchedulerActor>,
+    report: Arc<parking_lot::Mutex<RollCallReport>>,
 }
 
 impl Roll {
@@ -944,8 +945,10 @@ impl Roll {
             CancellationToken::new(),
             lifeline().0,
         );
+        let report = actor.report();
         let actor = actor.start();
         Self {
+            report,
             clock,
             coordinator,
             log,
@@ -969,7 +972,8 @@ impl Roll {
     }
 
     async fn report(&self) -> RollCallReport {
-        self.actor.send(GetStatus).await.unwrap()
+        self.actor.send(Ping).await.unwrap();
+        *self.report.lock()
     }
 }
 

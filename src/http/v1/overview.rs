@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use crate::actor::{AskError, GetStatus, RollCallReport, until_next};
+use crate::actor::{AskError, until_next};
 use crate::admission::RequestClass;
 use crate::directory::Totals;
 use crate::http::access::Caller;
@@ -87,7 +87,8 @@ pub(in crate::http) struct RollCallResponse {
 }
 
 impl RollCallResponse {
-    pub(in crate::http) fn of(report: &RollCallReport, api: &Api) -> Self {
+    pub(in crate::http) fn of(api: &Api) -> Self {
+        let report = *api.roll_calls.lock();
         let next = until_next(api.clock.now(), api.roll_call_interval);
         Self {
             interval_seconds: api.roll_call_interval.as_secs(),
@@ -189,7 +190,6 @@ struct EventsResponse {
     responses((status = 200, description = "the state of the registry", body = Overview), AuthErrors, OutcomeErrors)
 )]
 pub(in crate::http) async fn show(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
-    let roll_call = api.scheduler.ask(GetStatus).await?;
     let backends = &api.metrics.backends;
     Ok(HttpResponse::Ok().json(Overview {
         version: env!("CARGO_PKG_VERSION"),
@@ -204,7 +204,7 @@ pub(in crate::http) async fn show(api: web::Data<Api>) -> Result<HttpResponse, P
             leases_evicted: backends.leases_evicted.get() == 1,
         },
         stale: api.directory.is_stale(),
-        roll_call: RollCallResponse::of(&roll_call, &api),
+        roll_call: RollCallResponse::of(&api),
         reconcile: api.reconciler.report().into(),
         protection: ProtectionResponse::of(&api),
         events: EventsResponse {
