@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::directory::Directory;
 use crate::metrics::Metrics;
-use crate::model::{Event, EventKind, InstanceKey, Registration};
-use crate::store::{Registered, RegisteredMany, RegistryTransaction, RegistryWriter, StoreError};
+use crate::model::{Event, EventKind, Registration, ScopeRecord};
+use crate::store::{Registered, RegistryTransaction, RegistryWriter, StoreError};
 
 /// The most writes in one transaction, so that callers do not wait for ever larger ones.
 const MAX_BATCH: usize = 512;
@@ -51,18 +51,14 @@ pub trait Write:
 
 /// The waiting writes, in the order of their arrival.
 #[derive(Default)]
-pub(super) struct Queue {
-    entries: VecDeque<Box<dyn Entry>>,
-    /// The registrations since the last other write. They become one statement, in which an
-    /// instance may occur only once.
-    registrations: Registrations,
-    /// The number of waiting writes.
-    waiting: usize,
-}
+pub(super) struct Queue(VecDeque<Entry>);
+
+/// The sender of an answer.
+type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 impl Queue {
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.registrations.is_empty()
+        self.0.is_empty()
     }
 
     /// Adds a write, and returns the future of its result.
@@ -70,18 +66,13 @@ impl Queue {
         &mut self,
         write: W,
     ) -> impl Future<Output = Result<W::Output, StoreError>> + use<W> {
-        let (answer, answered) = oneshot::channel();
-        if self.reserve() {
-            self.close_registrations();
-            self.entries.push_back(Box::new(Waiting {
-                write,
-                output: None,
-                answer,
-            }));
-        } else {
-            let _ = answer.send(Err(full()));
-        }
-        async { answered.await.unwrap_or_else(|_| Err(ended())) }
+        let (reply, answer) = oneshot::channel();
+        self.add(Entry::Write(Box::new(PendingWrite {
+            write,
+            output: None,
+            reply,
+        })));
+        answered(answer)
     }
 
     /// Adds a registration, and returns the future of its result.
@@ -89,49 +80,33 @@ impl Queue {
         &mut self,
         registration: Registration,
     ) -> impl Future<Output = Result<Option<Registered>, StoreError>> + use<> {
-        let (answer, answered) = oneshot::channel();
-        if self.reserve() {
-            if self.registrations.keys.contains(&registration.key)
-                || self.registrations.len() >= MAX_BATCH
-            {
-                self.close_registrations();
-            }
-            self.registrations.push(registration, answer);
+        let (reply, answer) = oneshot::channel();
+        self.add(Entry::Registration(Box::new(PendingRegistration {
+            registration,
+            registered: None,
+            services: Vec::new(),
+            reply,
+        })));
+        answered(answer)
+    }
+
+    fn add(&mut self, entry: Entry) {
+        if self.0.len() < MAX_WAITING {
+            self.0.push_back(entry);
         } else {
-            let _ = answer.send(Err(full()));
-        }
-        async { answered.await.unwrap_or_else(|_| Err(ended())) }
-    }
-
-    fn reserve(&mut self) -> bool {
-        let free = self.waiting < MAX_WAITING;
-        self.waiting += usize::from(free);
-        free
-    }
-
-    fn close_registrations(&mut self) {
-        if !self.registrations.is_empty() {
-            self.entries
-                .push_back(Box::new(mem::take(&mut self.registrations)));
+            entry.answer(Err(full()));
         }
     }
 
     /// Takes the oldest writes, as many as fit one transaction.
     pub(super) fn take_batch(&mut self) -> Batch {
-        self.close_registrations();
-        let mut batch = Batch(Vec::new());
-        let mut writes = 0;
-        while let Some(entry) = self.entries.pop_front() {
-            writes += entry.len();
-            if writes > MAX_BATCH && !batch.0.is_empty() {
-                self.entries.push_front(entry);
-                break;
-            }
-            batch.0.push(entry);
-        }
-        self.waiting -= batch.len();
-        batch
+        let count = self.0.len().min(MAX_BATCH);
+        Batch(self.0.drain(..count).collect())
     }
+}
+
+async fn answered<T>(answer: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
+    answer.await.unwrap_or_else(|_| Err(ended()))
 }
 
 /// Returns the error for a caller whose write does not fit the queue.
@@ -145,13 +120,13 @@ pub(super) fn ended() -> StoreError {
 }
 
 /// The writes of one transaction.
-pub(super) struct Batch(Vec<Box<dyn Entry>>);
+pub(super) struct Batch(Vec<Entry>);
 
 /// The result of a batch.
 pub(super) struct Done {
     now: DateTime<Utc>,
     /// Committed writes that are not published yet.
-    committed: Vec<Box<dyn Entry>>,
+    committed: Vec<Entry>,
     /// The events of the committed writes, in order.
     pub(super) events: Vec<Event>,
     /// Whether the available instances of a service changed.
@@ -185,10 +160,6 @@ impl Done {
 }
 
 impl Batch {
-    fn len(&self) -> usize {
-        self.0.iter().map(|entry| entry.len()).sum()
-    }
-
     /// Executes all writes in one transaction. Their callers are answered by
     /// [`Done::apply_committed`]. If the batch is refused or conflicts with another replica,
     /// retries each write in a transaction of its own, so that one bad write cannot fail the
@@ -201,7 +172,7 @@ impl Batch {
         metrics: &Metrics,
     ) -> Done {
         let mut done = Done::nothing(now);
-        let outcome = measured(metrics, self.len(), commit(writer, now, &mut self.0)).await;
+        let outcome = measured(metrics, self.0.len(), commit(writer, now, &mut self.0)).await;
         let error = match outcome {
             Ok(()) => {
                 done.committed = self.0;
@@ -211,7 +182,7 @@ impl Batch {
         };
         let alone = match &error {
             StoreError::Conflict(_) => true,
-            StoreError::Refused(_) => self.len() > 1,
+            StoreError::Refused(_) => self.0.len() > 1,
             _ => false,
         };
         if !alone {
@@ -222,7 +193,7 @@ impl Batch {
         }
         let begin = Instant::now();
         let mut unavailable = None;
-        for mut entry in self.0.into_iter().flat_map(Entry::split) {
+        for mut entry in self.0 {
             let outcome = match &unavailable {
                 Some(error) => Err(StoreError::clone(error)),
                 None => {
@@ -285,12 +256,15 @@ async fn measured(
 async fn commit(
     writer: &mut dyn RegistryWriter,
     now: DateTime<Utc>,
-    entries: &mut [Box<dyn Entry>],
+    mut entries: &mut [Entry],
 ) -> Result<(), StoreError> {
     let applied = timeout(APPLY, async {
         let mut transaction = writer.begin(now).await?;
-        for entry in entries {
-            entry.apply(&mut *transaction).await?;
+        while !entries.is_empty() {
+            let count = registrations(entries).max(1);
+            let (first, rest) = entries.split_at_mut(count);
+            apply(first, &mut *transaction).await?;
+            entries = rest;
         }
         Ok(transaction)
     });
@@ -302,44 +276,122 @@ async fn commit(
     }
 }
 
-/// A write of any kind, or a run of registrations, with its callers.
-#[async_trait]
-trait Entry: Send {
-    /// The number of writes.
-    fn len(&self) -> usize;
+/// Returns the number of registrations at the beginning of the entries that fit one statement,
+/// in which an instance may occur only once.
+fn registrations(entries: &[Entry]) -> usize {
+    let mut keys = HashSet::new();
+    let registrations = entries.iter().map_while(|entry| match entry {
+        Entry::Registration(pending) => Some(&pending.registration.key),
+        Entry::Write(_) => None,
+    });
+    registrations.take_while(|key| keys.insert(*key)).count()
+}
 
+/// Executes one write, or several registrations in one statement.
+async fn apply(
+    entries: &mut [Entry],
+    transaction: &mut dyn RegistryTransaction,
+) -> Result<(), StoreError> {
+    if let [Entry::Write(write)] = entries {
+        return write.apply(transaction).await;
+    }
+    let pending: Vec<&mut PendingRegistration> = entries
+        .iter_mut()
+        .filter_map(|entry| match entry {
+            Entry::Registration(pending) => Some(&mut **pending),
+            Entry::Write(_) => None,
+        })
+        .collect();
+    let registrations: Vec<_> = pending.iter().map(|one| one.registration.clone()).collect();
+    let done = transaction.register_instances(&registrations).await?;
+    let mut services = done.services;
+    for (pending, registered) in pending.into_iter().zip(done.instances) {
+        pending.registered = registered;
+        pending.services = mem::take(&mut services);
+    }
+    Ok(())
+}
+
+/// A write that waits for its commit, with its caller.
+enum Entry {
+    /// Shares a statement with its neighbours.
+    Registration(Box<PendingRegistration>),
+    /// Any other write.
+    Write(Box<dyn Pending>),
+}
+
+impl Entry {
+    /// Returns the events of the committed write.
+    fn events(&self) -> Vec<EventKind> {
+        match self {
+            Self::Registration(pending) => pending.events(),
+            Self::Write(pending) => pending.events(),
+        }
+    }
+
+    /// Answers the caller with its output, or with the error. The caller may have given up; the
+    /// write is durable all the same.
+    fn answer(self, outcome: Result<(), StoreError>) {
+        match self {
+            Self::Registration(pending) => {
+                let PendingRegistration {
+                    registered, reply, ..
+                } = *pending;
+                let _ = reply.send(outcome.map(|()| registered));
+            }
+            Self::Write(pending) => pending.answer(outcome),
+        }
+    }
+}
+
+struct PendingRegistration {
+    registration: Registration,
+    registered: Option<Registered>,
+    /// The services that its statement declared, if it is the first of the statement.
+    services: Vec<ScopeRecord>,
+    reply: Reply<Option<Registered>>,
+}
+
+impl PendingRegistration {
+    fn events(&self) -> Vec<EventKind> {
+        let services = self.services.iter().cloned().map(EventKind::ScopeDeclared);
+        let changed = self
+            .registered
+            .iter()
+            .filter(|registered| registered.changed);
+        let event = |registered: &Registered| {
+            if registered.created {
+                EventKind::InstanceRegistered(registered.instance.clone())
+            } else {
+                EventKind::InstanceChanged(registered.instance.clone())
+            }
+        };
+        services.chain(changed.map(event)).collect()
+    }
+}
+
+struct PendingWrite<W: Write> {
+    write: W,
+    output: Option<W::Output>,
+    reply: Reply<W::Output>,
+}
+
+/// A [`PendingWrite`] of any kind.
+#[async_trait]
+trait Pending: Send {
     /// Changes the store and keeps the output.
     async fn apply(&mut self, transaction: &mut dyn RegistryTransaction) -> Result<(), StoreError>;
 
-    /// Splits a run into single writes.
-    fn split(self: Box<Self>) -> Vec<Box<dyn Entry>>;
-
-    /// Returns the events of the committed writes.
     fn events(&self) -> Vec<EventKind>;
 
-    /// Answers the callers with their outputs, or with the error.
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
-struct Waiting<W: Write> {
-    write: W,
-    output: Option<W::Output>,
-    answer: oneshot::Sender<Result<W::Output, StoreError>>,
-}
-
 #[async_trait]
-impl<W: Write> Entry for Waiting<W> {
-    fn len(&self) -> usize {
-        1
-    }
-
+impl<W: Write> Pending for PendingWrite<W> {
     async fn apply(&mut self, transaction: &mut dyn RegistryTransaction) -> Result<(), StoreError> {
         self.output = Some(self.write.apply(transaction).await?);
         Ok(())
-    }
-
-    fn split(self: Box<Self>) -> Vec<Box<dyn Entry>> {
-        vec![self]
     }
 
     fn events(&self) -> Vec<EventKind> {
@@ -349,87 +401,7 @@ impl<W: Write> Entry for Waiting<W> {
 
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
         let output = self.output;
-        // The caller may have given up; the write is durable all the same.
-        let _ = self
-            .answer
-            .send(outcome.and_then(|()| output.ok_or_else(ended)));
-    }
-}
-
-type RegistrationAnswer = oneshot::Sender<Result<Option<Registered>, StoreError>>;
-
-#[derive(Default)]
-struct Registrations {
-    keys: HashSet<InstanceKey>,
-    registrations: Vec<Registration>,
-    answers: Vec<RegistrationAnswer>,
-    done: RegisteredMany,
-}
-
-impl Registrations {
-    fn is_empty(&self) -> bool {
-        self.registrations.is_empty()
-    }
-
-    fn push(&mut self, registration: Registration, answer: RegistrationAnswer) {
-        self.keys.insert(registration.key.clone());
-        self.registrations.push(registration);
-        self.answers.push(answer);
-    }
-}
-
-#[async_trait]
-impl Entry for Registrations {
-    fn len(&self) -> usize {
-        self.registrations.len()
-    }
-
-    async fn apply(&mut self, transaction: &mut dyn RegistryTransaction) -> Result<(), StoreError> {
-        self.done = transaction.register_instances(&self.registrations).await?;
-        Ok(())
-    }
-
-    fn split(self: Box<Self>) -> Vec<Box<dyn Entry>> {
-        self.registrations
-            .into_iter()
-            .zip(self.answers)
-            .map(|(registration, answer)| {
-                let mut alone = Self::default();
-                alone.push(registration, answer);
-                Box::new(alone) as Box<dyn Entry>
-            })
-            .collect()
-    }
-
-    fn events(&self) -> Vec<EventKind> {
-        let services = self.done.services.iter().cloned();
-        let registered = self.done.instances.iter().flatten();
-        let changed = registered.filter(|registered| registered.changed);
-        let event = |registered: &Registered| {
-            if registered.created {
-                EventKind::InstanceRegistered(registered.instance.clone())
-            } else {
-                EventKind::InstanceChanged(registered.instance.clone())
-            }
-        };
-        services
-            .map(EventKind::ScopeDeclared)
-            .chain(changed.map(event))
-            .collect()
-    }
-
-    fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
-        match outcome {
-            Ok(()) => {
-                for (output, answer) in self.done.instances.into_iter().zip(self.answers) {
-                    let _ = answer.send(Ok(output));
-                }
-            }
-            Err(error) => {
-                for answer in self.answers {
-                    let _ = answer.send(Err(error.clone()));
-                }
-            }
-        }
+        let outcome = outcome.and_then(|()| output.ok_or_else(ended));
+        let _ = self.reply.send(outcome);
     }
 }
