@@ -25,7 +25,7 @@ const LEASES_PER_PERMIT: usize = 4;
 
 /// A class of requests, or a part of a request, with its own permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestClass {
+pub(crate) enum RequestClass {
     /// A request that is mostly answered from memory.
     Read,
     /// A request that waits for a commit.
@@ -42,7 +42,7 @@ pub enum RequestClass {
 
 impl RequestClass {
     /// All classes.
-    pub const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Read,
         Self::Write,
         Self::Heartbeat,
@@ -52,7 +52,7 @@ impl RequestClass {
     ];
 
     /// Returns the name in metrics and messages.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
             Self::Write => "write",
@@ -66,24 +66,24 @@ impl RequestClass {
 
 /// The number of permits of each class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// For [`RequestClass::Heartbeat`].
-    pub heartbeats: usize,
+    pub(crate) heartbeats: usize,
     /// For [`RequestClass::Read`].
-    pub reads: usize,
+    pub(crate) reads: usize,
     /// For [`RequestClass::Write`].
-    pub writes: usize,
+    pub(crate) writes: usize,
     /// For [`RequestClass::Wait`].
-    pub waits: usize,
+    pub(crate) waits: usize,
     /// For [`RequestClass::Stream`].
-    pub streams: usize,
+    pub(crate) streams: usize,
     /// The number of streams that one client may have.
-    pub streams_per_client: usize,
+    pub(crate) streams_per_client: usize,
 }
 
 impl Limits {
     /// Returns the number of permits of a class.
-    pub fn of(&self, class: RequestClass) -> usize {
+    pub(crate) fn of(&self, class: RequestClass) -> usize {
         match class {
             RequestClass::Read => self.reads,
             RequestClass::Write => self.writes,
@@ -97,7 +97,7 @@ impl Limits {
 
 /// The limit that a request exceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum LimitExceeded {
+pub(crate) enum LimitExceeded {
     /// All permits of this class are taken.
     #[error("too many concurrent \"{}\" requests", .0.as_str())]
     RequestClass(RequestClass),
@@ -146,31 +146,31 @@ impl Drop for Share {
 
 /// A permit; dropping it returns it.
 #[derive(Debug)]
-pub struct Permit {
+pub(crate) struct Permit {
     /// The class.
-    pub work: RequestClass,
+    pub(crate) work: RequestClass,
     _share: Share,
 }
 
 /// Memory for a body; dropping it returns it.
 #[derive(Debug)]
-pub struct Memory(Share);
+pub(crate) struct Memory(Share);
 
 impl Memory {
     /// Adds the memory of `other`.
-    pub fn merge(&mut self, mut other: Self) {
+    pub(crate) fn merge(&mut self, mut other: Self) {
         self.0.count += mem::take(&mut other.0.count);
     }
 }
 
 /// Permits for the leases of a batch; dropping it returns them.
 #[derive(Debug)]
-pub struct Leases {
+pub(crate) struct Leases {
     _share: Share,
 }
 
 /// Gives out permits; shared by all worker threads. `C` identifies a client.
-pub struct ConcurrencyLimits<C> {
+pub(crate) struct ConcurrencyLimits<C> {
     limits: Limits,
     permits: [Counter; RequestClass::ALL.len()],
     /// Leases that are being renewed by batches.
@@ -183,7 +183,7 @@ pub struct ConcurrencyLimits<C> {
 
 impl<C: Eq + Hash + Clone> ConcurrencyLimits<C> {
     /// Creates the limits with all permits free.
-    pub fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
             permits: Default::default(),
@@ -194,7 +194,7 @@ impl<C: Eq + Hash + Clone> ConcurrencyLimits<C> {
     }
 
     /// Returns a permit of a class, if one is free.
-    pub fn acquire(&self, class: RequestClass) -> Result<Permit, LimitExceeded> {
+    pub(crate) fn acquire(&self, class: RequestClass) -> Result<Permit, LimitExceeded> {
         // A batch is rejected here, before its body is read, if no leases are free.
         if class == RequestClass::Heartbeat && self.leases.count() >= self.max_leases() {
             return Err(LimitExceeded::RequestClass(class));
@@ -211,7 +211,7 @@ impl<C: Eq + Hash + Clone> ConcurrencyLimits<C> {
 
     /// Returns permits for the leases of a batch, if at least one is free. A batch may take
     /// more permits than are free, so that the limit never excludes the largest batch.
-    pub fn leases(&self, count: usize) -> Result<Leases, LimitExceeded> {
+    pub(crate) fn leases(&self, count: usize) -> Result<Leases, LimitExceeded> {
         let share = self.leases.take(count, |taken| taken < self.max_leases());
         share
             .map(|_share| Leases { _share })
@@ -223,7 +223,7 @@ impl<C: Eq + Hash + Clone> ConcurrencyLimits<C> {
     }
 
     /// Returns a permit for a stream of a client.
-    pub fn stream(&self, client: C) -> Result<StreamPermit<C>, LimitExceeded> {
+    pub(crate) fn stream(&self, client: C) -> Result<StreamPermit<C>, LimitExceeded> {
         let permit = self.acquire(RequestClass::Stream)?;
         let mut streams = self.streams.lock();
         let count = streams.get(&client).copied().unwrap_or_default();
@@ -239,7 +239,7 @@ impl<C: Eq + Hash + Clone> ConcurrencyLimits<C> {
     }
 
     /// Returns memory for `bytes` more bytes of a large body, rounded up to KiB.
-    pub fn memory(&self, bytes: usize) -> Result<Memory, LimitExceeded> {
+    pub(crate) fn memory(&self, bytes: usize) -> Result<Memory, LimitExceeded> {
         let kib = bytes.div_ceil(1024);
         let share = self
             .memory
@@ -248,13 +248,13 @@ impl<C: Eq + Hash + Clone> ConcurrencyLimits<C> {
     }
 
     /// Returns how many permits of a class are taken, and how many there are.
-    pub fn taken(&self, class: RequestClass) -> (usize, usize) {
+    pub(crate) fn taken(&self, class: RequestClass) -> (usize, usize) {
         (self.permits[class as usize].count(), self.limits.of(class))
     }
 }
 
 /// A permit for a stream; dropping it returns it.
-pub struct StreamPermit<C: Eq + Hash> {
+pub(crate) struct StreamPermit<C: Eq + Hash> {
     client: C,
     streams: Arc<Mutex<HashMap<C, usize>>>,
     _permit: Permit,

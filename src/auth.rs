@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq;
 use crate::model::{Scope, ScopeKind};
 
 /// The shortest token, in characters: a shorter one could be guessed.
-pub const MIN_TOKEN: usize = 32;
+pub(crate) const MIN_TOKEN: usize = 32;
 
 /// The number of random bytes in a generated token.
 const CHANCE: usize = 32;
@@ -75,7 +75,7 @@ pub struct ScopePattern {
 
 impl ScopePattern {
     /// Returns whether a scope matches.
-    pub fn matches(&self, scope: &Scope) -> bool {
+    pub(crate) fn matches(&self, scope: &Scope) -> bool {
         let key = scope.key.as_str();
         let fits = if self.any_end {
             key.starts_with(&self.key)
@@ -135,18 +135,18 @@ pub struct Identity {
     /// The role of the token.
     pub role: Role,
     /// The scopes to which it is limited; `None` is no limit.
-    pub limit: Option<ScopePattern>,
+    pub(crate) limit: Option<ScopePattern>,
 }
 
 impl Identity {
     /// Returns whether it permits a scope.
-    pub fn reaches(&self, scope: &Scope) -> bool {
+    pub(crate) fn reaches(&self, scope: &Scope) -> bool {
         self.limit.as_ref().is_none_or(|limit| limit.matches(scope))
     }
 }
 
 /// Parses a name of 1 to 100 letters, digits, `.`, `_` and `-`.
-pub fn parse_name(text: &str) -> Result<String, String> {
+pub(crate) fn parse_name(text: &str) -> Result<String, String> {
     if (1..=100).contains(&text.len()) && text.chars().all(is_name_character) {
         Ok(text.to_owned())
     } else {
@@ -175,7 +175,7 @@ impl Token {
     }
 
     /// Returns the token itself.
-    pub fn reveal(&self) -> &str {
+    pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
 
@@ -249,20 +249,20 @@ impl TokenError {
 
 /// The sources of tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TokenSources {
+pub(crate) struct TokenSources {
     /// Tokens from variables, each named after its role.
-    pub given: Vec<(Role, Token)>,
+    pub(crate) given: Vec<(Role, Token)>,
     /// Files with one token each, named after its role.
-    pub files: Vec<(Role, PathBuf)>,
+    pub(crate) files: Vec<(Role, PathBuf)>,
     /// A file with one line per token: role, name, SHA-256, and the scope of a limited token.
-    pub list: Option<PathBuf>,
+    pub(crate) list: Option<PathBuf>,
 }
 
 type Entry = (Hash, Arc<Identity>);
 
 impl TokenSources {
     /// Returns whether no tokens are configured, so that clients are not authenticated.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.given.is_empty() && self.files.is_empty() && self.list.is_none()
     }
 
@@ -342,7 +342,7 @@ fn parse_line(words: &[&str]) -> Result<Entry, String> {
 }
 
 /// The valid tokens.
-pub struct Tokens {
+pub(crate) struct Tokens {
     sources: TokenSources,
     entries: ArcSwap<Vec<Entry>>,
     anonymous: Option<Arc<Identity>>,
@@ -350,7 +350,7 @@ pub struct Tokens {
 
 impl Tokens {
     /// Loads the tokens. Without a source every caller may do everything.
-    pub fn load(sources: TokenSources) -> Result<Self, TokenError> {
+    pub(crate) fn load(sources: TokenSources) -> Result<Self, TokenError> {
         let anonymous = sources.is_empty().then(|| {
             Arc::new(Identity {
                 name: ANONYMOUS.to_owned(),
@@ -367,7 +367,7 @@ impl Tokens {
 
     /// Loads the tokens again, and returns their number. After an error the previous ones stay
     /// valid.
-    pub fn reload(&self) -> Result<usize, TokenError> {
+    pub(crate) fn reload(&self) -> Result<usize, TokenError> {
         let entries = self.sources.read()?;
         let count = entries.len();
         self.entries.store(Arc::new(entries));
@@ -375,12 +375,12 @@ impl Tokens {
     }
 
     /// Returns the identity of callers without a token, if these are permitted.
-    pub fn anonymous(&self) -> Option<&Arc<Identity>> {
+    pub(crate) fn anonymous(&self) -> Option<&Arc<Identity>> {
         self.anonymous.as_ref()
     }
 
     /// Returns the identity of a token. Takes the same time for every token.
-    pub fn identify(&self, token: &str) -> Option<Arc<Identity>> {
+    pub(crate) fn identify(&self, token: &str) -> Option<Arc<Identity>> {
         let hash = Hash::of(token);
         let mut found = None;
         for (known, identity) in self.entries.load().iter() {

@@ -14,7 +14,7 @@ pub struct UrlError(String);
 
 impl UrlError {
     /// Creates the error; `reason` must not contain the URL.
-    pub fn new(reason: impl fmt::Display) -> Self {
+    pub(crate) fn new(reason: impl fmt::Display) -> Self {
         Self(reason.to_string())
     }
 }
@@ -24,9 +24,9 @@ impl UrlError {
 #[error("cannot open {backend}: {reason}")]
 pub struct OpenError {
     /// The backend's URL without its password.
-    pub backend: String,
+    pub(crate) backend: String,
     /// What was wrong, and what to do.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// Why a call of the lease store, the event log or the coordinator failed. The call may still
@@ -56,7 +56,7 @@ pub struct BackendUrl {
 
 impl BackendUrl {
     /// Parses a URL that may have several hosts: `scheme://user:password@host,host:port/path`.
-    pub fn parse(text: &str) -> Result<Self, UrlError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, UrlError> {
         let begin = text.find("://").map_or(0, |scheme| scheme + 3);
         let (scheme, rest) = text.split_at(begin);
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -80,22 +80,22 @@ impl BackendUrl {
     }
 
     /// Returns the URL with its passwords, for the driver only.
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.text
     }
 
     /// Returns the URL with its passwords and the first host only.
-    pub fn first(&self) -> &Url {
+    pub(crate) fn first(&self) -> &Url {
         &self.url
     }
 
     /// Returns the user and the password as given, with the `@` after them, or an empty text.
-    pub fn user(&self) -> &str {
+    pub(crate) fn user(&self) -> &str {
         &self.user
     }
 
     /// Returns the hosts as given, each with its port if it has one.
-    pub fn hosts(&self) -> &[String] {
+    pub(crate) fn hosts(&self) -> &[String] {
         &self.hosts
     }
 }

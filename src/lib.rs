@@ -18,17 +18,18 @@
 //! - [`tls`] holds the certificates of HTTPS.
 //! - [`client`] calls a daemon over HTTP, for the [`agent`], which registers the instances on
 //!   its machine, and for the commands in [`operator`].
-//! - [`settings`] parses the settings, and [`daemon`] starts all parts with them.
+//! - [`settings`] parses the settings, [`program`] runs the command, and [`daemon`] starts all
+//!   parts of a daemon.
 //!
 //! ARCHITECTURE.md explains the design; `tests/it/layering.rs` checks the dependencies between
 //! modules.
 
 pub mod actor;
-pub mod admission;
-pub mod agent;
+mod admission;
+mod agent;
 pub mod auth;
 pub mod backend;
-pub mod client;
+mod client;
 pub mod clock;
 pub mod coordination;
 pub mod daemon;
@@ -40,9 +41,10 @@ pub mod lease;
 pub mod liveness;
 pub mod metrics;
 pub mod model;
-pub mod operator;
+mod operator;
+pub mod program;
 pub mod redis;
 pub mod replication;
 pub mod settings;
 pub mod store;
-pub mod tls;
+mod tls;

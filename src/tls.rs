@@ -22,13 +22,13 @@ use rustls::{
 
 /// The paths of the certificates and the key, all in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
+pub(crate) struct TlsFiles {
     /// The certificate chain of the daemon, its own certificate first.
-    pub certificate: PathBuf,
+    pub(crate) certificate: PathBuf,
     /// The key of the daemon's certificate.
-    pub key: PathBuf,
+    pub(crate) key: PathBuf,
     /// The authorities of client certificates; `None` if clients need no certificate.
-    pub client_ca: Option<PathBuf>,
+    pub(crate) client_ca: Option<PathBuf>,
 }
 
 /// Why the certificates cannot be used.
@@ -51,7 +51,7 @@ impl TlsError {
 }
 
 /// The current certificates.
-pub struct Tls {
+pub(crate) struct Tls {
     files: TlsFiles,
     server: Arc<ServerCertificate>,
     clients: Option<Arc<ClientVerifier>>,
@@ -59,7 +59,7 @@ pub struct Tls {
 
 impl Tls {
     /// Reads the files.
-    pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
+    pub(crate) fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let server = ServerCertificate(ArcSwap::from_pointee(files.certified_key(&provider)?));
         let clients = match &files.client_ca {
@@ -79,7 +79,7 @@ impl Tls {
     }
 
     /// Reads the files again. If that fails, the previous certificates stay in use.
-    pub fn reload(&self) -> Result<(), TlsError> {
+    pub(crate) fn reload(&self) -> Result<(), TlsError> {
         let provider = Arc::new(ring::default_provider());
         let certified_key = self.files.certified_key(&provider)?;
         if let (Some(clients), Some(path)) = (&self.clients, &self.files.client_ca) {
@@ -92,12 +92,12 @@ impl Tls {
 
     /// Returns whether clients must have a certificate. The handshake also accepts clients that
     /// send none, because health probes have none.
-    pub fn asks_clients(&self) -> bool {
+    pub(crate) fn asks_clients(&self) -> bool {
         self.clients.is_some()
     }
 
     /// Returns the configuration of a server. Each handshake uses the current certificates.
-    pub fn server_config(&self) -> Result<ServerConfig, TlsError> {
+    pub(crate) fn server_config(&self) -> Result<ServerConfig, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -31,7 +31,7 @@ impl Drop for Lifeline {
 
 /// Runs background loops on one thread until they are cancelled.
 #[derive(Clone)]
-pub struct Spawner {
+pub(crate) struct Spawner {
     thread: ArbiterHandle,
     cancelled: CancellationToken,
     ends: mpsc::UnboundedSender<&'static str>,
@@ -39,7 +39,7 @@ pub struct Spawner {
 
 impl Spawner {
     /// Runs loops on `thread` until `cancelled`. Another end is reported to `ends`.
-    pub fn new(
+    pub(crate) fn new(
         thread: ArbiterHandle,
         cancelled: CancellationToken,
         ends: mpsc::UnboundedSender<&'static str>,
@@ -52,7 +52,7 @@ impl Spawner {
     }
 
     /// Runs a loop, under the name that its end is reported with.
-    pub fn spawn(
+    pub(crate) fn spawn(
         &self,
         name: &'static str,
         job: impl Future<Output = Infallible> + Send + 'static,

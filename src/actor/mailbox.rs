@@ -64,7 +64,7 @@ impl<A: Actor> Mailbox<A> {
     }
 
     /// Returns the address, for messages without a limit: at the start and the stop.
-    pub fn address(&self) -> &Addr<A> {
+    pub(crate) fn address(&self) -> &Addr<A> {
         &self.address
     }
 

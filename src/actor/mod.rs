@@ -8,18 +8,20 @@ mod scheduler;
 
 use actix::Message;
 
-pub use self::heartbeat::{
-    HeartbeatActor, HeartbeatOutcome, HeartbeatReply, RecordHeartbeats, Revoke,
-};
-pub use self::lifeline::{Lifeline, Spawner};
+pub use self::heartbeat::{HeartbeatActor, HeartbeatOutcome, RecordHeartbeats, Revoke};
+pub use self::lifeline::Lifeline;
+pub(crate) use self::lifeline::Spawner;
 use self::mailbox::admit;
 pub use self::mailbox::{Admitted, AskError, Mailbox, MailboxLimits};
-pub use self::registry::{
-    AppendEvents, Attest, ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance,
-    DisableServiceInstance, Drain, MigrateSchema, PurgeOffline, RecordOffline, RecordOnline,
-    RefreshNotice, RegisterInstance, RegistryActor, Write,
+pub(crate) use self::registry::{
+    Attest, DeleteScope, DisableServiceInstance, MigrateSchema, PurgeOffline, RecordOnline,
 };
-pub use self::scheduler::{RollCall, RollCallReport, SchedulerActor, until_next};
+pub use self::registry::{
+    ChangeInstance, DeclareScope, DeregisterInstance, Drain, RecordOffline, RefreshNotice,
+    RegisterInstance, RegistryActor, Write,
+};
+pub(crate) use self::scheduler::until_next;
+pub use self::scheduler::{RollCall, RollCallReport, SchedulerActor};
 
 /// Checks that an actor handles its messages. No effect.
 #[derive(Debug, Clone, Copy, Message)]

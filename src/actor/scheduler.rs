@@ -190,7 +190,7 @@ impl SchedulerActor {
 
 /// Returns the time until the next roll call: at the clock's next multiple of `interval`, plus
 /// a millisecond so that rounding never makes a tick early.
-pub fn until_next(now: DateTime<Utc>, interval: Duration) -> Duration {
+pub(crate) fn until_next(now: DateTime<Utc>, interval: Duration) -> Duration {
     let now = now.timestamp_millis();
     let interval = millis(interval);
     let wait = interval - now.rem_euclid(interval);
@@ -237,16 +237,16 @@ pub struct RollCallReport {
     /// Published by this replica.
     pub sent: u64,
     /// Published by another replica.
-    pub sent_by_others: u64,
+    pub(crate) sent_by_others: u64,
     /// Not published: Redis was unavailable, the previous one was still in flight, or the process
     /// stalled.
     pub skipped: u64,
     /// Not published because the process or the clock was too late. Included in `skipped`.
-    pub late: u64,
+    pub(crate) late: u64,
     /// When this replica published the last one.
-    pub last_sent_at: Option<DateTime<Utc>>,
+    pub(crate) last_sent_at: Option<DateTime<Utc>>,
     /// When the last one was published by any replica, as far as this one knows.
-    pub last_at: Option<DateTime<Utc>>,
+    pub(crate) last_at: Option<DateTime<Utc>>,
 }
 
 impl Handler<Ping> for SchedulerActor {

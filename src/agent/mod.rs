@@ -19,7 +19,7 @@ use crate::settings::AgentSettings;
 
 /// Runs until `stop` resolves or the command ends, and then deregisters the instances. Returns
 /// the exit code of the command, or 0.
-pub async fn run(
+pub(crate) async fn run(
     settings: AgentSettings,
     stop: impl Future<Output = ()>,
 ) -> Result<u8, ClientError> {

@@ -9,17 +9,17 @@ use super::text;
 
 /// An event of a daemon.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ServerEvent {
+pub(crate) struct ServerEvent {
     /// The ID after which to resume; empty if the event has none.
-    pub id: String,
+    pub(crate) id: String,
     /// For example `instance.online`; empty if only an ID was sent.
-    pub name: String,
+    pub(crate) name: String,
     /// JSON.
-    pub data: String,
+    pub(crate) data: String,
 }
 
 /// An open stream.
-pub struct EventStream {
+pub(crate) struct EventStream {
     response: Response,
     parser: Parser,
 }
@@ -33,7 +33,7 @@ impl EventStream {
     }
 
     /// Returns the next event, `None` at the end of the stream, or why it broke.
-    pub async fn next(&mut self) -> Result<Option<ServerEvent>, String> {
+    pub(crate) async fn next(&mut self) -> Result<Option<ServerEvent>, String> {
         loop {
             if let Some(event) = self.parser.event() {
                 return Ok(Some(event));

@@ -4,7 +4,7 @@
 //! may be repeated, so it is sent to the next server if one does not answer.
 
 mod events;
-pub mod readiness;
+pub(crate) mod readiness;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use url::Url;
 
-pub use self::events::{EventStream, ServerEvent};
+pub(crate) use self::events::{EventStream, ServerEvent};
 use crate::auth::Token;
 use crate::settings::ClientSettings;
 
@@ -30,7 +30,7 @@ const SILENCE: Duration = Duration::from_secs(40);
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub(crate) enum ClientError {
     /// The settings are invalid.
     #[error("{0}")]
     Settings(String),
@@ -66,7 +66,7 @@ pub enum ClientError {
 
 impl ClientError {
     /// Returns whether the scope or instance does not exist.
-    pub fn is_not_found(&self) -> bool {
+    pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND)
     }
 
@@ -89,7 +89,7 @@ struct Problem {
 }
 
 /// A client, which keeps its connections open.
-pub struct Client {
+pub(crate) struct Client {
     http: reqwest::Client,
     servers: Vec<Url>,
     token: Option<Token>,
@@ -99,7 +99,7 @@ pub struct Client {
 
 impl Client {
     /// Returns a client that has connected to no server yet.
-    pub fn new(settings: &ClientSettings) -> Result<Self, ClientError> {
+    pub(crate) fn new(settings: &ClientSettings) -> Result<Self, ClientError> {
         // reqwest has no default cryptography provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = reqwest::Client::builder()
@@ -128,7 +128,7 @@ impl Client {
 
     /// Sends a request to the first server that answers. `path` begins with a slash. Body and
     /// answer are JSON; an empty answer is `Null`.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         method: Method,
         path: &str,
@@ -154,17 +154,17 @@ impl Client {
     }
 
     /// Gets the document at a path.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.read(self.send(Method::GET, path, None).await?)
     }
 
     /// Parses an answer.
-    pub fn read<T: DeserializeOwned>(&self, answer: Value) -> Result<T, ClientError> {
+    pub(crate) fn read<T: DeserializeOwned>(&self, answer: Value) -> Result<T, ClientError> {
         serde_json::from_value(answer).map_err(|error| strange(self.server(), &error))
     }
 
     /// Subscribes to `/v1/events` with a query, after the event `last` if there is one.
-    pub async fn events(
+    pub(crate) async fn events(
         &self,
         query: &str,
         last_id: Option<&str>,

@@ -8,7 +8,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// Why the daemon is not ready.
 #[derive(Debug, thiserror::Error)]
-pub enum NotReady {
+pub(crate) enum NotReady {
     /// It does not answer.
     #[error("{0}: {1}")]
     NoAnswer(String, reqwest::Error),
@@ -21,7 +21,7 @@ pub enum NotReady {
 ///
 /// It connects only to this machine and asks for public information, so with TLS it does not
 /// verify the name in the certificate.
-pub async fn ask(listen: SocketAddr, tls: bool) -> Result<(), NotReady> {
+pub(crate) async fn ask(listen: SocketAddr, tls: bool) -> Result<(), NotReady> {
     let scheme = if tls { "https" } else { "http" };
     let url = format!("{scheme}://{}/readyz", reachable(listen));
     let failed = |error: reqwest::Error| NotReady::NoAnswer(url.clone(), error.without_url());

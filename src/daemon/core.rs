@@ -22,7 +22,7 @@ use crate::lease::{Health, LeaseStore, ObservedLeaseStore};
 use crate::liveness::{Agreement, ClockWatch, ExpiryHandler, Jobs, Protection, Purge, Reconciler};
 use crate::metrics::Metrics;
 use crate::model::{EventId, ReplicaId};
-use crate::replication::{EventBroadcast, Follower};
+use crate::replication::{EventBroadcast, Follower, LoadError};
 use crate::settings::CoreSettings;
 use crate::store::{RegistryReader, Store};
 
@@ -72,11 +72,11 @@ pub struct Backends {
 /// The threads of the actors, and of the background loops.
 pub struct Threads {
     /// The RegistryActor's.
-    pub registry: ArbiterHandle,
+    pub(crate) registry: ArbiterHandle,
     /// The SchedulerActor's, and the background jobs'.
-    pub scheduler: ArbiterHandle,
+    pub(crate) scheduler: ArbiterHandle,
     /// The Follower's: large reads delay no actor.
-    pub follower: ArbiterHandle,
+    pub(crate) follower: ArbiterHandle,
 }
 
 impl Threads {
@@ -95,9 +95,9 @@ pub struct Core {
     /// Changes the registry.
     pub registry: Mailbox<RegistryActor>,
     /// Calls the roll.
-    pub scheduler: Mailbox<SchedulerActor>,
+    pub(crate) scheduler: Mailbox<SchedulerActor>,
     /// Its statistics.
-    pub roll_calls: Arc<Mutex<RollCallReport>>,
+    pub(crate) roll_calls: Arc<Mutex<RollCallReport>>,
     /// Reads the registry store.
     pub reader: Arc<dyn RegistryReader>,
     /// Reads the leases.
@@ -107,19 +107,19 @@ pub struct Core {
     /// Decides whether instances are marked offline.
     pub protection: Arc<Protection>,
     /// Marks them.
-    pub expiry: Arc<ExpiryHandler>,
+    pub(crate) expiry: Arc<ExpiryHandler>,
     /// Finds what the deadlines of this replica do not.
     pub reconciler: Arc<Reconciler>,
     /// Watches the wall clock.
-    pub clock_watch: Arc<ClockWatch>,
+    pub(crate) clock_watch: Arc<ClockWatch>,
     /// Sends events to subscribers.
-    pub feed: Arc<EventBroadcast>,
+    pub(crate) feed: Arc<EventBroadcast>,
     /// Keeps the Directory current.
-    pub follower: Arc<Follower>,
+    follower: Arc<Follower>,
     /// The metrics of all parts.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     /// The wall clock.
-    pub clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     recorder: Mailbox<RegistryActor>,
     connect: Box<dyn Fn() -> Arc<dyn LeaseStore> + Send + Sync>,
     health: Arc<Health>,
@@ -252,6 +252,11 @@ impl Core {
         }
     }
 
+    /// Loads the Directory, and returns the event after which to follow.
+    pub async fn load(&self) -> Result<EventId, LoadError> {
+        self.follower.load().await
+    }
+
     /// Begins to follow the event log after `head`, and to mark instances offline.
     pub fn follow(&self, head: EventId) {
         self.protection.start();
@@ -261,7 +266,7 @@ impl Core {
     }
 
     /// Returns a handle to the lease store, whose connection runs on the current thread.
-    pub fn connect(&self) -> Arc<dyn LeaseStore> {
+    pub(crate) fn connect(&self) -> Arc<dyn LeaseStore> {
         observed((self.connect)(), &self.health, &self.metrics)
     }
 

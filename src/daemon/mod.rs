@@ -22,8 +22,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 pub use self::core::{Backends, Core, Threads};
 use self::open_files::TooFewFiles;
-pub use self::reload::Reloader;
-pub use self::signals::run;
+pub(crate) use self::reload::Reloader;
+pub(crate) use self::signals::run;
 use self::startup::wait_for_backends;
 use self::state::DaemonState;
 use crate::actor::Drain;
@@ -196,7 +196,7 @@ impl Daemon {
     }
 
     /// Returns a handle that reads tokens and certificates again.
-    pub fn reloader(&self) -> Reloader {
+    pub(crate) fn reloader(&self) -> Reloader {
         self.reloader.clone()
     }
 

@@ -8,7 +8,7 @@ use crate::tls::Tls;
 
 /// Reads them again on request.
 #[derive(Clone)]
-pub struct Reloader {
+pub(crate) struct Reloader {
     tokens: Arc<Tokens>,
     tls: Option<Arc<Tls>>,
     metrics: Arc<Metrics>,
@@ -24,7 +24,7 @@ impl Reloader {
     }
 
     /// Reads them again, and logs the result. If they are invalid, the previous ones stay in use.
-    pub fn reload(&self) {
+    pub(crate) fn reload(&self) {
         let tokens = self.tokens.reload();
         match &tokens {
             Ok(count) => log::info!("reloaded {count} tokens"),

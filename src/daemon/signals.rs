@@ -18,7 +18,7 @@ const ONE_REQUEST: Duration = Duration::from_millis(200);
 
 /// Runs a daemon until a signal stops it: SIGTERM with the delay for load balancers, SIGINT
 /// without. SIGHUP reads tokens and certificates again.
-pub async fn run(settings: ServeSettings) -> Result<(), DaemonError> {
+pub(crate) async fn run(settings: ServeSettings) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;

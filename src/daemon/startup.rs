@@ -41,7 +41,7 @@ pub(super) async fn wait_for_backends(
             .map_err(|error| Attempt::Again(error.to_string()))
     };
     let load = async || {
-        let loaded = core.follower.load().await;
+        let loaded = core.load().await;
         loaded.map_err(|error| Attempt::Again(error.to_string()))
     };
     let (store, lease_store) = (

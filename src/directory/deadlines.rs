@@ -21,7 +21,7 @@ const CHUNKS: usize = 4096;
 /// used again with another generation, so that an old slot cannot touch the deadline of a new
 /// instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slot {
+pub(crate) struct Slot {
     index: u32,
     generation: u16,
 }
@@ -48,7 +48,7 @@ impl Packed {
 }
 
 /// The deadlines of all instances of the Directory. `T` is the owner of a deadline.
-pub struct Deadlines<T> {
+pub(crate) struct Deadlines<T> {
     begin: Instant,
     chunks: Box<[OnceLock<Box<[AtomicU64]>>]>,
     slots: Mutex<Slots<T>>,
@@ -121,7 +121,7 @@ impl<T: Clone> Deadlines<T> {
     }
 
     /// Sets the deadline of a lease, unless a later one is set.
-    pub fn arm(&self, slot: Slot, deadline: Instant) {
+    pub(crate) fn arm(&self, slot: Slot, deadline: Instant) {
         let armed = Packed::new(slot.generation, self.millis(deadline).max(1));
         let Some(slot_deadline) = self.at(slot.index) else {
             return;
@@ -142,7 +142,7 @@ impl<T: Clone> Deadlines<T> {
     }
 
     /// Takes the deadlines that have passed, and returns their owners and times.
-    pub fn take_passed(&self) -> Vec<(T, Instant)> {
+    pub(crate) fn take_passed(&self) -> Vec<(T, Instant)> {
         let now = self.millis(Instant::now());
         let mut passed = Vec::new();
         let chunks = self.chunks.iter().map_while(OnceLock::get);

@@ -15,7 +15,7 @@ pub(super) type Edit = (Address, Option<Arc<InstanceEntry>>);
 
 /// Immutable list of instances by address.
 #[derive(Default)]
-pub struct InstanceList {
+pub(crate) struct InstanceList {
     parts: Vec<Arc<Part>>,
 }
 
@@ -42,12 +42,12 @@ impl Part {
 
 impl InstanceList {
     /// Iterates over all instances, by address.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<InstanceEntry>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<InstanceEntry>> {
         self.parts.iter().flat_map(|part| part.instances.iter())
     }
 
     /// Returns the counts.
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         self.parts.iter().map(|part| part.counts).sum()
     }
 

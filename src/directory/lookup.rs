@@ -44,13 +44,13 @@ impl Default for LookupPermits {
 
 /// An [`InstanceKey`] whose parts are borrowed. It has the same hash as the key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct KeyParts<'a> {
+pub(crate) struct KeyParts<'a> {
     /// The kind of the scope.
-    pub kind: ScopeKind,
+    pub(crate) kind: ScopeKind,
     /// The key of the scope.
-    pub key: &'a str,
+    pub(crate) key: &'a str,
     /// The address within the scope.
-    pub address: &'a str,
+    pub(crate) address: &'a str,
 }
 
 impl Equivalent<InstanceKey> for KeyParts<'_> {
@@ -75,15 +75,15 @@ pub enum DirectoryError {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HeartbeatInfo {
     /// The weight, or the default.
-    pub weight: Weight,
+    pub(crate) weight: Weight,
     /// The instance's own TTL, if it has one.
-    pub ttl: Option<Ttl>,
+    pub(crate) ttl: Option<Ttl>,
     /// Whether the instance is recorded as online.
-    pub online: bool,
+    pub(crate) online: bool,
     /// The epoch of the last recorded lease.
-    pub epoch: Option<Epoch>,
+    pub(crate) epoch: Option<Epoch>,
     /// The slot of its deadline; `None` if it is not known to be registered.
-    pub slot: Option<Slot>,
+    pub(crate) slot: Option<Slot>,
 }
 
 impl From<&InstanceEntry> for HeartbeatInfo {
@@ -101,7 +101,7 @@ impl From<&InstanceEntry> for HeartbeatInfo {
 impl Directory {
     /// Returns an instance, if it is registered. An unknown one may have been registered on another
     /// replica a moment ago, so the registry store is asked first.
-    pub async fn instance(
+    pub(crate) async fn instance(
         &self,
         key: &InstanceKey,
     ) -> Result<Option<Arc<InstanceEntry>>, DirectoryError> {
@@ -114,7 +114,7 @@ impl Directory {
     }
 
     /// Returns a scope, if it is declared. The registry store is asked about an unknown one.
-    pub async fn declared(
+    pub(crate) async fn declared(
         &self,
         scope: &Scope,
     ) -> Result<Option<Arc<ScopeSnapshot>>, DirectoryError> {
@@ -130,19 +130,22 @@ impl Directory {
     }
 
     /// Returns the scope with this ID, of either kind.
-    pub async fn scope_by_id(&self, id: ScopeId) -> Result<Option<ScopeRecord>, DirectoryError> {
+    pub(crate) async fn scope_by_id(
+        &self,
+        id: ScopeId,
+    ) -> Result<Option<ScopeRecord>, DirectoryError> {
         self.ask(self.reader.find_scope_by_id(id)).await
     }
 
     /// Returns the key of an instance in the Directory, and what a heartbeat needs.
-    pub fn known(&self, parts: KeyParts<'_>) -> Option<(InstanceKey, HeartbeatInfo)> {
+    pub(crate) fn known(&self, parts: KeyParts<'_>) -> Option<(InstanceKey, HeartbeatInfo)> {
         let known = self.maps.instances.pin();
         let (key, listed) = known.get_key_value(&parts)?;
         Some((key.clone(), HeartbeatInfo::from(&**listed)))
     }
 
     /// Does the same for many instances.
-    pub fn all_known<'a>(
+    pub(crate) fn all_known<'a>(
         &self,
         parts: impl Iterator<Item = KeyParts<'a>>,
     ) -> Vec<Option<(InstanceKey, HeartbeatInfo)>> {
@@ -202,7 +205,7 @@ impl Directory {
 
     /// Returns what a heartbeat in the original's form needs, which may be of an address that never
     /// registers. The registry store is asked only while few such look-ups are in flight.
-    pub async fn resolve_keep_alive(&self, key: &InstanceKey) -> Option<HeartbeatInfo> {
+    pub(crate) async fn resolve_keep_alive(&self, key: &InstanceKey) -> Option<HeartbeatInfo> {
         if let Some(known) = self.maps.instances.pin().get(key) {
             return Some(HeartbeatInfo::from(&**known));
         }
@@ -215,7 +218,7 @@ impl Directory {
 
     /// Returns those of the given instances that the registry store does not have. Without an
     /// answer, none.
-    pub async fn vanished(&self, keys: &[InstanceKey]) -> Vec<InstanceKey> {
+    pub(crate) async fn vanished(&self, keys: &[InstanceKey]) -> Vec<InstanceKey> {
         if keys.is_empty() {
             return Vec::new();
         }

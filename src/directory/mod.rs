@@ -19,12 +19,14 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-pub use self::deadlines::{Deadlines, Slot};
-pub use self::instance_list::InstanceList;
+pub(crate) use self::deadlines::{Deadlines, Slot};
+pub(crate) use self::lookup::KeyParts;
 use self::lookup::LookupPermits;
-pub use self::lookup::{DirectoryError, HeartbeatInfo, KeyParts};
-pub use self::snapshot::{Body, Counts, InstanceEntry, InstanceFilter, ScopeSnapshot, Totals};
-pub use self::state::{Applied, Drift};
+pub use self::lookup::{DirectoryError, HeartbeatInfo};
+pub(crate) use self::snapshot::Totals;
+pub use self::snapshot::{Body, Counts, InstanceEntry, InstanceFilter, ScopeSnapshot};
+pub use self::state::Applied;
+pub(crate) use self::state::Drift;
 use self::state::{Maps, State};
 use crate::model::{
     EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeKind, ScopeRecord, Ttl,
@@ -39,7 +41,7 @@ const CHANGED: usize = 50_000;
 
 /// Why the Directory may be out of date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stale {
+pub(crate) enum Stale {
     /// The lease store is unavailable: no transition is detected.
     Leases,
     /// The event log cannot be read: changes of other replicas are not seen.
@@ -80,7 +82,7 @@ impl Directory {
     }
 
     /// Returns all declared scopes of a kind, by key.
-    pub fn scopes(&self, kind: ScopeKind) -> Vec<Arc<ScopeSnapshot>> {
+    pub(crate) fn scopes(&self, kind: ScopeKind) -> Vec<Arc<ScopeSnapshot>> {
         let mut views: Vec<(Scope, Arc<ScopeSnapshot>)> = self
             .maps
             .scopes
@@ -99,17 +101,17 @@ impl Directory {
     }
 
     /// Returns the totals of a kind of scope, in constant time.
-    pub fn totals_of(&self, kind: ScopeKind) -> Totals {
+    pub(crate) fn totals_of(&self, kind: ScopeKind) -> Totals {
         self.maps.tally(kind).totals()
     }
 
     /// Returns the totals of both kinds.
-    pub fn totals(&self) -> Totals {
+    pub(crate) fn totals(&self) -> Totals {
         self.totals_of(ScopeKind::Group) + self.totals_of(ScopeKind::Service)
     }
 
     /// Returns all instances that are listed as online.
-    pub fn online(&self) -> Vec<Arc<InstanceEntry>> {
+    pub(crate) fn online(&self) -> Vec<Arc<InstanceEntry>> {
         let scopes = self.maps.scopes.pin();
         let views = scopes.values().filter(|view| view.counts.online > 0);
         let listed = views.flat_map(|view| view.instances.iter());
@@ -120,7 +122,7 @@ impl Directory {
     /// Returns the online instances for which this replica has no timely deadline, because another
     /// replica renewed the lease or the TTL was shortened. `default_ttl` is for instances without a
     /// TTL of their own.
-    pub fn unwatched(&self, default_ttl: Ttl) -> Vec<Arc<InstanceEntry>> {
+    pub(crate) fn unwatched(&self, default_ttl: Ttl) -> Vec<Arc<InstanceEntry>> {
         let now = Instant::now();
         let is_watched = |listed: &InstanceEntry| {
             let ttl = listed.instance.ttl.unwrap_or(default_ttl);
@@ -138,7 +140,7 @@ impl Directory {
 
     /// Returns a sample of the online instances, evenly distributed, of at most `looked` instances
     /// checked; all of them if there are no more.
-    pub fn sample_online(&self, looked: usize) -> Vec<Arc<InstanceEntry>> {
+    pub(crate) fn sample_online(&self, looked: usize) -> Vec<Arc<InstanceEntry>> {
         let scopes = self.maps.scopes.pin();
         let count: usize = scopes.values().map(|view| view.counts.instances).sum();
         let step = count.div_ceil(looked.max(1)).max(1);
@@ -189,13 +191,13 @@ impl Directory {
     }
 
     /// Returns whether lists may be out of date.
-    pub fn is_stale(&self) -> bool {
+    pub(crate) fn is_stale(&self) -> bool {
         self.stale.load(Ordering::Acquire) != 0
     }
 
     /// Sets or clears a reason for being out of date, and wakes waiting requests if that changes
     /// the answer.
-    pub fn set_stale(&self, why: Stale, stale: bool) {
+    pub(crate) fn set_stale(&self, why: Stale, stale: bool) {
         let bit = 1 << why as u8;
         let before = if stale {
             self.stale.fetch_or(bit, Ordering::AcqRel)
@@ -212,7 +214,7 @@ impl Directory {
     }
 
     /// Returns the deadlines of the leases that this replica renewed.
-    pub fn deadlines(&self) -> &Deadlines<Arc<InstanceEntry>> {
+    pub(crate) fn deadlines(&self) -> &Deadlines<Arc<InstanceEntry>> {
         &self.deadlines
     }
 
@@ -226,7 +228,7 @@ impl Directory {
     }
 
     /// Sets or clears the suspect flag of online instances.
-    pub fn set_suspect(&self, keys: &[InstanceKey], suspect: bool) {
+    pub(crate) fn set_suspect(&self, keys: &[InstanceKey], suspect: bool) {
         self.change(|change| {
             for key in keys {
                 change.set_suspect(key, suspect);
@@ -235,7 +237,7 @@ impl Directory {
     }
 
     /// Reads the whole store, page by page, and applies the differences.
-    pub async fn reload(&self) -> Result<Drift, StoreError> {
+    pub(crate) async fn reload(&self) -> Result<Drift, StoreError> {
         self.state.lock().begin_reading();
         let read = self.read_store().await;
         let left = self.state.lock().end_reading();
@@ -279,7 +281,7 @@ impl Directory {
     }
 
     /// Returns counts and sums to compare with those of the store.
-    pub fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         self.state.lock().digest
     }
 

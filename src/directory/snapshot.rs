@@ -19,13 +19,13 @@ pub struct InstanceEntry {
     /// The recorded state.
     pub instance: Instance,
     /// Whether protection mode keeps the instance listed without a lease.
-    pub suspect: bool,
+    pub(crate) suspect: bool,
     pub(super) slot: Option<Slot>,
 }
 
 impl InstanceEntry {
     /// The slot of its deadline; `None` beyond 16 million instances.
-    pub fn slot(&self) -> Option<Slot> {
+    pub(crate) fn slot(&self) -> Option<Slot> {
         self.slot
     }
 }
@@ -34,22 +34,22 @@ impl InstanceEntry {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Registered.
-    pub instances: usize,
+    pub(crate) instances: usize,
     /// Online instances.
-    pub online: usize,
+    pub(crate) online: usize,
     /// Online and enabled instances.
-    pub available: usize,
+    pub(crate) available: usize,
     /// Online instances that are suspects.
-    pub suspect: usize,
+    pub(crate) suspect: usize,
 }
 
 /// The totals of a kind of scope.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
+pub(crate) struct Totals {
     /// The number of scopes.
-    pub scopes: usize,
+    pub(crate) scopes: usize,
     /// The numbers of their instances.
-    pub instances: Counts,
+    pub(crate) instances: Counts,
 }
 
 impl Add for Totals {
@@ -147,7 +147,7 @@ pub enum InstanceFilter {
 
 impl InstanceFilter {
     /// Returns the filter for the two query parameters; available instances are online.
-    pub fn of(available: bool, online: bool) -> Self {
+    pub(crate) fn of(available: bool, online: bool) -> Self {
         match (available, online) {
             (true, _) => Self::Available,
             (false, true) => Self::Online,
@@ -180,11 +180,11 @@ impl Body {
 #[derive(Default)]
 pub struct ScopeSnapshot {
     /// The declared scope; `None` briefly, if an event of an instance arrived first.
-    pub record: Option<ScopeRecord>,
+    pub(crate) record: Option<ScopeRecord>,
     /// The instances, by address.
-    pub instances: InstanceList,
+    pub(crate) instances: InstanceList,
     /// Their numbers.
-    pub counts: Counts,
+    pub(crate) counts: Counts,
     /// The bodies, serialised on first use: for each [`InstanceFilter`], fresh and stale.
     bodies: [OnceLock<Body>; 6],
     /// Wakes the requests that wait for the next snapshot, to which it is passed on.

@@ -107,21 +107,21 @@ impl<T: Copy + Eq + Hash> Tombstones<T> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Whether the available instances of a service changed.
-    pub availability: bool,
+    pub(crate) availability: bool,
     /// Whether a scope was added or removed.
-    pub scopes: bool,
+    pub(crate) scopes: bool,
 }
 
 /// The differences that a load found.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Drift {
+pub(crate) struct Drift {
     /// Instances whose transition was missed, in their present state.
-    pub transitions: Vec<Instance>,
+    pub(crate) transitions: Vec<Instance>,
     /// The number of other differences.
-    pub others: usize,
+    pub(crate) others: usize,
     /// Whether the store has an earlier state of a row: it was restored from a backup, or failed
     /// over to a standby that lacked the last commits.
-    pub restored: bool,
+    pub(crate) restored: bool,
 }
 
 /// A change of the Directory in progress.

@@ -127,7 +127,7 @@ pub(super) fn note_client_certificate(tls: Option<&TlsStream<TcpStream>>, data: 
 }
 
 /// Identifies a client for limits per client: a token name at an IP address.
-pub type Client = (String, IpAddr);
+pub(crate) type Client = (String, IpAddr);
 
 /// Returns the client of a request.
 pub(super) fn client(caller: &Caller, request: &HttpRequest) -> Client {

@@ -17,7 +17,7 @@ use actix_web::rt::net::TcpStream;
 use super::{access, malformed};
 
 /// The connections of all workers.
-pub struct Connections {
+pub(crate) struct Connections {
     open: AtomicUsize,
     limit: usize,
     /// The reserve is in use, and this was logged.
@@ -26,7 +26,7 @@ pub struct Connections {
 
 impl Connections {
     /// Creates the count of at most `limit` connections.
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self {
             open: AtomicUsize::new(0),
             limit,
@@ -40,7 +40,7 @@ impl Connections {
     }
 
     /// Returns the limit.
-    pub fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.limit
     }
 
@@ -54,7 +54,7 @@ impl Connections {
     }
 
     /// Counts a connection until it ends, and stores with it what the guard needs.
-    pub fn opened(self: &Arc<Self>, connection: &dyn Any, data: &mut Extensions) {
+    pub(crate) fn opened(self: &Arc<Self>, connection: &dyn Any, data: &mut Extensions) {
         let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
         if self.are_scarce() && !self.full.swap(true, Ordering::Relaxed) {
             let limit = self.limit;

@@ -16,7 +16,7 @@ enum Phase {
 
 /// The phase of the daemon, shared by all workers. It only moves forward.
 #[derive(Debug, Clone)]
-pub struct Lifecycle {
+pub(crate) struct Lifecycle {
     phase: Arc<AtomicU8>,
     stopping: CancellationToken,
 }
@@ -32,18 +32,18 @@ impl Default for Lifecycle {
 
 impl Lifecycle {
     /// Starts to serve requests: the backends answered.
-    pub fn start(&self) {
+    pub(crate) fn start(&self) {
         self.advance(Phase::Serving);
     }
 
     /// Lets `/readyz` answer 503, so that load balancers choose another replica. Requests are
     /// still served.
-    pub fn start_draining(&self) {
+    pub(crate) fn start_draining(&self) {
         self.advance(Phase::Draining);
     }
 
     /// Ends streams and long polls.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.advance(Phase::Stopping);
         self.stopping.cancel();
     }

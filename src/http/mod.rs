@@ -24,15 +24,16 @@ mod v1;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::access::Client;
+pub(crate) use self::access::Client;
 pub use self::code::Code;
-pub use self::connections::Connections;
-pub use self::lifecycle::Lifecycle;
+pub(crate) use self::connections::Connections;
+pub(crate) use self::lifecycle::Lifecycle;
 pub(crate) use self::malformed::count as malformed_requests;
 pub use self::malformed::log_to;
-pub use self::ops::LastProbe;
-pub use self::problem::Problem;
-pub use self::routes::{configure, routes};
+pub(crate) use self::ops::LastProbe;
+pub(crate) use self::problem::Problem;
+pub(crate) use self::routes::configure;
+pub use self::routes::routes;
 use parking_lot::Mutex;
 
 use crate::actor::{HeartbeatActor, Mailbox, RegistryActor, RollCallReport, SchedulerActor};
@@ -48,49 +49,49 @@ use crate::replication::EventBroadcast;
 use crate::store::RegistryReader;
 
 /// The state that handlers use; one per HTTP worker.
-pub struct Api {
+pub(crate) struct Api {
     /// Changes the registry.
-    pub registry: Mailbox<RegistryActor>,
+    pub(crate) registry: Mailbox<RegistryActor>,
     /// Records heartbeats; this worker's own.
-    pub heartbeat: Mailbox<HeartbeatActor>,
+    pub(crate) heartbeat: Mailbox<HeartbeatActor>,
     /// Calls the roll.
-    pub scheduler: Mailbox<SchedulerActor>,
+    pub(crate) scheduler: Mailbox<SchedulerActor>,
     /// Its statistics.
-    pub roll_calls: Arc<Mutex<RollCallReport>>,
+    pub(crate) roll_calls: Arc<Mutex<RollCallReport>>,
     /// Reads the registry store.
-    pub reader: Arc<dyn RegistryReader>,
+    pub(crate) reader: Arc<dyn RegistryReader>,
     /// Reads the leases; this worker's own connection.
-    pub leases: Arc<dyn LeaseStore>,
+    pub(crate) leases: Arc<dyn LeaseStore>,
     /// Answers all reads.
-    pub directory: Arc<Directory>,
+    pub(crate) directory: Arc<Directory>,
     /// The state of protection mode.
-    pub protection: Arc<Protection>,
+    pub(crate) protection: Arc<Protection>,
     /// Ends protection mode.
-    pub expiry: Arc<ExpiryHandler>,
+    pub(crate) expiry: Arc<ExpiryHandler>,
     /// Has statistics of reconciles.
-    pub reconciler: Arc<Reconciler>,
+    pub(crate) reconciler: Arc<Reconciler>,
     /// The events for subscribers.
-    pub feed: Arc<EventBroadcast>,
+    pub(crate) feed: Arc<EventBroadcast>,
     /// Spreads heartbeats over the interval.
-    pub clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     /// The time between roll calls.
-    pub roll_call_interval: Duration,
+    pub(crate) roll_call_interval: Duration,
     /// The TTL of instances without one of their own.
-    pub default_ttl: Ttl,
+    pub(crate) default_ttl: Ttl,
     /// The phase of the daemon.
-    pub lifecycle: Lifecycle,
+    pub(crate) lifecycle: Lifecycle,
     /// The known tokens.
-    pub tokens: Arc<Tokens>,
+    pub(crate) tokens: Arc<Tokens>,
     /// Whether client certificates are required.
-    pub client_certificates: bool,
+    pub(crate) client_certificates: bool,
     /// The limits of requests in flight.
-    pub admission: Arc<ConcurrencyLimits<Client>>,
+    pub(crate) admission: Arc<ConcurrencyLimits<Client>>,
     /// The connections of all workers.
-    pub connections: Arc<Connections>,
+    pub(crate) connections: Arc<Connections>,
     /// The metrics.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     /// The last result of `/readyz`.
-    pub last_probe: LastProbe,
+    pub(crate) last_probe: LastProbe,
 }
 
 impl Api {

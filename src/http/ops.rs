@@ -30,7 +30,7 @@ const FRESH: Duration = Duration::from_millis(250);
 
 /// The last result, and its time. Requests during a check wait for it.
 #[derive(Default)]
-pub struct LastProbe(Mutex<Option<(Instant, Probe)>>);
+pub(crate) struct LastProbe(Mutex<Option<(Instant, Probe)>>);
 
 #[derive(Clone)]
 struct Probe {

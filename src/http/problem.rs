@@ -30,7 +30,7 @@ const LOG_EVERY: Duration = Duration::from_secs(1);
 
 /// An error response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub(crate) struct Problem {
     code: Code,
     detail: String,
     field: Option<String>,

@@ -111,7 +111,7 @@ fn table() -> Vec<Path> {
 }
 
 /// Adds every path to an application.
-pub fn configure(app: &mut web::ServiceConfig, api: Api) {
+pub(crate) fn configure(app: &mut web::ServiceConfig, api: Api) {
     let api = web::Data::new(api);
     for Path { pattern, endpoints } in table() {
         let allow = endpoints.iter().map(|endpoint| match endpoint.method {

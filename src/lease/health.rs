@@ -36,7 +36,7 @@ struct State {
 
 impl Health {
     /// Records that a call failed, on any connection.
-    pub fn failed(&self, error: &BackendError) {
+    pub(crate) fn failed(&self, error: &BackendError) {
         let mut state = self.state.lock();
         if state.failure.is_none() {
             log::warn!("{error}; no instance is marked offline until a write succeeds again");
@@ -46,14 +46,14 @@ impl Health {
     }
 
     /// Records that a write succeeded: leases were renewed or a probe was written.
-    pub fn wrote(&self) {
+    pub(crate) fn wrote(&self) {
         if self.failing.load(Ordering::Acquire) {
             self.state.lock().recover(&self.failing);
         }
     }
 
     /// Records the servers that a successful probe reached, which are all servers of the store.
-    pub fn probed(&self, identity: Identity) {
+    pub(crate) fn probed(&self, identity: Identity) {
         let mut state = self.state.lock();
         state.recover(&self.failing);
         state.has_worked = true;
@@ -67,7 +67,7 @@ impl Health {
 
     /// Returns whether leases that are missing on `servers` are evidence. Call it after the
     /// reply of these servers arrived.
-    pub fn proves(&self, servers: &Identity) -> bool {
+    pub(crate) fn proves(&self, servers: &Identity) -> bool {
         let mut state = self.state.lock();
         match &state.identity {
             Some(identity) if !identity.contains(servers) => {
@@ -82,31 +82,31 @@ impl Health {
     }
 
     /// Returns whether the last write succeeded and no call has failed since.
-    pub fn is_working(&self) -> bool {
+    pub(crate) fn is_working(&self) -> bool {
         !self.failing.load(Ordering::Acquire)
     }
 
     /// Returns whether a probe has ever succeeded.
-    pub fn has_worked(&self) -> bool {
+    pub(crate) fn has_worked(&self) -> bool {
         self.state.lock().has_worked
     }
 
     /// Returns the identity of the store's servers as text; `None` while the store is
     /// unavailable.
-    pub fn identity(&self) -> Option<String> {
+    pub(crate) fn identity(&self) -> Option<String> {
         let state = self.state.lock();
         let identity = state.identity.as_ref().map(ToString::to_string);
         identity.filter(|_| state.failure.is_none())
     }
 
     /// Returns why the store is unavailable; `None` while it works.
-    pub fn failure(&self) -> Option<String> {
+    pub(crate) fn failure(&self) -> Option<String> {
         self.state.lock().failure.clone()
     }
 
     /// Returns when the store last recovered or was replaced, and the reason why missing leases
     /// prove nothing for one TTL after it; `None` if neither happened.
-    pub fn interrupted(&self) -> Option<(Instant, &'static str)> {
+    pub(crate) fn interrupted(&self) -> Option<(Instant, &'static str)> {
         self.state.lock().interrupted
     }
 }

@@ -15,24 +15,24 @@ use crate::model::ReplicaId;
 use crate::store::Attestation;
 
 /// Attests this replica's lease store and compares it with those of the others.
-pub struct Agreement {
+pub(crate) struct Agreement {
     /// The ID of this replica.
-    pub replica: ReplicaId,
+    pub(crate) replica: ReplicaId,
     /// The state of this replica's lease store.
-    pub health: Arc<Health>,
+    pub(crate) health: Arc<Health>,
     /// Receives the attestation.
-    pub registry: Mailbox<RegistryActor>,
+    pub(crate) registry: Mailbox<RegistryActor>,
     /// Suspends the detection while the replicas disagree.
-    pub protection: Arc<Protection>,
+    pub(crate) protection: Arc<Protection>,
 }
 
 impl Agreement {
     /// The time between two attestations: much shorter than the shortest TTL, so that replicas
     /// notice a difference before a lease ends because of it.
-    pub const INTERVAL: Duration = Duration::from_secs(1);
+    pub(crate) const INTERVAL: Duration = Duration::from_secs(1);
 
     /// Attests once.
-    pub async fn attest(&self) {
+    pub(crate) async fn attest(&self) {
         // Until its lease store has worked once, a replica serves no heartbeats, and must not keep
         // the others from marking instances offline.
         if !self.health.has_worked() {

@@ -25,7 +25,7 @@ const JUMP: TimeDelta = TimeDelta::seconds(1);
 const LONGEST_WATCH: Duration = Duration::from_secs(3600);
 
 /// Reads the wall clock, and reports its jumps.
-pub struct ClockWatch {
+pub(crate) struct ClockWatch {
     clock: Arc<dyn Clock>,
     readings: Mutex<Readings>,
     jumps: AtomicU64,
@@ -33,7 +33,7 @@ pub struct ClockWatch {
 
 impl ClockWatch {
     /// Begins to watch. Readings older than `window` are dropped.
-    pub fn new(clock: Arc<dyn Clock>, window: Duration) -> Self {
+    pub(crate) fn new(clock: Arc<dyn Clock>, window: Duration) -> Self {
         Self {
             clock,
             readings: Mutex::new(Readings::new(window, Instant::now())),
@@ -42,7 +42,7 @@ impl ClockWatch {
     }
 
     /// Reads the clock, and logs a jump.
-    pub fn read(&self) {
+    pub(crate) fn read(&self) {
         let jump = self.readings.lock().add(self.clock.now(), Instant::now());
         if let Some(jump) = jump {
             self.jumps.fetch_add(1, Ordering::Relaxed);
@@ -57,13 +57,13 @@ impl ClockWatch {
 
     /// Reads the clock, and returns its slowest time within the window; `None` until it has been
     /// watched for long enough.
-    pub fn slowest(&self) -> Option<DateTime<Utc>> {
+    pub(crate) fn slowest(&self) -> Option<DateTime<Utc>> {
         self.read();
         self.readings.lock().slowest(Instant::now())
     }
 
     /// Returns the number of jumps by more than a second.
-    pub fn jumps(&self) -> u64 {
+    pub(crate) fn jumps(&self) -> u64 {
         self.jumps.load(Ordering::Relaxed)
     }
 }

@@ -156,7 +156,7 @@ impl ExpiryHandler {
 
     /// Ends protection mode on every replica and marks the suspects without a lease offline.
     /// Returns how many, or `None` if protection mode was not active.
-    pub async fn end_protection(&self, reason: String) -> Option<usize> {
+    pub(crate) async fn end_protection(&self, reason: String) -> Option<usize> {
         if !self.protection.leave(&reason) {
             return None;
         }
@@ -167,7 +167,7 @@ impl ExpiryHandler {
 
     /// Marks all instances without a lease offline, suspects or not, and returns how many. Marks
     /// none while a missing lease is no evidence.
-    pub async fn release_suspects(&self) -> usize {
+    pub(crate) async fn release_suspects(&self) -> usize {
         let online = self.directory.online();
         let mut expired = Vec::new();
         for part in online.chunks(INSPECT_BATCH) {
@@ -274,7 +274,7 @@ impl ExpiryHandler {
     }
 
     /// Returns the TTL of instances without one of their own.
-    pub fn default_ttl(&self) -> Ttl {
+    pub(crate) fn default_ttl(&self) -> Ttl {
         self.protection.limits().ttl
     }
 

@@ -24,36 +24,36 @@ const PURGE_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Durati
 const PURGE_CLAIM: &str = "purge";
 
 /// The background jobs of one replica.
-pub struct Jobs {
+pub(crate) struct Jobs {
     /// Watches whether this process runs.
-    pub protection: Arc<Protection>,
+    pub(crate) protection: Arc<Protection>,
     /// Watches the wall clock.
-    pub clock_watch: Arc<ClockWatch>,
+    pub(crate) clock_watch: Arc<ClockWatch>,
     /// Processes expired leases, probes the lease store, and reviews suspects.
-    pub expiry: Arc<ExpiryHandler>,
+    pub(crate) expiry: Arc<ExpiryHandler>,
     /// Compares the online instances with the leases.
-    pub reconciler: Arc<Reconciler>,
+    pub(crate) reconciler: Arc<Reconciler>,
     /// Compares the lease stores of the replicas.
-    pub agreement: Agreement,
+    pub(crate) agreement: Agreement,
     /// Removes offline instances; `None` disables it.
-    pub purge: Option<Purge>,
+    pub(crate) purge: Option<Purge>,
 }
 
 /// Removes instances that have been offline for a time.
-pub struct Purge {
+pub(crate) struct Purge {
     /// For how long.
-    pub after: Duration,
+    pub(crate) after: Duration,
     /// Removes them.
-    pub registry: Mailbox<RegistryActor>,
+    pub(crate) registry: Mailbox<RegistryActor>,
     /// Makes it run on one replica at a time.
-    pub coordinator: Arc<dyn Coordinator>,
+    pub(crate) coordinator: Arc<dyn Coordinator>,
     /// Gives the time to compare the recorded times with.
-    pub clock_watch: Arc<ClockWatch>,
+    pub(crate) clock_watch: Arc<ClockWatch>,
 }
 
 impl Jobs {
     /// Starts all jobs.
-    pub fn start(self, spawner: &Spawner) {
+    pub(crate) fn start(self, spawner: &Spawner) {
         spawner.spawn("clock watch", watch(self.protection, self.clock_watch));
         spawner.spawn("sweep", sweep(Arc::clone(&self.expiry)));
         spawner.spawn("lease probe", probe(Arc::clone(&self.expiry)));

@@ -10,9 +10,9 @@ mod jobs;
 mod protection;
 mod reconcile;
 
-pub use self::agreement::Agreement;
-pub use self::clock_watch::ClockWatch;
+pub(crate) use self::agreement::Agreement;
+pub(crate) use self::clock_watch::ClockWatch;
 pub use self::expiry::ExpiryHandler;
-pub use self::jobs::{Jobs, Purge};
-pub use self::protection::{ActivePeriod, Limits, Protection, Report};
+pub(crate) use self::jobs::{Jobs, Purge};
+pub use self::protection::{Limits, Protection};
 pub use self::reconcile::{ReconcileReport, ReconcileResult, Reconciler};

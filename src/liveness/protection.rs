@@ -79,11 +79,11 @@ struct Agreement {
 
 /// A period of protection mode that has not ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ActivePeriod {
+pub(crate) struct ActivePeriod {
     /// When it began, in wall time.
-    pub at: DateTime<Utc>,
+    pub(crate) at: DateTime<Utc>,
     /// Why it began.
-    pub reason: String,
+    pub(crate) reason: String,
     since: Instant,
     /// When the share of suspects last exceeded `ratio`.
     exceeded_at: Instant,
@@ -91,16 +91,16 @@ pub struct ActivePeriod {
 
 /// The result of checking the leases of some online instances.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// How many instances were checked.
-    pub checked: usize,
+    pub(crate) checked: usize,
     /// How many of them have no lease, or an overdue one.
-    pub expiring: usize,
+    pub(crate) expiring: usize,
 }
 
 /// The decision about instances whose leases are missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// They are marked offline.
     Expired,
     /// They are suspects. Contains the reason if this decision entered protection mode.
@@ -109,22 +109,22 @@ pub enum Verdict {
 
 /// The state of protection mode and of offline detection, for display.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub(crate) struct Report {
     /// The current period of protection mode, and its maximum remaining duration.
-    pub active: Option<(ActivePeriod, Duration)>,
+    pub(crate) active: Option<(ActivePeriod, Duration)>,
     /// Why no instance with the default TTL is marked offline yet, and for how much longer.
-    pub grace: Option<(&'static str, Duration)>,
+    pub(crate) grace: Option<(&'static str, Duration)>,
     /// Why the replicas do not use the same lease store, or why that cannot be checked; `None`
     /// while they do.
-    pub disagreement: Option<String>,
+    pub(crate) disagreement: Option<String>,
     /// Why the lease store is unavailable; `None` while it works.
-    pub lease_store_failure: Option<String>,
+    pub(crate) lease_store_failure: Option<String>,
 }
 
 impl Report {
     /// Returns whether offline detection is suspended for instances with the default TTL, for
     /// another reason than protection mode.
-    pub fn is_suspended(&self) -> bool {
+    pub(crate) fn is_suspended(&self) -> bool {
         self.grace.is_some() || self.disagreement.is_some() || self.lease_store_failure.is_some()
     }
 }
@@ -152,7 +152,7 @@ impl Protection {
     }
 
     /// Records that the daemon starts now.
-    pub fn start(&self) {
+    pub(crate) fn start(&self) {
         self.state.lock().trusted = (Instant::now(), "the daemon has just started");
     }
 
@@ -181,7 +181,7 @@ impl Protection {
     }
 
     /// Records that this replica could not compare its lease store with those of the others.
-    pub fn not_attested(&self, error: &dyn Display) {
+    pub(crate) fn not_attested(&self, error: &dyn Display) {
         let failure = format!("the lease stores of the replicas cannot be compared: {error}");
         let mut state = self.state.lock();
         if state.agreement.failure.is_none() {
@@ -208,14 +208,14 @@ impl Protection {
     }
 
     /// Records that `count` instances went offline, on this replica or on another one.
-    pub fn went_offline(&self, count: usize) {
+    pub(crate) fn went_offline(&self, count: usize) {
         self.state.lock().recent.push_back((Instant::now(), count));
     }
 
     /// Decides about instances whose leases are missing. `online` is the number of all online
     /// instances, including these; `sample` is the result of checking some of them. `at` is the
     /// wall time that is shown if this enters protection mode.
-    pub fn assess(&self, online: usize, sample: Sample, at: DateTime<Utc>) -> Verdict {
+    pub(crate) fn assess(&self, online: usize, sample: Sample, at: DateTime<Utc>) -> Verdict {
         let mut state = self.state.lock();
         if state.active.is_some() {
             return Verdict::Suspect(None);
@@ -239,7 +239,7 @@ impl Protection {
     }
 
     /// Enters protection mode, because another replica did.
-    pub fn entered_elsewhere(&self, at: DateTime<Utc>, reason: &str) {
+    pub(crate) fn entered_elsewhere(&self, at: DateTime<Utc>, reason: &str) {
         let mut state = self.state.lock();
         if state.active.is_none() {
             log::warn!("protection mode entered by another replica: {reason}");
@@ -249,7 +249,7 @@ impl Protection {
 
     /// Ends protection mode and resets the count of instances that went offline. Returns
     /// whether it was active.
-    pub fn leave(&self, reason: &str) -> bool {
+    pub(crate) fn leave(&self, reason: &str) -> bool {
         let mut state = self.state.lock();
         let active = state.active.take().is_some();
         if active {
@@ -260,13 +260,13 @@ impl Protection {
     }
 
     /// Returns whether protection mode is active.
-    pub fn is_active(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         self.state.lock().active.is_some()
     }
 
     /// Returns the reason to end protection mode now, if there is one. `online` is the number
     /// of online instances, and `suspects` is how many of them are suspects.
-    pub fn review(&self, online: usize, suspects: usize) -> Option<String> {
+    pub(crate) fn review(&self, online: usize, suspects: usize) -> Option<String> {
         let mut state = self.state.lock();
         let now = Instant::now();
         let limits = self.limits;
@@ -289,7 +289,7 @@ impl Protection {
     }
 
     /// Returns the state for display.
-    pub fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> Report {
         let state = self.state.lock();
         let now = Instant::now();
         let active = state.active.clone().map(|active| {

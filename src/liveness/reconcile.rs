@@ -64,13 +64,13 @@ pub struct ReconcileReport {
     /// Completed reconciles.
     pub completed: u64,
     /// Instances checked.
-    pub checked: u64,
+    pub(crate) checked: u64,
     /// Instances found without a lease.
-    pub expired: u64,
+    pub(crate) expired: u64,
     /// Instances found alive and recorded as online.
-    pub recovered: u64,
+    pub(crate) recovered: u64,
     /// When the last one was completed.
-    pub last_at: Option<DateTime<Utc>>,
+    pub(crate) last_at: Option<DateTime<Utc>>,
 }
 
 /// Why a reconcile was aborted. The next one begins again.

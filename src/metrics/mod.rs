@@ -16,13 +16,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-pub use prometheus_client::metrics::gauge::Gauge;
-pub use prometheus_client::metrics::histogram::Histogram;
+pub(crate) use prometheus_client::metrics::gauge::Gauge;
+pub(crate) use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::histogram::exponential_buckets;
 use prometheus_client::registry::{Metric, Registry};
 
 use self::state::StateCollector;
-pub use self::state::{State, StateWriter};
+pub(crate) use self::state::{State, StateWriter};
 
 /// One label and its value.
 type Label = [(&'static str, &'static str); 1];
@@ -55,7 +55,7 @@ fn sizes() -> Histogram {
 }
 
 /// The requests of one route, as one thread counts them.
-pub struct RouteMetrics {
+pub(crate) struct RouteMetrics {
     labels: Labels,
     requests: Family<StatusLabels, Counter>,
     /// The counters by status, so that each is looked up once.
@@ -65,7 +65,7 @@ pub struct RouteMetrics {
 
 impl RouteMetrics {
     /// Counts a response.
-    pub fn answered(&self, status: u16) {
+    pub(crate) fn answered(&self, status: u16) {
         let mut by_status = self.by_status.borrow_mut();
         if let Some((_, counter)) = by_status.iter().find(|(known, _)| *known == status) {
             counter.inc();
@@ -78,7 +78,7 @@ impl RouteMetrics {
     }
 
     /// Records the duration of a request.
-    pub fn took(&self, duration: Duration) {
+    pub(crate) fn took(&self, duration: Duration) {
         if let Some(durations) = &self.duration {
             durations.observe(duration.as_secs_f64());
         }
@@ -89,48 +89,48 @@ impl RouteMetrics {
 #[derive(Clone)]
 pub struct MailboxMetrics {
     /// Pending messages.
-    pub waiting: Gauge,
+    pub(crate) waiting: Gauge,
     /// The time until the actor handled a message, in seconds.
-    pub wait: Histogram,
+    pub(crate) wait: Histogram,
     /// Rejected messages.
-    pub refused: Counter,
+    pub(crate) refused: Counter,
 }
 
 /// One operation of the lease store.
 #[derive(Clone)]
-pub struct RoundTripMetrics {
+pub(crate) struct RoundTripMetrics {
     /// The duration, in seconds.
-    pub duration: Histogram,
+    pub(crate) duration: Histogram,
     /// Failed calls.
-    pub errors: Counter,
+    pub(crate) errors: Counter,
 }
 
 /// Heartbeats by outcome.
-pub struct HeartbeatMetrics {
+pub(crate) struct HeartbeatMetrics {
     /// A new lease began.
-    pub created: Counter,
+    pub(crate) created: Counter,
     /// The lease was renewed.
-    pub renewed: Counter,
+    pub(crate) renewed: Counter,
     /// The instance is not registered.
-    pub unknown: Counter,
+    pub(crate) unknown: Counter,
     /// The heartbeat was not answered.
-    pub rejected: Counter,
+    pub(crate) rejected: Counter,
 }
 
 /// Whether each backend answered the last call: 1 or 0.
-pub struct BackendMetrics {
+pub(crate) struct BackendMetrics {
     /// The registry store.
-    pub store: Gauge,
+    pub(crate) store: Gauge,
     /// The lease store.
-    pub leases: Gauge,
+    pub(crate) leases: Gauge,
     /// The event log.
-    pub event_log: BothWays,
+    pub(crate) event_log: BothWays,
     /// Whether the lease store may evict leases.
-    pub leases_evicted: Gauge,
+    pub(crate) leases_evicted: Gauge,
 }
 
 /// A backend that is up while it answers reads and accepts writes.
-pub struct BothWays {
+pub(crate) struct BothWays {
     up: Gauge,
     reads: AtomicBool,
     writes: AtomicBool,
@@ -146,13 +146,13 @@ impl BothWays {
     }
 
     /// Records whether a read was answered.
-    pub fn reads(&self, answered: bool) {
+    pub(crate) fn reads(&self, answered: bool) {
         self.reads.store(answered, Ordering::Relaxed);
         self.update();
     }
 
     /// Records whether a write was accepted.
-    pub fn writes(&self, accepted: bool) {
+    pub(crate) fn writes(&self, accepted: bool) {
         self.writes.store(accepted, Ordering::Relaxed);
         self.update();
     }
@@ -162,7 +162,7 @@ impl BothWays {
     }
 
     /// Returns whether the last read was answered and the last write accepted.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.reads.load(Ordering::Relaxed) && self.writes.load(Ordering::Relaxed)
     }
 }
@@ -181,27 +181,27 @@ pub struct Metrics {
     transitions: Family<Label, Counter>,
     events: Family<Label, Counter>,
     /// Heartbeats by outcome.
-    pub heartbeats: HeartbeatMetrics,
+    pub(crate) heartbeats: HeartbeatMetrics,
     /// Leases renewed in one round trip.
-    pub lease_batch: Histogram,
+    pub(crate) lease_batch: Histogram,
     /// Writes in one transaction.
-    pub commit_size: Histogram,
+    pub(crate) commit_size: Histogram,
     /// The duration of transactions, in seconds.
-    pub commit_duration: Histogram,
+    pub(crate) commit_duration: Histogram,
     /// Transactions that failed.
-    pub commit_errors: Counter,
+    pub(crate) commit_errors: Counter,
     /// The time from the end of a lease until its instance was marked offline, in seconds.
-    pub expiry_lateness: Histogram,
+    pub(crate) expiry_lateness: Histogram,
     /// Events that wait to be appended to the event log.
-    pub events_waiting: Gauge,
+    pub(crate) events_waiting: Gauge,
     /// The time from an event until this replica read it, in seconds.
-    pub event_lag: Histogram,
+    pub(crate) event_lag: Histogram,
     /// Event streams ended because their client read too slowly.
-    pub streams_dropped: Counter,
+    pub(crate) streams_dropped: Counter,
     /// Whether the backends answer.
-    pub backends: BackendMetrics,
+    pub(crate) backends: BackendMetrics,
     /// Whether the last reload succeeded.
-    pub reloaded: Gauge,
+    pub(crate) reloaded: Gauge,
 }
 
 impl Default for Metrics {
@@ -349,13 +349,13 @@ impl Metrics {
     }
 
     /// Shows the state of components as well.
-    pub fn show(&self, state: impl State) {
+    pub(crate) fn show(&self, state: impl State) {
         let collector = Box::new(StateCollector(state));
         self.registry.lock().register_collector(collector);
     }
 
     /// Returns the metrics of a route, by pattern and method.
-    pub fn route(&self, route: &'static str, method: &'static str) -> RouteMetrics {
+    pub(crate) fn route(&self, route: &'static str, method: &'static str) -> RouteMetrics {
         let labels = [("route", route), ("method", method)];
         RouteMetrics {
             labels,
@@ -366,7 +366,7 @@ impl Metrics {
     }
 
     /// Returns the metrics of a method that the route does not support, and of unknown paths.
-    pub fn refusals(&self, route: &'static str) -> RouteMetrics {
+    pub(crate) fn refusals(&self, route: &'static str) -> RouteMetrics {
         RouteMetrics {
             labels: [("route", route), ("method", "other")],
             requests: self.requests.clone(),
@@ -376,7 +376,7 @@ impl Metrics {
     }
 
     /// Returns the counter of rejected requests.
-    pub fn shed(&self, work: &'static str) -> Counter {
+    pub(crate) fn shed(&self, work: &'static str) -> Counter {
         self.shed.get_or_create_owned(&[("work", work)])
     }
 
@@ -391,7 +391,7 @@ impl Metrics {
     }
 
     /// Returns the metrics of an operation of the lease store.
-    pub fn round_trip(&self, operation: &'static str) -> RoundTripMetrics {
+    pub(crate) fn round_trip(&self, operation: &'static str) -> RoundTripMetrics {
         let labels = [("operation", operation)];
         RoundTripMetrics {
             duration: self.round_trips.get_or_create_owned(&labels),
@@ -400,19 +400,19 @@ impl Metrics {
     }
 
     /// Counts a transition that this replica recorded.
-    pub fn transition(&self, online: bool) {
+    pub(crate) fn transition(&self, online: bool) {
         let to = if online { "online" } else { "offline" };
         self.transitions.get_or_create(&[("to", to)]).inc();
     }
 
     /// Counts an event that this replica read, `lag` seconds after it happened.
-    pub fn event(&self, kind: &'static str, lag: f64) {
+    pub(crate) fn event(&self, kind: &'static str, lag: f64) {
         self.events.get_or_create(&[("type", kind)]).inc();
         self.event_lag.observe(lag.max(0.0));
     }
 
     /// Returns all metrics in the text format of Prometheus.
-    pub fn encode(&self) -> String {
+    pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry.lock());

@@ -10,13 +10,13 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 
 /// Components whose state is shown as metrics.
-pub trait State: Send + Sync + 'static {
+pub(crate) trait State: Send + Sync + 'static {
     /// Writes the state.
     fn write(&self, out: &mut StateWriter<'_>) -> fmt::Result;
 }
 
 /// Writes the metrics of a [`State`].
-pub struct StateWriter<'a>(DescriptorEncoder<'a>);
+pub(crate) struct StateWriter<'a>(DescriptorEncoder<'a>);
 
 impl StateWriter<'_> {
     /// The help ends with a full stop, as that of registered metrics.
@@ -31,13 +31,18 @@ impl StateWriter<'_> {
     }
 
     /// Writes a gauge.
-    pub fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
+    pub(crate) fn gauge(
+        &mut self,
+        name: &str,
+        help: &str,
+        value: impl EncodeGaugeValue,
+    ) -> fmt::Result {
         self.describe(name, help, MetricType::Gauge)?
             .encode_gauge(&value)
     }
 
     /// Writes a gauge for each set of labels.
-    pub fn gauges<L: EncodeLabelSet>(
+    pub(crate) fn gauges<L: EncodeLabelSet>(
         &mut self,
         name: &str,
         help: &str,
@@ -51,7 +56,7 @@ impl StateWriter<'_> {
     }
 
     /// Writes a counter, whose name is extended by `_total`.
-    pub fn counter(
+    pub(crate) fn counter(
         &mut self,
         name: &str,
         help: &str,
@@ -62,7 +67,7 @@ impl StateWriter<'_> {
     }
 
     /// Writes a counter for each set of labels.
-    pub fn counters<L: EncodeLabelSet>(
+    pub(crate) fn counters<L: EncodeLabelSet>(
         &mut self,
         name: &str,
         help: &str,

@@ -22,7 +22,7 @@ pub struct Address(Arc<str>);
 
 impl Address {
     /// The longest address, in characters (all of them ASCII).
-    pub const MAX_LEN: usize = 100;
+    pub(crate) const MAX_LEN: usize = 100;
 
     /// Returns the address as text.
     pub fn as_str(&self) -> &str {

@@ -135,7 +135,7 @@ impl EventKind {
     }
 
     /// Returns the name of a transition.
-    pub fn transition_name(online: bool) -> &'static str {
+    pub(crate) fn transition_name(online: bool) -> &'static str {
         if online {
             "instance.online"
         } else {
@@ -157,7 +157,7 @@ impl EventKind {
     }
 
     /// Returns the scope that the event is about, if any.
-    pub fn scope(&self) -> Option<&Scope> {
+    pub(crate) fn scope(&self) -> Option<&Scope> {
         match self {
             Self::ScopeDeclared(record) | Self::ScopeRemoved(record) => Some(&record.scope),
             _ => self.instance().map(|instance| &instance.key.scope),
@@ -174,7 +174,7 @@ impl EventKind {
     }
 
     /// For a transition, returns the opposite one of the same instance.
-    pub fn opposite(&self) -> Option<Self> {
+    pub(crate) fn opposite(&self) -> Option<Self> {
         match self {
             Self::InstanceWentOnline(instance) => Some(Self::InstanceWentOffline(instance.clone())),
             Self::InstanceWentOffline(instance) => Some(Self::InstanceWentOnline(instance.clone())),

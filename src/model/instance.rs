@@ -53,7 +53,7 @@ pub enum Status {
 
 impl Status {
     /// Returns the name in the database and in JSON.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Enabled => "enabled",
             Self::Disabled => "disabled",
@@ -86,7 +86,7 @@ pub struct Weight(u16);
 
 impl Weight {
     /// The greatest weight.
-    pub const MAX: u16 = u16::MAX;
+    pub(crate) const MAX: u16 = u16::MAX;
 
     /// Returns the weight as a number.
     pub fn get(self) -> u16 {
@@ -126,9 +126,9 @@ pub struct Ttl(u16);
 
 impl Ttl {
     /// The shortest TTL, in seconds.
-    pub const MIN_SECS: u16 = 5;
+    pub(crate) const MIN_SECS: u16 = 5;
     /// The longest TTL, in seconds.
-    pub const MAX_SECS: u16 = 3600;
+    pub(crate) const MAX_SECS: u16 = 3600;
 
     /// Returns the seconds.
     pub fn as_secs(self) -> u16 {
@@ -172,12 +172,12 @@ pub struct Metadata(Box<str>);
 
 impl Metadata {
     /// The most entries.
-    pub const MAX_ENTRIES: usize = 64;
+    pub(crate) const MAX_ENTRIES: usize = 64;
     /// The largest size as compact JSON, in bytes.
-    pub const MAX_BYTES: usize = 8 * 1024;
+    pub(crate) const MAX_BYTES: usize = 8 * 1024;
 
     /// Iterates over the entries, sorted by the bytes of the names.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut texts = self.0.split('\0');
         // No name is empty, so an empty name ends the entries.
         iter::from_fn(move || Some((texts.next()?, texts.next()?)))
@@ -322,7 +322,7 @@ impl Instance {
     }
 
     /// Returns whether it accepts traffic: enabled, and recorded as online.
-    pub fn available(&self) -> bool {
+    pub(crate) fn available(&self) -> bool {
         self.presence.online && self.status == Status::Enabled
     }
 }

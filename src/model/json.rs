@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 
 /// Parses a JSON text. The error names the field that is wrong, or the position of a syntax
 /// error, in words for the author of the file.
-pub fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+pub(crate) fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let mut json = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();

@@ -17,7 +17,7 @@ pub type Note = Label<200>;
 
 impl<const MAX: usize> Label<MAX> {
     /// The most characters.
-    pub const MAX_CHARS: usize = MAX;
+    pub(crate) const MAX_CHARS: usize = MAX;
 
     /// Returns the text.
     pub fn as_str(&self) -> &str {

@@ -21,16 +21,17 @@ use serde::Deserializer;
 use serde::de::{Error, Visitor};
 
 pub use address::Address;
-pub use event::{Event, EventId, EventIdError, EventKind};
+pub use event::{Event, EventId, EventKind};
 pub use instance::{
     Hold, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Presence, Registration,
     Status, StatusChange, Ttl, Weight,
 };
-pub use json::parse_json;
+pub(crate) use json::parse_json;
 pub use label::{DisplayName, Label, Note};
 pub use replica::ReplicaId;
 pub use scope::{Scope, ScopeId, ScopeKey, ScopeKind, ScopeRecord};
-pub use time::{Epoch, rfc3339_millis};
+pub use time::Epoch;
+pub(crate) use time::rfc3339_millis;
 
 /// The text or number is not a valid value. The message states the rule and the input; the
 /// caller prepends the name of the field.

@@ -18,10 +18,10 @@ pub struct ScopeKey(Arc<str>);
 
 impl ScopeKey {
     /// The longest key, in characters (all ASCII).
-    pub const MAX_LEN: usize = 100;
+    pub(crate) const MAX_LEN: usize = 100;
 
     /// Returns the key as text.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -87,7 +87,7 @@ pub enum ScopeKind {
 
 impl ScopeKind {
     /// Returns `group` or `service`, as in the database and in JSON.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Group => "group",
             Self::Service => "service",
@@ -95,7 +95,7 @@ impl ScopeKind {
     }
 
     /// Returns `groups` or `services`, as in paths and lists.
-    pub fn plural(self) -> &'static str {
+    pub(crate) fn plural(self) -> &'static str {
         match self {
             Self::Group => "groups",
             Self::Service => "services",

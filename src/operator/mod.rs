@@ -20,7 +20,7 @@ use crate::settings::{Instances, OperatorCommand};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
-pub enum CommandError {
+pub(crate) enum CommandError {
     /// The registry failed or refused.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -51,7 +51,7 @@ impl CommandError {
     /// Returns the exit code: 3 if there is no such scope or instance, 4 if the token is missing or
     /// does not permit it, 5 if no replica answers or it cannot serve the request now, otherwise 1.
     /// (2 is wrong usage.)
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Client(ClientError::Unreachable { .. }) => 5,
             Self::Client(ClientError::Refused { status, .. }) => match *status {
@@ -66,13 +66,13 @@ impl CommandError {
     }
 
     /// Returns whether the reader of the output, such as `head`, has closed it.
-    pub fn is_broken_pipe(&self) -> bool {
+    pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 }
 
 /// Runs the command.
-pub async fn run(mut command: OperatorCommand) -> Result<(), CommandError> {
+pub(crate) async fn run(mut command: OperatorCommand) -> Result<(), CommandError> {
     let client = Client::new(command.client())?;
     match command {
         OperatorCommand::Services(output) => scopes(&client, ScopeKind::Service, output.json).await,

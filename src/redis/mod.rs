@@ -27,8 +27,9 @@ use self::error::Fault;
 pub(crate) use self::link::{CALL_TIMEOUT, Call, RedisConnection, within};
 use self::node::Node;
 use self::settings::Settings;
+pub(crate) use self::url::FORMS;
+pub use self::url::RedisUrl;
 use self::url::{Address, Arrangement};
-pub use self::url::{FORMS, RedisUrl};
 use crate::backend::{BackendError, OpenError};
 use crate::metrics::Gauge;
 
@@ -76,7 +77,7 @@ impl RedisBackend {
     }
 
     /// Sets `gauge` to 1 while a server may evict leases.
-    pub fn report_evictions(&self, gauge: Gauge) {
+    pub(crate) fn report_evictions(&self, gauge: Gauge) {
         // The daemon calls this once.
         let _ = self.evicts.set(gauge);
     }

@@ -31,7 +31,7 @@ const SENTINEL_PASSWORD: &str = "sentinel_password";
 const SENTINEL_PASSWORD_FILE: &str = "sentinel_password_file";
 
 /// The forms of the URL, for error messages.
-pub const FORMS: &str = "redis://HOST, redis+sentinel://HOST,HOST/MASTER, \
+pub(crate) const FORMS: &str = "redis://HOST, redis+sentinel://HOST,HOST/MASTER, \
                          redis+cluster://HOST,HOST or redis+unix:///PATH (rediss for TLS)";
 
 /// The address of a server.
@@ -122,7 +122,7 @@ fn scheme(name: &str) -> Option<(Kind, bool)> {
 
 impl RedisUrl {
     /// Returns whether `name` is the scheme of a Redis URL.
-    pub fn has_scheme(name: &str) -> bool {
+    pub(crate) fn has_scheme(name: &str) -> bool {
         scheme(name).is_some()
     }
 

@@ -21,11 +21,11 @@ const MAX_LAG: usize = 1024;
 
 /// An event for subscribers.
 #[derive(Debug)]
-pub struct PublishedEvent {
+pub(crate) struct PublishedEvent {
     /// Its position in the event log.
-    pub id: EventId,
+    pub(crate) id: EventId,
     /// The event.
-    pub event: Event,
+    pub(crate) event: Event,
     /// The encoded event.
     frame: OnceLock<Bytes>,
 }
@@ -40,14 +40,14 @@ impl PublishedEvent {
     }
 
     /// Returns the event as it is sent. `encode` is called once, for the first subscriber.
-    pub fn frame(&self, encode: impl FnOnce(&Self) -> Bytes) -> Bytes {
+    pub(crate) fn frame(&self, encode: impl FnOnce(&Self) -> Bytes) -> Bytes {
         self.frame.get_or_init(|| encode(self)).clone()
     }
 }
 
 /// A message to a subscriber.
 #[derive(Debug, Clone)]
-pub enum FeedItem {
+pub(crate) enum FeedItem {
     /// The subscriber has seen everything up to this ID and may resume from it.
     From(EventId),
     /// The next event.
@@ -65,7 +65,7 @@ enum Live {
 }
 
 /// Passes events on to all subscribers of this replica.
-pub struct EventBroadcast {
+pub(crate) struct EventBroadcast {
     log: Arc<dyn EventLog>,
     live: broadcast::Sender<Live>,
     head: Mutex<EventId>,
@@ -74,7 +74,7 @@ pub struct EventBroadcast {
 impl EventBroadcast {
     /// Creates a broadcast without subscribers. Events that a subscriber missed are read from
     /// `log`.
-    pub fn new(log: Arc<dyn EventLog>) -> Self {
+    pub(crate) fn new(log: Arc<dyn EventLog>) -> Self {
         Self {
             log,
             live: broadcast::channel(MAX_LAG).0,
@@ -83,7 +83,7 @@ impl EventBroadcast {
     }
 
     /// Sends an event to all subscribers.
-    pub fn publish(&self, entry: LogEntry) {
+    pub(crate) fn publish(&self, entry: LogEntry) {
         let mut head = self.head.lock();
         *head = entry.id;
         // This fails if there are no subscribers.
@@ -91,19 +91,19 @@ impl EventBroadcast {
     }
 
     /// Tells all subscribers that events up to `head` are missing.
-    pub fn lose(&self, head: EventId) {
+    pub(crate) fn lose(&self, head: EventId) {
         let mut current = self.head.lock();
         *current = head;
         let _ = self.live.send(Live::Lost(head));
     }
 
     /// Returns the number of subscribers.
-    pub fn subscribers(&self) -> usize {
+    pub(crate) fn subscribers(&self) -> usize {
         self.live.receiver_count()
     }
 
     /// Returns the events from now on, or those after `last` if the log still contains them.
-    pub fn subscribe(&self, last: Option<EventId>) -> impl Stream<Item = FeedItem> + use<> {
+    pub(crate) fn subscribe(&self, last: Option<EventId>) -> impl Stream<Item = FeedItem> + use<> {
         let (head, live) = self.listen();
         let phase = match last {
             None => Phase::Begin,

@@ -29,25 +29,25 @@ const WAIT: Duration = Duration::from_secs(1);
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// Follows the event log.
-pub struct Follower {
+pub(crate) struct Follower {
     /// The read model that it updates.
-    pub directory: Arc<Directory>,
+    pub(crate) directory: Arc<Directory>,
     /// The registry store.
-    pub reader: Arc<dyn RegistryReader>,
+    pub(crate) reader: Arc<dyn RegistryReader>,
     /// The event log.
-    pub log: Arc<dyn EventLog>,
+    pub(crate) log: Arc<dyn EventLog>,
     /// Where the events are published to the subscribers of this replica.
-    pub feed: Arc<EventBroadcast>,
+    pub(crate) feed: Arc<EventBroadcast>,
     /// Is informed of offline transitions and of protection mode.
-    pub protection: Arc<Protection>,
+    pub(crate) protection: Arc<Protection>,
     /// Marks the suspects offline when another replica ends protection mode.
-    pub expiry: Arc<ExpiryHandler>,
+    pub(crate) expiry: Arc<ExpiryHandler>,
     /// Appends the transitions that were missed.
-    pub registry: Mailbox<RegistryActor>,
+    pub(crate) registry: Mailbox<RegistryActor>,
     /// The time of these transitions.
-    pub clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     /// Counts events, and whether the registry store and the event log can be read.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// Why the Directory could not be loaded. A retry may succeed.
@@ -63,7 +63,7 @@ pub enum LoadError {
 
 impl Follower {
     /// Loads the Directory, and returns the event after which to follow.
-    pub async fn load(&self) -> Result<EventId, LoadError> {
+    pub(crate) async fn load(&self) -> Result<EventId, LoadError> {
         // The head is read first: an event that is appended during the load may be in the loaded
         // rows, but is not missed.
         let head = self.log.head().await?;
@@ -77,7 +77,7 @@ impl Follower {
     }
 
     /// Follows the event log for ever.
-    pub async fn follow(&self, head: EventId) -> Infallible {
+    pub(crate) async fn follow(&self, head: EventId) -> Infallible {
         let mut comparison = Comparison::new(Instant::now());
         let mut last = head;
         let backends = &self.metrics.backends;

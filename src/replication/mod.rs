@@ -4,5 +4,6 @@ mod comparison;
 mod feed;
 mod follower;
 
-pub use self::feed::{EventBroadcast, FeedItem, PublishedEvent};
-pub use self::follower::{Follower, LoadError};
+pub(crate) use self::feed::{EventBroadcast, FeedItem, PublishedEvent};
+pub(crate) use self::follower::Follower;
+pub use self::follower::LoadError;

@@ -18,7 +18,7 @@ use crate::model::{
 
 /// The settings of an agent.
 #[derive(Debug, Clone, Args)]
-pub struct AgentSettings {
+pub(crate) struct AgentSettings {
     #[command(flatten)]
     pub(crate) client: ClientSettings,
 

@@ -18,7 +18,7 @@ const TOKEN_FILE: &str = "--token-file <PATH>";
 /// The registry and the token.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Registry")]
-pub struct ClientSettings {
+pub(crate) struct ClientSettings {
     /// The URL of a replica of the registry; may be repeated, or separated by commas
     #[arg(
         long,

@@ -1,6 +1,6 @@
 //! The settings: flags and `ROLLCALL_*` variables, as clap parses them.
 //!
-//! Called by `main`. Every setting has a default. An invalid one is named and stops the start
+//! Every setting has a default. An invalid one is named and stops the start
 //! with exit code 2, and no message shows a password.
 
 mod agent;
@@ -20,12 +20,13 @@ use std::str::FromStr;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Arg, Args, CommandFactory, Error, FromArgMatches, Parser, Subcommand};
-pub use clap_complete::Shell;
+pub(crate) use clap_complete::Shell;
 
-pub use self::agent::AgentSettings;
-pub use self::client::ClientSettings;
-pub use self::operator::{Instances, OperatorCommand, OutputSettings};
-pub use self::serve::{CoreSettings, ServeSettings, StoreSettings};
+pub(crate) use self::agent::AgentSettings;
+pub(crate) use self::client::ClientSettings;
+pub(crate) use self::operator::{Instances, OperatorCommand};
+pub(crate) use self::serve::StoreSettings;
+pub use self::serve::{CoreSettings, ServeSettings};
 use crate::auth::{Role, ScopePattern, Token, parse_name};
 
 /// A registry daemon: gateways and services register and send heartbeats, and clients ask which
@@ -51,7 +52,7 @@ struct Cli {
 
 /// What the process does.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run the daemon; this is the default
     Serve(Box<ServeSettings>),
     /// Migrate the schema of the registry store, and exit
@@ -75,23 +76,23 @@ pub enum Command {
 
 /// The identity of a new token.
 #[derive(Debug, Clone, Args)]
-pub struct TokenSettings {
+pub(crate) struct TokenSettings {
     /// The role of the token: read, agent or admin
     #[arg(long)]
-    pub role: Role,
+    pub(crate) role: Role,
 
     /// The name of the token in the log and in held_by: letters, digits, '.', '_' and '-'
     #[arg(long, value_parser = parse_name)]
-    pub name: String,
+    pub(crate) name: String,
 
     /// The scopes to which the token is limited: services/KEY or groups/KEY, where KEY may end in *
     #[arg(long)]
-    pub scope: Option<ScopePattern>,
+    pub(crate) scope: Option<ScopePattern>,
 }
 
 /// The daemon that a health check asks.
 #[derive(Debug, Clone, Args)]
-pub struct HealthcheckSettings {
+pub(crate) struct HealthcheckSettings {
     /// The address and port of the daemon
     #[arg(
         long,
@@ -99,22 +100,16 @@ pub struct HealthcheckSettings {
         env = "ROLLCALL_LISTEN",
         default_value = "127.0.0.1:18080"
     )]
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
 
     /// The certificate of the daemon, if it serves HTTPS
     #[arg(long, value_name = "PATH", env = "ROLLCALL_TLS_CERT")]
-    pub tls_cert: Option<PathBuf>,
-}
-
-/// Parses the arguments and variables of the process. The caller prints the error and exits
-/// with [`Error::exit`]: with 2, or with 0 for `--help` and `--version`.
-pub fn from_process() -> Result<Command, Error> {
-    parse(std::env::args_os(), &Vec::from_iter(std::env::vars_os()))
+    pub(crate) tls_cert: Option<PathBuf>,
 }
 
 /// Parses arguments, the first of which is the name of the program, and the variables that have
 /// no flag.
-pub fn parse(
+pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variables: &[(OsString, OsString)],
 ) -> Result<Command, Error> {
@@ -135,6 +130,17 @@ pub fn parse(
     }
 }
 
+impl ServeSettings {
+    /// Parses the arguments of a daemon, without the name of the program.
+    pub fn from_arguments<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<Self, Error> {
+        let arguments = ["rollcalld", "serve"].into_iter().chain(arguments);
+        match parse(arguments.map(OsString::from), &[])? {
+            Command::Serve(settings) => Ok(*settings),
+            _ => Err(Error::raw(ErrorKind::InvalidSubcommand, "not a daemon")),
+        }
+    }
+}
+
 impl Command {
     /// Reads what is not in the arguments, and checks what concerns several settings.
     fn validated(mut self, variables: &[(OsString, OsString)]) -> Result<Self, Error> {
@@ -150,7 +156,7 @@ impl Command {
 }
 
 /// Writes the completions of a shell.
-pub fn write_completions(shell: Shell, out: &mut dyn io::Write) {
+pub(crate) fn write_completions(shell: Shell, out: &mut dyn io::Write) {
     clap_complete::generate(shell, &mut Cli::command(), "rollcalld", out);
 }
 

@@ -9,7 +9,7 @@ use crate::model::{Address, InstanceKey, Note, Scope, ScopeKey, ScopeKind};
 
 /// A command for operators.
 #[derive(Debug, Clone, Subcommand)]
-pub enum OperatorCommand {
+pub(crate) enum OperatorCommand {
     /// List the services
     Services(OutputSettings),
     /// List the groups of gateways
@@ -85,7 +85,7 @@ impl OperatorCommand {
 
 /// The output of a command.
 #[derive(Debug, Clone, Args)]
-pub struct OutputSettings {
+pub(crate) struct OutputSettings {
     #[command(flatten)]
     pub(crate) client: ClientSettings,
 
@@ -96,7 +96,7 @@ pub struct OutputSettings {
 
 /// Instances of one scope.
 #[derive(Debug, Clone, Args)]
-pub struct Instances {
+pub(crate) struct Instances {
     /// The scope: services/KEY, groups/KEY, or KEY for a service
     #[arg(value_parser = scope)]
     scope: Scope,

@@ -37,7 +37,7 @@ const ANNOUNCE_MESSAGE: &str = "来自网关中心的刷新本地缓存请求";
 
 /// The registry store.
 #[derive(Debug, Clone, Args)]
-pub struct StoreSettings {
+pub(crate) struct StoreSettings {
     /// The registry store: sqlite:PATH, or postgres://USER@HOST/DATABASE with
     /// sslmode=disable|prefer|require|verify-full and sslrootcert=PATH
     #[arg(
@@ -48,7 +48,7 @@ pub struct StoreSettings {
         default_value = "sqlite:rollcall.db",
         value_parser = Hidden::<StoreUrl>::default()
     )]
-    pub store: StoreUrl,
+    pub(crate) store: StoreUrl,
 }
 
 /// The settings of a daemon.

@@ -97,11 +97,11 @@ pub trait RegistryReader: Send + Sync {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PoolFigures {
     /// Open connections.
-    pub open: usize,
+    pub(crate) open: usize,
     /// Open connections that are unused.
-    pub idle: usize,
+    pub(crate) idle: usize,
     /// Reads that wait for a connection.
-    pub waiting: usize,
+    pub(crate) waiting: usize,
 }
 
 /// The only handle that changes the database.
@@ -191,7 +191,7 @@ pub struct Attestation {
     /// The replica.
     pub replica: ReplicaId,
     /// The servers of its lease store as one text; `None` while the replica cannot renew leases.
-    pub lease_store: Option<String>,
+    pub(crate) lease_store: Option<String>,
 }
 
 /// The result of declaring a scope.

@@ -2,7 +2,6 @@
 //! TTL, once, and no living instance ever is.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use redis::AsyncCommands;
 use rollcalld::clock::{Clock, SystemClock};
-use rollcalld::settings::{self, Command, ServeSettings};
+use rollcalld::settings::ServeSettings;
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -318,18 +317,9 @@ impl Clock for Skewed {
 
 fn settings(backends: &Shared, more: &[&str]) -> ServeSettings {
     let backends = backends.arguments_with(&SHORT);
-    let arguments = [
-        "rollcalld",
-        "--listen",
-        "127.0.0.1:0",
-        "--shutdown-delay",
-        "0s",
-    ];
-    let arguments = arguments.iter().chain(more).map(OsString::from);
-    match settings::parse(arguments.chain(backends.iter().map(OsString::from)), &[]) {
-        Ok(Command::Serve(settings)) => *settings,
-        other => panic!("{other:?}"),
-    }
+    let arguments = ["--listen", "127.0.0.1:0", "--shutdown-delay", "0s"];
+    let arguments = arguments.iter().chain(more).copied();
+    ServeSettings::from_arguments(arguments.chain(backends.iter().map(String::as_str))).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

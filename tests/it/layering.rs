@@ -119,6 +119,12 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "metrics",
         ],
     ),
+    (
+        "program",
+        &[
+            "auth", "client", "settings", "store", "agent", "daemon", "operator",
+        ],
+    ),
     ("lib", &[]),
     ("main", &[]),
 ];

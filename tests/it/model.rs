@@ -144,7 +144,7 @@ impl Replica {
             },
         );
         let heartbeat = core.start_heartbeat_actor(core.leases.clone());
-        let head = core.follower.load().await.unwrap();
+        let head = core.load().await.unwrap();
         core.follow(head);
         Self {
             core,

@@ -36,7 +36,7 @@ pub enum HeartbeatOutcome {
 }
 
 /// Receives the outcomes of heartbeats, in their order.
-pub type HeartbeatReply = oneshot::Sender<Result<Vec<HeartbeatOutcome>, BackendError>>;
+pub(crate) type HeartbeatReply = oneshot::Sender<Result<Vec<HeartbeatOutcome>, BackendError>>;
 
 /// Heartbeats of instances, each at most once, with what the Directory knows of each: `None` for
 /// one that is not registered, see [`Directory::resolve`]. Creates or renews a lease for each of

@@ -43,9 +43,9 @@ impl Write for DeclareScope {
 /// Removes a group or service that has no instances. Idempotent.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<ScopeDeletion, StoreError>")]
-pub struct DeleteScope {
+pub(crate) struct DeleteScope {
     /// The scope to remove.
-    pub scope: Scope,
+    pub(crate) scope: Scope,
 }
 
 #[async_trait]
@@ -97,9 +97,9 @@ impl Write for ChangeInstance {
 /// Idempotent.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Option<Instance>, StoreError>")]
-pub struct DisableServiceInstance {
+pub(crate) struct DisableServiceInstance {
     /// The ID of the instance.
-    pub id: InstanceId,
+    pub(crate) id: InstanceId,
 }
 
 #[async_trait]
@@ -147,14 +147,14 @@ impl Write for DeregisterInstance {
 /// and returns them: [`PurgeOffline::LIMIT`] at most. Idempotent.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<Vec<Instance>, StoreError>")]
-pub struct PurgeOffline {
+pub(crate) struct PurgeOffline {
     /// The time before which the instances went offline.
-    pub before: DateTime<Utc>,
+    pub(crate) before: DateTime<Utc>,
 }
 
 impl PurgeOffline {
     /// The most instances that one message removes.
-    pub const LIMIT: u16 = 500;
+    pub(crate) const LIMIT: u16 = 500;
 }
 
 #[async_trait]
@@ -180,7 +180,7 @@ impl Write for PurgeOffline {
 /// recorded. Idempotent.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Vec<Attestation>, StoreError>")]
-pub struct Attest(pub Attestation);
+pub(crate) struct Attest(pub Attestation);
 
 #[async_trait]
 impl Write for Attest {
@@ -203,7 +203,7 @@ impl Write for Attest {
 /// from any number of replicas.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Vec<WentOnline>, StoreError>")]
-pub struct RecordOnline(pub Vec<LeaseStart>);
+pub(crate) struct RecordOnline(pub Vec<LeaseStart>);
 
 #[async_trait]
 impl Write for RecordOnline {

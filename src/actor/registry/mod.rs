@@ -19,10 +19,10 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-pub use self::messages::{
-    Attest, ChangeInstance, DeclareScope, DeleteScope, DeregisterInstance, DisableServiceInstance,
-    PurgeOffline, RecordOffline, RecordOnline,
+pub(crate) use self::messages::{
+    Attest, DeleteScope, DisableServiceInstance, PurgeOffline, RecordOnline,
 };
+pub use self::messages::{ChangeInstance, DeclareScope, DeregisterInstance, RecordOffline};
 use self::outbox::Outbox;
 pub use self::outbox::RefreshNotice;
 pub use self::queue::Write;
@@ -191,7 +191,7 @@ impl Handler<RegisterInstance> for RegistryActor {
 /// Sent once, at the start, without a deadline. Idempotent.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<Vec<String>, MigrateError>")]
-pub struct MigrateSchema;
+pub(crate) struct MigrateSchema;
 
 impl Handler<MigrateSchema> for RegistryActor {
     type Result = ResponseFuture<Result<Vec<String>, MigrateError>>;
@@ -224,12 +224,12 @@ impl Handler<MigrateSchema> for RegistryActor {
 /// earlier commits. Retries until the log accepts them. Answered at once.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
-pub struct AppendEvents(pub Vec<Event>);
+pub(crate) struct AppendEvents(pub Vec<Event>);
 
 impl Mailbox<RegistryActor> {
     /// Appends events to the event log, after those of earlier commits. Retries until the
     /// RegistryActor has accepted them.
-    pub async fn append_events(&self, events: Vec<Event>) {
+    pub(crate) async fn append_events(&self, events: Vec<Event>) {
         while let Err(error) = self.ask(AppendEvents(events.clone())).await {
             log::debug!("cannot append events, retrying: {error}");
             sleep(RETRY_DELAY).await;

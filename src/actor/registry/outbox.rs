@@ -37,9 +37,9 @@ const ANNOUNCE_CLAIM: &str = "service-launched";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefreshNotice {
     /// The Redis channel.
-    pub channel: String,
+    pub(crate) channel: String,
     /// The text.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 /// Events on their way to the event log, in the order of the commits.
