@@ -5,6 +5,7 @@
 //! versions of an instance the later one stays, in whichever order they arrive. The Directory
 //! changes nothing elsewhere.
 
+mod change;
 mod deadlines;
 mod instance_list;
 mod lookup;
@@ -19,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use self::change::Change;
 pub(crate) use self::deadlines::{Deadlines, Slot};
 pub(crate) use self::lookup::KeyParts;
 use self::lookup::LookupPermits;
@@ -286,9 +288,9 @@ impl Directory {
     }
 
     /// Changes the maps, and then wakes waiting requests.
-    fn change(&self, make: impl FnOnce(&mut state::Change<'_>)) -> Applied {
+    fn change(&self, make: impl FnOnce(&mut Change<'_>)) -> Applied {
         let mut state = self.state.lock();
-        let mut change = state::Change::begin(&self.maps, &mut state, &self.deadlines);
+        let mut change = Change::begin(&self.maps, &mut state, &self.deadlines);
         make(&mut change);
         let (applied, replaced) = change.end();
         drop(state);

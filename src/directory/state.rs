@@ -1,18 +1,13 @@
 //! Changes of the Directory: one writer at a time, by IDs and revisions.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use tokio::sync::Notify;
 
-use super::deadlines::Deadlines;
-use super::instance_list::{Edit, InstanceList};
 use super::snapshot::{AtomicTotals, InstanceEntry, ScopeSnapshot};
-use crate::model::{
-    EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord,
-};
+use crate::model::{Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind};
 use crate::store::Digest;
 
 /// The number of removed IDs that are remembered, so that a late event does not restore a
@@ -46,10 +41,10 @@ impl Maps {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) digest: Digest,
-    removed_instances: Tombstones<InstanceId>,
-    removed_scopes: Tombstones<ScopeId>,
+    pub(super) removed_instances: Tombstones<InstanceId>,
+    pub(super) removed_scopes: Tombstones<ScopeId>,
     /// The changes since the load of the store began, whose pages may be older.
-    reading: Option<ChangedDuringLoad>,
+    pub(super) reading: Option<ChangedDuringLoad>,
 }
 
 /// The rows that events changed during a load.
@@ -70,9 +65,9 @@ impl State {
 }
 
 /// The last removed IDs.
-struct Tombstones<T> {
-    ids: HashSet<T>,
-    order: VecDeque<T>,
+pub(super) struct Tombstones<T> {
+    pub(super) ids: HashSet<T>,
+    pub(super) order: VecDeque<T>,
 }
 
 impl<T> Default for Tombstones<T> {
@@ -85,13 +80,13 @@ impl<T> Default for Tombstones<T> {
 }
 
 impl<T: Copy + Eq + Hash> Tombstones<T> {
-    fn forget(&mut self, id: T) {
+    pub(super) fn forget(&mut self, id: T) {
         if self.ids.remove(&id) {
             self.order.retain(|known| *known != id);
         }
     }
 
-    fn insert(&mut self, id: T) {
+    pub(super) fn insert(&mut self, id: T) {
         if self.ids.insert(id) {
             self.order.push_back(id);
             if self.order.len() > REMOVED
@@ -122,349 +117,4 @@ pub(crate) struct Drift {
     /// Whether the store has an earlier state of a row: it was restored from a backup, or failed
     /// over to a standby that lacked the last commits.
     pub(crate) restored: bool,
-}
-
-/// A change of the Directory in progress.
-pub(super) struct Change<'a> {
-    maps: &'a Maps,
-    state: &'a mut State,
-    deadlines: &'a Deadlines<Arc<InstanceEntry>>,
-    edits: HashMap<Scope, Edits>,
-    applied: Applied,
-}
-
-/// The change of one scope.
-#[derive(Default)]
-struct Edits {
-    /// `Some(None)` if the scope was removed.
-    record: Option<Option<ScopeRecord>>,
-    /// In the order in which they were made: the last edit of an instance wins.
-    instances: Vec<Edit>,
-}
-
-impl<'a> Change<'a> {
-    pub(super) fn begin(
-        maps: &'a Maps,
-        state: &'a mut State,
-        deadlines: &'a Deadlines<Arc<InstanceEntry>>,
-    ) -> Self {
-        Self {
-            maps,
-            state,
-            deadlines,
-            edits: HashMap::new(),
-            applied: Applied::default(),
-        }
-    }
-
-    pub(super) fn apply(&mut self, event: &EventKind) {
-        match event {
-            EventKind::InstanceDeregistered(instance) => self.remove(&instance.key, instance.id),
-            EventKind::ScopeDeclared(record) => self.declare(record.clone()),
-            EventKind::ScopeRemoved(record) => self.undeclare(&record.scope, record.id),
-            event => {
-                if let Some(instance) = event.instance() {
-                    if let Some(reading) = &mut self.state.reading {
-                        reading.instances.insert(instance.id);
-                    }
-                    self.put(instance.clone());
-                }
-            }
-        }
-    }
-
-    fn put(&mut self, mut instance: Instance) {
-        if self.state.removed_instances.ids.contains(&instance.id) {
-            return;
-        }
-        let before = self.maps.instances.pin().get(&instance.key).cloned();
-        if let Some(before) = &before {
-            let known = &before.instance;
-            if (known.id, known.revision) >= (instance.id, instance.revision) {
-                return;
-            }
-            if known.id != instance.id {
-                let id = known.id;
-                self.remove(&instance.key, id);
-            }
-        }
-        let before = before.filter(|before| before.instance.id == instance.id);
-        // Share texts that are in memory already.
-        match &before {
-            Some(before) => instance.key = before.instance.key.clone(),
-            None => instance.key.scope = self.known_scope(instance.key.scope),
-        }
-        let slot = match &before {
-            Some(before) => before.slot,
-            None => self.deadlines.take(),
-        };
-        // Keep the suspect flag for the same lease; clear it for a newer one.
-        let suspect = before
-            .as_ref()
-            .is_some_and(|before| before.suspect && before.instance.presence == instance.presence);
-        self.set(
-            before,
-            InstanceEntry {
-                instance,
-                suspect,
-                slot,
-            },
-        );
-    }
-
-    /// Replaces `before` by `listed`, which has the same ID.
-    fn set(&mut self, before: Option<Arc<InstanceEntry>>, listed: InstanceEntry) {
-        let instance = &listed.instance;
-        let (key, available) = (instance.key.clone(), instance.available());
-        let was_available = before
-            .as_ref()
-            .is_some_and(|before| before.instance.available());
-        let term_before = before
-            .as_ref()
-            .map_or(0, |before| Digest::term(&before.instance));
-        let digest = &mut self.state.digest;
-        digest.instances += i64::from(before.is_none());
-        digest.instance_sum += Digest::term(instance) - term_before;
-        self.applied.availability |=
-            key.scope.kind == ScopeKind::Service && available != was_available;
-        let listed = Arc::new(listed);
-        if let Some(slot) = listed.slot {
-            self.deadlines.own(slot, Arc::clone(&listed));
-        }
-        self.maps
-            .instances
-            .pin()
-            .insert(key.clone(), Arc::clone(&listed));
-        let edits = self.edits.entry(key.scope).or_default();
-        edits.instances.push((key.address, Some(listed)));
-    }
-
-    /// Returns the scope that is in memory already, if there is one, to share its text.
-    fn known_scope(&self, scope: Scope) -> Scope {
-        if let Some((known, _)) = self.edits.get_key_value(&scope) {
-            return known.clone();
-        }
-        let scopes = self.maps.scopes.pin();
-        let known = scopes.get_key_value(&scope).map(|(known, _)| known.clone());
-        known.unwrap_or(scope)
-    }
-
-    fn remove(&mut self, key: &InstanceKey, id: InstanceId) {
-        self.state.removed_instances.insert(id);
-        if let Some(reading) = &mut self.state.reading {
-            reading.instances.insert(id);
-        }
-        self.unlist(key, id);
-    }
-
-    /// Removes an instance whose ID the store may give to another one.
-    fn unlist(&mut self, key: &InstanceKey, id: InstanceId) {
-        let instances = self.maps.instances.pin();
-        let Some(before) = instances.get(key).filter(|before| before.instance.id == id) else {
-            return;
-        };
-        let instance = &before.instance;
-        if let Some(slot) = before.slot {
-            self.deadlines.give_back(slot);
-        }
-        self.applied.availability |= key.scope.kind == ScopeKind::Service && instance.available();
-        let digest = &mut self.state.digest;
-        digest.instances -= 1;
-        digest.instance_sum -= Digest::term(instance);
-        instances.remove(key);
-        let edits = self.edits.entry(key.scope.clone()).or_default();
-        edits.instances.push((key.address.clone(), None));
-    }
-
-    pub(super) fn set_suspect(&mut self, key: &InstanceKey, suspect: bool) {
-        let before = self.maps.instances.pin().get(key).cloned();
-        let Some(before) = before else { return };
-        if before.suspect != suspect && before.instance.presence.online {
-            let listed = InstanceEntry {
-                instance: before.instance.clone(),
-                suspect,
-                slot: before.slot,
-            };
-            self.set(Some(before), listed);
-        }
-    }
-
-    /// Returns the record of a scope, including the edits of this change.
-    fn record(&self, scope: &Scope) -> Option<ScopeRecord> {
-        match self.edits.get(scope).and_then(|edits| edits.record.clone()) {
-            Some(record) => record,
-            None => self.maps.scopes.pin().get(scope)?.record.clone(),
-        }
-    }
-
-    fn declare(&mut self, record: ScopeRecord) {
-        if let Some(reading) = &mut self.state.reading {
-            reading.scopes.insert(record.id);
-        }
-        if self.state.removed_scopes.ids.contains(&record.id) {
-            return;
-        }
-        match self.record(&record.scope) {
-            Some(known) if (known.id, known.revision) >= (record.id, record.revision) => return,
-            Some(known) if known.id == record.id => self.count_scope(&known, -1),
-            Some(known) => self.undeclare(&known.scope, known.id),
-            None => {}
-        }
-        self.count_scope(&record, 1);
-        let edits = self.edits.entry(record.scope.clone()).or_default();
-        edits.record = Some(Some(record));
-    }
-
-    fn undeclare(&mut self, scope: &Scope, id: ScopeId) {
-        self.state.removed_scopes.insert(id);
-        if let Some(reading) = &mut self.state.reading {
-            reading.scopes.insert(id);
-        }
-        if let Some(known) = self.record(scope).filter(|known| known.id == id) {
-            self.unlist_scope(&known);
-        }
-    }
-
-    /// Removes a scope whose ID the store may give to another one.
-    fn unlist_scope(&mut self, known: &ScopeRecord) {
-        self.count_scope(known, -1);
-        self.edits.entry(known.scope.clone()).or_default().record = Some(None);
-    }
-
-    /// Adds a scope to the digest, or subtracts it.
-    fn count_scope(&mut self, record: &ScopeRecord, sign: i64) {
-        let digest = &mut self.state.digest;
-        digest.scopes += sign;
-        let sum = record.id.0.wrapping_add(record.revision);
-        digest.scope_sum = digest.scope_sum.wrapping_add(sum.wrapping_mul(sign));
-    }
-
-    /// Applies instances that were read from the store.
-    pub(super) fn apply_rows(
-        &mut self,
-        changed: impl IntoIterator<Item = Instance>,
-        differences: &mut Drift,
-    ) {
-        for instance in changed {
-            let known = self.maps.instances.pin().get(&instance.key).cloned();
-            if self.is_restored(known.as_deref(), &instance) {
-                differences.restored = true;
-                self.state.removed_instances.forget(instance.id);
-                if let Some(known) = &known {
-                    self.unlist(&instance.key, known.instance.id);
-                }
-            }
-            let known = known.filter(|known| known.instance.id == instance.id);
-            match known.map(|known| known.instance.presence.online) {
-                Some(online) if online != instance.presence.online => {
-                    differences.transitions.push(instance.clone());
-                }
-                _ => differences.others += 1,
-            }
-            self.put(instance);
-        }
-    }
-
-    /// Returns whether `read` shows that the store went back to an earlier state than `known`, or
-    /// continued from one: then a revision may have another content. A row that an event changed
-    /// during the load may be later than what was read.
-    fn is_restored(&self, known: Option<&InstanceEntry>, read: &Instance) -> bool {
-        let touched = |id: InstanceId| {
-            let reading = self.state.reading.as_ref();
-            reading.is_some_and(|reading| reading.instances.contains(&id))
-        };
-        let is_older = known.is_some_and(|InstanceEntry { instance, .. }| {
-            let known = (instance.id, instance.revision);
-            let is_other = known == (read.id, read.revision) && instance != read;
-            (known > (read.id, read.revision) || is_other) && !touched(instance.id)
-        });
-        let was_removed = self.state.removed_instances.ids.contains(&read.id);
-        (is_older || was_removed) && !touched(read.id)
-    }
-
-    /// Applies all scopes that were read, and removes the instances that were neither read nor
-    /// changed by events during the load.
-    pub(super) fn finish_reload(
-        &mut self,
-        scopes: Vec<ScopeRecord>,
-        touched_scopes: &HashSet<ScopeId>,
-        seen: &[InstanceId],
-        differences: &mut Drift,
-    ) {
-        let ids: HashSet<ScopeId> = scopes.iter().map(|record| record.id).collect();
-        let removed: Vec<ScopeRecord> = {
-            let known = self.maps.scopes.pin();
-            let records = known.values().filter_map(|view| view.record.clone());
-            records
-                .filter(|known| !ids.contains(&known.id) && !touched_scopes.contains(&known.id))
-                .collect()
-        };
-        differences.others += removed.len();
-        for record in removed {
-            self.unlist_scope(&record);
-        }
-        for record in scopes {
-            let mut known = self.record(&record.scope);
-            let touched = |id| touched_scopes.contains(&id);
-            let is_older = known.as_ref().is_some_and(|known| {
-                (known.id, known.revision) > (record.id, record.revision) && !touched(known.id)
-            });
-            let was_removed = self.state.removed_scopes.ids.contains(&record.id);
-            if (is_older || was_removed) && !touched(record.id) {
-                differences.restored = true;
-                self.state.removed_scopes.forget(record.id);
-                if let Some(known) = known.take() {
-                    self.unlist_scope(&known);
-                }
-            }
-            let same =
-                |known: ScopeRecord| (known.id, known.revision) == (record.id, record.revision);
-            differences.others += usize::from(!known.is_some_and(same));
-            self.declare(record);
-        }
-        let removed: Vec<(InstanceKey, InstanceId)> = {
-            let known = self.maps.instances.pin();
-            let unseen = known
-                .iter()
-                .filter(|(_, listed)| seen.binary_search(&listed.instance.id).is_err());
-            unseen
-                .map(|(key, listed)| (key.clone(), listed.instance.id))
-                .collect()
-        };
-        differences.others += removed.len();
-        for (key, id) in removed {
-            self.unlist(&key, id);
-        }
-    }
-
-    /// Replaces the snapshots of the changed scopes, and returns the waiters to wake.
-    pub(super) fn end(mut self) -> (Applied, Vec<Arc<Notify>>) {
-        let (scopes, no_instances) = (self.maps.scopes.pin(), InstanceList::default());
-        let mut replaced = Vec::with_capacity(self.edits.len());
-        for (scope, edits) in self.edits {
-            let before = scopes.get(&scope);
-            let record = match edits.record {
-                Some(record) => record,
-                None => before.and_then(|view| view.record.clone()),
-            };
-            let known = before.map_or(&no_instances, |snapshot| &snapshot.instances);
-            let instances = known.edited(edits.instances);
-            let waiting = before.map(|view| Arc::clone(&view.replaced));
-            let waiting = waiting.unwrap_or_default();
-            let declared = |view: &Arc<ScopeSnapshot>| view.record.is_some();
-            self.applied.scopes |=
-                before.is_none() || before.is_some_and(declared) != record.is_some();
-            let tally = self.maps.tally(scope.kind);
-            if record.is_none() && instances.counts().instances == 0 {
-                tally.replace(before.map(|view| &**view), None);
-                scopes.remove(&scope);
-            } else {
-                let view = ScopeSnapshot::new(record, instances, Arc::clone(&waiting));
-                tally.replace(before.map(|view| &**view), Some(&view));
-                scopes.insert(scope, Arc::new(view));
-            }
-            replaced.push(waiting);
-        }
-        (self.applied, replaced)
-    }
 }

@@ -8,7 +8,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{FromRequest, Handler, HttpRequest, Responder, ResponseError, Route, guard, web};
 
 use super::guard::{RouteGuard, RoutePolicy, ScopeSource, add_headers};
-use super::v1::{events, heartbeats, instances, leases, overview, scopes, targets};
+use super::v1::{events, heartbeats, instance_list, instances, leases, overview, scopes, targets};
 use super::{Api, Code, Problem, console, gateway_center, openapi, ops};
 use crate::admission::RequestClass;
 use crate::auth::Role;
@@ -44,7 +44,7 @@ fn table() -> Vec<Path> {
         ),
         path(
             "/v1/{kind}/{key}/instances",
-            [get(Read, instances::list).of_its_scope()],
+            [get(Read, instance_list::list).of_its_scope()],
         ),
         path("/v1/{kind}", [get(Read, scopes::list)]),
         path(

@@ -3,6 +3,7 @@
 //! Every setting has a default. An invalid one is named and stops the start
 //! with exit code 2, and no message shows a password.
 
+mod access;
 mod agent;
 mod client;
 mod operator;
@@ -170,7 +171,7 @@ fn refuse_unknown_variables(
         .chain(command.get_subcommands())
         .flat_map(clap::Command::get_arguments)
         .filter_map(|argument| argument.get_env()?.to_str())
-        .chain(serve::TOKEN_VARIABLES.map(|(name, _)| name))
+        .chain(access::TOKEN_VARIABLES.map(|(name, _)| name))
         .chain([client::TOKEN_VARIABLE])
         .collect();
     for (name, _) in variables {
@@ -417,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_token_has_32_characters_and_one_source_and_is_never_shown() {
-        for variable in serve::TOKEN_VARIABLES.map(|(name, _)| name) {
+        for variable in access::TOKEN_VARIABLES.map(|(name, _)| name) {
             let error = serve_with(&[], &[(variable, "s3cret")]).unwrap_err();
             let says = format!("{variable} is shorter than 32 characters");
             assert!(

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::ops::RangeBounds;
-use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -12,23 +11,14 @@ use clap::builder::RangedU64ValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, Error};
 
-use super::{Hidden, invalid_value, read_token};
+use super::access::AccessSettings;
+use super::{Hidden, invalid_value};
 use crate::actor::{RefreshNotice, RollCall};
 use crate::admission;
-use crate::auth::{Role, TokenSources};
 use crate::lease::LeaseUrl;
 use crate::liveness;
 use crate::model::Ttl;
 use crate::store::StoreUrl;
-use crate::tls::TlsFiles;
-
-/// Variables that contain a token. They have no flags, because other users can see a process's
-/// flags.
-pub(super) const TOKEN_VARIABLES: [(&str, Role); 3] = [
-    ("ROLLCALL_ADMIN_TOKEN", Role::Admin),
-    ("ROLLCALL_AGENT_TOKEN", Role::Agent),
-    ("ROLLCALL_READ_TOKEN", Role::Read),
-];
 
 /// The channel on which gateways of the original gateway center listen.
 const ANNOUNCE_CHANNEL: &str = "service-launched";
@@ -217,66 +207,6 @@ pub struct ServeSettings {
     limits: LimitSettings,
 }
 
-/// Authentication, authorization and TLS.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Access")]
-pub(crate) struct AccessSettings {
-    /// A file with one line per token: ROLE NAME SHA256, and SCOPE for a limited one. `rollcalld
-    /// token` generates tokens and their lines
-    #[arg(long, value_name = "PATH", env = "ROLLCALL_TOKENS_FILE")]
-    tokens_file: Option<PathBuf>,
-
-    /// A file with one token of the role admin, which may do everything
-    #[arg(long, value_name = "PATH", env = "ROLLCALL_ADMIN_TOKEN_FILE")]
-    admin_token_file: Option<PathBuf>,
-
-    /// A file with one token of the role agent, which may register, send heartbeats, deregister and
-    /// read
-    #[arg(long, value_name = "PATH", env = "ROLLCALL_AGENT_TOKEN_FILE")]
-    agent_token_file: Option<PathBuf>,
-
-    /// A file with one token of the role read
-    #[arg(long, value_name = "PATH", env = "ROLLCALL_READ_TOKEN_FILE")]
-    read_token_file: Option<PathBuf>,
-
-    /// Serve every client that can reach --listen, without tokens
-    #[arg(long, env = "ROLLCALL_ALLOW_ANONYMOUS")]
-    allow_anonymous: bool,
-
-    /// The PEM file of the certificate chain for HTTPS
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "ROLLCALL_TLS_CERT",
-        requires = "tls_key"
-    )]
-    tls_cert: Option<PathBuf>,
-
-    /// The PEM file of the private key for HTTPS
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "ROLLCALL_TLS_KEY",
-        requires = "tls_cert"
-    )]
-    tls_key: Option<PathBuf>,
-
-    /// The PEM file of the authorities of client certificates, which are then required, except for
-    /// probes
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "ROLLCALL_TLS_CLIENT_CA",
-        requires = "tls_cert"
-    )]
-    tls_client_ca: Option<PathBuf>,
-
-    /// The tokens, from the files above and from variables; without any, clients are not
-    /// authenticated.
-    #[arg(skip)]
-    pub(crate) tokens: TokenSources,
-}
-
 /// The limits of requests in flight.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
@@ -435,43 +365,6 @@ impl ServeSettings {
     /// some for the writes that they began.
     pub(crate) fn drain_http(&self) -> Duration {
         (self.shutdown_timeout - self.shutdown_delay) * 3 / 4
-    }
-}
-
-impl AccessSettings {
-    /// Reads the sources of tokens: per role at most one besides those of the list.
-    fn read_tokens(&mut self, variables: &[(OsString, OsString)]) -> Result<(), Error> {
-        self.tokens.list.clone_from(&self.tokens_file);
-        let files = [
-            &self.admin_token_file,
-            &self.agent_token_file,
-            &self.read_token_file,
-        ];
-        for ((name, role), file) in TOKEN_VARIABLES.into_iter().zip(files) {
-            let variable = variables.iter().find(|(variable, _)| variable == name);
-            match (variable, file) {
-                (Some(_), Some(_)) => {
-                    let message = format!("{name} and {name}_FILE are both set: set only one");
-                    return Err(Error::raw(ErrorKind::ArgumentConflict, message));
-                }
-                (Some((_, token)), None) => {
-                    let token = read_token(name, token.to_str().unwrap_or_default())?;
-                    self.tokens.given.push((role, token));
-                }
-                (None, Some(file)) => self.tokens.files.push((role, file.clone())),
-                (None, None) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the files for HTTPS; `None` is HTTP.
-    pub(crate) fn tls(&self) -> Option<TlsFiles> {
-        Some(TlsFiles {
-            certificate: self.tls_cert.clone()?,
-            key: self.tls_key.clone()?,
-            client_ca: self.tls_client_ca.clone(),
-        })
     }
 }
 

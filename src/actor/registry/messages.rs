@@ -4,7 +4,7 @@ use actix::Message;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::queue::Write;
+use super::write::Write;
 use crate::model::{
     DisplayName, EventKind, Instance, InstanceChange, InstanceId, InstanceKey, Scope,
 };

@@ -8,6 +8,7 @@
 mod messages;
 mod outbox;
 mod queue;
+mod write;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,8 +26,8 @@ pub(crate) use self::messages::{
 pub use self::messages::{ChangeInstance, DeclareScope, DeregisterInstance, RecordOffline};
 use self::outbox::Outbox;
 pub use self::outbox::RefreshNotice;
-pub use self::queue::Write;
 use self::queue::{Done, Queue};
+pub use self::write::Write;
 use super::{Lifeline, Mailbox, Ping, admit};
 use crate::clock::Clock;
 use crate::coordination::Coordinator;
@@ -215,7 +216,7 @@ impl Handler<MigrateSchema> for RegistryActor {
         Box::pin(async {
             migrated
                 .await
-                .unwrap_or_else(|_| Err(queue::ended().into()))
+                .unwrap_or_else(|_| Err(write::ended().into()))
         })
     }
 }

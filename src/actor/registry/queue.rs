@@ -6,15 +6,14 @@ use std::future::Future;
 use std::mem;
 use std::time::Duration;
 
-use actix::Message;
-use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use super::write::{Entry, PendingRegistration, PendingWrite, Write, ended};
 use crate::directory::Directory;
 use crate::metrics::Metrics;
-use crate::model::{Event, EventKind, Registration, ScopeRecord};
+use crate::model::{Event, EventKind, Registration};
 use crate::store::{Registered, RegistryTransaction, RegistryWriter, StoreError};
 
 /// The most writes in one transaction, so that callers do not wait for ever larger ones.
@@ -30,31 +29,9 @@ const APPLY: Duration = Duration::from_secs(3);
 /// The time limit for executing writes one by one after they failed together.
 const ALONE: Duration = Duration::from_secs(6);
 
-/// A message that is executed within a transaction.
-#[async_trait]
-pub trait Write:
-    Message<Result = Result<Self::Output, StoreError>> + Send + Sync + 'static
-{
-    /// What the caller receives.
-    type Output: Send + 'static;
-
-    /// Changes the store. Called again in a transaction of its own if another write made the shared
-    /// transaction fail.
-    async fn apply(
-        &self,
-        transaction: &mut dyn RegistryTransaction,
-    ) -> Result<Self::Output, StoreError>;
-
-    /// Returns the events of the committed write.
-    fn events(&self, output: &Self::Output) -> Vec<EventKind>;
-}
-
 /// The waiting writes, in the order of their arrival.
 #[derive(Default)]
 pub(super) struct Queue(VecDeque<Entry>);
-
-/// The sender of an answer.
-type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 impl Queue {
     pub(super) fn is_empty(&self) -> bool {
@@ -112,11 +89,6 @@ async fn answered<T>(answer: oneshot::Receiver<Result<T, StoreError>>) -> Result
 /// Returns the error for a caller whose write does not fit the queue.
 fn full() -> StoreError {
     StoreError::Unavailable("the write queue is full".into())
-}
-
-/// Returns the error for a caller whose actor ended before it answered.
-pub(super) fn ended() -> StoreError {
-    StoreError::OutcomeUnknown("the registry actor has ended".into())
 }
 
 /// The writes of one transaction.
@@ -310,98 +282,4 @@ async fn apply(
         pending.services = mem::take(&mut services);
     }
     Ok(())
-}
-
-/// A write that waits for its commit, with its caller.
-enum Entry {
-    /// Shares a statement with its neighbours.
-    Registration(Box<PendingRegistration>),
-    /// Any other write.
-    Write(Box<dyn Pending>),
-}
-
-impl Entry {
-    /// Returns the events of the committed write.
-    fn events(&self) -> Vec<EventKind> {
-        match self {
-            Self::Registration(pending) => pending.events(),
-            Self::Write(pending) => pending.events(),
-        }
-    }
-
-    /// Answers the caller with its output, or with the error. The caller may have given up; the
-    /// write is durable all the same.
-    fn answer(self, outcome: Result<(), StoreError>) {
-        match self {
-            Self::Registration(pending) => {
-                let PendingRegistration {
-                    registered, reply, ..
-                } = *pending;
-                let _ = reply.send(outcome.map(|()| registered));
-            }
-            Self::Write(pending) => pending.answer(outcome),
-        }
-    }
-}
-
-struct PendingRegistration {
-    registration: Registration,
-    registered: Option<Registered>,
-    /// The services that its statement declared, if it is the first of the statement.
-    services: Vec<ScopeRecord>,
-    reply: Reply<Option<Registered>>,
-}
-
-impl PendingRegistration {
-    fn events(&self) -> Vec<EventKind> {
-        let services = self.services.iter().cloned().map(EventKind::ScopeDeclared);
-        let changed = self
-            .registered
-            .iter()
-            .filter(|registered| registered.changed);
-        let event = |registered: &Registered| {
-            if registered.created {
-                EventKind::InstanceRegistered(registered.instance.clone())
-            } else {
-                EventKind::InstanceChanged(registered.instance.clone())
-            }
-        };
-        services.chain(changed.map(event)).collect()
-    }
-}
-
-struct PendingWrite<W: Write> {
-    write: W,
-    output: Option<W::Output>,
-    reply: Reply<W::Output>,
-}
-
-/// A [`PendingWrite`] of any kind.
-#[async_trait]
-trait Pending: Send {
-    /// Changes the store and keeps the output.
-    async fn apply(&mut self, transaction: &mut dyn RegistryTransaction) -> Result<(), StoreError>;
-
-    fn events(&self) -> Vec<EventKind>;
-
-    fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
-}
-
-#[async_trait]
-impl<W: Write> Pending for PendingWrite<W> {
-    async fn apply(&mut self, transaction: &mut dyn RegistryTransaction) -> Result<(), StoreError> {
-        self.output = Some(self.write.apply(transaction).await?);
-        Ok(())
-    }
-
-    fn events(&self) -> Vec<EventKind> {
-        let output = self.output.as_ref();
-        output.map_or_else(Vec::new, |output| self.write.events(output))
-    }
-
-    fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
-        let output = self.output;
-        let outcome = outcome.and_then(|()| output.ok_or_else(ended));
-        let _ = self.reply.send(outcome);
-    }
 }

@@ -8,7 +8,9 @@ use utoipa::{Modify, OpenApi};
 
 use super::page;
 use crate::http::problem::Document;
-use crate::http::v1::{events, heartbeats, instances, leases, overview, scopes, targets};
+use crate::http::v1::{
+    events, heartbeats, instance_list, instances, leases, overview, scopes, targets,
+};
 use crate::http::{console, gateway_center, ops};
 
 /// The document.
@@ -23,7 +25,7 @@ use crate::http::{console, gateway_center, ops};
         scopes::show,
         scopes::declare,
         scopes::remove,
-        instances::list,
+        instance_list::list,
         instances::show,
         instances::register,
         instances::change,

@@ -2,6 +2,7 @@
 
 pub(super) mod events;
 pub(super) mod heartbeats;
+pub(super) mod instance_list;
 pub(super) mod instances;
 pub(super) mod leases;
 pub(super) mod overview;

@@ -17,6 +17,7 @@ mod connect;
 mod migrate;
 mod reader;
 mod rows;
+mod tls;
 mod writer;
 
 use std::sync::Arc;
