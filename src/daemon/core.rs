@@ -97,7 +97,7 @@ pub struct Core {
     /// Calls the roll.
     pub(crate) scheduler: Mailbox<SchedulerActor>,
     /// Its statistics.
-    pub(crate) roll_calls: Arc<Mutex<RollCallReport>>,
+    pub roll_calls: Arc<Mutex<RollCallReport>>,
     /// Reads the registry store.
     pub reader: Arc<dyn RegistryReader>,
     /// Reads the leases.

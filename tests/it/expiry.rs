@@ -2,24 +2,32 @@
 //! TTL, once, and no living instance ever is.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use redis::AsyncCommands;
+use rollcalld::actor::RegisterInstance;
 use rollcalld::clock::{Clock, SystemClock};
-use rollcalld::settings::ServeSettings;
+use rollcalld::coordination;
+use rollcalld::event_log;
+use rollcalld::lease::{self, LeaseUrl};
+use rollcalld::liveness::Limits;
+use rollcalld::model::{InstanceKey, Registration, ScopeKind, Ttl};
+use rollcalld::settings::{CoreSettings, ServeSettings};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::support::backends::{Backends, Setup, Shared, on_both_backends};
+use crate::support::clock::FakeClock;
 use crate::support::daemon::Daemon;
 use crate::support::disk::Disk;
+use crate::support::memory_store::MemoryStore;
 use crate::support::sse::{Event, Subscriber, offline};
-use crate::support::{addresses, eventually};
+use crate::support::{addresses, core_settings, eventually, start_core};
 
 on_both_backends! {
     two_thousand_silent_instances_are_detected_within_a_second_and_published_once,
@@ -306,15 +314,6 @@ async fn heartbeats_on_two_daemons_renew_one_lease_and_either_detects_its_end() 
     .await;
 }
 
-/// The machine's clock, and so much more.
-struct Skewed(TimeDelta);
-
-impl Clock for Skewed {
-    fn now(&self) -> DateTime<Utc> {
-        SystemClock.now() + self.0
-    }
-}
-
 fn settings(backends: &Shared, more: &[&str]) -> ServeSettings {
     let backends = backends.arguments_with(&SHORT);
     let arguments = ["--listen", "127.0.0.1:0", "--shutdown-delay", "0s"];
@@ -326,7 +325,9 @@ fn settings(backends: &Shared, more: &[&str]) -> ServeSettings {
 async fn clocks_that_are_ten_seconds_apart_change_nothing() {
     let backends = Shared::new().await;
     let (begin, skew) = (SystemClock.now(), TimeDelta::seconds(10));
-    let first = Daemon::start_with_clock(settings(&backends, &[]), Arc::new(Skewed(-skew))).await;
+    let slow = FakeClock::of_machine();
+    slow.set(-skew);
+    let first = Daemon::start_with_clock(settings(&backends, &[]), slow).await;
     let second = Daemon::start_with_clock(settings(&backends, &[]), Arc::new(SystemClock)).await;
     heartbeats_on_two_daemons(first, &second, async |first: Daemon| {
         tokio::task::spawn_blocking(move || drop(first))
@@ -354,44 +355,61 @@ async fn clocks_that_are_ten_seconds_apart_change_nothing() {
     }
 }
 
-/// The machine's clock, set ahead or back by the test.
-#[derive(Default)]
-struct Set(Mutex<TimeDelta>);
-
-impl Clock for Set {
-    fn now(&self) -> DateTime<Utc> {
-        SystemClock.now() + *self.0.lock().unwrap()
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[actix::test]
 async fn a_jump_of_the_clock_removes_no_instance() {
-    let backends = Shared::new().await;
-    let clock = Arc::new(Set::default());
-    let settings = settings(&backends, &["--remove-offline-after", "20s"]);
-    let daemon = Daemon::start_with_clock(settings, clock.clone()).await;
-    let registered = Instant::now();
-    daemon.register("orders", &addresses(3), &json!({})).await;
-    sleep(Duration::from_secs(3)).await;
-    let skipped = async || daemon.get("/v1/overview").await.1["roll_call"]["skipped"].clone();
-    let skipped_before = skipped().await;
-    for ahead in [TimeDelta::hours(2), TimeDelta::zero(), TimeDelta::hours(-2)] {
-        *clock.0.lock().unwrap() = ahead;
-        // Two intervals of the purge.
-        sleep(Duration::from_millis(4200)).await;
-        assert_eq!(daemon.counts("orders").await[0], 3, "{ahead}");
+    tokio::time::pause();
+    let clock = FakeClock::new();
+    let leases = lease::open(&LeaseUrl::Memory, clock.clone()).unwrap();
+    let backends = rollcalld::daemon::Backends {
+        store: MemoryStore::default().open(),
+        log: event_log::open(None, clock.clone()),
+        coordinator: coordination::open(None),
+        connect: Box::new(move || leases.connect()),
+        clock: clock.clone(),
+    };
+    let limits = Limits {
+        ratio: 1.0,
+        min: 10,
+        max: Duration::from_secs(600),
+        ttl: Ttl::try_from(5).unwrap(),
+    };
+    let settings = CoreSettings {
+        remove_offline_after: Some(Duration::from_secs(3600)),
+        ..core_settings(limits)
+    };
+    let core = start_core(settings, backends);
+    let head = core.load().await.unwrap();
+    core.follow(head);
+    let keys: Vec<InstanceKey> = addresses(3)
+        .iter()
+        .map(|address| InstanceKey {
+            scope: ScopeKind::Service.with("orders".parse().unwrap()),
+            address: address.parse().unwrap(),
+        })
+        .collect();
+    for key in &keys {
+        let message = RegisterInstance(Registration::of(key.clone()));
+        core.registry.ask(message).await.unwrap().unwrap();
     }
-    assert!(registered.elapsed() < Duration::from_secs(20));
-    let skipped = skipped().await.as_u64().unwrap() - skipped_before.as_u64().unwrap();
+    let is_registered = |key: &&InstanceKey| core.directory.find(key).is_some();
+    let registered = || keys.iter().filter(is_registered).count();
+    // The clock is watched for a tenth of the window before it is trusted.
+    sleep(Duration::from_secs(600)).await;
+    let skipped_before = core.roll_calls.lock().skipped;
+    for ahead in [TimeDelta::hours(2), TimeDelta::zero(), TimeDelta::hours(-2)] {
+        clock.set(ahead);
+        // Several intervals of the purge.
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!(registered(), 3, "{ahead}");
+    }
+    let skipped = core.roll_calls.lock().skipped - skipped_before;
     assert!(
         skipped <= 6,
         "{skipped} roll calls are counted as skipped that were not"
     );
-    *clock.0.lock().unwrap() = TimeDelta::zero();
-    eventually(
-        Duration::from_secs(60),
-        "they are removed in the end",
-        || async { (daemon.counts("orders").await[0] == 0).then_some(()) },
-    )
-    .await;
+    clock.set(TimeDelta::zero());
+    // Once the slow clock has left the window. They never went offline, so the time of their
+    // registration counts.
+    sleep(Duration::from_secs(3600 + 120)).await;
+    assert_eq!(registered(), 0, "they are removed in the end");
 }

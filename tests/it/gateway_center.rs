@@ -309,7 +309,7 @@ async fn wrong_bodies_are_failures_with_status_200<B: Backends>() {
         (
             CREATE,
             json!({"groupKey": "edge"}),
-            "invalid_field: address is missing",
+            "invalid_field: body has the wrong form: missing field `address`",
         ),
     ] {
         assert_eq!(post(&daemon, path, body).await, failure(msg));
@@ -320,7 +320,7 @@ async fn wrong_bodies_are_failures_with_status_200<B: Backends>() {
     let heartbeat = json!({"groupKey": "edge"});
     assert_eq!(
         put(&daemon, KEEP_GATEWAY, heartbeat).await,
-        failure("invalid_field: addr is missing")
+        failure("invalid_field: body has the wrong form: missing field `addr`")
     );
 }
 

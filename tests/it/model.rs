@@ -4,10 +4,9 @@
 //! registry store that is restored from a backup.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rollcalld::actor::{
@@ -15,7 +14,6 @@ use rollcalld::actor::{
     RecordHeartbeats, RegisterInstance, Revoke,
 };
 use rollcalld::backend::BackendError;
-use rollcalld::clock::Clock;
 use rollcalld::daemon::{self, Core};
 use rollcalld::directory::{InstanceEntry, InstanceFilter};
 use rollcalld::event_log::{EventLog, ReadOutcome};
@@ -26,9 +24,10 @@ use rollcalld::model::{
 };
 use tokio::time::{Instant, sleep};
 
+use crate::support::clock::FakeClock;
 use crate::support::lease_servers::{LeaseServers, Mode};
 use crate::support::memory_store::{Backup, MemoryStore};
-use crate::support::start_core;
+use crate::support::{core_settings, start_core};
 
 const TTL: Duration = Duration::from_secs(10);
 
@@ -75,39 +74,16 @@ struct Expected {
     beaten: Option<(Instant, usize)>,
 }
 
-/// The time of the test, as a clock that can be set.
-struct VirtualClock {
-    begin: Instant,
-    jumped: AtomicI64,
-}
-
-impl VirtualClock {
-    fn jump(&self, millis: i64) {
-        self.jumped.store(millis, Ordering::Relaxed);
-    }
-}
-
-impl Clock for VirtualClock {
-    fn now(&self) -> DateTime<Utc> {
-        let begin: DateTime<Utc> = "2026-11-22T10:00:00Z".parse().unwrap();
-        let jumped = self.jumped.load(Ordering::Relaxed);
-        begin + TimeDelta::milliseconds(self.begin.elapsed().as_millis() as i64 + jumped)
-    }
-}
-
 /// The backends that all daemons share.
 struct Backends {
     store: MemoryStore,
     leases: LeaseServers,
-    clock: Arc<VirtualClock>,
+    clock: Arc<FakeClock>,
 }
 
 impl Backends {
     fn new() -> Self {
-        let clock = Arc::new(VirtualClock {
-            begin: Instant::now(),
-            jumped: AtomicI64::new(0),
-        });
+        let clock = FakeClock::new();
         Self {
             store: MemoryStore::default(),
             leases: LeaseServers::new(clock.clone(), REPLICAS),
@@ -134,7 +110,7 @@ impl Replica {
             ttl: Ttl::try_from(TTL.as_secs() as i64).unwrap(),
         };
         let core = start_core(
-            limits,
+            core_settings(limits),
             daemon::Backends {
                 store: backends.store.open(),
                 log: leases.clone(),
@@ -478,7 +454,9 @@ impl Troubled {
             Fault::Empty(r) => leases.empty(r),
             Fault::Mode(r, mode) => leases.set_mode(r, mode),
             Fault::Skew(millis) => leases.set_skew(millis),
-            Fault::ClockJump(millis) => self.backends.clock.jump(millis),
+            Fault::ClockJump(millis) => {
+                self.backends.clock.set(TimeDelta::milliseconds(millis));
+            }
             // A daemon that starts waits for its lease store, and one that ends tells its
             // events while there is one.
             Fault::Restart(r) if leases.works(r) => {

@@ -17,8 +17,10 @@ use serde_json::json;
 
 use crate::support::backends::{Backends, Setup, Shared, on_both_backends};
 use crate::support::daemon::Daemon;
+use crate::support::fake_leases::FakeLeases;
+use crate::support::memory_store::MemoryStore;
 use crate::support::redis::Redis;
-use crate::support::{eventually, postgres, start_core};
+use crate::support::{core_settings, eventually, postgres, start_core};
 
 on_both_backends! {
     the_time_of_the_last_change_is_shown,
@@ -86,6 +88,16 @@ async fn what_happened_while_no_daemon_ran_is_recorded_by_the_next() {
     changed_at(&other, false).await;
 }
 
+/// Believes at once, and everything.
+fn limits() -> Limits {
+    Limits {
+        ratio: 1.0,
+        min: 0,
+        max: Duration::from_secs(600),
+        ttl: Ttl::try_from(5).unwrap(),
+    }
+}
+
 /// A core without HTTP on two servers, whose jobs the test runs.
 struct Fixture {
     core: Core,
@@ -103,13 +115,6 @@ impl Fixture {
         let url: LeaseUrl = redis.url().parse().unwrap();
         let leases = lease::open(&url, clock.clone()).unwrap();
         let coordinator = coordination::open(leases.redis());
-        // Believes at once, and everything.
-        let limits = Limits {
-            ratio: 1.0,
-            min: 0,
-            max: Duration::from_secs(600),
-            ttl: Ttl::try_from(5).unwrap(),
-        };
         let backends = rollcalld::daemon::Backends {
             store,
             log: event_log::open(leases.redis(), clock.clone()),
@@ -117,7 +122,7 @@ impl Fixture {
             connect: Box::new(move || leases.connect()),
             clock,
         };
-        let core = start_core(limits, backends);
+        let core = start_core(core_settings(limits()), backends);
         core.leases.probe().await.unwrap();
         // The jobs of a daemon would run beside the test's.
         core.stop();
@@ -250,4 +255,28 @@ async fn one_daemon_reconciles_at_a_time() {
     );
     fixture.core.reconciler.run().await.unwrap();
     assert_eq!(fixture.core.reconciler.report().completed, 0);
+}
+
+#[actix::test]
+async fn a_reconcile_of_many_leases_goes_on_where_the_last_one_ended() {
+    let leases = Arc::new(FakeLeases {
+        pages: 250,
+        ..FakeLeases::default()
+    });
+    let handle = leases.clone();
+    let backends = rollcalld::daemon::Backends {
+        store: MemoryStore::default().open(),
+        log: event_log::open(None, Arc::new(SystemClock)),
+        coordinator: coordination::open(None),
+        connect: Box::new(move || handle.clone()),
+        clock: Arc::new(SystemClock),
+    };
+    let core = start_core(core_settings(limits()), backends);
+    core.stop();
+    for end in [50, 100, 150, 200, 250] {
+        core.reconciler.reconcile().await.unwrap();
+        assert_eq!(*leases.asked.lock().unwrap(), Vec::from_iter(0..end));
+    }
+    core.reconciler.reconcile().await.unwrap();
+    assert_eq!(leases.asked.lock().unwrap()[250], 0);
 }

@@ -3,11 +3,14 @@
 pub(crate) mod backends;
 pub(crate) mod browser;
 pub(crate) mod certificates;
+pub(crate) mod clock;
 pub(crate) mod command;
 pub(crate) mod daemon;
 pub(crate) mod disk;
 pub(crate) mod failover;
+pub(crate) mod fake_leases;
 pub(crate) mod fake_registry;
+pub(crate) mod faulty_store;
 pub(crate) mod lease_servers;
 pub(crate) mod memory_store;
 pub(crate) mod pgbouncer;
@@ -28,7 +31,6 @@ use std::time::Duration;
 use actix::{Actor, Addr};
 use rollcalld::actor::{Mailbox, MailboxLimits, RollCall};
 use rollcalld::daemon::{Backends, Core, Threads};
-use rollcalld::lease::{Health, LeaseStore, ObservedLeaseStore};
 use rollcalld::liveness::Limits;
 use rollcalld::metrics::Metrics;
 use rollcalld::settings::CoreSettings;
@@ -61,18 +63,9 @@ pub(crate) fn mailbox<A: Actor>(
     Mailbox::new(address, limits, Metrics::new().mailbox("tested"))
 }
 
-/// A lease store that reports to `health`, as the daemon's does.
-pub(crate) fn observed(leases: Arc<dyn LeaseStore>, health: &Arc<Health>) -> Arc<dyn LeaseStore> {
-    Arc::new(ObservedLeaseStore::new(
-        leases,
-        Arc::clone(health),
-        &Metrics::new(),
-    ))
-}
-
-/// Starts a core on the current thread, which calls the roll every five seconds.
-pub(crate) fn start_core(limits: Limits, backends: Backends) -> Core {
-    let settings = CoreSettings {
+/// The settings of a core that calls the roll every five seconds.
+pub(crate) fn core_settings(limits: Limits) -> CoreSettings {
+    CoreSettings {
         limits,
         roll_call: RollCall {
             channel: "heartBeat".into(),
@@ -81,15 +74,14 @@ pub(crate) fn start_core(limits: Limits, backends: Backends) -> Core {
         },
         announcement: None,
         remove_offline_after: None,
-    };
+    }
+}
+
+/// Starts a core on the current thread.
+pub(crate) fn start_core(settings: CoreSettings, backends: Backends) -> Core {
     let (ends, _) = mpsc::unbounded_channel();
-    Core::start(
-        settings,
-        backends,
-        &Threads::current(),
-        Arc::default(),
-        ends,
-    )
+    let threads = Threads::current();
+    Core::start(settings, backends, &threads, Arc::default(), ends)
 }
 
 /// `h-0:1`, `h-1:1` and so on.
