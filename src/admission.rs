@@ -5,8 +5,8 @@
 //! be rejected.
 
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::mem;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,6 +22,9 @@ const MAX_BODY_MEMORY: usize = 32 * 1024;
 /// The number of leases that batches may renew at once, for each permit of
 /// [`RequestClass::Heartbeat`]. More leases would wait longer than a client takes to retry.
 const LEASES_PER_PERMIT: usize = 4;
+
+/// A client: the name of its token, and its address.
+pub(crate) type Client = (String, IpAddr);
 
 /// A class of requests, or a part of a request, with its own permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,12 +118,12 @@ struct Counter(Arc<AtomicUsize>);
 
 impl Counter {
     /// Adds `count` if `allows` returns true for the number of units in use.
-    fn take(&self, count: usize, allows: impl Fn(usize) -> bool) -> Option<Share> {
+    fn take(&self, count: usize, allows: impl Fn(usize) -> bool) -> Option<Permit> {
         let add = |before| allows(before).then_some(before + count);
         let taken = self
             .0
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
-        taken.is_ok().then(|| Share {
+        taken.is_ok().then(|| Permit {
             count,
             counter: self.clone(),
         })
@@ -133,44 +136,26 @@ impl Counter {
 
 /// Units of a limit; dropping it returns them.
 #[derive(Debug)]
-struct Share {
+pub(crate) struct Permit {
     count: usize,
     counter: Counter,
 }
 
-impl Drop for Share {
+impl Permit {
+    /// Adds the units of `other`, which are of the same limit.
+    pub(crate) fn merge(&mut self, mut other: Self) {
+        self.count += mem::take(&mut other.count);
+    }
+}
+
+impl Drop for Permit {
     fn drop(&mut self) {
         self.counter.0.fetch_sub(self.count, Ordering::AcqRel);
     }
 }
 
-/// A permit; dropping it returns it.
-#[derive(Debug)]
-pub(crate) struct Permit {
-    /// The class.
-    pub(crate) work: RequestClass,
-    _share: Share,
-}
-
-/// Memory for a body; dropping it returns it.
-#[derive(Debug)]
-pub(crate) struct Memory(Share);
-
-impl Memory {
-    /// Adds the memory of `other`.
-    pub(crate) fn merge(&mut self, mut other: Self) {
-        self.0.count += mem::take(&mut other.0.count);
-    }
-}
-
-/// Permits for the leases of a batch; dropping it returns them.
-#[derive(Debug)]
-pub(crate) struct Leases {
-    _share: Share,
-}
-
-/// Gives out permits; shared by all worker threads. `C` identifies a client.
-pub(crate) struct ConcurrencyLimits<C> {
+/// Gives out permits; shared by all worker threads.
+pub(crate) struct ConcurrencyLimits {
     limits: Limits,
     permits: [Counter; RequestClass::ALL.len()],
     /// Leases that are being renewed by batches.
@@ -178,10 +163,10 @@ pub(crate) struct ConcurrencyLimits<C> {
     /// Memory of large bodies, in KiB.
     memory: Counter,
     /// The number of streams of each client.
-    streams: Arc<Mutex<HashMap<C, usize>>>,
+    streams: Arc<Mutex<HashMap<Client, usize>>>,
 }
 
-impl<C: Eq + Hash + Clone> ConcurrencyLimits<C> {
+impl ConcurrencyLimits {
     /// Creates the limits with all permits free.
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
@@ -202,20 +187,14 @@ impl<C: Eq + Hash + Clone> ConcurrencyLimits<C> {
         let limit = self.limits.of(class);
         self.permits[class as usize]
             .take(1, |taken| taken < limit)
-            .map(|_share| Permit {
-                work: class,
-                _share,
-            })
             .ok_or(LimitExceeded::RequestClass(class))
     }
 
     /// Returns permits for the leases of a batch, if at least one is free. A batch may take
     /// more permits than are free, so that the limit never excludes the largest batch.
-    pub(crate) fn leases(&self, count: usize) -> Result<Leases, LimitExceeded> {
+    pub(crate) fn leases(&self, count: usize) -> Result<Permit, LimitExceeded> {
         let share = self.leases.take(count, |taken| taken < self.max_leases());
-        share
-            .map(|_share| Leases { _share })
-            .ok_or(LimitExceeded::RequestClass(RequestClass::Heartbeat))
+        share.ok_or(LimitExceeded::RequestClass(RequestClass::Heartbeat))
     }
 
     fn max_leases(&self) -> usize {
@@ -223,7 +202,7 @@ impl<C: Eq + Hash + Clone> ConcurrencyLimits<C> {
     }
 
     /// Returns a permit for a stream of a client.
-    pub(crate) fn stream(&self, client: C) -> Result<StreamPermit<C>, LimitExceeded> {
+    pub(crate) fn stream(&self, client: Client) -> Result<StreamPermit, LimitExceeded> {
         let permit = self.acquire(RequestClass::Stream)?;
         let mut streams = self.streams.lock();
         let count = streams.get(&client).copied().unwrap_or_default();
@@ -239,12 +218,12 @@ impl<C: Eq + Hash + Clone> ConcurrencyLimits<C> {
     }
 
     /// Returns memory for `bytes` more bytes of a large body, rounded up to KiB.
-    pub(crate) fn memory(&self, bytes: usize) -> Result<Memory, LimitExceeded> {
+    pub(crate) fn memory(&self, bytes: usize) -> Result<Permit, LimitExceeded> {
         let kib = bytes.div_ceil(1024);
         let share = self
             .memory
             .take(kib, |taken| taken + kib <= MAX_BODY_MEMORY);
-        share.map(Memory).ok_or(LimitExceeded::Memory)
+        share.ok_or(LimitExceeded::Memory)
     }
 
     /// Returns how many permits of a class are taken, and how many there are.
@@ -254,13 +233,13 @@ impl<C: Eq + Hash + Clone> ConcurrencyLimits<C> {
 }
 
 /// A permit for a stream; dropping it returns it.
-pub(crate) struct StreamPermit<C: Eq + Hash> {
-    client: C,
-    streams: Arc<Mutex<HashMap<C, usize>>>,
+pub(crate) struct StreamPermit {
+    client: Client,
+    streams: Arc<Mutex<HashMap<Client, usize>>>,
     _permit: Permit,
 }
 
-impl<C: Eq + Hash> Drop for StreamPermit<C> {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         let mut streams = self.streams.lock();
         if let Some(count) = streams.get_mut(&self.client) {
@@ -276,7 +255,11 @@ impl<C: Eq + Hash> Drop for StreamPermit<C> {
 mod tests {
     use super::*;
 
-    fn admission() -> ConcurrencyLimits<&'static str> {
+    fn client(name: &str) -> Client {
+        (name.to_owned(), IpAddr::from([127, 0, 0, 1]))
+    }
+
+    fn admission() -> ConcurrencyLimits {
         ConcurrencyLimits::new(Limits {
             heartbeats: 4,
             reads: 1,
@@ -305,18 +288,21 @@ mod tests {
     fn a_client_has_a_limited_number_of_streams_and_returns_all_of_them() {
         let admission = admission();
         let streams = [
-            admission.stream("a").unwrap(),
-            admission.stream("a").unwrap(),
+            admission.stream(client("a")).unwrap(),
+            admission.stream(client("a")).unwrap(),
         ];
-        assert_eq!(admission.stream("a").err(), Some(LimitExceeded::Client));
-        // The rejected stream has returned its permit.
-        let other = admission.stream("b").unwrap();
         assert_eq!(
-            admission.stream("c").err(),
+            admission.stream(client("a")).err(),
+            Some(LimitExceeded::Client)
+        );
+        // The rejected stream has returned its permit.
+        let other = admission.stream(client("b")).unwrap();
+        assert_eq!(
+            admission.stream(client("c")).err(),
             Some(LimitExceeded::RequestClass(RequestClass::Stream))
         );
         drop(streams);
-        assert!(admission.stream("a").is_ok());
+        assert!(admission.stream(client("a")).is_ok());
         drop(other);
         assert!(admission.streams.lock().is_empty());
     }

@@ -33,7 +33,7 @@ use crate::backend::OpenError;
 use crate::clock::Clock;
 use crate::coordination;
 use crate::event_log;
-use crate::http::{self, Api, Client, Connections, LastProbe, Lifecycle};
+use crate::http::{self, Api, Connections, LastProbe, Lifecycle};
 use crate::lease;
 use crate::metrics::Metrics;
 use crate::settings::ServeSettings;
@@ -125,7 +125,7 @@ struct Shared {
     tokens: Arc<Tokens>,
     client_certificates: bool,
     roll_call_interval: Duration,
-    admission: Arc<ConcurrencyLimits<Client>>,
+    admission: Arc<ConcurrencyLimits>,
     connections: Arc<Connections>,
 }
 

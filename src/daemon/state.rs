@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use super::Core;
 use crate::admission::{ConcurrencyLimits, RequestClass};
 use crate::auth::Tokens;
-use crate::http::{Client, Connections, Lifecycle, malformed_requests};
+use crate::http::{Connections, Lifecycle, malformed_requests};
 use crate::metrics::{State, StateWriter};
 use crate::model::ScopeKind;
 
@@ -18,7 +18,7 @@ pub(super) struct DaemonState {
     pub(super) core: Weak<Core>,
     pub(super) lifecycle: Lifecycle,
     pub(super) tokens: Arc<Tokens>,
-    pub(super) admission: Arc<ConcurrencyLimits<Client>>,
+    pub(super) admission: Arc<ConcurrencyLimits>,
     pub(super) connections: Arc<Connections>,
 }
 

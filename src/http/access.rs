@@ -12,6 +12,7 @@ use futures_util::future::{Ready, ready};
 
 use super::context::context;
 use super::{Api, Code, Problem};
+use crate::admission::Client;
 use crate::auth::{Identity, Role};
 use crate::model::{Scope, ScopeKey, ScopeKind};
 
@@ -125,9 +126,6 @@ pub(super) fn note_client_certificate(tls: Option<&TlsStream<TcpStream>>, data: 
         data.insert(ClientCertificate);
     }
 }
-
-/// Identifies a client for limits per client: a token name at an IP address.
-pub(crate) type Client = (String, IpAddr);
 
 /// Returns the client of a request.
 pub(super) fn client(caller: &Caller, request: &HttpRequest) -> Client {

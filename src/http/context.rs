@@ -13,7 +13,7 @@ use crate::auth::Identity;
 #[derive(Default)]
 pub(super) struct RequestContext {
     pub(super) caller: Option<Arc<Identity>>,
-    pub(super) permit: Option<Permit>,
+    pub(super) permit: Option<(RequestClass, Permit)>,
     /// Whether the request was held because its client asked for that.
     pub(super) waited: bool,
 }
@@ -25,13 +25,13 @@ pub(super) fn context(request: &HttpRequest) -> Option<RefMut<'_, RequestContext
 /// Releases the permit of a request, and returns its class.
 pub(super) fn release_permit(request: &HttpRequest) -> Option<RequestClass> {
     let permit = context(request)?.permit.take();
-    permit.map(|permit| permit.work)
+    permit.map(|(class, _)| class)
 }
 
 /// Stores another permit with a request, until it is answered.
-pub(super) fn replace_permit(request: &HttpRequest, permit: Permit) {
+pub(super) fn replace_permit(request: &HttpRequest, class: RequestClass, permit: Permit) {
     if let Some(mut context) = context(request) {
-        context.permit = Some(permit);
+        context.permit = Some((class, permit));
     }
 }
 

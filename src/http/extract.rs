@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use super::Code;
 use super::problem::{InField, Problem};
 use super::{Api, context};
-use crate::admission::{Memory, RequestClass};
+use crate::admission::{Permit, RequestClass};
 use crate::directory::{Directory, HeartbeatInfo, KeyParts};
 use crate::model::{InstanceKey, Scope, ScopeKind};
 
@@ -132,11 +132,7 @@ async fn read(
         return body;
     }
     let class = context::release_permit(request);
-    let acquire = |class| {
-        let permit = api.admission.acquire(class);
-        permit.map_err(|exceeded| api.shed(exceeded))
-    };
-    let upload_permit = acquire(RequestClass::Body)?;
+    let upload_permit = api.acquire(RequestClass::Body)?;
     let body = timeout(BODY_TIMEOUT, body).await.map_err(|_| {
         Problem::new(
             Code::BodyTimeout,
@@ -145,14 +141,14 @@ async fn read(
     })??;
     drop(upload_permit);
     if let Some(class) = class {
-        context::replace_permit(request, acquire(class)?);
+        context::replace_permit(request, class, api.acquire(class)?);
     }
     Ok(body)
 }
 
 /// Collects a body. A large one reserves a share of the memory for large bodies.
 async fn gather(api: &Api, mut payload: web::Payload, limit: usize) -> Result<Bytes, Problem> {
-    let (mut body, mut memory) = (BytesMut::new(), None::<Memory>);
+    let (mut body, mut memory) = (BytesMut::new(), None::<Permit>);
     while let Some(part) = payload.next().await {
         let part = part.map_err(broken)?;
         if body.len() + part.len() > limit {

@@ -153,8 +153,7 @@ impl RouteGuard {
                     "the daemon is starting and waits for its backends; /readyz names them",
                 ));
             }
-            let permit = api.admission.acquire(work);
-            context.permit = Some(permit.map_err(|exceeded| api.shed(exceeded))?);
+            context.permit = Some((work, api.acquire(work)?));
         }
         request.extensions_mut().insert(context);
         Ok(())

@@ -24,7 +24,6 @@ mod v1;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use self::access::Client;
 pub use self::code::Code;
 pub(crate) use self::connections::Connections;
 pub(crate) use self::lifecycle::Lifecycle;
@@ -37,7 +36,7 @@ pub use self::routes::routes;
 use parking_lot::Mutex;
 
 use crate::actor::{HeartbeatActor, Mailbox, RegistryActor, RollCallReport, SchedulerActor};
-use crate::admission::{ConcurrencyLimits, LimitExceeded, RequestClass};
+use crate::admission::{ConcurrencyLimits, LimitExceeded, Permit, RequestClass};
 use crate::auth::Tokens;
 use crate::clock::Clock;
 use crate::directory::Directory;
@@ -85,7 +84,7 @@ pub(crate) struct Api {
     /// Whether client certificates are required.
     pub(crate) client_certificates: bool,
     /// The limits of requests in flight.
-    pub(crate) admission: Arc<ConcurrencyLimits<Client>>,
+    pub(crate) admission: Arc<ConcurrencyLimits>,
     /// The connections of all workers.
     pub(crate) connections: Arc<Connections>,
     /// The metrics.
@@ -105,6 +104,12 @@ impl Api {
         } else {
             Ok(())
         }
+    }
+
+    /// Returns a permit of a class, or the response to a request that gets none.
+    fn acquire(&self, class: RequestClass) -> Result<Permit, Problem> {
+        let permit = self.admission.acquire(class);
+        permit.map_err(|exceeded| self.shed(exceeded))
     }
 
     /// Counts a request that got no permit, and returns its response.

@@ -1,4 +1,5 @@
-//! The writes that a transaction executes one by one: each knows its change and its events.
+//! The messages that write: each knows its change and its events, except the registration, which
+//! shares its statement with its neighbours.
 
 use actix::Message;
 use async_trait::async_trait;
@@ -6,11 +7,19 @@ use chrono::{DateTime, Utc};
 
 use super::write::Write;
 use crate::model::{
-    DisplayName, EventKind, Instance, InstanceChange, InstanceId, InstanceKey, Scope,
+    DisplayName, EventKind, Instance, InstanceChange, InstanceId, InstanceKey, Registration, Scope,
 };
 use crate::store::{
-    Attestation, Declared, LeaseStart, RegistryTransaction, ScopeDeletion, StoreError, WentOnline,
+    Attestation, Declared, LeaseStart, Registered, RegistryTransaction, ScopeDeletion, StoreError,
+    WentOnline,
 };
+
+/// Registers an instance: inserts it, or updates the given fields. The first instance of a
+/// service declares the service. Returns `None` if the group of a gateway is not declared.
+/// Idempotent. Neighbouring registrations are one statement, `register_instances`.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Option<Registered>, StoreError>")]
+pub struct RegisterInstance(pub Registration);
 
 /// Declares a group or service, or gives a known one a name. Idempotent.
 #[derive(Debug, Clone, Message)]

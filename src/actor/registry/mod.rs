@@ -23,7 +23,9 @@ use tokio::time::sleep;
 pub(crate) use self::messages::{
     Attest, DeleteScope, DisableServiceInstance, PurgeOffline, RecordOnline,
 };
-pub use self::messages::{ChangeInstance, DeclareScope, DeregisterInstance, RecordOffline};
+pub use self::messages::{
+    ChangeInstance, DeclareScope, DeregisterInstance, RecordOffline, RegisterInstance,
+};
 use self::outbox::Outbox;
 pub use self::outbox::RefreshNotice;
 use self::queue::{Done, Queue};
@@ -34,7 +36,7 @@ use crate::coordination::Coordinator;
 use crate::directory::Directory;
 use crate::event_log::EventLog;
 use crate::metrics::Metrics;
-use crate::model::{Event, Registration};
+use crate::model::Event;
 use crate::store::{MigrateError, Registered, RegistryWriter, StoreError};
 
 /// The time between attempts to hand events to a busy RegistryActor.
@@ -170,13 +172,6 @@ impl<W: Write> Handler<W> for RegistryActor {
         Box::pin(answer)
     }
 }
-
-/// Registers an instance: inserts it, or updates the given fields. The first instance of a
-/// service declares the service. Returns `None` if the group of a gateway is not declared.
-/// Idempotent. Consecutive registrations are one statement.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Option<Registered>, StoreError>")]
-pub struct RegisterInstance(pub Registration);
 
 impl Handler<RegisterInstance> for RegistryActor {
     type Result = ResponseFuture<Result<Option<Registered>, StoreError>>;

@@ -128,8 +128,7 @@ fn matches(known: &IfNoneMatch, body: &Body) -> bool {
 /// Exchanges the permit of a read for one of a long poll.
 fn exchange_permit_for_long_poll(request: &HttpRequest, api: &Api) -> Result<Permit, Problem> {
     api.spare_connection()?;
-    let permit = api.admission.acquire(RequestClass::Wait);
-    let permit = permit.map_err(|exceeded| api.shed(exceeded))?;
+    let permit = api.acquire(RequestClass::Wait)?;
     context::release_permit(request);
     context::note_wait(request);
     Ok(permit)
