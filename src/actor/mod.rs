@@ -18,7 +18,7 @@ pub(crate) use self::registry::{
 };
 pub use self::registry::{
     ChangeInstance, DeclareScope, DeregisterInstance, Drain, RecordOffline, RefreshNotice,
-    RegisterInstance, RegistryActor, Write,
+    RegisterInstance, RegistryActor, Write, WriteError,
 };
 pub(crate) use self::scheduler::until_next;
 pub use self::scheduler::{RollCall, RollCallReport, SchedulerActor};

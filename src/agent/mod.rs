@@ -45,6 +45,6 @@ pub(crate) async fn run(
     presence.end().await;
     Ok(match ended {
         Some(code) => code,
-        None => command.stop(settings.stop_timeout).await,
+        None => command.stop(*settings.stop_timeout).await,
     })
 }

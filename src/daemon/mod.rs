@@ -241,7 +241,7 @@ impl Daemon {
             })),
         };
         log::info!("stopping");
-        let latest = Instant::now() + settings.shutdown_timeout;
+        let latest = Instant::now() + *settings.shutdown_timeout;
         if let Ok(delay) = outcome {
             lifecycle.start_draining();
             sleep(delay).await;

@@ -22,7 +22,7 @@ pub(crate) async fn run(settings: ServeSettings) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let delay = settings.shutdown_delay;
+    let delay = *settings.shutdown_delay;
     let daemon = Daemon::build(settings, Arc::new(SystemClock))?;
     announce(&daemon)?;
     let reloader = daemon.reloader();

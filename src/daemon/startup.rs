@@ -49,10 +49,10 @@ pub(super) async fn wait_for_backends(
         settings.leases.to_string(),
     );
     tokio::try_join!(
-        retry(store, settings.start_timeout, migrate),
-        retry(lease_store, settings.start_timeout, ping),
+        retry(store, *settings.start_timeout, migrate),
+        retry(lease_store, *settings.start_timeout, ping),
     )?;
-    retry("the registry".to_owned(), settings.start_timeout, load).await
+    retry("the registry".to_owned(), *settings.start_timeout, load).await
 }
 
 enum Attempt {

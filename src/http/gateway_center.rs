@@ -120,8 +120,8 @@ async fn create_gateway(
         weight: request.weight,
         ..Registration::of(key)
     };
-    let registered = api.registry.ask(RegisterInstance(registration)).await;
-    match registered.map_err(message)?.map_err(message)? {
+    let registered = api.registry.write(RegisterInstance(registration)).await;
+    match registered.map_err(message)? {
         Some(registered) => Ok(registered.instance.id.0),
         None => Err(UNKNOWN_GROUP.to_owned()),
     }
@@ -177,7 +177,7 @@ async fn register_instance(
     };
     caller.check(&key.scope)?;
     let registration = Registration::of(key);
-    api.registry.ask(RegisterInstance(registration)).await??;
+    api.registry.write(RegisterInstance(registration)).await?;
     Ok(())
 }
 
@@ -311,11 +311,10 @@ pub(super) async fn offline(
         return Answer(Err(UNKNOWN_SERVICE.to_owned()));
     };
     let id = InstanceId(id);
-    let disabled = api.registry.ask(DisableServiceInstance { id }).await;
-    Answer(match disabled.map_err(message) {
-        Ok(Ok(Some(_))) => Ok(true),
-        Ok(Ok(None)) => Err(UNKNOWN_SERVICE.to_owned()),
-        Ok(Err(error)) => Err(message(error)),
-        Err(message) => Err(message),
+    let disabled = api.registry.write(DisableServiceInstance { id }).await;
+    Answer(match disabled {
+        Ok(Some(_)) => Ok(true),
+        Ok(None) => Err(UNKNOWN_SERVICE.to_owned()),
+        Err(error) => Err(message(error)),
     })
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::Code;
-use crate::actor::AskError;
+use crate::actor::{AskError, WriteError};
 use crate::admission::LimitExceeded;
 use crate::backend::BackendError;
 use crate::directory::DirectoryError;
@@ -215,63 +215,67 @@ impl ResponseError for Problem {
 
 impl From<AskError> for Problem {
     fn from(error: AskError) -> Self {
-        match error {
-            AskError::Overloaded => Self::fault(
+        let (code, detail) = match error {
+            AskError::Overloaded => (
                 Code::Overloaded,
                 "too many requests are waiting; retry later",
-                &error,
             ),
-            AskError::TimedOut => Self::fault(
+            AskError::TimedOut => (
                 Code::OutcomeUnknown,
                 "no answer in time: the change may or may not have happened; send the request again",
-                &error,
             ),
-            AskError::Ended => Self::fault(Code::Stopping, "the daemon is stopping", &error),
+            AskError::Ended => (Code::Stopping, "the daemon is stopping"),
+        };
+        Self::fault(code, detail, &error)
+    }
+}
+
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Ask(error) => error.into(),
+            WriteError::Store(error) => error.into(),
         }
     }
 }
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Unavailable(_) => Self::fault(
+        let (code, detail) = match error {
+            StoreError::Unavailable(_) => (
                 Code::StoreUnavailable,
                 "the registry store does not answer; nothing was changed; retry later",
-                &error,
             ),
-            StoreError::Conflict(_) => Self::fault(
+            StoreError::Conflict(_) => (
                 Code::WriteConflict,
                 "another transaction holds the same rows; nothing was changed; retry",
-                &error,
             ),
-            StoreError::OutcomeUnknown(_) => Self::fault(
+            StoreError::OutcomeUnknown(_) => (
                 Code::OutcomeUnknown,
                 "the connection to the registry store was lost: the change may or may not have happened; send the request again",
-                &error,
             ),
-            StoreError::Refused(_) => Self::fault(
+            StoreError::Refused(_) => (
                 Code::InternalError,
                 "the registry store refused the request; see the daemon's log",
-                &error,
             ),
-        }
+        };
+        Self::fault(code, detail, &error)
     }
 }
 
 impl From<BackendError> for Problem {
     fn from(error: BackendError) -> Self {
-        match error {
-            BackendError::Unavailable(_) => Self::fault(
+        let (code, detail) = match error {
+            BackendError::Unavailable(_) => (
                 Code::LeasesUnavailable,
                 "the lease store does not answer; retry later",
-                &error,
             ),
-            BackendError::Refused(_) => Self::fault(
+            BackendError::Refused(_) => (
                 Code::LeasesUnavailable,
                 "the lease store refused the request; see the daemon's log",
-                &error,
             ),
-        }
+        };
+        Self::fault(code, detail, &error)
     }
 }
 

@@ -42,9 +42,8 @@ impl Agreement {
             replica: self.replica.clone(),
             lease_store: self.health.identity(),
         };
-        match self.registry.ask(Attest(own.clone())).await {
-            Ok(Ok(others)) => self.protection.attested(disagreement(&own, &others)),
-            Ok(Err(error)) => self.protection.not_attested(&error),
+        match self.registry.write(Attest(own.clone())).await {
+            Ok(others) => self.protection.attested(disagreement(&own, &others)),
             Err(error) => self.protection.not_attested(&error),
         }
     }

@@ -246,22 +246,18 @@ impl ExpiryHandler {
                 .iter()
                 .map(|lease| lease.key.clone())
                 .collect::<Vec<_>>();
-            let failure = match self.registry.ask(RecordOffline(leases)).await {
-                Ok(Ok(_)) => {
-                    let lateness = &self.metrics.expiry_lateness;
-                    for since in part.iter().filter_map(|expired| expired.since) {
-                        lateness.observe(since.elapsed().as_secs_f64());
-                    }
-                    continue;
-                }
-                Ok(Err(error)) => error.to_string(),
-                Err(error) => error.to_string(),
-            };
-            log::debug!(
-                "{} instances could not be marked offline, retrying: {failure}",
-                keys.len()
-            );
-            self.rearm(&keys, Instant::now() + RETRY_DELAY);
+            if let Err(error) = self.registry.write(RecordOffline(leases)).await {
+                log::debug!(
+                    "{} instances could not be marked offline, retrying: {error}",
+                    keys.len()
+                );
+                self.rearm(&keys, Instant::now() + RETRY_DELAY);
+                continue;
+            }
+            let lateness = &self.metrics.expiry_lateness;
+            for since in part.iter().filter_map(|expired| expired.since) {
+                lateness.observe(since.elapsed().as_secs_f64());
+            }
         }
     }
 

@@ -158,24 +158,21 @@ impl Purge {
     /// Removes all instances that have been offline since before `before`.
     async fn remove(&self, before: DateTime<Utc>) {
         loop {
-            let failure = match self.registry.ask(PurgeOffline { before }).await {
-                Ok(Ok(removed)) => {
-                    if !removed.is_empty() {
-                        log::info!(
-                            "removed {} instances offline for more than {} (--remove-offline-after)",
-                            removed.len(),
-                            humantime::format_duration(self.after)
-                        );
-                    }
-                    if removed.len() < usize::from(PurgeOffline::LIMIT) {
-                        return;
-                    }
-                    continue;
+            let removed = match self.registry.write(PurgeOffline { before }).await {
+                Ok(removed) => removed.len(),
+                Err(error) => {
+                    return log::debug!("cannot remove offline instances, retrying: {error}");
                 }
-                Ok(Err(error)) => error.to_string(),
-                Err(error) => error.to_string(),
             };
-            return log::debug!("cannot remove offline instances, retrying: {failure}");
+            if removed > 0 {
+                log::info!(
+                    "removed {removed} instances offline for more than {} (--remove-offline-after)",
+                    humantime::format_duration(self.after)
+                );
+            }
+            if removed < usize::from(PurgeOffline::LIMIT) {
+                return;
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::ExpiryHandler;
 use super::expiry::ExpiredLease;
-use crate::actor::{AskError, Mailbox, RecordOnline, RegistryActor};
+use crate::actor::{Mailbox, RecordOnline, RegistryActor, WriteError};
 use crate::backend::BackendError;
 use crate::clock::Clock;
 use crate::coordination::Coordinator;
@@ -82,9 +82,9 @@ pub enum ReconcileError {
     /// The coordinator or the lease store gave no answer.
     #[error(transparent)]
     Backend(#[from] BackendError),
-    /// The RegistryActor gave no answer.
-    #[error("the registry actor: {0}")]
-    Ask(#[from] AskError),
+    /// The living instances were not recorded.
+    #[error(transparent)]
+    Write(#[from] WriteError),
 }
 
 impl Reconciler {
@@ -209,7 +209,7 @@ impl Reconciler {
         if begun.is_empty() {
             Ok(0)
         } else {
-            Ok(self.registry.ask(RecordOnline(begun)).await??.len())
+            Ok(self.registry.write(RecordOnline(begun)).await?.len())
         }
     }
 }

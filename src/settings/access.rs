@@ -24,52 +24,37 @@ pub(super) const TOKEN_VARIABLES: [(&str, Role); 3] = [
 pub(crate) struct AccessSettings {
     /// A file with one line per token: ROLE NAME SHA256, and SCOPE for a limited one. `rollcalld
     /// token` generates tokens and their lines
-    #[arg(long, value_name = "PATH", env = "ROLLCALL_TOKENS_FILE")]
+    #[arg(long, value_name = "PATH")]
     tokens_file: Option<PathBuf>,
 
     /// A file with one token of the role admin, which may do everything
-    #[arg(long, value_name = "PATH", env = "ROLLCALL_ADMIN_TOKEN_FILE")]
+    #[arg(long, value_name = "PATH")]
     admin_token_file: Option<PathBuf>,
 
     /// A file with one token of the role agent, which may register, send heartbeats, deregister and
     /// read
-    #[arg(long, value_name = "PATH", env = "ROLLCALL_AGENT_TOKEN_FILE")]
+    #[arg(long, value_name = "PATH")]
     agent_token_file: Option<PathBuf>,
 
     /// A file with one token of the role read
-    #[arg(long, value_name = "PATH", env = "ROLLCALL_READ_TOKEN_FILE")]
+    #[arg(long, value_name = "PATH")]
     read_token_file: Option<PathBuf>,
 
     /// Serve every client that can reach --listen, without tokens
-    #[arg(long, env = "ROLLCALL_ALLOW_ANONYMOUS")]
+    #[arg(long)]
     pub(super) allow_anonymous: bool,
 
     /// The PEM file of the certificate chain for HTTPS
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "ROLLCALL_TLS_CERT",
-        requires = "tls_key"
-    )]
+    #[arg(long, value_name = "PATH", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
     /// The PEM file of the private key for HTTPS
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "ROLLCALL_TLS_KEY",
-        requires = "tls_cert"
-    )]
+    #[arg(long, value_name = "PATH", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
     /// The PEM file of the authorities of client certificates, which are then required, except for
     /// probes
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "ROLLCALL_TLS_CLIENT_CA",
-        requires = "tls_cert"
-    )]
+    #[arg(long, value_name = "PATH", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
 
     /// The tokens, from the files above and from variables; without any, clients are not

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::{Args, Error};
 use serde::Deserialize;
@@ -75,8 +74,8 @@ pub(crate) struct AgentSettings {
     pub(crate) no_roll_calls: bool,
 
     /// The time that the command gets to exit after SIGTERM before it is killed
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
-    pub(crate) stop_timeout: Duration,
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    pub(crate) stop_timeout: humantime::Duration,
 
     /// The command to run: the agent deregisters the instance when it exits, and exits with its
     /// exit code

@@ -12,6 +12,9 @@ use crate::auth::Token;
 /// The token itself. It has no flag, because other users can see a process's flags.
 pub(super) const TOKEN_VARIABLE: &str = "ROLLCALL_TOKEN";
 
+/// The flags below.
+pub(super) const FLAGS: [&str; 3] = ["server", "token-file", "ca-file"];
+
 /// The flag of the token, as messages name it.
 const TOKEN_FILE: &str = "--token-file <PATH>";
 
@@ -23,7 +26,6 @@ pub(crate) struct ClientSettings {
     #[arg(
         long,
         value_name = "URL",
-        env = "ROLLCALL_SERVER",
         default_value = "http://127.0.0.1:18080",
         value_delimiter = ',',
         value_parser = http_url
@@ -31,11 +33,11 @@ pub(crate) struct ClientSettings {
     pub(crate) server: Vec<Url>,
 
     /// The file of the token to send; ROLLCALL_TOKEN may contain the token itself
-    #[arg(long, value_name = "PATH", env = "ROLLCALL_TOKEN_FILE")]
+    #[arg(long, value_name = "PATH")]
     token_file: Option<PathBuf>,
 
     /// The PEM file of the certificate authorities to trust instead of the system's
-    #[arg(long, value_name = "PATH", env = "ROLLCALL_CA_FILE")]
+    #[arg(long, value_name = "PATH")]
     pub(crate) ca_file: Option<PathBuf>,
 
     /// Sent as a bearer token.

@@ -95,16 +95,11 @@ pub(crate) struct TokenSettings {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct HealthcheckSettings {
     /// The address and port of the daemon
-    #[arg(
-        long,
-        value_name = "IP:PORT",
-        env = "ROLLCALL_LISTEN",
-        default_value = "127.0.0.1:18080"
-    )]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:18080")]
     pub(crate) listen: SocketAddr,
 
     /// The certificate of the daemon, if it serves HTTPS
-    #[arg(long, value_name = "PATH", env = "ROLLCALL_TLS_CERT")]
+    #[arg(long, value_name = "PATH")]
     pub(crate) tls_cert: Option<PathBuf>,
 }
 
@@ -114,7 +109,7 @@ pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     variables: &[(OsString, OsString)],
 ) -> Result<Command, Error> {
-    let mut command = Cli::command();
+    let mut command = command_line();
     let matches = command.try_get_matches_from_mut(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
     let called = cli.command.unwrap_or(Command::Serve(Box::new(cli.serve)));
@@ -129,6 +124,26 @@ pub(crate) fn parse(
         (Err(error), Some(called)) => Err(error.format(called)),
         (result, _) => result,
     }
+}
+
+/// Returns the command line. The settings of daemons and of the registry that a command uses can
+/// also be variables: `ROLLCALL_LISTEN` is that of `--listen`.
+fn command_line() -> clap::Command {
+    with_variables(Cli::command(), |_| true).mut_subcommands(|command| {
+        let is_daemon = matches!(command.get_name(), "serve" | "migrate" | "healthcheck");
+        with_variables(command, |flag| is_daemon || client::FLAGS.contains(&flag))
+    })
+}
+
+/// Gives those flags for which `has_one` returns true their variables.
+fn with_variables(command: clap::Command, has_one: impl Fn(&str) -> bool) -> clap::Command {
+    command.mut_args(|flag| match flag.get_long() {
+        Some(name) if has_one(name) => {
+            let variable = format!("ROLLCALL_{}", name.replace('-', "_").to_uppercase());
+            flag.env(variable)
+        }
+        _ => flag,
+    })
 }
 
 impl ServeSettings {
@@ -158,7 +173,7 @@ impl Command {
 
 /// Writes the completions of a shell.
 pub(crate) fn write_completions(shell: Shell, out: &mut dyn io::Write) {
-    clap_complete::generate(shell, &mut Cli::command(), "rollcalld", out);
+    clap_complete::generate(shell, &mut command_line(), "rollcalld", out);
 }
 
 /// A misspelt variable must not silently keep its default.

@@ -33,7 +33,6 @@ pub(crate) struct StoreSettings {
     #[arg(
         long,
         value_name = "URL",
-        env = "ROLLCALL_STORE",
         hide_env_values = true,
         default_value = "sqlite:rollcall.db",
         value_parser = Hidden::<StoreUrl>::default()
@@ -45,12 +44,7 @@ pub(crate) struct StoreSettings {
 #[derive(Debug, Clone, Args)]
 pub struct ServeSettings {
     /// The address and port of the HTTP server; port 0 picks a free port and prints it
-    #[arg(
-        long,
-        value_name = "IP:PORT",
-        env = "ROLLCALL_LISTEN",
-        default_value = "127.0.0.1:18080"
-    )]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:18080")]
     pub(crate) listen: SocketAddr,
 
     #[command(flatten)]
@@ -62,7 +56,6 @@ pub struct ServeSettings {
     #[arg(
         long,
         value_name = "URL",
-        env = "ROLLCALL_LEASES",
         hide_env_values = true,
         default_value = "memory:",
         value_parser = Hidden::<LeaseUrl>::default()
@@ -74,7 +67,6 @@ pub struct ServeSettings {
     #[arg(
         long,
         value_name = "DURATION",
-        env = "ROLLCALL_LEASE_TTL",
         default_value = "30s",
         value_parser = lease_ttl
     )]
@@ -84,7 +76,6 @@ pub struct ServeSettings {
     #[arg(
         long,
         value_name = "DURATION",
-        env = "ROLLCALL_ROLL_CALL_INTERVAL",
         default_value = "15s",
         value_parser = roll_call_interval
     )]
@@ -94,19 +85,13 @@ pub struct ServeSettings {
     #[arg(
         long,
         value_name = "CHANNEL",
-        env = "ROLLCALL_ROLL_CALL_CHANNEL",
         default_value = "heartBeat",
         value_parser = clap::builder::NonEmptyStringValueParser::new()
     )]
     roll_call_channel: String,
 
     /// The text of a roll call
-    #[arg(
-        long,
-        value_name = "TEXT",
-        env = "ROLLCALL_ROLL_CALL_MESSAGE",
-        default_value = "来自网关中心的心跳请求"
-    )]
+    #[arg(long, value_name = "TEXT", default_value = "来自网关中心的心跳请求")]
     roll_call_message: String,
 
     /// Begin protection mode when more than this share of the online instances would be marked
@@ -114,47 +99,28 @@ pub struct ServeSettings {
     #[arg(
         long,
         value_name = "SHARE",
-        env = "ROLLCALL_PROTECTION_THRESHOLD",
         default_value = "0.5",
         value_parser = share
     )]
     protection_threshold: f64,
 
     /// The number of online instances below which protection mode does not begin
-    #[arg(
-        long,
-        value_name = "COUNT",
-        env = "ROLLCALL_PROTECTION_MIN_INSTANCES",
-        default_value = "10"
-    )]
+    #[arg(long, value_name = "COUNT", default_value = "10")]
     protection_min_instances: usize,
 
     /// The longest duration of protection mode
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "ROLLCALL_PROTECTION_MAX_DURATION",
-        default_value = "10m",
-        value_parser = humantime::parse_duration
-    )]
-    protection_max_duration: Duration,
+    #[arg(long, value_name = "DURATION", default_value = "10m")]
+    protection_max_duration: humantime::Duration,
 
     /// Remove instances that have been offline for this long, unless they are held; 0s disables it
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "ROLLCALL_REMOVE_OFFLINE_AFTER",
-        default_value = "72h",
-        value_parser = humantime::parse_duration
-    )]
-    remove_offline_after: Duration,
+    #[arg(long, value_name = "DURATION", default_value = "72h")]
+    remove_offline_after: humantime::Duration,
 
     /// Publish the original gateway center's refresh message on the channel service-launched when
     /// the available instances of a service change, at most twice a second
     #[arg(
         long,
         value_name = "BOOL",
-        env = "ROLLCALL_PUBLISH_SERVICE_CHANGES",
         default_value_t = true,
         action = clap::ArgAction::Set
     )]
@@ -164,41 +130,22 @@ pub struct ServeSettings {
     #[arg(
         long,
         value_name = "COUNT",
-        env = "ROLLCALL_WORKERS",
         value_parser = clap::value_parser!(u16).range(1..=256)
     )]
     workers: Option<u16>,
 
     /// The time that the start waits for the registry store and the lease store
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "ROLLCALL_START_TIMEOUT",
-        default_value = "60s",
-        value_parser = humantime::parse_duration
-    )]
-    pub(crate) start_timeout: Duration,
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub(crate) start_timeout: humantime::Duration,
 
     /// The time during which requests are still served after SIGTERM while /readyz answers 503, so
     /// that load balancers choose other replicas. SIGINT stops without it
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "ROLLCALL_SHUTDOWN_DELAY",
-        default_value = "2s",
-        value_parser = humantime::parse_duration
-    )]
-    pub(crate) shutdown_delay: Duration,
+    #[arg(long, value_name = "DURATION", default_value = "2s")]
+    pub(crate) shutdown_delay: humantime::Duration,
 
     /// The time after which the daemon exits in any case; longer than --shutdown-delay
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "ROLLCALL_SHUTDOWN_TIMEOUT",
-        default_value = "20s",
-        value_parser = humantime::parse_duration
-    )]
-    pub(crate) shutdown_timeout: Duration,
+    #[arg(long, value_name = "DURATION", default_value = "20s")]
+    pub(crate) shutdown_timeout: humantime::Duration,
 
     #[command(flatten)]
     pub(crate) access: AccessSettings,
@@ -216,7 +163,6 @@ struct LimitSettings {
     #[arg(
         long,
         value_name = "COUNT",
-        env = "ROLLCALL_MAX_IN_FLIGHT",
         default_value = "8192",
         value_parser = count(64..=1_000_000)
     )]
@@ -226,7 +172,6 @@ struct LimitSettings {
     #[arg(
         long,
         value_name = "COUNT",
-        env = "ROLLCALL_MAX_STREAMS",
         default_value = "4096",
         value_parser = count(..=1_000_000)
     )]
@@ -236,7 +181,6 @@ struct LimitSettings {
     #[arg(
         long,
         value_name = "COUNT",
-        env = "ROLLCALL_MAX_STREAMS_PER_CLIENT",
         default_value = "1024",
         value_parser = count(..=1_000_000)
     )]
@@ -246,7 +190,6 @@ struct LimitSettings {
     #[arg(
         long,
         value_name = "COUNT",
-        env = "ROLLCALL_MAX_LONG_POLLS",
         default_value = "16384",
         value_parser = count(..=1_000_000)
     )]
@@ -257,7 +200,6 @@ struct LimitSettings {
     #[arg(
         long,
         value_name = "COUNT",
-        env = "ROLLCALL_MAX_CONNECTIONS",
         default_value = "32768",
         value_parser = count(64..=1_000_000)
     )]
@@ -282,8 +224,8 @@ impl ServeSettings {
     pub(super) fn validate(&mut self, variables: &[(OsString, OsString)]) -> Result<(), Error> {
         self.access.read_tokens(variables)?;
         self.refuse_unasked_openness()?;
-        if self.shutdown_timeout <= self.shutdown_delay {
-            let delay = self.shutdown_delay;
+        if *self.shutdown_timeout <= *self.shutdown_delay {
+            let delay = *self.shutdown_delay;
             let reason = format!("must be longer than --shutdown-delay, which is {delay:?}");
             return Err(invalid_value("--shutdown-timeout <DURATION>", &reason));
         }
@@ -321,7 +263,7 @@ impl ServeSettings {
             limits: liveness::Limits {
                 ratio: self.protection_threshold,
                 min: self.protection_min_instances,
-                max: self.protection_max_duration,
+                max: *self.protection_max_duration,
                 ttl: self.lease_ttl,
             },
             roll_call: RollCall {
@@ -333,7 +275,7 @@ impl ServeSettings {
                 channel: ANNOUNCE_CHANNEL.to_owned(),
                 message: ANNOUNCE_MESSAGE.to_owned(),
             }),
-            remove_offline_after: Some(self.remove_offline_after).filter(|after| !after.is_zero()),
+            remove_offline_after: Some(*self.remove_offline_after).filter(|after| !after.is_zero()),
         }
     }
 
@@ -364,7 +306,7 @@ impl ServeSettings {
     /// Returns the time for requests in flight at the stop: most of the remaining time, leaving
     /// some for the writes that they began.
     pub(crate) fn drain_http(&self) -> Duration {
-        (self.shutdown_timeout - self.shutdown_delay) * 3 / 4
+        (*self.shutdown_timeout - *self.shutdown_delay) * 3 / 4
     }
 }
 

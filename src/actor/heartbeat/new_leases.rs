@@ -173,15 +173,12 @@ async fn record(
             .into_iter()
             .map(|(key, epoch)| LeaseStart { key, epoch });
         for part in starts.collect::<Vec<_>>().chunks(MAX_RECORD) {
-            let failure = match registry.ask(RecordOnline(part.to_vec())).await {
-                Ok(Ok(_)) => continue,
-                Ok(Err(error)) => error.to_string(),
-                Err(error) => error.to_string(),
-            };
-            log::debug!(
-                "{} new leases could not be recorded, the next heartbeats retry: {failure}",
-                part.len()
-            );
+            if let Err(error) = registry.write(RecordOnline(part.to_vec())).await {
+                log::debug!(
+                    "{} new leases could not be recorded, the next heartbeats retry: {error}",
+                    part.len()
+                );
+            }
         }
         for Waiting { recorded, .. } in waiting.drain(..) {
             // The heartbeat may have been answered without the record.

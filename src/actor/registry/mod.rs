@@ -30,7 +30,7 @@ use self::outbox::Outbox;
 pub use self::outbox::RefreshNotice;
 use self::queue::{Done, Queue};
 pub use self::write::Write;
-use super::{Lifeline, Mailbox, Ping, admit};
+use super::{AskError, Lifeline, Mailbox, Ping, admit};
 use crate::clock::Clock;
 use crate::coordination::Coordinator;
 use crate::directory::Directory;
@@ -222,7 +222,28 @@ impl Handler<MigrateSchema> for RegistryActor {
 #[rtype(result = "()")]
 pub(crate) struct AppendEvents(pub Vec<Event>);
 
+/// Why a write was not confirmed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WriteError {
+    /// The RegistryActor gave no answer.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// The registry store did not confirm the write.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 impl Mailbox<RegistryActor> {
+    /// Sends a write, and waits for its commit.
+    pub async fn write<M, T>(&self, message: M) -> Result<T, WriteError>
+    where
+        M: Message<Result = Result<T, StoreError>> + Send + 'static,
+        T: Send + 'static,
+        RegistryActor: Handler<M, Result = ResponseFuture<M::Result>>,
+    {
+        Ok(self.ask(message).await??)
+    }
+
     /// Appends events to the event log, after those of earlier commits. Retries until the
     /// RegistryActor has accepted them.
     pub(crate) async fn append_events(&self, events: Vec<Event>) {

@@ -192,7 +192,7 @@ pub(in crate::http) async fn register(
         metadata: body.metadata,
         ttl: body.ttl_seconds,
     };
-    let registered = api.registry.ask(RegisterInstance(registration)).await??;
+    let registered = api.registry.write(RegisterInstance(registration)).await?;
     let registered = registered.ok_or_else(|| Problem::scope_not_found(&key.scope))?;
     let status = if registered.created {
         StatusCode::CREATED
@@ -245,7 +245,7 @@ pub(in crate::http) async fn change(
         key: key.clone(),
         change,
     };
-    match api.registry.ask(message).await?? {
+    match api.registry.write(message).await? {
         Some(instance) => {
             log::info!("token {:?} changed {key}: {changed}", caller.name());
             Ok(HttpResponse::Ok().json(InstanceResponse::of(&instance, api.default_ttl)))
@@ -285,10 +285,10 @@ pub(in crate::http) async fn deregister(
     // afterwards, so either it finds none, or the lease is revoked here. The lease is also
     // revoked if the outcome is unknown or there was no instance.
     let message = DeregisterInstance { key: key.clone() };
-    let deregistered = api.registry.ask(message).await;
+    let deregistered = api.registry.write(message).await;
     let keys = vec![key.clone()];
     let revoked = api.heartbeat.ask(Revoke { keys }).await;
-    let known = deregistered??;
+    let known = deregistered?;
     revoked??;
     match known {
         Some(_) => Ok(HttpResponse::NoContent().finish()),

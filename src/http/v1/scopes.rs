@@ -103,7 +103,7 @@ pub(in crate::http) async fn declare(
     Json(body): Json<Declaration>,
 ) -> Result<HttpResponse, Problem> {
     let name = body.name;
-    let declared = api.registry.ask(DeclareScope { scope, name }).await??;
+    let declared = api.registry.write(DeclareScope { scope, name }).await?;
     log::info!(
         "token {:?} declared {}",
         caller.name(),
@@ -185,7 +185,7 @@ pub(in crate::http) async fn remove(
     let message = DeleteScope {
         scope: scope.clone(),
     };
-    match api.registry.ask(message).await?? {
+    match api.registry.write(message).await? {
         ScopeDeletion::Deleted(_) => {
             log::info!("token {:?} removed {scope}", caller.name());
             Ok(HttpResponse::NoContent().finish())
