@@ -1,6 +1,5 @@
 //! The cases, and the table that prints them.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +9,14 @@ use redis::aio::MultiplexedConnection;
 use rollcalld::clock::SystemClock;
 use rollcalld::lease::{self, LeaseStore, Renewal};
 use rollcalld::model::{InstanceKey, ScopeKind, Ttl, Weight};
-use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 use crate::load::{self, Round};
+use crate::requests::{
+    BATCH, INSTANCES, LIST, SERVICES, fill, host, id_of, made_once, registration, send_heartbeats,
+};
 use crate::servers::{Server, memory, processor_time, request};
 use crate::support::postgres::{Postgres, connect};
 use crate::support::redis::Redis;
@@ -24,12 +25,6 @@ use crate::{million, overload, watchers};
 
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(3);
-
-/// The instances that send heartbeats, over all connections.
-pub(crate) const INSTANCES: usize = 2_000;
-
-/// The number of services in registrations.
-const SERVICES: usize = 1_000;
 
 /// A server that is measured.
 struct Contestant<'a> {
@@ -128,40 +123,6 @@ pub(crate) async fn run(words: &[String]) {
     }
 }
 
-pub(crate) fn host(i: usize) -> String {
-    format!("10.{}.{}.{}:8080", i >> 16 & 255, i >> 8 & 255, i & 255)
-}
-
-pub(crate) fn send_heartbeats(connection: usize, n: usize) -> Vec<u8> {
-    let address = host((connection * 31 + n) % INSTANCES);
-    let path = format!("/v1/services/orders/instances/{address}/heartbeat");
-    request("PUT", &path, "", "")
-}
-
-/// Registers the instances, and sends one heartbeat for each.
-pub(crate) async fn fill(address: SocketAddr, count: usize) {
-    let per_connection = count / 50;
-    let tasks: Vec<_> = (0..50)
-        .map(|part| {
-            spawn_local(async move {
-                let client = crate::support::daemon::client_builder().build().unwrap();
-                let bearer = "0123456789abcdef0123456789abcdef";
-                for i in part * per_connection..(part + 1) * per_connection {
-                    let url = format!("http://{address}/v1/services/orders/instances/{}", host(i));
-                    let body = json!({"weight": 2, "metadata": {"zone": "a", "version": "1.2.3"}});
-                    let put = client.put(&url).bearer_auth(bearer).json(&body);
-                    assert!(put.send().await.unwrap().status().is_success());
-                    let heartbeat = client.put(format!("{url}/heartbeat")).bearer_auth(bearer);
-                    assert_eq!(heartbeat.send().await.unwrap().status(), 200);
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
-    }
-}
-
 async fn heartbeat_redis() {
     let (redis, other) = (Redis::start().await, Redis::start().await);
     let own = TempDir::new().unwrap();
@@ -217,19 +178,6 @@ async fn heartbeat_memory() {
         let case = format!("heartbeat, leases in memory, {connections} connections");
         compare(&case, 1, contestants).await;
     }
-}
-
-const BATCH: usize = 500;
-
-fn batch_of(batch: usize) -> Vec<u8> {
-    let lease = |i: usize| json!({"service": "orders", "address": host(batch * BATCH + i)});
-    let leases: Vec<_> = (0..BATCH).map(lease).collect();
-    request(
-        "POST",
-        "/v1/heartbeats",
-        "",
-        &json!({ "leases": leases }).to_string(),
-    )
 }
 
 /// The baseline is Redis itself, called by the daemon's own lease store.
@@ -354,28 +302,6 @@ fn renewals(batch: usize) -> Vec<Renewal> {
     (0..BATCH).map(renewal).collect()
 }
 
-/// Batches that are made before the measurement.
-pub(crate) fn made_once() -> impl Fn(usize, usize) -> Vec<u8> + Clone {
-    let batches: Arc<[Vec<u8>]> = (0..INSTANCES / BATCH).map(batch_of).collect();
-    move |connection, n| batches[(connection + n) % batches.len()].clone()
-}
-
-/// The registration of a new instance in one of many services.
-pub(crate) fn registration(tag: &'static str) -> impl Fn(usize, usize) -> Vec<u8> + Clone {
-    let begin = Instant::now();
-    move |connection, n| {
-        let moment = begin.elapsed().as_nanos();
-        let service = (connection * 31 + n) % SERVICES;
-        let path = format!("/v1/services/s-{service}/instances/{tag}-{connection}-{n}-{moment}:80");
-        request(
-            "PUT",
-            &path,
-            "",
-            "{\"weight\":2,\"metadata\":{\"zone\":\"a\"}}",
-        )
-    }
-}
-
 /// Each has a database of its own on one server.
 async fn registration_postgres() {
     let postgres = Postgres::start().await;
@@ -429,8 +355,6 @@ async fn registration_sqlite() {
     let one = Server::baseline("one-sqlite", file.to_str().unwrap());
     compare_registrations("SQLite, synchronous=FULL", &daemon, &one).await;
 }
-
-pub(crate) const LIST: &str = "/v1/services/orders/instances?available=true";
 
 async fn discovery() {
     let own = TempDir::new().unwrap();
@@ -506,18 +430,4 @@ impl Contestant<'_> {
         self.processes.push(process);
         self
     }
-}
-
-/// Returns the process ID of a Redis.
-pub(crate) async fn id_of(redis: &Redis) -> u32 {
-    let mut connection = redis.connect().await;
-    let info: String = redis::cmd("INFO")
-        .arg("server")
-        .query_async(&mut connection)
-        .await
-        .unwrap();
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix("process_id:"));
-    line.unwrap().trim().parse().unwrap()
 }

@@ -17,6 +17,7 @@ mod cases;
 mod load;
 mod million;
 mod overload;
+mod requests;
 mod servers;
 #[expect(
     dead_code,

@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::cases::id_of;
 use crate::load::{Connection, Round, micros};
+use crate::requests::id_of;
 use crate::servers::{Server, memory, processor_time, request};
 use crate::support::postgres::{Postgres, connect};
 use crate::support::redis::Redis;

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::cases::{INSTANCES, fill, made_once, registration, send_heartbeats};
 use crate::load::{self, Connection, Round, micros};
+use crate::requests::{INSTANCES, fill, made_once, registration, send_heartbeats};
 use crate::servers::{Server, memory};
 use crate::support::redis::Redis;
 

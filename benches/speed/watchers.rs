@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::cases::{LIST, fill, host};
 use crate::load::{Connection, Round, micros};
+use crate::requests::{LIST, fill, host};
 use crate::servers::{Server, processor_time, request};
 
 /// The number of event streams, and of long polls.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::deadlines::Deadlines;
+use super::entry::InstanceEntry;
 use super::instance_list::{Edit, InstanceList};
-use super::snapshot::{InstanceEntry, ScopeSnapshot};
+use super::snapshot::ScopeSnapshot;
 use crate::model::{
     EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord,
 };

@@ -4,7 +4,7 @@
 use std::mem;
 use std::sync::Arc;
 
-use super::snapshot::{Counts, InstanceEntry};
+use super::entry::{Counts, InstanceEntry};
 use crate::model::Address;
 
 /// The number of instances in a part after it was split; a part is split at twice this number.

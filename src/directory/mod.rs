@@ -7,6 +7,7 @@
 
 mod change;
 mod deadlines;
+mod entry;
 mod instance_list;
 mod lookup;
 mod snapshot;
@@ -22,11 +23,12 @@ use tokio::time::{Instant, timeout_at};
 
 use self::change::Change;
 pub(crate) use self::deadlines::{Deadlines, Slot};
+pub use self::entry::{Counts, InstanceEntry};
 pub(crate) use self::lookup::KeyParts;
 use self::lookup::LookupPermits;
 pub use self::lookup::{DirectoryError, HeartbeatInfo};
 pub(crate) use self::snapshot::Totals;
-pub use self::snapshot::{Body, Counts, InstanceEntry, InstanceFilter, ScopeSnapshot};
+pub use self::snapshot::{Body, InstanceFilter, ScopeSnapshot};
 pub use self::state::Applied;
 pub(crate) use self::state::Drift;
 use self::state::{Maps, State};

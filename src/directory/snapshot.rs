@@ -1,6 +1,5 @@
 //! The immutable snapshot of a scope.
 
-use std::iter::Sum;
 use std::ops::Add;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,39 +8,9 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
-use super::deadlines::Slot;
+use super::entry::{Counts, InstanceEntry};
 use super::instance_list::InstanceList;
-use crate::model::{Instance, ScopeRecord};
-
-/// An instance in the Directory.
-#[derive(Debug)]
-pub struct InstanceEntry {
-    /// The recorded state.
-    pub instance: Instance,
-    /// Whether protection mode keeps the instance listed without a lease.
-    pub(crate) suspect: bool,
-    pub(super) slot: Option<Slot>,
-}
-
-impl InstanceEntry {
-    /// The slot of its deadline; `None` beyond 16 million instances.
-    pub(crate) fn slot(&self) -> Option<Slot> {
-        self.slot
-    }
-}
-
-/// The numbers of instances of a scope.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Registered.
-    pub(crate) instances: usize,
-    /// Online instances.
-    pub(crate) online: usize,
-    /// Online and enabled instances.
-    pub(crate) available: usize,
-    /// Online instances that are suspects.
-    pub(crate) suspect: usize,
-}
+use crate::model::ScopeRecord;
 
 /// The totals of a kind of scope.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -101,36 +70,6 @@ impl AtomicTotals {
                 suspect,
             },
         }
-    }
-}
-
-impl Counts {
-    pub(super) fn of(listed: &InstanceEntry) -> Self {
-        Self {
-            instances: 1,
-            online: listed.instance.presence.online.into(),
-            available: listed.instance.available().into(),
-            suspect: listed.suspect.into(),
-        }
-    }
-}
-
-impl Add for Counts {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            instances: self.instances + other.instances,
-            online: self.online + other.online,
-            available: self.available + other.available,
-            suspect: self.suspect + other.suspect,
-        }
-    }
-}
-
-impl Sum for Counts {
-    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
-        counts.fold(Self::default(), Add::add)
     }
 }
 

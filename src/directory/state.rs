@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::snapshot::{AtomicTotals, InstanceEntry, ScopeSnapshot};
+use super::entry::InstanceEntry;
+use super::snapshot::{AtomicTotals, ScopeSnapshot};
 use crate::model::{Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind};
 use crate::store::Digest;
 

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::access::Caller;
 use super::extract::{Json, Query};
-use super::openapi::AuthErrors;
+use super::openapi::responses::AuthErrors;
 use super::openapi::schema;
 use super::problem::InField;
 use super::{Api, Problem};

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::Api;
-use super::openapi::AuthErrors;
+use super::openapi::responses::AuthErrors;
 use super::v1::overview::RollCallResponse;
 use crate::actor::{AskError, Ping};
 

@@ -10,9 +10,9 @@ use redis::{FromRedisValue, Value};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::address::Address;
 use super::connection::Connector;
 use super::error::reason;
-use super::url::Address;
 use crate::backend::BackendError;
 
 /// The time limit for the reply of one node.

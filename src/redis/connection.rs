@@ -12,8 +12,9 @@ use redis::{
 };
 use tokio::time::timeout;
 
+use super::address::Address;
 use super::error::{Fault, is_forbidden, reason};
-use super::url::{Address, Arrangement, CERT, KEY, Login, PASSWORD_FILE, ROOT_CERT, RedisUrl};
+use super::url::{Arrangement, CERT, KEY, Login, PASSWORD_FILE, ROOT_CERT, RedisUrl};
 use crate::backend::BackendError;
 
 /// The time limit for a connection, including its login and checks.

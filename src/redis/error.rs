@@ -2,7 +2,7 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use super::url::Address;
+use super::address::Address;
 use crate::backend::BackendError;
 
 /// Why a call to one server failed.

@@ -17,10 +17,10 @@ use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 use super::RedisBackend;
+use super::address::Address;
 use super::cluster::{Cluster, Master, SlotMap};
 use super::error::{Fault, code};
 use super::node::Node;
-use super::url::Address;
 use crate::backend::BackendError;
 
 /// The time limit for a call, including the time to connect.

@@ -2,6 +2,7 @@
 //! one [`RedisBackend`], so that the whole process uses the same server or cluster, and all
 //! connections change to the new master together after a failover.
 
+mod address;
 mod cluster;
 mod connection;
 mod error;
@@ -20,6 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
+use self::address::Address;
 use self::cluster::Cluster;
 pub(crate) use self::cluster::{Master, SlotMap};
 use self::connection::{Connected, Connector};
@@ -27,9 +29,9 @@ use self::error::Fault;
 pub(crate) use self::link::{CALL_TIMEOUT, Call, RedisConnection, within};
 use self::node::Node;
 use self::settings::Settings;
+use self::url::Arrangement;
 pub(crate) use self::url::FORMS;
 pub use self::url::RedisUrl;
-use self::url::{Address, Arrangement};
 use crate::backend::{BackendError, OpenError};
 use crate::metrics::Gauge;
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::url::Address;
+use super::address::Address;
 
 /// One master, for the whole process. Every connection belongs to a generation. Evidence that
 /// the server is no longer the master begins the next generation, and then each

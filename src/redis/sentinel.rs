@@ -7,9 +7,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::timeout;
 
+use super::address::Address;
 use super::connection::Connector;
 use super::error::reason;
-use super::url::Address;
 use crate::backend::BackendError;
 
 /// The time limit for the reply of one Sentinel. It leaves time to connect to the master within

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use redis::aio::MultiplexedConnection;
 
+use super::address::Address;
 use super::connection::field;
 use super::error::{is_forbidden, reason};
-use super::url::Address;
 
 /// The findings about the settings of the servers.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use redis::{IntoConnectionInfo, ProtocolVersion};
 use url::Url;
 
+use super::address::Address;
 use super::error::reason;
 use crate::backend::{BackendUrl, UrlError};
 
@@ -33,24 +34,6 @@ const SENTINEL_PASSWORD_FILE: &str = "sentinel_password_file";
 /// The forms of the URL, for error messages.
 pub(crate) const FORMS: &str = "redis://HOST, redis+sentinel://HOST,HOST/MASTER, \
                          redis+cluster://HOST,HOST or redis+unix:///PATH (rediss for TLS)";
-
-/// The address of a server.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Address {
-    Tcp(String, u16),
-    /// The path of a socket.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "{}", path.display()),
-        }
-    }
-}
 
 /// The kind of deployment.
 #[derive(Clone, PartialEq, Eq)]

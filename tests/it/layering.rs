@@ -234,6 +234,114 @@ fn every_module_knows_only_the_allowed_ones() {
     );
 }
 
+/// Returns the paths that an import names, without braces.
+fn expand(path: &str) -> Vec<String> {
+    let Some((prefix, rest)) = path.split_once('{') else {
+        return vec![path.trim().to_owned()];
+    };
+    let (mut depth, mut parts) = (0, vec![String::new()]);
+    for c in rest[..rest.rfind('}').unwrap()].chars() {
+        match c {
+            ',' if depth == 0 => parts.push(String::new()),
+            c => {
+                depth += i32::from(c == '{') - i32::from(c == '}');
+                parts.last_mut().unwrap().push(c);
+            }
+        }
+    }
+    let parts = parts.iter().filter(|part| !part.trim().is_empty());
+    parts
+        .flat_map(|part| expand(&format!("{prefix}{}", part.trim())))
+        .collect()
+}
+
+/// Returns the file that an import of `file` names, with the crate in the folder `root`.
+fn imported(root: &Path, file: &Path, import: &str) -> Option<PathBuf> {
+    let mut segments = import.split("::").peekable();
+    let mut at = match segments.next()? {
+        "crate" => root.to_owned(),
+        "super" => file.parent()?.to_owned(),
+        _ => return None,
+    };
+    while segments.next_if_eq(&"super").is_some() {
+        at.pop();
+    }
+    let mut found = None;
+    for segment in segments {
+        at.push(segment);
+        if at.is_dir() {
+            found = Some(at.join("mod.rs"));
+        } else {
+            let file = at.with_extension("rs");
+            return if file.exists() { Some(file) } else { found };
+        }
+    }
+    found
+}
+
+/// For each file of a folder the other files of the folder that it imports. A `mod.rs` assembles
+/// its folder, so what it imports does not count, and neither does an import from it by a file of
+/// the folder.
+fn import_graph(root: &Path, folder: &Path) -> BTreeMap<PathBuf, Vec<PathBuf>> {
+    let is_assembly = |path: &PathBuf| path.ends_with("mod.rs") || path.ends_with("main.rs");
+    let files = sources(folder)
+        .into_iter()
+        .filter(|path| !is_assembly(path));
+    let edges = files.map(|file| {
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let lines = code.lines().map(str::trim);
+        let code: String = lines
+            .filter(|line| !line.starts_with("//"))
+            .flat_map(|line| [line, " "])
+            .collect();
+        let imports = code.split(';').filter_map(|statement| {
+            let (_, path) = statement.rsplit_once("use ")?;
+            Some(expand(path))
+        });
+        let targets = imports
+            .flatten()
+            .filter_map(|import| imported(root, &file, &import))
+            .filter(|target| target.starts_with(folder) && *target != file)
+            .filter(|target| !(is_assembly(target) && file.starts_with(target.parent().unwrap())));
+        let targets = targets.collect();
+        (file, targets)
+    });
+    edges.collect()
+}
+
+/// Returns the first import cycle that begins at the last file of `path`.
+fn cycle(graph: &BTreeMap<PathBuf, Vec<PathBuf>>, path: &[PathBuf]) -> Option<Vec<PathBuf>> {
+    let next = graph.get(path.last()?)?.iter();
+    next.map(|file| [path, std::slice::from_ref(file)].concat())
+        .find_map(|longer| {
+            if path.contains(longer.last()?) {
+                Some(longer)
+            } else {
+                cycle(graph, &longer)
+            }
+        })
+}
+
+#[test]
+fn no_module_has_an_import_cycle() {
+    let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/speed");
+    let modules = fs::read_dir(src())
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let mut folders: Vec<(PathBuf, PathBuf)> = modules
+        .filter(|path| path.is_dir())
+        .map(|folder| (src(), folder))
+        .collect();
+    folders.push((benches.clone(), benches));
+    for (root, folder) in folders {
+        let graph = import_graph(&root, &folder);
+        for file in graph.keys() {
+            assert_eq!(cycle(&graph, std::slice::from_ref(file)), None);
+        }
+    }
+}
+
 #[test]
 fn a_breach_is_seen() {
     for (module, text, breach) in [

@@ -8,7 +8,7 @@ use actix_web::{HttpResponse, web};
 
 use super::Code;
 use super::Problem;
-use super::openapi::NotFound;
+use super::openapi::responses::NotFound;
 
 /// Allows only the page's own parts and the API: no inline script or style, no frame, no other
 /// host.

@@ -3,12 +3,8 @@
 
 mod document;
 mod page;
-mod responses;
+pub(super) mod responses;
 pub(super) mod schema;
 
 pub(super) use self::document::document;
 pub(super) use self::page::{page, redirect};
-pub(super) use self::responses::{
-    AuthErrors, BadRequest, BodyErrors, InstancePathParams, NotFound, OutcomeErrors,
-    ScopePathParams,
-};

@@ -6,7 +6,7 @@ use actix_web::http::header::{CONTENT_SECURITY_POLICY, LOCATION};
 use actix_web::{HttpResponse, web};
 use utoipa_swagger_ui::Config;
 
-use super::NotFound;
+use super::responses::NotFound;
 use crate::http::{Code, Problem};
 
 /// Allows only scripts and images from the daemon.

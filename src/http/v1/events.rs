@@ -17,8 +17,8 @@ use utoipa::IntoParams;
 use crate::http::access::{self, Caller};
 use crate::http::context;
 use crate::http::extract::Query;
+use crate::http::openapi::responses::{AuthErrors, BadRequest};
 use crate::http::openapi::schema;
-use crate::http::openapi::{AuthErrors, BadRequest};
 use crate::http::{Api, Problem};
 use crate::model::{
     EventId, EventKind, Instance, Scope, ScopeKey, ScopeKind, Status, Weight, rfc3339_millis,

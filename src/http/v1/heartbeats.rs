@@ -15,10 +15,10 @@ use crate::directory::{HeartbeatInfo, KeyParts};
 use crate::http::Code;
 use crate::http::access::Caller;
 use crate::http::extract::{JsonText, KnownPath, Object, parsed};
-use crate::http::openapi::schema;
-use crate::http::openapi::{
+use crate::http::openapi::responses::{
     AuthErrors, BadRequest, BodyErrors, InstancePathParams, NotFound, OutcomeErrors,
 };
+use crate::http::openapi::schema;
 use crate::http::{Api, Problem};
 use crate::model::{InstanceKey, ScopeKind, Ttl};
 

@@ -14,7 +14,9 @@ use crate::admission::{Permit, RequestClass};
 use crate::directory::{Body, InstanceFilter, ScopeSnapshot};
 use crate::http::context;
 use crate::http::extract::{Query, ScopePath};
-use crate::http::openapi::{AuthErrors, BadRequest, NotFound, OutcomeErrors, ScopePathParams};
+use crate::http::openapi::responses::{
+    AuthErrors, BadRequest, NotFound, OutcomeErrors, ScopePathParams,
+};
 use crate::http::{Api, Problem};
 use crate::model::{ScopeKind, Ttl};
 

@@ -9,10 +9,10 @@ use crate::actor::{ChangeInstance, DeregisterInstance, RegisterInstance, Revoke}
 use crate::directory::InstanceEntry;
 use crate::http::access::Caller;
 use crate::http::extract::{InstancePath, Json};
-use crate::http::openapi::schema;
-use crate::http::openapi::{
+use crate::http::openapi::responses::{
     AuthErrors, BadRequest, BodyErrors, InstancePathParams, NotFound, OutcomeErrors,
 };
+use crate::http::openapi::schema;
 use crate::http::{Api, Problem};
 use crate::model::{
     DisplayName, Hold, Instance, InstanceChange, Metadata, Note, Registration, ScopeKind, Status,

@@ -7,7 +7,9 @@ use utoipa::ToSchema;
 
 use crate::directory::InstanceFilter;
 use crate::http::extract::ScopePath;
-use crate::http::openapi::{AuthErrors, BadRequest, NotFound, OutcomeErrors, ScopePathParams};
+use crate::http::openapi::responses::{
+    AuthErrors, BadRequest, NotFound, OutcomeErrors, ScopePathParams,
+};
 use crate::http::{Api, Problem};
 use crate::model::{InstanceKey, rfc3339_millis};
 

@@ -12,7 +12,7 @@ use crate::actor::{AskError, until_next};
 use crate::admission::RequestClass;
 use crate::directory::Totals;
 use crate::http::access::Caller;
-use crate::http::openapi::{AuthErrors, OutcomeErrors};
+use crate::http::openapi::responses::{AuthErrors, OutcomeErrors};
 use crate::http::{Api, Problem};
 use crate::liveness::ReconcileReport;
 use crate::model::{ScopeKind, rfc3339_millis};

@@ -10,10 +10,10 @@ use crate::directory::Counts;
 use crate::http::Code;
 use crate::http::access::Caller;
 use crate::http::extract::{Json, KindPath, ScopePath};
-use crate::http::openapi::schema;
-use crate::http::openapi::{
+use crate::http::openapi::responses::{
     AuthErrors, BadRequest, BodyErrors, NotFound, OutcomeErrors, ScopePathParams,
 };
+use crate::http::openapi::schema;
 use crate::http::problem::Document;
 use crate::http::{Api, Problem};
 use crate::model::{DisplayName, ScopeKind, ScopeRecord, rfc3339_millis};

@@ -14,8 +14,8 @@ use utoipa::{IntoParams, ToSchema};
 use crate::directory::{Directory, InstanceFilter, ScopeSnapshot};
 use crate::http::access::Caller;
 use crate::http::extract::Query;
+use crate::http::openapi::responses::{AuthErrors, BadRequest};
 use crate::http::openapi::schema;
-use crate::http::openapi::{AuthErrors, BadRequest};
 use crate::http::{Api, Problem};
 use crate::model::{Instance, Metadata, ScopeKey, ScopeKind};
 

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::form_urlencoded;
 
-use super::tls::tls_config;
+use super::tls::{Files, Tls, tls_config};
 use crate::backend::{BackendUrl, UrlError};
 
 /// The longest wait for a free connection.
@@ -27,52 +27,11 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// The time limit for one answer; longer than the limit at the server, so that the server
 /// reports first.
 pub(super) const ANSWER: Duration = Duration::from_secs(3);
-/// The `sslmode` of libpq.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tls {
-    /// No encryption.
-    Disable,
-    /// Encryption if the server supports it; the server is not verified.
-    Prefer,
-    /// Encryption is required; the server is verified only with `sslrootcert`, and then as by
-    /// `verify-full`.
-    Require,
-    /// Encryption is required, and the certificate must be for this host and from a known
-    /// authority. The default with `sslrootcert`.
-    VerifyFull,
-}
-
-impl FromStr for Tls {
-    type Err = UrlError;
-
-    fn from_str(text: &str) -> Result<Self, UrlError> {
-        match text {
-            "disable" => Ok(Self::Disable),
-            "prefer" => Ok(Self::Prefer),
-            "require" => Ok(Self::Require),
-            "verify-full" => Ok(Self::VerifyFull),
-            other => Err(UrlError::new(format!(
-                "sslmode must be disable, prefer, require or verify-full, not '{other}'"
-            ))),
-        }
-    }
-}
-
 /// A parsed `postgres://` URL: the settings of the driver, and those that the driver does not
 /// know.
 struct Settings {
     driver: Config,
     files: Files,
-}
-
-/// The files that are read again for each new connection.
-#[derive(Debug, Clone)]
-pub(super) struct Files {
-    pub(super) tls: Tls,
-    pub(super) root_cert: Option<String>,
-    /// The files of the client's certificate and its key.
-    pub(super) client_cert: Option<(String, String)>,
-    pub(super) password_file: Option<String>,
 }
 
 fn settings(url: &BackendUrl) -> Result<Settings, UrlError> {

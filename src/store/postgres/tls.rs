@@ -1,6 +1,7 @@
-//! The TLS of connections.
+//! The TLS of connections, and the files that it needs.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use rustls::client::WantsClientCert;
@@ -10,7 +11,48 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::connect::{Files, Tls};
+use crate::backend::UrlError;
+
+/// The `sslmode` of libpq.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tls {
+    /// No encryption.
+    Disable,
+    /// Encryption if the server supports it; the server is not verified.
+    Prefer,
+    /// Encryption is required; the server is verified only with `sslrootcert`, and then as by
+    /// `verify-full`.
+    Require,
+    /// Encryption is required, and the certificate must be for this host and from a known
+    /// authority. The default with `sslrootcert`.
+    VerifyFull,
+}
+
+impl FromStr for Tls {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        match text {
+            "disable" => Ok(Self::Disable),
+            "prefer" => Ok(Self::Prefer),
+            "require" => Ok(Self::Require),
+            "verify-full" => Ok(Self::VerifyFull),
+            other => Err(UrlError::new(format!(
+                "sslmode must be disable, prefer, require or verify-full, not '{other}'"
+            ))),
+        }
+    }
+}
+
+/// The files that are read again for each new connection.
+#[derive(Debug, Clone)]
+pub(super) struct Files {
+    pub(super) tls: Tls,
+    pub(super) root_cert: Option<String>,
+    /// The files of the client's certificate and its key.
+    pub(super) client_cert: Option<(String, String)>,
+    pub(super) password_file: Option<String>,
+}
 
 pub(super) fn tls_config(files: &Files) -> Result<ClientConfig, String> {
     let root_cert = files.root_cert.as_deref();
