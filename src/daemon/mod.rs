@@ -273,7 +273,7 @@ fn open_backends(
     let store = store::open(&settings.store.store)?;
     let leases = lease::open(&settings.leases, Arc::clone(&clock))?;
     if let Some(redis) = leases.redis() {
-        redis.report_evictions(metrics.backends.leases_evicted.clone());
+        redis.report_evictions(metrics.leases_evicted.clone());
     }
     Ok(Backends {
         store,

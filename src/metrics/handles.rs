@@ -7,7 +7,7 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
-use super::{Gauge, Histogram, Labels, StatusLabels};
+use super::{Gauge, Histogram, Label, Labels, StatusLabels};
 
 /// The requests of one route, as one thread counts them.
 pub(crate) struct RouteMetrics {
@@ -72,6 +72,18 @@ pub(crate) struct HeartbeatMetrics {
     pub(crate) rejected: Counter,
 }
 
+impl From<Family<Label, Counter>> for HeartbeatMetrics {
+    fn from(all: Family<Label, Counter>) -> Self {
+        let outcome = |name| all.get_or_create_owned(&[("outcome", name)]);
+        Self {
+            created: outcome("created"),
+            renewed: outcome("renewed"),
+            unknown: outcome("unknown"),
+            rejected: outcome("rejected"),
+        }
+    }
+}
+
 /// Whether each backend answered the last call: 1 or 0.
 pub(crate) struct BackendMetrics {
     /// The registry store.
@@ -80,8 +92,17 @@ pub(crate) struct BackendMetrics {
     pub(crate) leases: Gauge,
     /// The event log.
     pub(crate) event_log: BothWays,
-    /// Whether the lease store may evict leases.
-    pub(crate) leases_evicted: Gauge,
+}
+
+impl From<Family<Label, Gauge>> for BackendMetrics {
+    fn from(all: Family<Label, Gauge>) -> Self {
+        let backend = |name| all.get_or_create_owned(&[("backend", name)]);
+        Self {
+            store: backend("store"),
+            leases: backend("leases"),
+            event_log: BothWays::new(backend("event_log")),
+        }
+    }
 }
 
 /// A backend that is up while it answers reads and accepts writes.
@@ -92,7 +113,7 @@ pub(crate) struct BothWays {
 }
 
 impl BothWays {
-    pub(super) fn new(up: Gauge) -> Self {
+    fn new(up: Gauge) -> Self {
         Self {
             up,
             reads: AtomicBool::new(false),

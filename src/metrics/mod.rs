@@ -11,6 +11,7 @@ mod state;
 mod text;
 
 use std::cell::RefCell;
+use std::hash::Hash;
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
@@ -18,12 +19,10 @@ use prometheus_client::metrics::family::Family;
 pub(crate) use prometheus_client::metrics::gauge::Gauge;
 pub(crate) use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::histogram::exponential_buckets;
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::registry::Registry;
 
 pub use self::handles::MailboxMetrics;
-pub(crate) use self::handles::{
-    BackendMetrics, BothWays, HeartbeatMetrics, RoundTripMetrics, RouteMetrics,
-};
+pub(crate) use self::handles::{BackendMetrics, HeartbeatMetrics, RoundTripMetrics, RouteMetrics};
 use self::state::StateCollector;
 pub(crate) use self::state::{State, StateWriter};
 
@@ -45,6 +44,11 @@ fn durations() -> Histogram {
     ])
 }
 
+/// Durations by labels.
+fn histograms<L: Clone + Hash + Eq>() -> Histograms<L> {
+    Family::new_with_constructor(durations as fn() -> Histogram)
+}
+
 /// Buckets of delays that may last a second, in seconds.
 fn lateness() -> Histogram {
     Histogram::new([
@@ -57,41 +61,87 @@ fn sizes() -> Histogram {
     Histogram::new(exponential_buckets(1.0, 2.0, 11))
 }
 
-/// All metrics.
-pub struct Metrics {
-    registry: Mutex<Registry>,
-    requests: Family<StatusLabels, Counter>,
-    request_durations: Histograms<Labels>,
-    shed: Family<Label, Counter>,
-    mailbox_pending: Family<Label, Gauge>,
-    mailbox_waits: Histograms<Label>,
-    mailbox_rejected: Family<Label, Counter>,
-    round_trips: Histograms<Label>,
-    lease_errors: Family<Label, Counter>,
-    transitions: Family<Label, Counter>,
-    events: Family<Label, Counter>,
-    /// Heartbeats by outcome.
-    pub(crate) heartbeats: HeartbeatMetrics,
-    /// Leases renewed in one round trip.
-    pub(crate) lease_batch: Histogram,
-    /// Writes in one transaction.
-    pub(crate) commit_size: Histogram,
-    /// The duration of transactions, in seconds.
-    pub(crate) commit_duration: Histogram,
-    /// Transactions that failed.
-    pub(crate) commit_errors: Counter,
-    /// The time from the end of a lease until its instance was marked offline, in seconds.
-    pub(crate) expiry_lateness: Histogram,
-    /// Events that wait to be appended to the event log.
-    pub(crate) events_waiting: Gauge,
-    /// The time from an event until this replica read it, in seconds.
-    pub(crate) event_lag: Histogram,
-    /// Event streams ended because their client read too slowly.
-    pub(crate) streams_dropped: Counter,
-    /// Whether the backends answer.
-    pub(crate) backends: BackendMetrics,
-    /// Whether the last reload succeeded.
-    pub(crate) reloaded: Gauge,
+/// Declares the metrics. Each has a handle, the metric that is registered, its name without the
+/// prefix, and its help.
+macro_rules! metrics {
+    ($($vis:vis $field:ident: $handle:ty = $metric:expr, $name:literal, $help:literal;)+) => {
+        /// All metrics.
+        pub struct Metrics {
+            registry: Mutex<Registry>,
+            $(#[doc = $help] $vis $field: $handle,)+
+        }
+
+        impl Metrics {
+            fn registered() -> Self {
+                let mut registry = Registry::default();
+                $(
+                    let $field = $metric;
+                    registry.register(concat!("rollcall_", $name), $help, $field.clone());
+                )+
+                Self {
+                    registry: Mutex::new(registry),
+                    $($field: $field.into(),)+
+                }
+            }
+        }
+    };
+}
+
+metrics! {
+    build: Family<Label, Gauge> = Family::<Label, Gauge>::default(),
+        "build_info", "Version of the daemon; the value is always 1";
+    requests: Family<StatusLabels, Counter> = Family::<StatusLabels, Counter>::default(),
+        "http_requests", "HTTP requests by route and status";
+    request_durations: Histograms<Labels> = histograms::<Labels>(),
+        "http_request_duration_seconds",
+        "Duration of HTTP requests, without event streams and long polls";
+    shed: Family<Label, Counter> = Family::<Label, Counter>::default(),
+        "http_requests_rejected",
+        "HTTP requests rejected because the limit of their class was reached";
+    mailbox_pending: Family<Label, Gauge> = Family::<Label, Gauge>::default(),
+        "mailbox_pending", "Messages to an actor that are not answered yet";
+    mailbox_waits: Histograms<Label> = histograms::<Label>(),
+        "mailbox_wait_seconds", "Time a message waits until the actor handles it";
+    mailbox_rejected: Family<Label, Counter> = Family::<Label, Counter>::default(),
+        "mailbox_rejected", "Messages to an actor rejected because its mailbox was full";
+    round_trips: Histograms<Label> = histograms::<Label>(),
+        "lease_round_trip_seconds", "Duration of calls to the lease store";
+    lease_errors: Family<Label, Counter> = Family::<Label, Counter>::default(),
+        "lease_errors", "Calls to the lease store that failed";
+    transitions: Family<Label, Counter> = Family::<Label, Counter>::default(),
+        "transitions", "Transitions to online or offline that this replica recorded";
+    events: Family<Label, Counter> = Family::<Label, Counter>::default(),
+        "events", "Events read from the event log, by type";
+    pub(crate) heartbeats: HeartbeatMetrics = Family::<Label, Counter>::default(),
+        "heartbeats",
+        "Heartbeats by outcome: created or renewed a lease, of an unknown instance, or rejected";
+    pub(crate) lease_batch: Histogram = sizes(),
+        "lease_batch_size", "Leases renewed in one round trip";
+    pub(crate) commit_size: Histogram = sizes(),
+        "commit_size", "Writes in one transaction of the registry store";
+    pub(crate) commit_duration: Histogram = durations(),
+        "commit_duration_seconds",
+        "Duration of transactions of the registry store, from BEGIN to the confirmed commit";
+    pub(crate) commit_errors: Counter = Counter::<u64>::default(),
+        "commit_errors", "Transactions of the registry store that failed";
+    pub(crate) expiry_lateness: Histogram = lateness(),
+        "expiry_lateness_seconds",
+        "Time from the end of a lease until its instance was marked offline";
+    pub(crate) events_waiting: Gauge = Gauge::<i64>::default(),
+        "events_waiting", "Events of committed changes that wait to be appended to the event log";
+    pub(crate) event_lag: Histogram = lateness(),
+        "event_lag_seconds",
+        "Time from an event, by the clock of the replica that recorded it, until this replica read it";
+    pub(crate) streams_dropped: Counter = Counter::<u64>::default(),
+        "streams_dropped", "Event streams ended because their client read too slowly";
+    pub(crate) backends: BackendMetrics = Family::<Label, Gauge>::default(),
+        "backend_up", "Whether a backend answered the last call: 1 or 0";
+    pub(crate) leases_evicted: Gauge = Gauge::<i64>::default(),
+        "lease_store_evicts",
+        "Whether Redis may evict leases: maxmemory is set and maxmemory-policy is not noeviction";
+    pub(crate) reloaded: Gauge = Gauge::<i64>::default(),
+        "config_last_reload_successful",
+        "Whether the last reload of tokens and certificates succeeded";
 }
 
 impl Default for Metrics {
@@ -101,136 +151,12 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Creates all metrics with the value 0.
+    /// Creates all metrics with the value 0, so that the first increment is visible.
     pub fn new() -> Self {
-        let mut all = Registering(Registry::default());
-        let build = Family::<Label, Gauge>::default();
-        build
-            .get_or_create(&[("version", env!("CARGO_PKG_VERSION"))])
-            .set(1);
-        all.add(
-            "build_info",
-            "Version of the daemon; the value is always 1",
-            build,
-        );
-        let heartbeats = all.add(
-            "heartbeats",
-            "Heartbeats by outcome: created or renewed a lease, of an unknown instance, or rejected",
-            Family::<Label, Counter>::default(),
-        );
-        let outcome = |outcome| heartbeats.get_or_create_owned(&[("outcome", outcome)]);
-        let heartbeats = HeartbeatMetrics {
-            created: outcome("created"),
-            renewed: outcome("renewed"),
-            unknown: outcome("unknown"),
-            rejected: outcome("rejected"),
-        };
-        let backends = all.add(
-            "backend_up",
-            "Whether a backend answered the last call: 1 or 0",
-            Family::<Label, Gauge>::default(),
-        );
-        let backend = |backend| backends.get_or_create_owned(&[("backend", backend)]);
-        let backends = BackendMetrics {
-            store: backend("store"),
-            leases: backend("leases"),
-            event_log: BothWays::new(backend("event_log")),
-            leases_evicted: all.add(
-                "lease_store_evicts",
-                "Whether Redis may evict leases: maxmemory is set and maxmemory-policy is not noeviction",
-                Gauge::default(),
-            ),
-        };
-        let metrics = Self {
-            requests: all.add(
-                "http_requests",
-                "HTTP requests by route and status",
-                Family::default(),
-            ),
-            request_durations: all.add(
-                "http_request_duration_seconds",
-                "Duration of HTTP requests, without event streams and long polls",
-                Family::new_with_constructor(durations as fn() -> Histogram),
-            ),
-            shed: all.add(
-                "http_requests_rejected",
-                "HTTP requests rejected because the limit of their class was reached",
-                Family::default(),
-            ),
-            heartbeats,
-            lease_batch: all.add("lease_batch_size", "Leases renewed in one round trip", sizes()),
-            round_trips: all.add(
-                "lease_round_trip_seconds",
-                "Duration of calls to the lease store",
-                Family::new_with_constructor(durations as fn() -> Histogram),
-            ),
-            lease_errors: all.add(
-                "lease_errors",
-                "Calls to the lease store that failed",
-                Family::default(),
-            ),
-            commit_size: all.add("commit_size", "Writes in one transaction of the registry store", sizes()),
-            commit_duration: all.add(
-                "commit_duration_seconds",
-                "Duration of transactions of the registry store, from BEGIN to the confirmed commit",
-                durations(),
-            ),
-            commit_errors: all.add("commit_errors", "Transactions of the registry store that failed", Counter::default()),
-            transitions: all.add(
-                "transitions",
-                "Transitions to online or offline that this replica recorded",
-                Family::default(),
-            ),
-            expiry_lateness: all.add(
-                "expiry_lateness_seconds",
-                "Time from the end of a lease until its instance was marked offline",
-                lateness(),
-            ),
-            events_waiting: all.add(
-                "events_waiting",
-                "Events of committed changes that wait to be appended to the event log",
-                Gauge::default(),
-            ),
-            events: all.add(
-                "events",
-                "Events read from the event log, by type",
-                Family::default(),
-            ),
-            event_lag: all.add(
-                "event_lag_seconds",
-                "Time from an event, by the clock of the replica that recorded it, until this replica read it",
-                lateness(),
-            ),
-            streams_dropped: all.add(
-                "streams_dropped",
-                "Event streams ended because their client read too slowly",
-                Counter::default(),
-            ),
-            backends,
-            mailbox_pending: all.add(
-                "mailbox_pending",
-                "Messages to an actor that are not answered yet",
-                Family::default(),
-            ),
-            mailbox_waits: all.add(
-                "mailbox_wait_seconds",
-                "Time a message waits until the actor handles it",
-                Family::new_with_constructor(durations as fn() -> Histogram),
-            ),
-            mailbox_rejected: all.add(
-                "mailbox_rejected",
-                "Messages to an actor rejected because its mailbox was full",
-                Family::default(),
-            ),
-            reloaded: all.add(
-                "config_last_reload_successful",
-                "Whether the last reload of tokens and certificates succeeded",
-                Gauge::default(),
-            ),
-            registry: Mutex::new(all.0),
-        };
+        let metrics = Self::registered();
         metrics.show(process::Process);
-        // Created with the value 0, so that the first increment is visible.
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        metrics.build.get_or_create_owned(&version).set(1);
         metrics.reloaded.set(1);
         for to in ["online", "offline"] {
             metrics.transitions.get_or_create_owned(&[("to", to)]);
@@ -307,16 +233,5 @@ impl Metrics {
         // Writing to a string cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry.lock());
         text::from_open_metrics(&text)
-    }
-}
-
-/// Registers metrics and returns them.
-struct Registering(Registry);
-
-impl Registering {
-    fn add<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
-        self.0
-            .register(format!("rollcall_{name}"), help, metric.clone());
-        metric
     }
 }

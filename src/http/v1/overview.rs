@@ -201,7 +201,7 @@ pub(in crate::http) async fn show(api: web::Data<Api>) -> Result<HttpResponse, P
             store: backends.store.get() == 1,
             leases: backends.leases.get() == 1,
             event_log: backends.event_log.is_up(),
-            leases_evicted: backends.leases_evicted.get() == 1,
+            leases_evicted: api.metrics.leases_evicted.get() == 1,
         },
         stale: api.directory.is_stale(),
         roll_call: RollCallResponse::of(&api),
