@@ -7,25 +7,24 @@ use actix::ArbiterHandle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Reports the end of its actor. This is one of the actor's fields, so its drop reports the
-/// end.
+/// Reports the end of its owner, an actor or a loop: it is dropped with it.
 #[derive(Clone)]
 pub struct Lifeline {
-    actor: &'static str,
+    owner: &'static str,
     ends: mpsc::UnboundedSender<&'static str>,
 }
 
 impl Lifeline {
-    /// Sends the name of the actor to `ends` when the actor is dropped.
-    pub fn new(actor: &'static str, ends: mpsc::UnboundedSender<&'static str>) -> Self {
-        Self { actor, ends }
+    /// Sends the name of the owner to `ends` when it is dropped.
+    pub fn new(owner: &'static str, ends: mpsc::UnboundedSender<&'static str>) -> Self {
+        Self { owner, ends }
     }
 }
 
 impl Drop for Lifeline {
     fn drop(&mut self) {
         // While the daemon stops there is no receiver, and ends are expected.
-        let _ = self.ends.send(self.actor);
+        let _ = self.ends.send(self.owner);
     }
 }
 
@@ -63,5 +62,27 @@ impl Spawner {
             cancelled.run_until_cancelled(job).await;
             drop(lifeline);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use actix::Arbiter;
+
+    use super::*;
+
+    #[actix::test]
+    async fn a_loop_that_panics_is_reported_and_one_that_is_cancelled_ends() {
+        let (ends, mut ended) = mpsc::unbounded_channel();
+        let cancelled = CancellationToken::new();
+        let spawner = Spawner::new(Arbiter::current(), cancelled.clone(), ends);
+        spawner.spawn("endless loop", pending());
+        spawner.spawn("broken loop", async { panic!("as this test wants it") });
+        assert_eq!(ended.recv().await, Some("broken loop"));
+        assert!(ended.try_recv().is_err());
+        cancelled.cancel();
+        assert_eq!(ended.recv().await, Some("endless loop"));
     }
 }

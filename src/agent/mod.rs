@@ -1,6 +1,6 @@
 //! The agent: registers instances, sends their heartbeats, and deregisters them at the end.
 //!
-//! Called by `main` for `rollcalld agent`. It knows only the daemon's API and stores nothing on
+//! Called by `program` for `rollcalld agent`. It knows only the daemon's API and stores nothing on
 //! disk: after any outage it registers again.
 
 mod command;

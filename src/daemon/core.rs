@@ -162,7 +162,7 @@ impl Core {
             Arc::clone(&coordinator),
             settings.announcement,
             Arc::clone(&metrics),
-            Lifeline::new("registry", ends.clone()),
+            Lifeline::new("registry actor", ends.clone()),
         );
         let registry = RegistryActor::start_in_arbiter(&threads.registry, |_| registry);
         let mailbox = |limits, name| Mailbox::new(registry.clone(), limits, metrics.mailbox(name));
@@ -173,7 +173,7 @@ impl Core {
             Arc::clone(&log),
             Arc::clone(&clock),
             cancelled.clone(),
-            Lifeline::new("scheduler", ends.clone()),
+            Lifeline::new("scheduler actor", ends.clone()),
         );
         let roll_calls = scheduler.report();
         let scheduler = SchedulerActor::start_in_arbiter(&threads.scheduler, |_| scheduler);
@@ -278,7 +278,7 @@ impl Core {
             self.recorder.clone(),
             self.protection.limits().ttl,
             Arc::clone(&self.metrics),
-            Lifeline::new("heartbeat", self.ends.clone()),
+            Lifeline::new("heartbeat actor", self.ends.clone()),
         );
         let metrics = self.metrics.mailbox("heartbeat");
         Mailbox::new(heartbeat.start(), HEARTBEAT, metrics)

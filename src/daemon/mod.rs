@@ -87,9 +87,9 @@ pub enum DaemonError {
         /// The last error.
         reason: String,
     },
-    /// An actor panicked, which the log shows. The process must be restarted.
-    #[error("the {0} actor has ended; see the panic above")]
-    ActorEnded(&'static str),
+    /// An actor or a background loop panicked, which the log shows. The process must be restarted.
+    #[error("the {0} has ended; see the panic above")]
+    PartEnded(&'static str),
     /// The system refused to deliver signals, or to print the address.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -233,7 +233,7 @@ impl Daemon {
         let outcome: Result<Duration, DaemonError> = tokio::select! {
             delay = shutdown => Ok(delay),
             outcome = serve => outcome,
-            actor = ends.recv() => Err(DaemonError::ActorEnded(actor.unwrap_or("last"))),
+            part = ends.recv() => Err(DaemonError::PartEnded(part.unwrap_or("last actor"))),
             ended = &mut server => Err(DaemonError::ServerEnded(match ended {
                 Ok(Ok(())) => "it was stopped".to_owned(),
                 Ok(Err(error)) => error.to_string(),

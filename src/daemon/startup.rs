@@ -32,7 +32,7 @@ pub(super) async fn wait_for_backends(
             backend: settings.store.store.to_string(),
             source,
         })),
-        Err(_) => Err(Attempt::Never(DaemonError::ActorEnded("registry"))),
+        Err(_) => Err(Attempt::Never(DaemonError::PartEnded("registry actor"))),
     };
     let ping = async || {
         let answer = core.leases.probe().await;

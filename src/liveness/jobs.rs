@@ -54,14 +54,14 @@ pub(crate) struct Purge {
 impl Jobs {
     /// Starts all jobs.
     pub(crate) fn start(self, spawner: &Spawner) {
-        spawner.spawn("clock watch", watch(self.protection, self.clock_watch));
-        spawner.spawn("sweep", sweep(Arc::clone(&self.expiry)));
-        spawner.spawn("lease probe", probe(Arc::clone(&self.expiry)));
-        spawner.spawn("review", review(self.expiry));
-        spawner.spawn("reconcile", reconcile(self.reconciler));
-        spawner.spawn("agreement", attest(self.agreement));
+        spawner.spawn("clock watch loop", watch(self.protection, self.clock_watch));
+        spawner.spawn("sweep loop", sweep(Arc::clone(&self.expiry)));
+        spawner.spawn("lease probe loop", probe(Arc::clone(&self.expiry)));
+        spawner.spawn("review loop", review(self.expiry));
+        spawner.spawn("reconcile loop", reconcile(self.reconciler));
+        spawner.spawn("agreement loop", attest(self.agreement));
         if let Some(purge) = self.purge {
-            spawner.spawn("purge", purge.run());
+            spawner.spawn("purge loop", purge.run());
         }
     }
 }

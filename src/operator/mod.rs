@@ -1,6 +1,6 @@
 //! The commands for operators.
 //!
-//! Called by `main`. They know only the daemon's API. Results are written to standard output,
+//! Called by `program`. They know only the daemon's API. Results are written to standard output,
 //! errors to standard error.
 
 mod backup;
