@@ -105,7 +105,8 @@ impl<A: Actor> Mailbox<A> {
     }
 
     /// Takes a permit. It is released when the caller has its answer or has given up, and the
-    /// message has left the mailbox: the mailbox of a stalled actor stays bounded.
+    /// message has left the mailbox, or is answered if its actor keeps the permit: so what waits
+    /// for a stalled actor stays bounded.
     fn permit(&self) -> Result<Arc<Permit>, AskError> {
         let permit = Permit::take(&self.permits).ok_or(AskError::Overloaded)?;
         Ok(Arc::new(permit))
@@ -135,7 +136,7 @@ impl<A: Actor> Clone for Mailbox<A> {
 }
 
 /// A permit for one pending message.
-struct Permit {
+pub(super) struct Permit {
     sent: Instant,
     permits: Arc<Permits>,
 }
@@ -171,15 +172,15 @@ pub struct Admitted<M> {
 }
 
 impl<M> Admitted<M> {
-    /// Releases the permit and returns the message, when its actor handles it.
-    pub(super) fn into_inner(self) -> M {
+    /// Returns the message and its permit, when its actor handles it.
+    pub(super) fn into_parts(self) -> (M, Arc<Permit>) {
         let waited = self.permit.sent.elapsed();
         self.permit
             .permits
             .metrics
             .wait
             .observe(waited.as_secs_f64());
-        self.message
+        (self.message, self.permit)
     }
 }
 
@@ -196,7 +197,8 @@ impl<A: Handler<M>, M: Message> MessageResponse<A, Admitted<M>> for Response<A, 
     }
 }
 
-/// Lets an actor handle every message that it handles also with a permit.
+/// Lets an actor handle every message that it handles also with a permit, which it releases as
+/// soon as it handles the message.
 macro_rules! admit {
     ($actor:ty) => {
         impl<M> actix::Handler<$crate::actor::Admitted<M>> for $actor
@@ -211,7 +213,7 @@ macro_rules! admit {
                 admitted: $crate::actor::Admitted<M>,
                 context: &mut Self::Context,
             ) -> Self::Result {
-                $crate::actor::mailbox::Response(self.handle(admitted.into_inner(), context))
+                $crate::actor::mailbox::Response(self.handle(admitted.into_parts().0, context))
             }
         }
     };

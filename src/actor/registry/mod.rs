@@ -28,16 +28,16 @@ pub use self::messages::{
 };
 use self::outbox::Outbox;
 pub use self::outbox::RefreshNotice;
-use self::queue::{Done, Queue};
+use self::queue::{Done, Enqueue, Queue};
 pub use self::write::Write;
-use super::{AskError, Lifeline, Mailbox, Ping, admit};
+use super::{Admitted, AskError, Lifeline, Mailbox, Ping};
 use crate::clock::Clock;
 use crate::coordination::Coordinator;
 use crate::directory::Directory;
 use crate::event_log::EventLog;
 use crate::metrics::Metrics;
 use crate::model::Event;
-use crate::store::{MigrateError, Registered, RegistryWriter, StoreError};
+use crate::store::{MigrateError, RegistryWriter, StoreError};
 
 /// The time between attempts to hand events to a busy RegistryActor.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -160,26 +160,31 @@ impl Actor for RegistryActor {
     }
 }
 
-admit!(RegistryActor);
-
 /// Every write goes through the queue and is answered after its commit.
-impl<W: Write> Handler<W> for RegistryActor {
-    type Result = ResponseFuture<Result<W::Output, StoreError>>;
+impl<M: Enqueue> Handler<M> for RegistryActor {
+    type Result = ResponseFuture<M::Result>;
 
-    fn handle(&mut self, write: W, context: &mut Context<Self>) -> Self::Result {
-        let answer = self.queue.push(write);
+    fn handle(&mut self, message: M, context: &mut Context<Self>) -> Self::Result {
+        let answer = message.enqueue(&mut self.queue);
         self.work(context);
         Box::pin(answer)
     }
 }
 
-impl Handler<RegisterInstance> for RegistryActor {
-    type Result = ResponseFuture<Result<Option<Registered>, StoreError>>;
+/// A write keeps its permit until it is answered, also when its caller has given up: the
+/// permits bound the queue.
+impl<M: Enqueue> Handler<Admitted<M>> for RegistryActor {
+    type Result = ResponseFuture<M::Result>;
 
-    fn handle(&mut self, message: RegisterInstance, context: &mut Context<Self>) -> Self::Result {
-        let answer = self.queue.push_registration(message.0);
+    fn handle(&mut self, admitted: Admitted<M>, context: &mut Context<Self>) -> Self::Result {
+        let (message, permit) = admitted.into_parts();
+        let answer = message.enqueue(&mut self.queue);
         self.work(context);
-        Box::pin(answer)
+        Box::pin(async {
+            let answer = answer.await;
+            drop(permit);
+            answer
+        })
     }
 }
 
@@ -237,9 +242,8 @@ impl Mailbox<RegistryActor> {
     /// Sends a write, and waits for its commit.
     pub async fn write<M, T>(&self, message: M) -> Result<T, WriteError>
     where
-        M: Message<Result = Result<T, StoreError>> + Send + 'static,
+        M: Enqueue + Message<Result = Result<T, StoreError>>,
         T: Send + 'static,
-        RegistryActor: Handler<M, Result = ResponseFuture<M::Result>>,
     {
         Ok(self.ask(message).await??)
     }
@@ -254,10 +258,11 @@ impl Mailbox<RegistryActor> {
     }
 }
 
-impl Handler<AppendEvents> for RegistryActor {
+impl Handler<Admitted<AppendEvents>> for RegistryActor {
     type Result = ();
 
-    fn handle(&mut self, AppendEvents(events): AppendEvents, context: &mut Context<Self>) {
+    fn handle(&mut self, admitted: Admitted<AppendEvents>, context: &mut Context<Self>) {
+        let (AppendEvents(events), _permit) = admitted.into_parts();
         self.outbox.push(events);
         self.flush(context);
     }
@@ -284,8 +289,8 @@ impl Handler<Drain> for RegistryActor {
     }
 }
 
-impl Handler<Ping> for RegistryActor {
+impl Handler<Admitted<Ping>> for RegistryActor {
     type Result = ();
 
-    fn handle(&mut self, _: Ping, _: &mut Context<Self>) {}
+    fn handle(&mut self, _: Admitted<Ping>, _: &mut Context<Self>) {}
 }

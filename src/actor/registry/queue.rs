@@ -6,22 +6,20 @@ use std::future::Future;
 use std::mem;
 use std::time::Duration;
 
+use actix::Message;
 use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use super::RegisterInstance;
 use super::write::{Entry, PendingRegistration, PendingWrite, Write, ended};
 use crate::directory::Directory;
 use crate::metrics::Metrics;
-use crate::model::{Event, EventKind, Registration};
-use crate::store::{Registered, RegistryTransaction, RegistryWriter, StoreError};
+use crate::model::{Event, EventKind};
+use crate::store::{RegistryTransaction, RegistryWriter, StoreError};
 
 /// The most writes in one transaction, so that callers do not wait for ever larger ones.
 const MAX_BATCH: usize = 512;
-
-/// The most writes that may wait. Callers give up before their writes are executed, so the
-/// limit of the mailbox does not bound the queue.
-const MAX_WAITING: usize = 4096;
 
 /// The time limit from the beginning of a transaction to its commit, which has its own limit.
 const APPLY: Duration = Duration::from_secs(3);
@@ -29,50 +27,13 @@ const APPLY: Duration = Duration::from_secs(3);
 /// The time limit for executing writes one by one after they failed together.
 const ALONE: Duration = Duration::from_secs(6);
 
-/// The waiting writes, in the order of their arrival.
+/// The waiting writes, in the order of their arrival; the permits of the mailbox bound them.
 #[derive(Default)]
-pub(super) struct Queue(VecDeque<Entry>);
+pub struct Queue(VecDeque<Entry>);
 
 impl Queue {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    /// Adds a write, and returns the future of its result.
-    pub(super) fn push<W: Write>(
-        &mut self,
-        write: W,
-    ) -> impl Future<Output = Result<W::Output, StoreError>> + use<W> {
-        let (reply, answer) = oneshot::channel();
-        self.add(Entry::Write(Box::new(PendingWrite {
-            write,
-            output: None,
-            reply,
-        })));
-        answered(answer)
-    }
-
-    /// Adds a registration, and returns the future of its result.
-    pub(super) fn push_registration(
-        &mut self,
-        registration: Registration,
-    ) -> impl Future<Output = Result<Option<Registered>, StoreError>> + use<> {
-        let (reply, answer) = oneshot::channel();
-        self.add(Entry::Registration(Box::new(PendingRegistration {
-            registration,
-            registered: None,
-            services: Vec::new(),
-            reply,
-        })));
-        answered(answer)
-    }
-
-    fn add(&mut self, entry: Entry) {
-        if self.0.len() < MAX_WAITING {
-            self.0.push_back(entry);
-        } else {
-            entry.answer(Err(full()));
-        }
     }
 
     /// Takes the oldest writes, as many as fit one transaction.
@@ -82,13 +43,41 @@ impl Queue {
     }
 }
 
-async fn answered<T>(answer: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
-    answer.await.unwrap_or_else(|_| Err(ended()))
+/// A message that waits for a transaction.
+pub trait Enqueue: Message<Result: Send> + Send + Sized + 'static {
+    /// Adds the message to the queue, and returns the future of its result.
+    fn enqueue(self, queue: &mut Queue) -> impl Future<Output = Self::Result> + use<Self>;
 }
 
-/// Returns the error for a caller whose write does not fit the queue.
-fn full() -> StoreError {
-    StoreError::Unavailable("the write queue is full".into())
+impl<W: Write> Enqueue for W {
+    fn enqueue(self, queue: &mut Queue) -> impl Future<Output = Self::Result> + use<W> {
+        let (reply, answer) = oneshot::channel();
+        queue.0.push_back(Entry::Write(Box::new(PendingWrite {
+            write: self,
+            output: None,
+            reply,
+        })));
+        answered(answer)
+    }
+}
+
+impl Enqueue for RegisterInstance {
+    fn enqueue(self, queue: &mut Queue) -> impl Future<Output = Self::Result> + use<> {
+        let (reply, answer) = oneshot::channel();
+        queue
+            .0
+            .push_back(Entry::Registration(Box::new(PendingRegistration {
+                registration: self.0,
+                registered: None,
+                services: Vec::new(),
+                reply,
+            })));
+        answered(answer)
+    }
+}
+
+async fn answered<T>(answer: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
+    answer.await.unwrap_or_else(|_| Err(ended()))
 }
 
 /// The writes of one transaction.
