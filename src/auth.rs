@@ -3,7 +3,7 @@
 //! The guard of the HTTP server uses it. A token is stored as its SHA-256 only, and is never
 //! shown again after it was generated.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -24,7 +24,7 @@ const CHANCE: usize = 32;
 /// The format of a line of a tokens file.
 const LINE: &str = "must be: ROLE NAME SHA256 [SCOPE]";
 
-/// The name of callers while no tokens are configured.
+/// The name of callers without a token.
 const ANONYMOUS: &str = "anonymous";
 
 /// What a caller may do; each role includes the previous one.
@@ -62,6 +62,29 @@ impl FromStr for Role {
         let roles = [Self::Read, Self::Agent, Self::Admin];
         let found = roles.into_iter().find(|role| role.as_str() == text);
         found.ok_or_else(|| format!("role must be read, agent or admin, not {text:?}"))
+    }
+}
+
+/// What callers without a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AnonymousRole {
+    /// Nothing.
+    None,
+    /// What a token of this role may do.
+    Role(Role),
+}
+
+impl FromStr for AnonymousRole {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            role => role
+                .parse()
+                .map(Self::Role)
+                .map_err(|_| format!("must be none, read, agent or admin, not {text:?}")),
+        }
     }
 }
 
@@ -261,7 +284,7 @@ pub(crate) struct TokenSources {
 type Entry = (Hash, Arc<Identity>);
 
 impl TokenSources {
-    /// Returns whether no tokens are configured, so that clients are not authenticated.
+    /// Returns whether no tokens are configured.
     pub(crate) fn is_empty(&self) -> bool {
         self.given.is_empty() && self.files.is_empty() && self.list.is_none()
     }
@@ -288,11 +311,16 @@ impl TokenSources {
         if let Some(path) = &self.list {
             entries.extend(read_list(path)?);
         }
-        let (mut names, mut hashes) = (HashSet::new(), HashSet::new());
-        for (hash, Identity { name, .. }) in entries.iter().map(|(hash, of)| (hash, &**of)) {
-            if !names.insert(name) || !hashes.insert(hash) {
-                let reason = "occurs twice: each token needs its own name and value";
-                return Err(TokenError::new(format!("the token {name:?}"), reason));
+        let (mut identities, mut hashes) = (HashMap::new(), HashSet::new());
+        for (hash, identity) in &entries {
+            let name = &identity.name;
+            let failed = |reason| Err(TokenError::new(format!("the token {name:?}"), reason));
+            if !hashes.insert(hash) {
+                return failed("has a value that occurs twice: each token needs its own");
+            }
+            // A name may have two tokens while its clients change from one to the other.
+            if *identities.entry(name).or_insert(identity) != identity {
+                return failed("occurs with different roles or scopes: these need other names");
             }
         }
         Ok(entries)
@@ -349,15 +377,19 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
-    /// Loads the tokens. Without a source every caller may do everything.
-    pub(crate) fn load(sources: TokenSources) -> Result<Self, TokenError> {
-        let anonymous = sources.is_empty().then(|| {
-            Arc::new(Identity {
+    /// Loads the tokens. `anonymous` is the role of callers without a token.
+    pub(crate) fn load(
+        sources: TokenSources,
+        anonymous: AnonymousRole,
+    ) -> Result<Self, TokenError> {
+        let anonymous = match anonymous {
+            AnonymousRole::None => None,
+            AnonymousRole::Role(role) => Some(Arc::new(Identity {
                 name: ANONYMOUS.to_owned(),
-                role: Role::Admin,
+                role,
                 limit: None,
-            })
-        });
+            })),
+        };
         Ok(Self {
             entries: ArcSwap::from_pointee(sources.read()?),
             anonymous,
@@ -377,6 +409,17 @@ impl Tokens {
     /// Returns the identity of callers without a token, if these are permitted.
     pub(crate) fn anonymous(&self) -> Option<&Arc<Identity>> {
         self.anonymous.as_ref()
+    }
+
+    /// Returns whether no tokens are configured, so that none is known.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sources.is_empty()
+    }
+
+    /// Returns whether callers without a token may do everything.
+    pub(crate) fn is_open(&self) -> bool {
+        self.anonymous()
+            .is_some_and(|anonymous| anonymous.role == Role::Admin)
     }
 
     /// Returns the identity of a token. Takes the same time for every token.
@@ -448,7 +491,7 @@ mod tests {
             list: Some(list.clone()),
             ..TokenSources::default()
         };
-        let tokens = Tokens::load(sources).unwrap();
+        let tokens = Tokens::load(sources, AnonymousRole::None).unwrap();
         assert_eq!(*tokens.identify(token.reveal()).unwrap(), identity);
         assert_eq!(tokens.identify(&token.reveal().to_uppercase()), None);
         assert_eq!(tokens.identify(""), None);
@@ -462,6 +505,30 @@ mod tests {
             "{error}"
         );
         assert!(tokens.identify(token.reveal()).is_some());
+    }
+
+    #[test]
+    fn a_name_may_have_two_tokens_of_one_role_and_scope() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = folder.path().join("tokens");
+        let (old, new) = (Token::generate().unwrap(), Token::generate().unwrap());
+        let identity = Identity {
+            name: "web-team".into(),
+            role: Role::Agent,
+            limit: Some("services/web".parse().unwrap()),
+        };
+        let lines = [old.line(&identity), new.line(&identity)];
+        std::fs::write(&list, lines.join("\n")).unwrap();
+        let sources = TokenSources {
+            list: Some(list),
+            ..TokenSources::default()
+        };
+        let tokens = Tokens::load(sources, AnonymousRole::Role(Role::Read)).unwrap();
+        for token in [old, new] {
+            assert_eq!(*tokens.identify(token.reveal()).unwrap(), identity);
+        }
+        assert_eq!(tokens.anonymous().unwrap().role, Role::Read);
+        assert!(!tokens.is_open());
     }
 
     #[test]
@@ -490,15 +557,20 @@ mod tests {
             ),
             (
                 &format!("admin a {hash}\nread a {}", "cd".repeat(32)),
-                "\"a\" occurs twice",
+                "\"a\" occurs with different roles",
+            ),
+            (
+                &format!("read a {hash} services/a\nread a {}", "cd".repeat(32)),
+                "\"a\" occurs with different roles",
             ),
             (
                 &format!("admin a {hash}\nread b {hash}"),
-                "\"b\" occurs twice",
+                "\"b\" has a value that occurs twice",
             ),
         ] {
             std::fs::write(&list, text).unwrap();
-            let error = Tokens::load(sources.clone()).err().unwrap().to_string();
+            let tokens = Tokens::load(sources.clone(), AnonymousRole::None);
+            let error = tokens.err().unwrap().to_string();
             assert!(error.contains(says) && !error.contains("s3cret"), "{error}");
         }
         let short = "short".parse::<Token>().unwrap_err();

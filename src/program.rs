@@ -2,17 +2,17 @@
 //! ones.
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
-
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent;
 use crate::auth::{Identity, Token};
 use crate::client::readiness;
 use crate::daemon;
 use crate::operator;
-use crate::settings::{self, Command, OperatorCommand, Shell};
+use crate::settings::{self, Command, OperatorCommand, Shell, TokenSettings};
 use crate::store::{self, StoreUrl};
 
 type Failure = Box<dyn Error>;
@@ -33,17 +33,13 @@ impl Program {
         match self.0 {
             Command::Serve(settings) => daemon::run(*settings).await?,
             Command::Migrate(settings) => migrate(&settings.store).await?,
-            Command::Token(settings) => print_new_token(&Identity {
-                name: settings.name,
-                role: settings.role,
-                limit: settings.scope,
-            })?,
+            Command::Token(settings) => print_new_token(settings)?,
             Command::Healthcheck(settings) => {
                 readiness::ask(settings.listen, settings.tls_cert.is_some()).await?;
                 print_line("ready")?;
             }
             Command::Agent(settings) => {
-                let code = agent::run(*settings, stop_signal()?).await?;
+                let code = agent::run(*settings, agent::Signals::new()?).await?;
                 return Ok(code.into());
             }
             Command::Operator(command) => return operate(command).await,
@@ -65,26 +61,43 @@ async fn migrate(url: &StoreUrl) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print_new_token(identity: &Identity) -> Result<(), Failure> {
+fn print_new_token(settings: TokenSettings) -> Result<(), Failure> {
     let token = Token::generate()?;
+    let line = token.line(&Identity {
+        name: settings.name,
+        role: settings.role,
+        limit: settings.scope,
+    });
+    // First the file: a token without its line is worth nothing.
+    if let Some(file) = &settings.append {
+        append(file, &line).map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    if settings.quiet {
+        print_line(token.reveal())?;
+        return Ok(());
+    }
     print_line(&format!("token (shown only once):     {}", token.reveal()))?;
-    print_line(&format!(
-        "line for --tokens-file:    {}",
-        token.line(identity)
-    ))?;
+    if settings.append.is_none() {
+        print_line(&format!("line for --tokens-file:    {line}"))?;
+    }
     Ok(())
 }
 
-/// Resolves at SIGTERM and SIGINT.
-fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
+/// Appends a line to a file, whose last line may lack its end.
+fn append(file: &Path, line: &str) -> io::Result<()> {
+    let mut file = File::options()
+        .create(true)
+        .read(true)
+        .append(true)
+        .open(file)?;
+    let mut known = String::new();
+    file.read_to_string(&mut known)?;
+    let end = if known.is_empty() || known.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
+    file.write_all(format!("{end}{line}\n").as_bytes())
 }
 
 /// Runs a command for operators. Its errors are for the one who called it, not for the log.

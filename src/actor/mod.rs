@@ -15,10 +15,11 @@ use self::mailbox::admit;
 pub use self::mailbox::{Admitted, AskError, Mailbox, MailboxLimits};
 pub(crate) use self::registry::{
     Attest, DeleteScope, DisableServiceInstance, MigrateSchema, PurgeOffline, RecordOnline,
+    TakeOffline,
 };
 pub use self::registry::{
-    ChangeInstance, DeclareScope, DeregisterInstance, Drain, RecordOffline, RefreshNotice,
-    RegisterInstance, RegistryActor, Write, WriteError,
+    ChangeInstance, DeclareScope, DeregisterInstance, Drain, LeaveInstance, Left, RecordOffline,
+    RefreshNotice, RegisterInstance, RegistryActor, Write, WriteError,
 };
 pub(crate) use self::scheduler::until_next;
 pub use self::scheduler::{RollCall, RollCallReport, SchedulerActor};

@@ -1,21 +1,20 @@
 //! Registers instances and sends their heartbeats.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
-use reqwest::{Method, redirect};
+use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
-use url::Url;
+use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 
-use crate::client::{Client, ClientError, text};
-use crate::model::{Address, InstanceKey, Registration, Scope, ScopeKey, ScopeKind};
+use super::check::Health;
+use crate::client::{Client, ClientError};
+use crate::model::{Address, InstanceKey, Registration, ScopeKey, ScopeKind};
 
 /// The time before the first retry after a failure. It doubles with each one.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -23,9 +22,6 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// The longest time before a retry. Shorter than a TTL, so that no instance expires after an
 /// outage that was shorter than that.
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
-
-/// The time limit of a check, and the time before a failed one is repeated.
-const CHECK: Duration = Duration::from_secs(2);
 
 /// The heartbeats after a roll call are spread over this time.
 const SPREAD: Duration = Duration::from_secs(1);
@@ -36,15 +32,19 @@ const BATCH: usize = 5_000;
 /// The number of registrations in flight.
 const REGISTRATIONS: usize = 16;
 
-/// The time limit for deregistering all instances at the end.
-const END: Duration = Duration::from_secs(5);
-
 /// The instances of an agent.
 pub(super) struct Presence {
     client: Arc<Client>,
-    instances: Vec<Registration>,
-    registered: Mutex<HashSet<InstanceKey>>,
-    check: Option<(reqwest::Client, Url)>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    instances: BTreeMap<InstanceKey, Registration>,
+    /// Those that the registry has as they are described.
+    registered: HashSet<InstanceKey>,
+    /// Those that the registry may know: their registration was sent.
+    known: HashSet<InstanceKey>,
 }
 
 /// The answer to a batch of heartbeats.
@@ -72,82 +72,85 @@ impl LeaseRef {
     }
 }
 
-/// Why some heartbeats were not sent or not accepted.
-#[derive(Debug, thiserror::Error)]
-enum Silence {
-    #[error("health check failed: {0}")]
-    Unhealthy(String),
-    #[error("{0}")]
-    Registry(#[from] ClientError),
-}
-
 impl Presence {
-    pub(super) fn new(
-        client: Arc<Client>,
-        instances: Vec<Registration>,
-        check: Option<Url>,
-    ) -> Result<Self, ClientError> {
-        // A client of its own: with another time limit and other authorities than the registry's.
-        let builder = || {
-            reqwest::Client::builder()
-                .no_proxy()
-                .redirect(redirect::Policy::none())
-                .timeout(CHECK)
-        };
-        let check = check
-            .map(|url| {
-                let client = match url.scheme() {
-                    "http" => builder().tls_certs_only([]).build(),
-                    _ => builder().build(),
-                };
-                client.map(|client| (client, url))
-            })
-            .transpose()
-            .map_err(|error| ClientError::Settings(text(&error)))?;
-        Ok(Self {
+    pub(super) fn new(client: Arc<Client>) -> Self {
+        Self {
             client,
-            instances,
-            registered: Mutex::default(),
-            check,
-        })
+            state: Mutex::default(),
+        }
     }
 
-    /// Returns the scope of one of the instances.
-    pub(super) fn scope(&self) -> Option<&Scope> {
-        self.instances.first().map(|instance| &instance.key.scope)
+    /// Replaces the instances: new and changed ones are registered with the next heartbeats, and
+    /// those that are gone leave.
+    pub(super) async fn replace(&self, instances: Vec<Registration>) {
+        let instances: BTreeMap<_, _> = instances
+            .into_iter()
+            .map(|instance| (instance.key.clone(), instance))
+            .collect();
+        let gone: Vec<InstanceKey> = {
+            let mut state = self.state.lock();
+            let before = std::mem::replace(&mut state.instances, instances);
+            let State {
+                instances,
+                registered,
+                known,
+            } = &mut *state;
+            registered.retain(|key| before.get(key) == instances.get(key));
+            known
+                .extract_if(|key| !instances.contains_key(key))
+                .collect()
+        };
+        self.end_all(gone, false).await;
     }
 
-    /// Registers the instances and sends heartbeats for ever: when the registry asks for them, and
-    /// at each roll call.
-    pub(super) async fn keep(&self, called: &Notify) {
+    /// Registers the instances and sends heartbeats for ever, while they are able to serve: when the
+    /// registry asks for them, and at each roll call.
+    pub(super) async fn keep(&self, called: &Notify, mut health: watch::Receiver<Health>) {
         let mut failures = 0;
         let mut said = String::new();
         loop {
-            let wait = match self.answer().await {
+            let outcome = match &*health.borrow_and_update() {
+                Health::Starting => Ok(None),
+                Health::Passing => Err(None),
+                Health::Failed(reason) => Err(Some(reason.clone())),
+            };
+            let outcome = match outcome {
+                Ok(wait) => Ok(wait),
+                Err(None) => self.answer().await.map(Some),
+                Err(Some(reason)) => {
+                    log::warn!("health check failed: {reason}; no heartbeats until it passes");
+                    self.end_leases().await.map(|()| None)
+                }
+            };
+            let wait = match outcome {
                 Ok(next) => {
                     if !said.is_empty() {
-                        log::info!("the registry accepts heartbeats again");
+                        log::info!("the registry answers again");
                         said.clear();
                     }
                     failures = 0;
                     next
                 }
-                Err(silence) => {
-                    let why = silence.to_string();
+                Err(error) => {
+                    let why = error.to_string();
                     // Logged once per reason, because it may last.
                     if why != said {
                         log::warn!("{why}; retrying");
                         said = why;
                     }
                     failures += 1;
-                    match silence {
-                        Silence::Unhealthy(_) => CHECK,
-                        Silence::Registry(_) => back_off(failures),
-                    }
+                    Some(back_off(failures))
+                }
+            };
+            let pause = async {
+                match wait {
+                    Some(wait) => sleep(wait).await,
+                    None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                () = sleep(wait) => {}
+                () = pause => {}
+                Ok(()) = health.changed() => {}
                 () = called.notified(), if failures == 0 => sleep(at_random(SPREAD)).await,
             }
         }
@@ -155,10 +158,8 @@ impl Presence {
 
     /// Registers instances that are not registered, sends all heartbeats once, and returns the time
     /// until the next ones.
-    async fn answer(&self) -> Result<Duration, Silence> {
-        if let Some((client, url)) = &self.check {
-            healthy(client, url).await.map_err(Silence::Unhealthy)?;
-        }
+    async fn answer(&self) -> Result<Duration, ClientError> {
+        self.client.reload_token();
         let registered = self.register().await;
         let (mut unknown, mut next) = self.send_heartbeats().await?;
         if unknown {
@@ -176,8 +177,13 @@ impl Presence {
 
     /// Registers the instances that are not registered yet, and returns the first failure.
     async fn register(&self) -> Result<(), ClientError> {
-        let missing = self.instances.iter();
-        let missing = missing.filter(|one| !self.registered.lock().contains(&one.key));
+        let missing: Vec<Registration> = {
+            let state = self.state.lock();
+            let all = state.instances.values();
+            all.filter(|one| !state.registered.contains(&one.key))
+                .cloned()
+                .collect()
+        };
         let outcomes = stream::iter(missing)
             .map(|instance| self.register_one(instance))
             .buffer_unordered(REGISTRATIONS);
@@ -185,19 +191,23 @@ impl Presence {
         outcomes.into_iter().collect()
     }
 
-    async fn register_one(&self, instance: &Registration) -> Result<(), ClientError> {
-        let path = format!("/v1/{}", instance.key);
-        let body = body_of(instance);
+    async fn register_one(&self, instance: Registration) -> Result<(), ClientError> {
+        let key = &instance.key;
+        self.state.lock().known.insert(key.clone());
+        let (path, body) = (format!("/v1/{key}"), body_of(&instance));
         self.client.send(Method::PUT, &path, Some(&body)).await?;
-        log::info!("registered {}", instance.key);
-        self.registered.lock().insert(instance.key.clone());
+        log::info!("registered {key}");
+        let mut state = self.state.lock();
+        if state.instances.get(key) == Some(&instance) {
+            state.registered.insert(instance.key);
+        }
         Ok(())
     }
 
     /// Sends the heartbeats of all registered instances. Returns whether some of them turned out to
     /// be unknown, and the time until the next heartbeats.
     async fn send_heartbeats(&self) -> Result<(bool, Duration), ClientError> {
-        let keys: Vec<InstanceKey> = self.registered.lock().iter().cloned().collect();
+        let keys: Vec<InstanceKey> = self.state.lock().registered.iter().cloned().collect();
         let (mut some_unknown, mut next) = (false, None);
         for keys in keys.chunks(BATCH) {
             let leases: Vec<Value> = keys.iter().map(lease_of).collect();
@@ -211,64 +221,82 @@ impl Presence {
             } = self.client.read(answer.await?)?;
             next = next.or(next_heartbeat_in_ms);
             some_unknown |= !unknown.is_empty();
-            let mut registered = self.registered.lock();
+            let mut state = self.state.lock();
             for key in unknown.into_iter().filter_map(LeaseRef::into_key) {
                 log::warn!("{key} was deregistered by another client; registering it again");
-                registered.remove(&key);
+                state.registered.remove(&key);
             }
         }
         let next = next.map_or(LONGEST_RETRY, Duration::from_millis);
         Ok((some_unknown, next))
     }
 
-    /// Deregisters all instances, including those whose registration is in flight. An instance that
-    /// cannot be deregistered is marked offline one TTL later.
-    pub(super) async fn end(&self) {
-        let ends = stream::iter(&self.instances)
-            .map(|Registration { key, .. }| async move {
-                let path = format!("/v1/{key}");
-                match self.client.send(Method::DELETE, &path, None).await {
-                    Ok(_) => log::info!("deregistered {key}"),
-                    Err(error) if error.is_not_found() => {}
-                    Err(error) => log::warn!("cannot deregister {key}: {error}"),
+    /// Ends the leases of all registered instances, which stay registered.
+    async fn end_leases(&self) -> Result<(), ClientError> {
+        let keys: Vec<InstanceKey> = self.state.lock().registered.iter().cloned().collect();
+        let outcomes = stream::iter(keys)
+            .map(|key| async move {
+                let path = format!("/v1/{key}/heartbeat");
+                let ended = self.client.send(Method::DELETE, &path, None).await;
+                match ended {
+                    Err(error) if error.is_not_found() => Ok(()),
+                    outcome => outcome.map(drop),
                 }
             })
-            .buffer_unordered(REGISTRATIONS)
-            .collect::<()>();
-        if timeout(END, ends).await.is_err() {
-            log::warn!(
-                "not all instances were deregistered within {END:?}; the registry marks them offline one TTL later"
-            );
-        }
+            .buffer_unordered(REGISTRATIONS);
+        let outcomes: Vec<_> = outcomes.collect().await;
+        outcomes.into_iter().collect()
+    }
+
+    /// Takes out all instances, including those whose registration is in flight: they leave, or are
+    /// deregistered.
+    pub(super) async fn end(&self, deregister: bool) {
+        let known = std::mem::take(&mut self.state.lock().known);
+        self.end_all(known.into_iter().collect(), deregister).await;
+    }
+
+    /// Takes out instances. One that cannot be taken out is marked offline one TTL later.
+    async fn end_all(&self, keys: Vec<InstanceKey>, deregister: bool) {
+        self.client.reload_token();
+        let ends = stream::iter(keys).map(|key| async move {
+            let (method, path, done, cannot) = if deregister {
+                (
+                    Method::DELETE,
+                    format!("/v1/{key}"),
+                    "deregistered",
+                    "cannot deregister",
+                )
+            } else {
+                (
+                    Method::POST,
+                    format!("/v1/{key}/leave"),
+                    "left",
+                    "cannot leave",
+                )
+            };
+            match self.client.send(method, &path, None).await {
+                Ok(_) => log::info!("{done} {key}"),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => log::warn!("{cannot} {key}: {error}"),
+            }
+        });
+        ends.buffer_unordered(REGISTRATIONS).collect::<()>().await;
     }
 }
 
-/// Returns the body of a registration; omitted fields keep their values.
+/// Returns the body of a registration: a complete description, in which `null` is the default, so
+/// that nothing of an earlier process at the address stays.
 fn body_of(instance: &Registration) -> Value {
-    let mut body = json!({
+    json!({
         "name": instance.name,
         "weight": instance.weight,
         "metadata": instance.metadata,
         "ttl_seconds": instance.ttl,
-    });
-    if let Some(body) = body.as_object_mut() {
-        body.retain(|_, value| !value.is_null());
-    }
-    body
+    })
 }
 
 fn lease_of(key: &InstanceKey) -> Value {
     json!({ key.scope.kind.as_str(): key.scope.key, "address": key.address })
-}
-
-async fn healthy(client: &reqwest::Client, url: &Url) -> Result<(), String> {
-    let answer = client.get(url.clone()).send().await;
-    let status = answer.map_err(|error| text(&error))?.status();
-    if status.is_success() {
-        Ok(())
-    } else {
-        Err(format!("{url} answers {status}"))
-    }
 }
 
 /// Returns a time that doubles with each failure up to a limit, minus up to half of it at

@@ -6,9 +6,11 @@
 mod events;
 pub(crate) mod readiness;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use reqwest::{Certificate, Method, Response, StatusCode, redirect};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -67,7 +69,9 @@ pub(crate) enum ClientError {
 impl ClientError {
     /// Returns whether the scope or instance does not exist.
     pub(crate) fn is_not_found(&self) -> bool {
-        matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND)
+        // Not a path that an earlier version of the daemon does not have.
+        matches!(self, Self::Refused { status, code, .. }
+            if *status == StatusCode::NOT_FOUND && code != "route_not_found")
     }
 
     /// Returns whether another server, or a retry, may succeed.
@@ -92,7 +96,9 @@ struct Problem {
 pub(crate) struct Client {
     http: reqwest::Client,
     servers: Vec<Url>,
-    token: Option<Token>,
+    token: Mutex<Option<Token>>,
+    /// From which the token is read again.
+    token_file: Option<PathBuf>,
     /// The index of the server that answered last.
     current: AtomicUsize,
 }
@@ -121,9 +127,27 @@ impl Client {
         Ok(Self {
             http,
             servers: settings.server.clone(),
-            token: settings.token.clone(),
+            token: Mutex::new(settings.token.clone()),
+            token_file: settings.token_file.clone(),
             current: AtomicUsize::new(0),
         })
+    }
+
+    /// Reads the token again from its file, if it has one. An unusable file leaves the token as it
+    /// is.
+    pub(crate) fn reload_token(&self) {
+        let Some(path) = &self.token_file else { return };
+        let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
+        let parsed: Result<Token, String> = read.and_then(|text| text.parse());
+        let mut token = self.token.lock();
+        match parsed {
+            Ok(new) if token.as_ref() != Some(&new) => {
+                *token = Some(new);
+                log::info!("read the token again from {}", path.display());
+            }
+            Ok(_) => {}
+            Err(reason) => log::debug!("kept the token, because {}: {reason}", path.display()),
+        }
     }
 
     /// Sends a request to the first server that answers. `path` begins with a slash. Body and
@@ -184,7 +208,7 @@ impl Client {
     fn request(&self, method: Method, server: &Url, path: &str) -> reqwest::RequestBuilder {
         let base = server.as_str().trim_end_matches('/');
         let request = self.http.request(method, format!("{base}{path}"));
-        match &self.token {
+        match &*self.token.lock() {
             Some(token) => request.bearer_auth(token.reveal()),
             None => request,
         }

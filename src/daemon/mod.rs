@@ -17,6 +17,7 @@ use std::time::Duration;
 use actix::Arbiter;
 use actix_web::dev::Server;
 use actix_web::{App, HttpServer};
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -123,6 +124,7 @@ struct Shared {
     core: Arc<Core>,
     lifecycle: Lifecycle,
     tokens: Arc<Tokens>,
+    trusted_proxies: Arc<[IpNet]>,
     client_certificates: bool,
     roll_call_interval: Duration,
     admission: Arc<ConcurrencyLimits>,
@@ -134,7 +136,9 @@ impl Daemon {
     /// [`Daemon::run_until_stopped`] has reached the stores.
     pub fn build(settings: ServeSettings, clock: Arc<dyn Clock>) -> Result<Self, DaemonError> {
         let connections = Arc::new(Connections::new(connection_limit(&settings)?));
-        let tokens = Arc::new(Tokens::load(settings.access.tokens.clone())?);
+        let access = &settings.access;
+        let tokens = Tokens::load(access.tokens.clone(), access.anonymous_role())?;
+        let tokens = Arc::new(tokens);
         let tls = settings
             .access
             .tls()
@@ -165,6 +169,7 @@ impl Daemon {
             core: Arc::new(core),
             lifecycle: Lifecycle::default(),
             tokens: Arc::clone(&tokens),
+            trusted_proxies: settings.access.trusted_proxy.clone().into(),
             client_certificates: tls.as_ref().is_some_and(|tls| tls.asks_clients()),
             roll_call_interval: settings.core().roll_call.interval,
             admission: Arc::new(ConcurrencyLimits::new(settings.limits())),
@@ -339,6 +344,7 @@ impl Shared {
             default_ttl: core.protection.limits().ttl,
             lifecycle: self.lifecycle.clone(),
             tokens: Arc::clone(&self.tokens),
+            trusted_proxies: Arc::clone(&self.trusted_proxies),
             client_certificates: self.client_certificates,
             admission: Arc::clone(&self.admission),
             connections: Arc::clone(&self.connections),

@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
 use super::{Daemon, DaemonError};
+use crate::auth::{AnonymousRole, Role};
 use crate::clock::SystemClock;
 use crate::settings::ServeSettings;
 
@@ -61,10 +62,14 @@ fn announce(daemon: &Daemon) -> io::Result<()> {
         settings.store.store,
         settings.leases
     );
-    if settings.access.tokens.is_empty() {
-        log::warn!(
-            "no tokens are configured: every client that can reach {address} may do everything"
-        );
+    match settings.access.anonymous_role() {
+        AnonymousRole::None => {}
+        AnonymousRole::Role(Role::Admin) => log::warn!(
+            "no token is required: every client that can reach {address} may do everything"
+        ),
+        AnonymousRole::Role(role) => {
+            log::info!("clients without a token have the role {role}");
+        }
     }
     Ok(())
 }

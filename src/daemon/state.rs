@@ -40,8 +40,8 @@ impl State for DaemonState {
             gauge "ready", "Whether the daemon serves requests: 1 between start and stop",
                 u32::from(is_ready);
             gauge "auth_disabled",
-                "Whether no tokens are configured, so that every client may do everything",
-                u32::from(self.tokens.anonymous().is_some());
+                "Whether clients without a token may do everything",
+                u32::from(self.tokens.is_open());
             gauge "http_connections", "Open client connections", self.connections.open();
             gauge "http_connections_limit", "Limit of open client connections",
                 self.connections.limit();

@@ -86,6 +86,8 @@ impl<'a> Change<'a> {
             Some(before) => instance.key = before.instance.key.clone(),
             None => instance.key.scope = self.known_scope(instance.key.scope),
         }
+        let registrants = &mut self.state.registrants;
+        instance.registered_by = instance.registered_by.map(|by| registrants.share(by));
         let slot = match &before {
             Some(before) => before.slot,
             None => self.deadlines.take(),

@@ -135,10 +135,12 @@ mod tests {
             },
             name: None,
             given_weight: None,
-            metadata: Default::default(),
+            given_metadata: Default::default(),
             ttl: None,
             status: Status::Enabled,
             hold: None,
+            overrides: None,
+            registered_by: None,
             presence: Presence {
                 online,
                 ..Presence::default()

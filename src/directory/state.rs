@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 
 use super::entry::InstanceEntry;
 use super::snapshot::{AtomicTotals, ScopeSnapshot};
-use crate::model::{Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind};
+use crate::model::{Instance, InstanceId, InstanceKey, Registrant, Scope, ScopeId, ScopeKind};
 use crate::store::Digest;
 
 /// The number of removed IDs that are remembered, so that a late event does not restore a
@@ -44,8 +44,32 @@ pub(super) struct State {
     pub(super) digest: Digest,
     pub(super) removed_instances: Tombstones<InstanceId>,
     pub(super) removed_scopes: Tombstones<ScopeId>,
+    pub(super) registrants: Registrants,
     /// The changes since the load of the store began, whose pages may be older.
     pub(super) reading: Option<ChangedDuringLoad>,
+}
+
+/// The registrants of the instances, each in memory once.
+#[derive(Default)]
+pub(super) struct Registrants {
+    known: HashSet<Registrant>,
+    /// The number at which those without an instance are removed.
+    limit: usize,
+}
+
+impl Registrants {
+    /// Returns the one that is in memory already, if there is one.
+    pub(super) fn share(&mut self, registrant: Registrant) -> Registrant {
+        if let Some(known) = self.known.get(&registrant) {
+            return known.clone();
+        }
+        if self.known.len() >= self.limit {
+            self.known.retain(Registrant::is_shared);
+            self.limit = 2 * self.known.len() + 1000;
+        }
+        self.known.insert(registrant.clone());
+        registrant
+    }
 }
 
 /// The rows that events changed during a load.

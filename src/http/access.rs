@@ -1,6 +1,8 @@
 //! Who may send a request: authentication and authorization.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::borrow::Cow;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use actix_tls::accept::rustls_0_23::TlsStream;
@@ -8,13 +10,16 @@ use actix_web::dev::{Extensions, Payload};
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::rt::net::TcpStream;
 use actix_web::{FromRequest, HttpRequest};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use futures_util::future::{Ready, ready};
 
 use super::context::context;
+use super::extract::api;
 use super::{Api, Code, Problem};
 use crate::admission::Client;
 use crate::auth::{Identity, Role};
-use crate::model::{Scope, ScopeKey, ScopeKind};
+use crate::model::{Registrant, Scope, ScopeKey, ScopeKind};
 
 pub(super) fn identify(api: &Api, request: &HttpRequest) -> Result<Arc<Identity>, Problem> {
     if api.client_certificates && request.conn_data::<ClientCertificate>().is_none() {
@@ -23,23 +28,34 @@ pub(super) fn identify(api: &Api, request: &HttpRequest) -> Result<Arc<Identity>
             "a client certificate is required, and the connection has none",
         ));
     }
-    if let Some(anonymous) = api.tokens.anonymous() {
-        return Ok(Arc::clone(anonymous));
-    }
     let mut given = request.headers().get_all(AUTHORIZATION);
-    let token = match (given.next(), given.next()) {
-        (Some(header), None) => header.to_str().ok().and_then(bearer),
+    let identity = match (given.next(), given.next()) {
+        (None, _) => api.tokens.anonymous().cloned(),
+        // Without tokens none is wrong.
+        _ if api.tokens.is_empty() => api.tokens.anonymous().cloned(),
+        (Some(header), None) => {
+            let token = header.to_str().ok().and_then(token);
+            token.and_then(|token| api.tokens.identify(&token))
+        }
         _ => None,
     };
-    token
-        .and_then(|token| api.tokens.identify(token))
-        .ok_or_else(Problem::unauthorized)
+    identity.ok_or_else(Problem::unauthorized)
 }
 
-/// Returns the token of an `Authorization` header: RFC 6750, section 2.1.
-fn bearer(header: &str) -> Option<&str> {
-    let (scheme, token) = header.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+/// Returns the token of an `Authorization` header: a bearer token (RFC 6750, section 2.1), or the
+/// password of Basic authentication (RFC 7617) with any user.
+fn token(header: &str) -> Option<Cow<'_, str>> {
+    let (scheme, credentials) = header.split_once(' ')?;
+    let credentials = credentials.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(Cow::Borrowed(credentials));
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let pair = String::from_utf8(BASE64_STANDARD.decode(credentials).ok()?).ok()?;
+    let (_, password) = pair.split_once(':')?;
+    Some(Cow::Owned(password.to_owned()))
 }
 
 pub(super) fn check_role(caller: &Identity, role: Role) -> Result<(), Problem> {
@@ -74,17 +90,41 @@ pub(super) fn limited(caller: &Identity) -> Problem {
 }
 
 /// The authenticated caller.
-pub(super) struct Caller(Arc<Identity>);
+pub(super) struct Caller {
+    identity: Arc<Identity>,
+    /// The address of the client.
+    peer: IpAddr,
+}
 
 impl Caller {
-    /// Returns the name of its token, for the log and for holds.
+    /// Returns the name of its token, for holds.
     pub(super) fn name(&self) -> &str {
-        &self.0.name
+        &self.identity.name
+    }
+
+    /// Returns whether its token has at least this role.
+    pub(super) fn has_role(&self, role: Role) -> bool {
+        self.identity.role >= role
+    }
+
+    /// Returns it as the sender of a registration.
+    pub(super) fn registrant(&self) -> Registrant {
+        Registrant::new(self.name(), self.peer)
+    }
+
+    /// Returns the client whose streams are limited together.
+    pub(super) fn client(&self) -> Client {
+        (self.name().to_owned(), self.peer)
+    }
+
+    /// Logs an action of an operator.
+    pub(super) fn log_action(&self, action: impl fmt::Display) {
+        log::info!("token {:?} from {}: {action}", self.name(), self.peer);
     }
 
     /// Checks that the token permits a scope; for routes with [`ScopeSource::Content`](super::guard::ScopeSource::Content).
     pub(super) fn check(&self, scope: &Scope) -> Result<(), Problem> {
-        check_scope(&self.0, scope)
+        check_scope(&self.identity, scope)
     }
 
     /// Checks that the token permits the service or group of a query, or all scopes if it names
@@ -94,8 +134,8 @@ impl Caller {
         service: Option<&ScopeKey>,
         group: Option<&ScopeKey>,
     ) -> Result<(), Problem> {
-        if service.is_none() && group.is_none() && self.0.limit.is_some() {
-            return Err(limited(&self.0));
+        if service.is_none() && group.is_none() && self.identity.limit.is_some() {
+            return Err(limited(&self.identity));
         }
         let service = service.map(|key| ScopeKind::Service.with(key.clone()));
         let group = group.map(|key| ScopeKind::Group.with(key.clone()));
@@ -111,8 +151,12 @@ impl FromRequest for Caller {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let caller = context(request).and_then(|context| context.caller.clone());
-        ready(caller.map(Self).ok_or_else(Problem::unauthorized))
+        let identity = context(request).and_then(|context| context.caller.clone());
+        let caller = identity.map(|identity| Self {
+            identity,
+            peer: peer(request),
+        });
+        ready(caller.ok_or_else(Problem::unauthorized))
     }
 }
 
@@ -127,9 +171,34 @@ pub(super) fn note_client_certificate(tls: Option<&TlsStream<TcpStream>>, data: 
     }
 }
 
-/// Returns the client of a request.
-pub(super) fn client(caller: &Caller, request: &HttpRequest) -> Client {
-    let address = request.peer_addr().map(|peer| peer.ip().to_canonical());
-    let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    (caller.name().to_owned(), address.unwrap_or(unknown))
+/// Returns the address of the client of a request. A trusted proxy adds the address of its own
+/// client at the end of `X-Forwarded-For`; what is before an address that is not trusted may be
+/// forged.
+fn peer(request: &HttpRequest) -> IpAddr {
+    let peer = request.peer_addr().map(|peer| peer.ip().to_canonical());
+    let mut peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let Ok(api) = api(request) else { return peer };
+    let is_trusted = |peer| api.trusted_proxies.iter().any(|net| net.contains(&peer));
+    if api.trusted_proxies.is_empty() || !is_trusted(peer) {
+        return peer;
+    }
+    let headers = request.headers().get_all("x-forwarded-for");
+    let texts: Vec<&str> = headers.filter_map(|header| header.to_str().ok()).collect();
+    for hop in texts.iter().rev().flat_map(|text| text.rsplit(',')) {
+        let Some(forwarded) = hop_address(hop.trim()) else {
+            break;
+        };
+        peer = forwarded;
+        if !is_trusted(peer) {
+            break;
+        }
+    }
+    peer
+}
+
+/// Parses an IP address, which some proxies write with a port.
+fn hop_address(text: &str) -> Option<IpAddr> {
+    let with_port = || text.parse().map(|address: SocketAddr| address.ip());
+    let address = text.parse().or_else(|_| with_port()).ok()?;
+    Some(IpAddr::to_canonical(&address))
 }

@@ -56,7 +56,8 @@ codes! {
         ClientCertificateRequired "client_certificate_required" "connect with a client certificate";
     FORBIDDEN:
         Forbidden "forbidden" "use a token of a higher role",
-        ScopeForbidden "scope_forbidden" "use a token for this scope";
+        ScopeForbidden "scope_forbidden" "use a token for this scope",
+        DecidedByOperator "decided_by_operator" "leave instead, which keeps the decision, or use a token of the role admin";
     NOT_FOUND:
         GroupNotFound "group_not_found" "declare the group",
         ServiceNotFound "service_not_found" "declare the service, or register its first instance",

@@ -113,7 +113,7 @@ fn check_media(request: &HttpRequest) -> Result<(), Problem> {
     Ok(())
 }
 
-fn api(request: &HttpRequest) -> Result<&Api, Problem> {
+pub(super) fn api(request: &HttpRequest) -> Result<&Api, Problem> {
     let api = request.app_data::<web::Data<Api>>();
     api.map(|api| &***api)
         .ok_or_else(|| Problem::new(Code::Starting, "the daemon is starting"))

@@ -15,7 +15,7 @@ use super::problem::InField;
 use super::{Api, Problem};
 use crate::actor::{DisableServiceInstance, RecordHeartbeats, RegisterInstance};
 use crate::model::{
-    Address, DisplayName, InstanceId, InstanceKey, Registration, Scope, ScopeId, ScopeKey,
+    Address, DisplayName, Field, InstanceId, InstanceKey, Registration, Scope, ScopeId, ScopeKey,
     ScopeKind, Weight,
 };
 
@@ -116,8 +116,9 @@ async fn create_gateway(
         return Ok(listed.instance.id.0);
     }
     let registration = Registration {
-        name: request.name,
-        weight: request.weight,
+        name: request.name.map_or(Field::Omitted, Field::Given),
+        weight: request.weight.map_or(Field::Omitted, Field::Given),
+        by: Some(caller.registrant()),
         ..Registration::of(key)
     };
     let registered = api.registry.write(RegisterInstance(registration)).await;
@@ -176,7 +177,10 @@ async fn register_instance(
         address: request.server_address,
     };
     caller.check(&key.scope)?;
-    let registration = Registration::of(key);
+    let registration = Registration {
+        by: Some(caller.registrant()),
+        ..Registration::of(key)
+    };
     api.registry.write(RegisterInstance(registration)).await?;
     Ok(())
 }
@@ -305,6 +309,7 @@ pub(super) struct OfflineQuery {
 )]
 pub(super) async fn offline(
     api: web::Data<Api>,
+    caller: Caller,
     query: Result<Query<OfflineQuery>, Problem>,
 ) -> Answer<bool> {
     let Ok(Query(OfflineQuery { id })) = query else {
@@ -313,7 +318,10 @@ pub(super) async fn offline(
     let id = InstanceId(id);
     let disabled = api.registry.write(DisableServiceInstance { id }).await;
     Answer(match disabled {
-        Ok(Some(_)) => Ok(true),
+        Ok(Some(instance)) => {
+            caller.log_action(format_args!("disabled {}", instance.key));
+            Ok(true)
+        }
         Ok(None) => Err(UNKNOWN_SERVICE.to_owned()),
         Err(error) => Err(message(error)),
     })

@@ -33,6 +33,7 @@ pub(crate) use self::ops::LastProbe;
 pub(crate) use self::problem::Problem;
 pub(crate) use self::routes::configure;
 pub use self::routes::routes;
+use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use crate::actor::{HeartbeatActor, Mailbox, RegistryActor, RollCallReport, SchedulerActor};
@@ -81,6 +82,8 @@ pub(crate) struct Api {
     pub(crate) lifecycle: Lifecycle,
     /// The known tokens.
     pub(crate) tokens: Arc<Tokens>,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    pub(crate) trusted_proxies: Arc<[IpNet]>,
     /// Whether client certificates are required.
     pub(crate) client_certificates: bool,
     /// The limits of requests in flight.

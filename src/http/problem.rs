@@ -19,7 +19,7 @@ use crate::actor::{AskError, WriteError};
 use crate::admission::LimitExceeded;
 use crate::backend::BackendError;
 use crate::directory::DirectoryError;
-use crate::model::{InstanceKey, Invalid, Scope, ScopeKind};
+use crate::model::{Instance, InstanceKey, Invalid, Scope, ScopeKind};
 use crate::store::StoreError;
 
 /// The value of `Retry-After`, in seconds.
@@ -119,6 +119,23 @@ impl Problem {
         Self::new(
             Code::InstanceNotFound,
             format!("the instance is not registered: PUT /v1/{key} registers it"),
+        )
+    }
+
+    /// Returns the problem for an instance that only an operator may deregister.
+    pub(super) fn decided(instance: &Instance) -> Self {
+        let decision = match &instance.hold {
+            Some(hold) => {
+                let reason = hold.reason.as_ref().map(|reason| reason.as_str());
+                let reason = reason.map(|reason| format!(": {reason}"));
+                format!("is held by {:?}{}", hold.by, reason.unwrap_or_default())
+            }
+            None if instance.overrides.is_some() => "has values of an operator".to_owned(),
+            None => "is a gateway that an operator has approved".to_owned(),
+        };
+        Self::new(
+            Code::DecidedByOperator,
+            format!("the instance {decision}; only a token of the role admin may deregister it"),
         )
     }
 

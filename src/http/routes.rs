@@ -34,7 +34,10 @@ fn table() -> Vec<Path> {
     vec![
         path(
             "/v1/{kind}/{key}/instances/{address}/heartbeat",
-            [put(Agent, heartbeats::send).heartbeat().of_its_scope()],
+            [
+                put(Agent, heartbeats::send).heartbeat().of_its_scope(),
+                delete(Agent, instances::end_lease).of_its_scope(),
+            ],
         ),
         path(
             "/v1/heartbeats",
@@ -67,6 +70,10 @@ fn table() -> Vec<Path> {
                 patch(Admin, instances::change).of_its_scope(),
                 delete(Agent, instances::deregister).of_its_scope(),
             ],
+        ),
+        path(
+            "/v1/{kind}/{key}/instances/{address}/leave",
+            [post(Agent, instances::leave).of_its_scope()],
         ),
         path("/v1/events", [get(Read, events::stream).checks_scopes()]),
         path("/v1/overview", [get(Read, overview::show)]),

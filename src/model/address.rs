@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -27,6 +27,26 @@ impl Address {
     /// Returns the address as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Returns the host; an IPv6 address without its brackets.
+    pub(crate) fn host(&self) -> &str {
+        let host = self.0.rsplit_once(':').map_or("", |(host, _)| host);
+        let inner = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        inner.unwrap_or(host)
+    }
+
+    /// Returns the port.
+    pub(crate) fn port(&self) -> u16 {
+        let port = self.0.rsplit_once(':').map(|(_, port)| port.parse());
+        port.and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// Returns whether it stands for all addresses of a machine, such as `0.0.0.0:80`: a server may
+    /// listen there, but no client can reach it.
+    pub(crate) fn is_unspecified(&self) -> bool {
+        let ip = self.host().parse::<IpAddr>();
+        ip.is_ok_and(|ip| ip.to_canonical().is_unspecified())
     }
 }
 
@@ -102,6 +122,12 @@ impl FromStr for Address {
     }
 }
 
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self(address.to_string().into())
+    }
+}
+
 impl TryFrom<String> for Address {
     type Error = Invalid;
 
@@ -158,6 +184,30 @@ mod tests {
             let address: Address = given.parse().unwrap();
             assert_eq!(address.as_str(), normal);
             assert_eq!(normal.parse(), Ok(address));
+        }
+    }
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for (address, host, port) in [("a.b:1", "a.b", 1), ("[::1]:65535", "::1", 65_535)] {
+            let address: Address = address.parse().unwrap();
+            assert_eq!((address.host(), address.port()), (host, port));
+        }
+    }
+
+    #[test]
+    fn all_addresses_of_a_machine_are_no_address() {
+        for (address, unspecified) in [
+            ("0.0.0.0:80", true),
+            ("[::]:80", true),
+            ("[0:0::0]:80", true),
+            ("[::ffff:0.0.0.0]:80", true),
+            ("10.0.0.0:80", false),
+            ("[::1]:80", false),
+            ("localhost:80", false),
+        ] {
+            let address: Address = address.parse().unwrap();
+            assert_eq!(address.is_unspecified(), unspecified, "{address}");
         }
     }
 

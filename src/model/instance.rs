@@ -10,7 +10,9 @@ use chrono::{DateTime, Utc};
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Address, DisplayName, Epoch, Invalid, Note, Scope, shown};
+use super::{
+    Address, DisplayName, Epoch, Hold, Invalid, Overrides, Registrant, Scope, ScopeKind, shown,
+};
 
 /// The scope and the address of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -257,15 +259,6 @@ impl TryFrom<BTreeMap<String, String>> for Metadata {
     }
 }
 
-/// Who holds an instance, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
-    /// The name of the operator's token.
-    pub by: String,
-    /// The reason, if one was given.
-    pub reason: Option<Note>,
-}
-
 /// The recorded state of the lease of an instance.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {
@@ -287,16 +280,23 @@ pub struct Instance {
     pub key: InstanceKey,
     /// The name for people; `None` shows the address.
     pub name: Option<Box<DisplayName>>,
-    /// See [`Instance::weight`].
+    /// See [`Instance::registered_weight`].
     pub given_weight: Option<Weight>,
-    /// Names and texts given by the instance.
-    pub metadata: Metadata,
+    /// See [`Instance::metadata`].
+    #[serde(rename = "metadata")]
+    pub given_metadata: Metadata,
     /// The instance's own TTL, instead of `--lease-ttl`.
     pub ttl: Option<Ttl>,
     /// The operator's decision.
     pub status: Status,
     /// Present exactly while the status is [`Status::Held`].
     pub hold: Option<Box<Hold>>,
+    /// The operator's values, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overrides: Option<Box<Overrides>>,
+    /// Who sent the last registration that changed it; `None` for one of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered_by: Option<Registrant>,
     /// The recorded state of its lease.
     pub presence: Presence,
     /// When it first registered.
@@ -316,84 +316,38 @@ impl Instance {
             .map_or(self.key.address.as_str(), |name| name.as_str())
     }
 
-    /// Returns the weight, or the default of 1.
-    pub fn weight(&self) -> Weight {
+    /// Returns the registered weight, or the default of 1.
+    pub fn registered_weight(&self) -> Weight {
         self.given_weight.unwrap_or_default()
+    }
+
+    /// Returns the weight: the operator's, otherwise the registered one.
+    pub fn weight(&self) -> Weight {
+        let overrides = self.overrides.as_ref();
+        let weight = overrides.and_then(|overrides| overrides.weight);
+        weight.unwrap_or_else(|| self.registered_weight())
+    }
+
+    /// Returns the metadata: the operator's, otherwise those that the instance registered.
+    pub fn metadata(&self) -> &Metadata {
+        let overrides = self.overrides.as_ref();
+        let metadata = overrides.and_then(|overrides| overrides.metadata.as_ref());
+        metadata.unwrap_or(&self.given_metadata)
+    }
+
+    /// Returns whether an operator's decision is attached to it: it is held, it is an approved
+    /// gateway, or it has overrides. The SQL files have the same condition.
+    pub fn is_decided(&self) -> bool {
+        let is_gateway = self.key.scope.kind == ScopeKind::Group;
+        self.status == Status::Held
+            || (is_gateway && self.status == Status::Enabled)
+            || self.overrides.is_some()
     }
 
     /// Returns whether it accepts traffic: enabled, and recorded as online.
     pub(crate) fn available(&self) -> bool {
         self.presence.online && self.status == Status::Enabled
     }
-}
-
-/// The fields of a registration. `None` keeps the present value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Registration {
-    /// The scope and address to register.
-    pub key: InstanceKey,
-    /// The name for people.
-    pub name: Option<DisplayName>,
-    /// The share of traffic.
-    pub weight: Option<Weight>,
-    /// Replaces all metadata.
-    pub metadata: Option<Metadata>,
-    /// The instance's own TTL.
-    pub ttl: Option<Ttl>,
-}
-
-impl Registration {
-    /// A registration of this instance without other fields.
-    pub fn of(key: InstanceKey) -> Self {
-        Self {
-            key,
-            name: None,
-            weight: None,
-            metadata: None,
-            ttl: None,
-        }
-    }
-}
-
-/// An operator's decision about an instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StatusChange {
-    /// Enables it, whatever its status was.
-    Enable,
-    /// Disables it until its next registration.
-    Disable,
-    /// Holds it until an operator ends that.
-    Hold(Hold),
-}
-
-impl StatusChange {
-    /// Returns the resulting status.
-    pub fn status(&self) -> Status {
-        match self {
-            Self::Enable => Status::Enabled,
-            Self::Disable => Status::Disabled,
-            Self::Hold(_) => Status::Held,
-        }
-    }
-
-    /// Returns the hold, if it is one.
-    pub fn hold(&self) -> Option<&Hold> {
-        match self {
-            Self::Hold(hold) => Some(hold),
-            Self::Enable | Self::Disable => None,
-        }
-    }
-}
-
-/// An operator's change of an instance. `None` leaves what is there.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct InstanceChange {
-    /// The new status.
-    pub status: Option<StatusChange>,
-    /// The new weight.
-    pub weight: Option<Weight>,
-    /// Replaces all metadata.
-    pub metadata: Option<Metadata>,
 }
 
 #[cfg(test)]

@@ -5,10 +5,12 @@
 //! and no time.
 
 mod address;
+mod decision;
 mod event;
 mod instance;
 mod json;
 mod label;
+mod registration;
 mod replica;
 mod scope;
 mod time;
@@ -21,13 +23,13 @@ use serde::Deserializer;
 use serde::de::{Error, Visitor};
 
 pub use address::Address;
+pub use decision::{Hold, InstanceChange, Overrides, StatusChange};
 pub use event::{Event, EventId, EventKind};
-pub use instance::{
-    Hold, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Presence, Registration,
-    Status, StatusChange, Ttl, Weight,
-};
+pub use instance::{Instance, InstanceId, InstanceKey, Metadata, Presence, Status, Ttl, Weight};
 pub(crate) use json::parse_json;
 pub use label::{DisplayName, Label, Note};
+pub(crate) use registration::Resets;
+pub use registration::{Field, Registrant, Registration};
 pub use replica::ReplicaId;
 pub use scope::{Scope, ScopeId, ScopeKey, ScopeKind, ScopeRecord};
 pub use time::Epoch;

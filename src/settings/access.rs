@@ -1,13 +1,15 @@
 //! Authentication, authorization and TLS of a daemon.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, Error};
+use ipnet::IpNet;
 
 use super::read_token;
-use crate::auth::{Role, TokenSources};
+use crate::auth::{AnonymousRole, Role, TokenSources};
 use crate::tls::TlsFiles;
 
 /// Variables that contain a token. They have no flags, because other users can see a process's
@@ -40,9 +42,15 @@ pub(crate) struct AccessSettings {
     #[arg(long, value_name = "PATH")]
     read_token_file: Option<PathBuf>,
 
-    /// Serve every client that can reach --listen, without tokens
-    #[arg(long)]
-    pub(super) allow_anonymous: bool,
+    /// The role of clients without a token: none, read, agent or admin. By default none; admin if no
+    /// tokens are configured, which is allowed only while --listen is on the loopback interface
+    #[arg(long, value_name = "ROLE")]
+    pub(super) anonymous_role: Option<AnonymousRole>,
+
+    /// The network of proxies whose X-Forwarded-For names the client, such as 10.0.0.0/8; may be
+    /// repeated, or separated by commas
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = network)]
+    pub(crate) trusted_proxy: Vec<IpNet>,
 
     /// The PEM file of the certificate chain for HTTPS
     #[arg(long, value_name = "PATH", requires = "tls_key")]
@@ -57,8 +65,7 @@ pub(crate) struct AccessSettings {
     #[arg(long, value_name = "PATH", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
 
-    /// The tokens, from the files above and from variables; without any, clients are not
-    /// authenticated.
+    /// The tokens, from the files above and from variables.
     #[arg(skip)]
     pub(crate) tokens: TokenSources,
 }
@@ -90,6 +97,15 @@ impl AccessSettings {
         Ok(())
     }
 
+    /// Returns the role of clients without a token.
+    pub(crate) fn anonymous_role(&self) -> AnonymousRole {
+        self.anonymous_role.unwrap_or(if self.tokens.is_empty() {
+            AnonymousRole::Role(Role::Admin)
+        } else {
+            AnonymousRole::None
+        })
+    }
+
     /// Returns the files for HTTPS; `None` is HTTP.
     pub(crate) fn tls(&self) -> Option<TlsFiles> {
         Some(TlsFiles {
@@ -98,4 +114,12 @@ impl AccessSettings {
             client_ca: self.tls_client_ca.clone(),
         })
     }
+}
+
+/// Parses a network, or a single address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse().map(|address: IpAddr| address.into());
+    text.parse()
+        .or_else(|_| address())
+        .map_err(|_| "must be a network such as 10.0.0.0/8, or an IP address".to_owned())
 }

@@ -34,7 +34,7 @@ pub(crate) struct ClientSettings {
 
     /// The file of the token to send; ROLLCALL_TOKEN may contain the token itself
     #[arg(long, value_name = "PATH")]
-    token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
 
     /// The PEM file of the certificate authorities to trust instead of the system's
     #[arg(long, value_name = "PATH")]

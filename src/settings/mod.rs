@@ -23,7 +23,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, Args, CommandFactory, Error, FromArgMatches, Parser, Subcommand};
 pub(crate) use clap_complete::Shell;
 
-pub(crate) use self::agent::AgentSettings;
+pub(crate) use self::agent::{AgentSettings, CheckSettings, CheckTarget};
 pub(crate) use self::client::ClientSettings;
 pub(crate) use self::operator::{Instances, OperatorCommand};
 pub(crate) use self::serve::StoreSettings;
@@ -89,6 +89,14 @@ pub(crate) struct TokenSettings {
     /// The scopes to which the token is limited: services/KEY or groups/KEY, where KEY may end in *
     #[arg(long)]
     pub(crate) scope: Option<ScopePattern>,
+
+    /// Append the line of the token to this file, which is created if there is none
+    #[arg(long, value_name = "FILE")]
+    pub(crate) append: Option<PathBuf>,
+
+    /// Print the token alone
+    #[arg(long, requires = "append")]
+    pub(crate) quiet: bool,
 }
 
 /// The daemon that a health check asks.
@@ -412,23 +420,48 @@ mod tests {
         }
     }
 
+    use crate::auth::AnonymousRole;
+
     const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
     #[test]
     fn other_machines_are_served_without_tokens_only_on_request() {
         let error = serve(&["--listen", "0.0.0.0:18080"]).unwrap_err();
         assert!(error.contains("without tokens every client"), "{error}");
-        assert!(error.contains("--allow-anonymous"), "{error}");
+        assert!(error.contains("--anonymous-role admin"), "{error}");
         for loopback in ["127.0.0.2:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
             assert!(serve(&["--listen", loopback]).is_ok(), "{loopback}");
         }
-        let open = ["--listen", "[::]:1", "--allow-anonymous"];
+        let open = ["--listen", "[::]:1", "--anonymous-role", "admin"];
         assert!(serve(&open).unwrap().access.tokens.is_empty());
         let admin = [("ROLLCALL_ADMIN_TOKEN", TOKEN)];
         let config = serve_with(&open[..2], &admin).unwrap();
         assert_eq!(config.access.tokens.given.len(), 1);
-        let error = serve_with(&open, &admin).unwrap_err();
-        assert!(error.contains("cannot be combined with tokens"), "{error}");
+        assert_eq!(config.access.anonymous_role(), AnonymousRole::None);
+        let both = serve_with(&open, &admin).unwrap();
+        let role = AnonymousRole::Role(Role::Admin);
+        assert_eq!(both.access.anonymous_role(), role);
+        let error = serve(&["--anonymous-role", "none"]).unwrap_err();
+        assert!(error.contains("must not be none without tokens"), "{error}");
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_a_network_or_an_address() {
+        let given = [
+            "--trusted-proxy",
+            "10.0.0.0/8,::1",
+            "--trusted-proxy",
+            "192.0.2.7",
+        ];
+        let access = serve(&given).unwrap().access;
+        let shown: Vec<_> = access
+            .trusted_proxy
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(shown, ["10.0.0.0/8", "::1/128", "192.0.2.7/32"]);
+        let error = serve(&["--trusted-proxy", "proxy"]).unwrap_err();
+        assert!(error.contains("must be a network such as"), "{error}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::access::AccessSettings;
 use super::{Hidden, invalid_value};
 use crate::actor::{RefreshNotice, RollCall};
 use crate::admission;
+use crate::auth::AnonymousRole;
 use crate::lease::LeaseUrl;
 use crate::liveness;
 use crate::model::Ttl;
@@ -242,16 +243,17 @@ impl ServeSettings {
     /// Every client that reaches the daemon could change the registry, so this must be requested.
     fn refuse_unasked_openness(&self) -> Result<(), Error> {
         let listen = self.listen;
-        match (self.access.tokens.is_empty(), self.access.allow_anonymous) {
-            (true, false) if !listen.ip().to_canonical().is_loopback() => Err(Error::raw(
+        let is_local = listen.ip().to_canonical().is_loopback();
+        match (self.access.tokens.is_empty(), self.access.anonymous_role) {
+            (true, None) if !is_local => Err(Error::raw(
                 ErrorKind::ValueValidation,
                 format!(
-                    "--listen {listen} is reachable from other machines, and without tokens every client could change the registry: generate tokens with `rollcalld token` and pass them by --tokens-file or ROLLCALL_ADMIN_TOKEN, or add --allow-anonymous"
+                    "--listen {listen} is reachable from other machines, and without tokens every client could change the registry: generate tokens with `rollcalld token` and pass them by --tokens-file or ROLLCALL_ADMIN_TOKEN, or add --anonymous-role admin"
                 ),
             )),
-            (false, true) => Err(Error::raw(
-                ErrorKind::ArgumentConflict,
-                "--allow-anonymous cannot be combined with tokens: remove the flag or the tokens",
+            (true, Some(AnonymousRole::None)) => Err(invalid_value(
+                "--anonymous-role <ROLE>",
+                "must not be none without tokens, because every request would be refused",
             )),
             _ => Ok(()),
         }

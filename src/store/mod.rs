@@ -153,10 +153,21 @@ pub trait RegistryTransaction: Send {
         id: InstanceId,
     ) -> Result<Option<Instance>, StoreError>;
 
-    /// Removes an instance and returns its last state; returns `None` if it is unknown.
+    /// Removes an instance, unless `keep_decided` and an operator's decision is attached to it
+    /// ([`Instance::is_decided`]).
     async fn deregister_instance(
         &mut self,
         key: &InstanceKey,
+        keep_decided: bool,
+    ) -> Result<Deregistration, StoreError>;
+
+    /// Marks an instance offline, whatever its lease is; with `only_decided` only one to which an
+    /// operator's decision is attached. Returns `None` for any other instance, and for one that is
+    /// offline already.
+    async fn take_offline(
+        &mut self,
+        key: &InstanceKey,
+        only_decided: bool,
     ) -> Result<Option<Instance>, StoreError>;
 
     /// Removes instances that went offline and were changed last before `before`, except held ones,
@@ -268,6 +279,17 @@ pub struct WentOnline {
     pub instance: Instance,
     /// Whether it was offline before; otherwise the end of its previous lease was never recorded.
     pub transition: bool,
+}
+
+/// The result of deregistering an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deregistration {
+    /// It was removed; this was its last state.
+    Removed(Instance),
+    /// It stays because of an operator's decision.
+    Kept(Instance),
+    /// There is no such instance.
+    Unknown,
 }
 
 /// The result of deleting a scope.

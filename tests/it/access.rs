@@ -285,10 +285,10 @@ async fn an_operators_acts_are_logged_by_the_name_of_the_token() {
     send(Method::DELETE, "/v1/groups/edge", json!({})).await;
     let log = guarded.daemon.log();
     for act in [
-        "\"night-shift\" changed services/orders/instances/10.0.0.5:8080: status held\n",
-        "\"night-shift\" changed services/orders/instances/10.0.0.5:8080: weight 5, metadata\n",
-        "\"night-shift\" declared groups/edge",
-        "\"night-shift\" removed groups/edge",
+        "\"night-shift\" from 127.0.0.1: changed services/orders/instances/10.0.0.5:8080: status held\n",
+        "\"night-shift\" from 127.0.0.1: changed services/orders/instances/10.0.0.5:8080: weight 5, metadata\n",
+        "\"night-shift\" from 127.0.0.1: declared groups/edge",
+        "\"night-shift\" from 127.0.0.1: removed groups/edge",
     ] {
         assert!(log.contains(act), "no {act:?} in {log}");
     }
@@ -363,7 +363,7 @@ async fn a_daemon_without_tokens_says_so_loudly() {
     let text = String::from_utf8(refused.stderr).unwrap();
     assert!(text.contains("without tokens every client"), "{text}");
 
-    let open = ["--listen", "127.0.0.1:0", "--allow-anonymous"].map(str::to_owned);
+    let open = ["--listen", "127.0.0.1:0", "--anonymous-role", "admin"].map(str::to_owned);
     let daemon = Daemon::start(&open[2..]).await;
     assert!(
         daemon.log().contains("every client that can reach"),
@@ -376,4 +376,219 @@ async fn a_daemon_without_tokens_says_so_loudly() {
     assert_eq!(body["service"], json!("orders"));
     let (_, body) = daemon.patch(ORDERS, json!({"status": "held"})).await;
     assert_eq!(body["held_by"], json!("anonymous"));
+}
+
+#[tokio::test]
+async fn clients_without_a_token_have_the_anonymous_role() {
+    let (agent, line) = make("agent", "web-team", &[]);
+    for (role, read, register, hold) in [
+        ("none", 401, 401, 401),
+        ("read", 200, 403, 403),
+        ("agent", 200, 201, 403),
+        ("admin", 200, 201, 200),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let list = folder.path().join("tokens");
+        fs::write(&list, &line).unwrap();
+        let flags = [
+            "--anonymous-role",
+            role,
+            "--tokens-file",
+            list.to_str().unwrap(),
+        ];
+        let daemon = Daemon::start(&flags.map(str::to_owned)).await;
+        assert_eq!(daemon.get("/v1/services").await.0, read, "{role}");
+        assert_eq!(daemon.put(ORDERS, json!({})).await.0, register, "{role}");
+        let url = format!("{}{ORDERS}", daemon.url());
+        let put = daemon.client().put(&url).bearer_auth(&agent).send().await;
+        assert!(put.unwrap().status().is_success(), "{role}");
+        let held = daemon.patch(ORDERS, json!({"status": "held"})).await.0;
+        assert_eq!(held, hold, "{role}");
+        // A wrong token is not the same as none.
+        let wrong = daemon.client().get(&url).bearer_auth("wrong").send().await;
+        assert_eq!(wrong.unwrap().status(), 401, "{role}");
+    }
+}
+
+#[tokio::test]
+async fn complaint_16_the_password_of_basic_authentication_is_a_token() {
+    let (token, line) = make("agent", "web-team", &[]);
+    let guarded = Guarded::start(&[&line]).await;
+    let url = format!("{}{ORDERS}", guarded.daemon.url());
+    let put = async |user: &str, password: &str| {
+        let request = guarded.daemon.client().put(&url);
+        let answer = request.basic_auth(user, Some(password)).send().await;
+        answer.unwrap().status().as_u16()
+    };
+    assert_eq!(put("anyone", &token).await, 201);
+    assert_eq!(put("", &token).await, 200);
+    assert_eq!(put(&token, "").await, 401);
+    assert_eq!(put("web-team", "wrong").await, 401);
+    for header in ["Basic", "Basic ", "Basic %", "Basic Og==", "Basic /w=="] {
+        let headers = format!("Authorization: {header}\r\n");
+        assert_eq!(guarded.status("GET", "/v1/services", &headers).await, 401);
+    }
+}
+
+#[tokio::test]
+async fn complaint_17_an_instance_names_who_registered_it_and_actions_name_who_took_them() {
+    let (token, line) = make("agent", "web-team", &[]);
+    let (admin, admin_line) = make("admin", "ada", &[]);
+    let guarded = Guarded::start(&[&line, &admin_line]).await;
+    let send =
+        async |method, path: &str, token, body| guarded.send(method, path, token, body).await;
+    let (_, registered) = send(Method::PUT, ORDERS, &token, json!({})).await;
+    let by = json!({"token": "web-team", "peer": "127.0.0.1"});
+    assert_eq!(registered["registered_by"], by);
+    let hold = json!({"status": "held", "reason": "disk is failing"});
+    send(Method::PATCH, ORDERS, &admin, hold).await;
+    send(Method::DELETE, ORDERS, &admin, json!({})).await;
+    let log = guarded.daemon.log();
+    for says in [
+        "token \"ada\" from 127.0.0.1: changed services/orders/instances/10.0.0.5:8080: status held (disk is failing)",
+        "token \"ada\" from 127.0.0.1: deregistered services/orders/instances/10.0.0.5:8080",
+    ] {
+        assert!(log.contains(says), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_token_does_not_deregister_what_an_operator_decided() {
+    let (token, line) = make("agent", "web-team", &[]);
+    let (admin, admin_line) = make("admin", "ada", &[]);
+    let guarded = Guarded::start(&[&line, &admin_line]).await;
+    let gateway = "/v1/groups/edge/instances/10.0.0.5:443";
+    guarded
+        .send(Method::PUT, "/v1/groups/edge", &admin, json!({}))
+        .await;
+    for (instance, decision, says) in [
+        (
+            ORDERS,
+            json!({"status": "held", "reason": "disk"}),
+            "is held by \"ada\": disk",
+        ),
+        (ORDERS, json!({"weight": 0}), "has values of an operator"),
+        (
+            gateway,
+            json!({"status": "enabled"}),
+            "an operator has approved",
+        ),
+    ] {
+        guarded.send(Method::PUT, instance, &token, json!({})).await;
+        guarded
+            .send(Method::PATCH, instance, &admin, decision)
+            .await;
+        let (status, body) = guarded
+            .send(Method::DELETE, instance, &token, json!({}))
+            .await;
+        assert_eq!(
+            (status.as_u16(), &body["code"]),
+            (403, &json!("decided_by_operator"))
+        );
+        assert!(body["detail"].as_str().unwrap().contains(says), "{body}");
+        let (_, kept) = guarded.send(Method::GET, instance, &token, json!({})).await;
+        assert!(kept["id"].is_string());
+        // It may leave.
+        let leave = format!("{instance}/leave");
+        assert_eq!(
+            guarded
+                .send(Method::POST, &leave, &token, json!({}))
+                .await
+                .0,
+            204
+        );
+        assert_eq!(
+            guarded
+                .send(Method::GET, instance, &token, json!({}))
+                .await
+                .1["id"],
+            kept["id"]
+        );
+        assert_eq!(
+            guarded
+                .send(Method::DELETE, instance, &admin, json!({}))
+                .await
+                .0,
+            204
+        );
+    }
+    guarded.send(Method::PUT, ORDERS, &token, json!({})).await;
+    assert_eq!(
+        guarded
+            .send(Method::DELETE, ORDERS, &token, json!({}))
+            .await
+            .0,
+        204
+    );
+}
+
+#[tokio::test]
+async fn complaint_25_the_client_behind_a_trusted_proxy_is_the_one_it_names() {
+    let register = async |daemon: &Daemon, forwarded: &[&str]| {
+        let mut request = daemon.client().put(format!("{}{ORDERS}", daemon.url()));
+        for header in forwarded {
+            request = request.header("X-Forwarded-For", *header);
+        }
+        let body: Value = request.send().await.unwrap().json().await.unwrap();
+        daemon.delete(ORDERS).await;
+        body["registered_by"]["peer"].as_str().unwrap().to_owned()
+    };
+    let trusting = ["--trusted-proxy", "127.0.0.0/8,10.0.0.0/8"].map(str::to_owned);
+    let daemon = Daemon::start(&trusting).await;
+    for (forwarded, peer) in [
+        (&[][..], "127.0.0.1"),
+        (&["203.0.113.9"], "203.0.113.9"),
+        // What the client itself sent is before what the proxies added.
+        (&["198.51.100.1, 203.0.113.9, 10.1.2.3"], "203.0.113.9"),
+        (
+            &["198.51.100.1", "203.0.113.9:4711, 10.1.2.3"],
+            "203.0.113.9",
+        ),
+        (&["[2001:db8::1]:5, 10.1.2.3"], "2001:db8::1"),
+        (&["::ffff:203.0.113.9"], "203.0.113.9"),
+        (&["unknown, 10.1.2.3"], "10.1.2.3"),
+        (&["nonsense"], "127.0.0.1"),
+    ] {
+        assert_eq!(register(&daemon, forwarded).await, peer, "{forwarded:?}");
+    }
+    let daemon = Daemon::start(&[]).await;
+    assert_eq!(register(&daemon, &["203.0.113.9"]).await, "127.0.0.1");
+}
+
+#[tokio::test]
+async fn a_new_token_is_appended_to_the_file_and_printed_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("tokens");
+    // Its last line lacks its end.
+    fs::write(&list, "# our tokens").unwrap();
+    let arguments = ["token", "--role", "read", "--name", "one", "--append"];
+    let mut tokens = Vec::new();
+    for _ in 0..2 {
+        let output = Command::new(BINARY)
+            .args(arguments)
+            .arg(&list)
+            .arg("--quiet")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        tokens.push(text.trim().to_owned());
+    }
+    assert_eq!(fs::read_to_string(&list).unwrap().lines().count(), 3);
+    let flags = ["--tokens-file", list.to_str().unwrap()].map(str::to_owned);
+    let daemon = Daemon::start(&flags).await;
+    for token in tokens {
+        let url = format!("{}/v1/services", daemon.url());
+        let answer = daemon.client().get(url).bearer_auth(token).send().await;
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    let missing = Command::new(BINARY)
+        .args(arguments)
+        .arg("no/such/file")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(missing.stderr).unwrap();
+    assert!(text.contains("no/such/file"), "{text}");
+    assert!(missing.stdout.is_empty(), "no token without its line");
 }

@@ -51,6 +51,9 @@ fn stable(mut body: Value) -> Value {
                         assert!(text.len() == 24 && text.ends_with('Z'), "{time}: {text}");
                     }
                 }
+                if let Some(by) = members.remove("registered_by") {
+                    assert_eq!(by, json!({"token": "anonymous", "peer": "127.0.0.1"}));
+                }
                 if let Some(id) = members.remove("id") {
                     assert!(id.as_str().unwrap().parse::<i64>().unwrap() > 0);
                 }
@@ -196,6 +199,7 @@ async fn a_gateway_needs_its_group_and_an_operator<B: Backends>() {
 async fn an_instance_registered_again_is_the_same_one<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     let (first_status, first) = daemon.put(ORDERS, json!({"weight": 3})).await;
+    send_heartbeats(&daemon, ORDERS).await;
     let (second_status, second) = daemon.put(ORDERS, json!({"name": "renamed"})).await;
     assert_eq!((first_status.as_u16(), second_status.as_u16()), (201, 200));
     assert_eq!(first["id"], second["id"]);

@@ -20,6 +20,7 @@ mod commands;
 mod conformance;
 mod console;
 mod container;
+mod decisions;
 mod deploy;
 mod discovery;
 mod docs;

@@ -10,8 +10,8 @@ use chrono::TimeDelta;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rollcalld::actor::{
-    ChangeInstance, DeregisterInstance, HeartbeatActor, HeartbeatOutcome, Mailbox,
-    RecordHeartbeats, RegisterInstance, Revoke,
+    ChangeInstance, DeregisterInstance, HeartbeatActor, HeartbeatOutcome, LeaveInstance, Left,
+    Mailbox, RecordHeartbeats, RegisterInstance, Revoke,
 };
 use rollcalld::backend::BackendError;
 use rollcalld::daemon::{self, Core};
@@ -22,6 +22,7 @@ use rollcalld::model::{
     EventId, EventKind, Hold, InstanceChange, InstanceKey, Registration, ScopeKind, Status,
     StatusChange, Ttl,
 };
+use rollcalld::store::Deregistration;
 use tokio::time::{Instant, sleep};
 
 use crate::support::clock::FakeClock;
@@ -43,6 +44,7 @@ enum Step {
     Register(usize, usize),
     RecordHeartbeats(usize, usize),
     Deregister(usize, usize),
+    Leave(usize, usize),
     Set(usize, usize, Status),
     Pass(Duration),
     Restart(usize),
@@ -60,6 +62,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (instance(), replica()).prop_map(|(i, r)| Step::Register(i, r)),
         8 => (instance(), replica()).prop_map(|(i, r)| Step::RecordHeartbeats(i, r)),
         1 => (instance(), replica()).prop_map(|(i, r)| Step::Deregister(i, r)),
+        1 => (instance(), replica()).prop_map(|(i, r)| Step::Leave(i, r)),
         2 => (instance(), replica(), status).prop_map(|(i, r, s)| Step::Set(i, r, s)),
         6 => (1..12_000_u64).prop_map(|millis| Step::Pass(Duration::from_millis(millis))),
         1 => replica().prop_map(Step::Restart),
@@ -206,9 +209,13 @@ impl World {
                 }
             }
             Step::Deregister(i, r) => {
-                let message = DeregisterInstance { key: key(i) };
-                let removed = self.replicas[r].core.registry.ask(message).await.unwrap();
-                assert_eq!(removed.unwrap().is_some(), self.expected[i].is_some());
+                let message = DeregisterInstance {
+                    key: key(i),
+                    keep_decided: false,
+                };
+                let outcome = self.replicas[r].core.registry.ask(message).await.unwrap();
+                let removed = matches!(outcome.unwrap(), Deregistration::Removed(_));
+                assert_eq!(removed, self.expected[i].is_some());
                 let revoke = Revoke { keys: vec![key(i)] };
                 self.replicas[r]
                     .heartbeat
@@ -217,6 +224,25 @@ impl World {
                     .unwrap()
                     .unwrap();
                 self.expected[i] = None;
+            }
+            Step::Leave(i, r) => {
+                let message = LeaveInstance { key: key(i) };
+                let left = self.replicas[r].core.registry.ask(message).await.unwrap();
+                let revoke = Revoke { keys: vec![key(i)] };
+                let heartbeat = &self.replicas[r].heartbeat;
+                heartbeat.ask(revoke).await.unwrap().unwrap();
+                match (left.unwrap(), &mut self.expected[i]) {
+                    (Left::Unknown, None) => {}
+                    (Left::WentOffline(_) | Left::WasOffline, Some(known))
+                        if known.status == Status::Held =>
+                    {
+                        known.beaten = None;
+                    }
+                    (Left::Removed(_), Some(known)) if known.status != Status::Held => {
+                        self.expected[i] = None;
+                    }
+                    (left, expected) => panic!("{left:?} of {expected:?}"),
+                }
             }
             Step::Set(i, r, status) => {
                 let change = InstanceChange {

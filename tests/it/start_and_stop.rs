@@ -204,7 +204,7 @@ async fn a_database_of_a_newer_schema_is_refused_with_what_to_do() {
     ] {
         let (code, text) = run(&arguments, &[("ROLLCALL_LISTEN", "127.0.0.1:0")]);
         assert_eq!(code, 1);
-        let says = "the database has schema version 7, but this rollcalld supports versions up to 4: run a newer rollcalld";
+        let says = "the database has schema version 7, but this rollcalld supports versions up to 5: run a newer rollcalld";
         assert!(text.contains(says), "{arguments:?} says {text}");
     }
 }
@@ -213,7 +213,7 @@ async fn a_database_of_a_newer_schema_is_refused_with_what_to_do() {
 async fn migrate_says_what_it_did() {
     let database = postgres::shared().await.create_database().await;
     let (code, text) = run(&["migrate"], &[("ROLLCALL_STORE", &database)]);
-    let applied = "applied V1__registry\napplied V2__keys_by_bytes\napplied V3__replicas\napplied V4__addresses\n";
+    let applied = "applied V1__registry\napplied V2__keys_by_bytes\napplied V3__replicas\napplied V4__addresses\napplied V5__decisions\n";
     assert_eq!((code, text.as_str()), (0, applied));
     let (code, text) = run(&["migrate", "--store", &database], &[]);
     assert_eq!(

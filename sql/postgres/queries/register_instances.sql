@@ -1,8 +1,11 @@
 -- Registers instances, each at most once. A new gateway is disabled, a new service instance
 -- enabled; a known service instance that is disabled is enabled again. NULL keeps the present
--- value. Returns no row for a registration without a difference, nor for an undeclared scope.
+-- value while the lease is alive, unless that field is reset; without a lease it takes the
+-- default, because another process may have the address now. Returns no row for a registration
+-- without a difference, nor for an undeclared scope.
 -- Called by RegistryTransaction::register_instances.
--- $1 kinds, $2 keys, $3 addresses, $4 names, $5 weights, $6 metadata, $7 ttl_seconds, $8 now
+-- $1 kinds, $2 keys, $3 addresses, $4 names, $5 weights, $6 metadata, $7 ttl_seconds,
+-- $8 registered_by, $9 now; $10 name, $11 weight, $12 metadata, $13 ttl_seconds: whether to reset
 WITH target AS (
     SELECT scope.id, wanted.kind, wanted.key
     FROM (
@@ -21,30 +24,36 @@ WITH target AS (
 ),
 registered AS (
     INSERT INTO instance AS known
-        (scope_id, address, name, weight, metadata, ttl_seconds, status, registered_at, updated_at)
+        (scope_id, address, name, weight, metadata, ttl_seconds, registered_by, status,
+         registered_at, updated_at)
     SELECT target.id, given.address, given.name, given.weight, given.metadata, given.ttl_seconds,
-           CASE given.kind WHEN 'service' THEN 'enabled' ELSE 'disabled' END,
-           $8::timestamptz, $8::timestamptz
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::jsonb[], $7::integer[])
-        AS given (kind, key, address, name, weight, metadata, ttl_seconds)
+           given.registered_by, CASE given.kind WHEN 'service' THEN 'enabled' ELSE 'disabled' END,
+           $9::timestamptz, $9::timestamptz
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::jsonb[], $7::integer[],
+                $8::text[])
+        AS given (kind, key, address, name, weight, metadata, ttl_seconds, registered_by)
     JOIN target ON target.kind = given.kind AND target.key = given.key
     ORDER BY target.id, given.address COLLATE "C"
     ON CONFLICT (scope_id, address) DO UPDATE
-    SET name        = COALESCE(excluded.name, known.name),
-        weight      = COALESCE(excluded.weight, known.weight),
-        metadata    = COALESCE(excluded.metadata, known.metadata),
-        ttl_seconds = COALESCE(excluded.ttl_seconds, known.ttl_seconds),
-        status      = CASE known.status WHEN 'disabled' THEN excluded.status ELSE known.status END,
-        updated_at  = excluded.updated_at,
-        revision    = known.revision + 1
+    SET name          = COALESCE(excluded.name, CASE WHEN known.online AND NOT $10 THEN known.name END),
+        weight        = COALESCE(excluded.weight, CASE WHEN known.online AND NOT $11 THEN known.weight END),
+        metadata      = COALESCE(excluded.metadata, CASE WHEN known.online AND NOT $12 THEN known.metadata END),
+        ttl_seconds   = COALESCE(excluded.ttl_seconds, CASE WHEN known.online AND NOT $13 THEN known.ttl_seconds END),
+        registered_by = excluded.registered_by,
+        status        = CASE known.status WHEN 'disabled' THEN excluded.status ELSE known.status END,
+        updated_at    = excluded.updated_at,
+        revision      = known.revision + 1
     WHERE (known.name, known.weight, known.metadata, known.ttl_seconds, known.status) IS DISTINCT FROM (
-        COALESCE(excluded.name, known.name), COALESCE(excluded.weight, known.weight),
-        COALESCE(excluded.metadata, known.metadata), COALESCE(excluded.ttl_seconds, known.ttl_seconds),
+        COALESCE(excluded.name, CASE WHEN known.online AND NOT $10 THEN known.name END),
+        COALESCE(excluded.weight, CASE WHEN known.online AND NOT $11 THEN known.weight END),
+        COALESCE(excluded.metadata, CASE WHEN known.online AND NOT $12 THEN known.metadata END),
+        COALESCE(excluded.ttl_seconds, CASE WHEN known.online AND NOT $13 THEN known.ttl_seconds END),
         CASE known.status WHEN 'disabled' THEN excluded.status ELSE known.status END)
     RETURNING *
 )
 SELECT instance.id, target.kind, target.key, instance.address, instance.name, instance.weight, instance.metadata,
        instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
+       instance.override_weight, instance.override_metadata, instance.registered_by,
        instance.online, instance.lease_epoch, instance.online_changed_at,
        instance.registered_at, instance.updated_at, instance.revision, instance.revision = 1 AS created
 FROM registered AS instance

@@ -1,19 +1,21 @@
 -- Changes an instance for an operator. NULL keeps the present value; the holder and the reason
--- change only together with the status.
+-- change only together with the status. The weight and the metadata override those that the
+-- instance registered.
 -- Called by RegistryTransaction::change_instance.
 -- ?1 kind, ?2 key, ?3 address, ?4 status, ?5 held_by, ?6 held_reason, ?7 weight, ?8 metadata,
--- ?9 now
+-- ?9 now; ?10 weight, ?11 metadata: whether to clear the override
 UPDATE instance
-SET status      = COALESCE(?4, status),
-    held_by     = CASE WHEN ?4 IS NULL THEN held_by ELSE ?5 END,
-    held_reason = CASE WHEN ?4 IS NULL THEN held_reason ELSE ?6 END,
-    weight      = COALESCE(?7, weight),
-    metadata    = COALESCE(?8, metadata),
-    updated_at  = ?9,
-    revision    = revision + 1
+SET status            = COALESCE(?4, status),
+    held_by           = CASE WHEN ?4 IS NULL THEN held_by ELSE ?5 END,
+    held_reason       = CASE WHEN ?4 IS NULL THEN held_reason ELSE ?6 END,
+    override_weight   = COALESCE(?7, CASE WHEN NOT ?10 THEN override_weight END),
+    override_metadata = COALESCE(?8, CASE WHEN NOT ?11 THEN override_metadata END),
+    updated_at        = ?9,
+    revision          = revision + 1
 WHERE scope_id = (SELECT scope.id FROM scope WHERE scope.kind = ?1 AND scope.key = ?2)
   AND address = ?3
 RETURNING id, ?1 AS kind, ?2 AS key, address, name, weight, metadata,
           ttl_seconds, status, held_by, held_reason,
+       override_weight, override_metadata, registered_by,
           online, lease_epoch, online_changed_at,
           registered_at, updated_at, revision

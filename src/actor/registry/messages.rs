@@ -10,8 +10,8 @@ use crate::model::{
     DisplayName, EventKind, Instance, InstanceChange, InstanceId, InstanceKey, Registration, Scope,
 };
 use crate::store::{
-    Attestation, Declared, LeaseStart, Registered, RegistryTransaction, ScopeDeletion, StoreError,
-    WentOnline,
+    Attestation, Declared, Deregistration, LeaseStart, Registered, RegistryTransaction,
+    ScopeDeletion, StoreError, WentOnline,
 };
 
 /// Registers an instance: inserts it, or updates the given fields. The first instance of a
@@ -127,28 +127,114 @@ impl Write for DisableServiceInstance {
     }
 }
 
-/// Removes an instance; returns `None` if there is none. The sender revokes the lease
-/// afterwards: a heartbeat in between finds no instance. Idempotent.
+/// Removes an instance. The sender revokes the lease afterwards: a heartbeat in between finds no
+/// instance. Idempotent.
 #[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Option<Instance>, StoreError>")]
+#[rtype(result = "Result<Deregistration, StoreError>")]
 pub struct DeregisterInstance {
     /// The instance.
     pub key: InstanceKey,
+    /// Whether it stays if an operator's decision is attached to it.
+    pub keep_decided: bool,
 }
 
 #[async_trait]
 impl Write for DeregisterInstance {
+    type Output = Deregistration;
+
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Deregistration, StoreError> {
+        transaction
+            .deregister_instance(&self.key, self.keep_decided)
+            .await
+    }
+
+    fn events(&self, outcome: &Deregistration) -> Vec<EventKind> {
+        match outcome {
+            Deregistration::Removed(instance) => {
+                vec![EventKind::InstanceDeregistered(instance.clone())]
+            }
+            Deregistration::Kept(_) | Deregistration::Unknown => Vec::new(),
+        }
+    }
+}
+
+/// The end of a lease by the will of its instance, which stays registered; returns `None` if it is
+/// unknown or offline already. The sender revokes the lease afterwards. Idempotent.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Option<Instance>, StoreError>")]
+pub(crate) struct TakeOffline {
+    /// The instance.
+    pub(crate) key: InstanceKey,
+}
+
+#[async_trait]
+impl Write for TakeOffline {
     type Output = Option<Instance>;
 
     async fn apply(
         &self,
         transaction: &mut dyn RegistryTransaction,
     ) -> Result<Option<Instance>, StoreError> {
-        transaction.deregister_instance(&self.key).await
+        transaction.take_offline(&self.key, false).await
     }
 
-    fn events(&self, removed: &Option<Instance>) -> Vec<EventKind> {
-        Vec::from_iter(removed.clone().map(EventKind::InstanceDeregistered))
+    fn events(&self, offline: &Option<Instance>) -> Vec<EventKind> {
+        Vec::from_iter(offline.clone().map(EventKind::InstanceWentOffline))
+    }
+}
+
+/// The end of an instance by its own will: marks it offline, and removes it unless an operator's
+/// decision is attached to it. The sender revokes the lease afterwards. Idempotent.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Left, StoreError>")]
+pub struct LeaveInstance {
+    /// The instance.
+    pub key: InstanceKey,
+}
+
+/// The result of leaving.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Left {
+    /// It was removed; this was its last state.
+    Removed(Instance),
+    /// It stays, and was marked offline.
+    WentOffline(Instance),
+    /// It stays, and was offline already.
+    WasOffline,
+    /// There is no such instance.
+    Unknown,
+}
+
+#[async_trait]
+impl Write for LeaveInstance {
+    type Output = Left;
+
+    async fn apply(&self, transaction: &mut dyn RegistryTransaction) -> Result<Left, StoreError> {
+        if let Some(instance) = transaction.take_offline(&self.key, true).await? {
+            return Ok(Left::WentOffline(instance));
+        }
+        Ok(
+            match transaction.deregister_instance(&self.key, true).await? {
+                Deregistration::Removed(instance) => Left::Removed(instance),
+                Deregistration::Unknown => Left::Unknown,
+                // Decided by another replica since the first statement.
+                Deregistration::Kept(_) => match transaction.take_offline(&self.key, true).await? {
+                    Some(instance) => Left::WentOffline(instance),
+                    None => Left::WasOffline,
+                },
+            },
+        )
+    }
+
+    fn events(&self, left: &Left) -> Vec<EventKind> {
+        match left {
+            Left::Removed(instance) => vec![EventKind::InstanceDeregistered(instance.clone())],
+            Left::WentOffline(instance) => vec![EventKind::InstanceWentOffline(instance.clone())],
+            Left::WasOffline | Left::Unknown => Vec::new(),
+        }
     }
 }
 

@@ -21,10 +21,11 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 pub(crate) use self::messages::{
-    Attest, DeleteScope, DisableServiceInstance, PurgeOffline, RecordOnline,
+    Attest, DeleteScope, DisableServiceInstance, PurgeOffline, RecordOnline, TakeOffline,
 };
 pub use self::messages::{
-    ChangeInstance, DeclareScope, DeregisterInstance, RecordOffline, RegisterInstance,
+    ChangeInstance, DeclareScope, DeregisterInstance, LeaveInstance, Left, RecordOffline,
+    RegisterInstance,
 };
 use self::outbox::Outbox;
 pub use self::outbox::RefreshNotice;

@@ -30,6 +30,8 @@ use crate::http::{console, gateway_center, ops};
         instances::register,
         instances::change,
         instances::deregister,
+        instances::leave,
+        instances::end_lease,
         leases::list,
         heartbeats::send,
         heartbeats::send_batch,

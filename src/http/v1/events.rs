@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, interval_at};
 use utoipa::IntoParams;
 
-use crate::http::access::{self, Caller};
+use crate::http::access::Caller;
 use crate::http::context;
 use crate::http::extract::Query;
 use crate::http::openapi::responses::{AuthErrors, BadRequest};
@@ -184,7 +184,7 @@ pub(in crate::http) async fn stream(
 ) -> Result<HttpResponse, Problem> {
     caller.check_filter(filter.service.as_ref(), filter.group.as_ref())?;
     api.spare_connection()?;
-    let permit = api.admission.stream(access::client(&caller, &request));
+    let permit = api.admission.stream(caller.client());
     let permit = permit.map_err(|exceeded| api.shed(exceeded))?;
     context::note_wait(&request);
     let last = request.headers().get("Last-Event-ID").map(|id| {

@@ -5,7 +5,10 @@ use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::actor::{ChangeInstance, DeregisterInstance, RegisterInstance, Revoke};
+use crate::actor::{
+    ChangeInstance, DeregisterInstance, LeaveInstance, Left, RegisterInstance, Revoke, TakeOffline,
+};
+use crate::auth::Role;
 use crate::directory::InstanceEntry;
 use crate::http::access::Caller;
 use crate::http::extract::{InstancePath, Json};
@@ -15,30 +18,37 @@ use crate::http::openapi::responses::{
 use crate::http::openapi::schema;
 use crate::http::{Api, Problem};
 use crate::model::{
-    DisplayName, Hold, Instance, InstanceChange, Metadata, Note, Registration, ScopeKind, Status,
-    StatusChange, Ttl, Weight, rfc3339_millis,
+    DisplayName, Field, Hold, Instance, InstanceChange, InstanceKey, Metadata, Note, Registration,
+    ScopeKind, Status, StatusChange, Ttl, Weight, rfc3339_millis,
 };
+use crate::store::Deregistration;
 
-/// The body of PUT.
+/// The body of PUT. A field that is omitted keeps its value while the lease of the instance is
+/// alive, and takes the default otherwise; one that is `null` takes the default.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = Registration)]
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct RegistrationBody {
     /// The name for people; the address by default.
+    #[serde(default)]
     #[schema(schema_with = schema::display_name)]
-    name: Option<DisplayName>,
+    name: Field<DisplayName>,
     /// The share of traffic; 1 by default.
+    #[serde(default)]
     #[schema(schema_with = schema::weight)]
-    weight: Option<Weight>,
-    /// At most 64 entries and 8 KiB of text.
+    weight: Field<Weight>,
+    /// At most 64 entries and 8 KiB of text; none by default.
+    #[serde(default)]
     #[schema(schema_with = schema::metadata)]
-    metadata: Option<Metadata>,
+    metadata: Field<Metadata>,
     /// The TTL of the lease in seconds; `--lease-ttl` by default.
+    #[serde(default)]
     #[schema(schema_with = schema::ttl)]
-    ttl_seconds: Option<Ttl>,
+    ttl_seconds: Field<Ttl>,
 }
 
-/// The body of PATCH.
+/// The body of PATCH. A weight or metadata override those that the instance registers, until they
+/// are set to `null`.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = Change)]
 #[serde(deny_unknown_fields)]
@@ -48,15 +58,17 @@ pub(in crate::http) struct ChangeBody {
     /// The reason of a hold.
     #[schema(schema_with = schema::note)]
     reason: Option<Note>,
+    #[serde(default)]
     #[schema(schema_with = schema::weight)]
-    weight: Option<Weight>,
+    weight: Field<Weight>,
+    #[serde(default)]
     #[schema(schema_with = schema::metadata)]
-    metadata: Option<Metadata>,
+    metadata: Field<Metadata>,
 }
 
 impl ChangeBody {
     fn into_change(self, caller: &Caller) -> Result<InstanceChange, Problem> {
-        if self.status.is_none() && self.weight.is_none() && self.metadata.is_none() {
+        if self.status.is_none() && self.weight.is_omitted() && self.metadata.is_omitted() {
             return Err(Problem::invalid(
                 "body",
                 "must contain status, weight or metadata",
@@ -110,10 +122,44 @@ pub(in crate::http) struct InstanceResponse<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     reason: Option<&'a Note>,
+    /// An operator's values, which win over those that the instance registers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    overrides: Option<ValuesResponse<'a>>,
+    /// The values of the instance that are overridden.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    registered: Option<ValuesResponse<'a>>,
     #[schema(value_type = u32)]
     ttl_seconds: Ttl,
+    /// Who sent the last registration that changed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    registered_by: Option<RegistrantResponse<'a>>,
     registered_at: String,
     updated_at: String,
+}
+
+/// Values that an operator may override.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Values)]
+struct ValuesResponse<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u16>)]
+    weight: Option<Weight>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<HashMap<String, String>>)]
+    metadata: Option<&'a Metadata>,
+}
+
+/// The sender of a registration.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Registrant)]
+struct RegistrantResponse<'a> {
+    /// The name of its token.
+    token: &'a str,
+    /// Its IP address.
+    peer: &'a str,
 }
 
 /// A registered instance with the state of its lease.
@@ -136,7 +182,7 @@ impl<'a> InstanceResponse<'a> {
     fn of(instance: &'a Instance, default_ttl: Ttl) -> Self {
         let scope = &instance.key.scope;
         let key = |kind| (scope.kind == kind).then_some(scope.key.as_str());
-        let hold = instance.hold.as_ref();
+        let (hold, overrides) = (instance.hold.as_ref(), instance.overrides.as_ref());
         Self {
             id: instance.id.to_string(),
             group: key(ScopeKind::Group),
@@ -144,11 +190,29 @@ impl<'a> InstanceResponse<'a> {
             address: instance.key.address.as_str(),
             name: instance.display_name(),
             weight: instance.weight(),
-            metadata: &instance.metadata,
+            metadata: instance.metadata(),
             status: instance.status,
             held_by: hold.map(|hold| hold.by.as_str()),
             reason: hold.and_then(|hold| hold.reason.as_ref()),
+            overrides: overrides.map(|overrides| ValuesResponse {
+                weight: overrides.weight,
+                metadata: overrides.metadata.as_ref(),
+            }),
+            registered: overrides.map(|overrides| ValuesResponse {
+                weight: overrides.weight.map(|_| instance.registered_weight()),
+                metadata: overrides
+                    .metadata
+                    .as_ref()
+                    .map(|_| &instance.given_metadata),
+            }),
             ttl_seconds: instance.ttl.unwrap_or(default_ttl),
+            registered_by: instance
+                .registered_by
+                .as_ref()
+                .map(|by| RegistrantResponse {
+                    token: by.token(),
+                    peer: by.peer(),
+                }),
             registered_at: rfc3339_millis(instance.registered_at),
             updated_at: rfc3339_millis(instance.updated_at),
         }
@@ -182,15 +246,21 @@ impl<'a> ListedInstanceResponse<'a> {
 )]
 pub(in crate::http) async fn register(
     api: web::Data<Api>,
+    caller: Caller,
     InstancePath(key): InstancePath,
     Json(body): Json<RegistrationBody>,
 ) -> Result<HttpResponse, Problem> {
+    if key.address.is_unspecified() {
+        let reason = "must be an address that clients can reach, not all addresses of a machine";
+        return Err(Problem::invalid("address", reason));
+    }
     let registration = Registration {
         key: key.clone(),
         name: body.name,
         weight: body.weight,
         metadata: body.metadata,
         ttl: body.ttl_seconds,
+        by: Some(caller.registrant()),
     };
     let registered = api.registry.write(RegisterInstance(registration)).await?;
     let registered = registered.ok_or_else(|| Problem::scope_not_found(&key.scope))?;
@@ -247,28 +317,36 @@ pub(in crate::http) async fn change(
     };
     match api.registry.write(message).await? {
         Some(instance) => {
-            log::info!("token {:?} changed {key}: {changed}", caller.name());
+            caller.log_action(format_args!("changed {key}: {changed}"));
             Ok(HttpResponse::Ok().json(InstanceResponse::of(&instance, api.default_ttl)))
         }
         None => Err(Problem::instance_not_found(&key)),
     }
 }
 
-/// Returns the change as it is logged, such as `status held, weight 5`.
+/// Returns the change as it is logged, such as `status held (disk full), weight 5`.
 fn describe(change: &InstanceChange) -> String {
-    let status = change.status.as_ref().map(StatusChange::status);
-    let parts = [
-        status.map(|status| format!("status {}", status.as_str())),
-        change
-            .weight
-            .map(|weight| format!("weight {}", weight.get())),
-        change.metadata.as_ref().map(|_| "metadata".to_owned()),
-    ];
+    let status = change.status.as_ref();
+    let reason = status.and_then(|status| status.hold()?.reason.as_ref());
+    let reason = reason.map_or_else(String::new, |reason| format!(" ({})", reason.as_str()));
+    let status = status.map(|status| format!("status {}{reason}", status.status().as_str()));
+    let weight = match &change.weight {
+        Field::Omitted => None,
+        Field::Null => Some("weight as registered".to_owned()),
+        Field::Given(weight) => Some(format!("weight {}", weight.get())),
+    };
+    let metadata = match &change.metadata {
+        Field::Omitted => None,
+        Field::Null => Some("metadata as registered"),
+        Field::Given(_) => Some("metadata"),
+    };
+    let parts = [status, weight, metadata.map(str::to_owned)];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-/// Deregisters an instance and revokes its lease. If the outcome is unknown, repeating the
-/// request completes it.
+/// Deregisters an instance and revokes its lease: nothing of it stays. A token of the role agent
+/// may not deregister an instance to which an operator's decision is attached. If the outcome is
+/// unknown, repeating the request completes it.
 #[utoipa::path(
     delete, path = "/v1/{kind}/{key}/instances/{address}", operation_id = "deregister",
     tag = "instances", params(InstancePathParams),
@@ -279,19 +357,89 @@ fn describe(change: &InstanceChange) -> String {
 )]
 pub(in crate::http) async fn deregister(
     api: web::Data<Api>,
+    caller: Caller,
     InstancePath(key): InstancePath,
 ) -> Result<HttpResponse, Problem> {
     // The lease is revoked last: a heartbeat that creates a lease checks for the instance
     // afterwards, so either it finds none, or the lease is revoked here. The lease is also
     // revoked if the outcome is unknown or there was no instance.
-    let message = DeregisterInstance { key: key.clone() };
-    let deregistered = api.registry.write(message).await;
-    let keys = vec![key.clone()];
-    let revoked = api.heartbeat.ask(Revoke { keys }).await;
-    let known = deregistered?;
-    revoked??;
-    match known {
-        Some(_) => Ok(HttpResponse::NoContent().finish()),
-        None => Err(Problem::instance_not_found(&key)),
+    let is_operator = caller.has_role(Role::Admin);
+    let message = DeregisterInstance {
+        key: key.clone(),
+        keep_decided: !is_operator,
+    };
+    let outcome = api.registry.write(message).await;
+    if let Ok(Deregistration::Kept(instance)) = &outcome {
+        return Err(Problem::decided(instance));
     }
+    let revoked = revoke(&api, &key).await;
+    let outcome = outcome?;
+    revoked?;
+    match outcome {
+        Deregistration::Removed(_) => {
+            if is_operator {
+                caller.log_action(format_args!("deregistered {key}"));
+            }
+            Ok(HttpResponse::NoContent().finish())
+        }
+        Deregistration::Kept(_) | Deregistration::Unknown => Err(Problem::instance_not_found(&key)),
+    }
+}
+
+/// Marks an instance offline at once because it ends, and revokes its lease. Its registration is
+/// removed, unless an operator's decision is attached to it: a hold, the approval of a gateway, or
+/// an override. If the outcome is unknown, repeating the request completes it.
+#[utoipa::path(
+    post, path = "/v1/{kind}/{key}/instances/{address}/leave", operation_id = "leave",
+    tag = "instances", params(InstancePathParams),
+    responses(
+        (status = 204, description = "the instance is offline, or removed"),
+        BadRequest, NotFound, AuthErrors, OutcomeErrors,
+    )
+)]
+pub(in crate::http) async fn leave(
+    api: web::Data<Api>,
+    InstancePath(key): InstancePath,
+) -> Result<HttpResponse, Problem> {
+    let outcome = api.registry.write(LeaveInstance { key: key.clone() }).await;
+    // Last, as for a deregistration.
+    let revoked = revoke(&api, &key).await;
+    let left = outcome?;
+    revoked?;
+    match left {
+        Left::Removed(_) | Left::WentOffline(_) | Left::WasOffline => {
+            Ok(HttpResponse::NoContent().finish())
+        }
+        Left::Unknown => Err(Problem::instance_not_found(&key)),
+    }
+}
+
+/// Marks an instance offline at once because it is not able to serve. It stays registered, and its
+/// next heartbeat begins a new lease.
+#[utoipa::path(
+    delete, path = "/v1/{kind}/{key}/instances/{address}/heartbeat", operation_id = "end_lease",
+    tag = "heartbeats", params(InstancePathParams),
+    responses(
+        (status = 204, description = "the instance is offline"),
+        BadRequest, NotFound, AuthErrors, OutcomeErrors,
+    )
+)]
+pub(in crate::http) async fn end_lease(
+    api: web::Data<Api>,
+    InstancePath(key): InstancePath,
+) -> Result<HttpResponse, Problem> {
+    if api.directory.instance(&key).await?.is_none() {
+        return Err(Problem::instance_not_found(&key));
+    }
+    let ended = api.registry.write(TakeOffline { key: key.clone() }).await;
+    // Last, as for a deregistration.
+    let revoked = revoke(&api, &key).await;
+    ended?;
+    revoked?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+async fn revoke(api: &Api, key: &InstanceKey) -> Result<(), Problem> {
+    let keys = vec![key.clone()];
+    Ok(api.heartbeat.ask(Revoke { keys }).await??)
 }

@@ -193,7 +193,7 @@ pub(in crate::http) async fn show(api: web::Data<Api>) -> Result<HttpResponse, P
     let backends = &api.metrics.backends;
     Ok(HttpResponse::Ok().json(Overview {
         version: env!("CARGO_PKG_VERSION"),
-        auth_disabled: api.tokens.anonymous().is_some(),
+        auth_disabled: api.tokens.is_open(),
         totals: api.directory.totals().into(),
         groups: api.directory.totals_of(ScopeKind::Group).into(),
         services: api.directory.totals_of(ScopeKind::Service).into(),
@@ -241,10 +241,9 @@ pub(in crate::http) async fn release(
         .map_err(|_| AskError::TimedOut)?
         .map_err(|_| AskError::Ended)?;
     if let Some(released) = ended {
-        let name = caller.name();
-        log::info!(
-            "token {name:?} released protection mode: {released} instances were marked offline"
-        );
+        caller.log_action(format_args!(
+            "released protection mode: {released} instances were marked offline"
+        ));
     }
     Ok(HttpResponse::Ok().json(ReleaseResponse {
         ended: ended.is_some(),

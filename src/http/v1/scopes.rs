@@ -104,11 +104,7 @@ pub(in crate::http) async fn declare(
 ) -> Result<HttpResponse, Problem> {
     let name = body.name;
     let declared = api.registry.write(DeclareScope { scope, name }).await?;
-    log::info!(
-        "token {:?} declared {}",
-        caller.name(),
-        declared.record.scope
-    );
+    caller.log_action(format_args!("declared {}", declared.record.scope));
     let status = if declared.created {
         StatusCode::CREATED
     } else {
@@ -187,7 +183,7 @@ pub(in crate::http) async fn remove(
     };
     match api.registry.write(message).await? {
         ScopeDeletion::Deleted(_) => {
-            log::info!("token {:?} removed {scope}", caller.name());
+            caller.log_action(format_args!("removed {scope}"));
             Ok(HttpResponse::NoContent().finish())
         }
         ScopeDeletion::Unknown => Err(Problem::scope_not_found(&scope)),

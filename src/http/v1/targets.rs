@@ -130,7 +130,7 @@ impl<'a> Target<'a> {
             status: instance.status.as_str(),
             online: instance.presence.online.to_string(),
             weight: instance.weight().get().to_string(),
-            metadata: metadata_labels(&instance.metadata),
+            metadata: metadata_labels(instance.metadata()),
         };
         Self {
             targets: [address],

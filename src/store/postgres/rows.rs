@@ -7,8 +7,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSqlOwned;
 
 use crate::model::{
-    Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, Presence, ScopeId,
-    ScopeKind, ScopeRecord,
+    Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, Overrides, Presence,
+    Registrant, ScopeId, ScopeKind, ScopeRecord,
 };
 use crate::store::{Digest, StoreError};
 
@@ -30,19 +30,20 @@ pub(super) fn instance(row: &Row) -> Result<Instance, StoreError> {
         })),
         None => None,
     };
-    let metadata: Option<Metadata> = get::<Option<serde_json::Value>>(row, "metadata")?
-        .map(serde_json::from_value)
-        .transpose()
-        .map_err(|error| invalid("metadata", error))?;
     Ok(Instance {
         id: InstanceId(get(row, "id")?),
         key: key(row)?,
         name: given::<String, _>(row, "name")?.map(Box::new),
         given_weight: given_number(row, "weight")?,
-        metadata: metadata.unwrap_or_default(),
+        given_metadata: metadata(row, "metadata")?.unwrap_or_default(),
         ttl: given_number(row, "ttl_seconds")?,
         status: parse(row, "status")?,
         hold,
+        overrides: Overrides::of(
+            given_number(row, "override_weight")?,
+            metadata(row, "override_metadata")?,
+        ),
+        registered_by: get::<Option<String>>(row, "registered_by")?.map(Registrant::from),
         presence: Presence {
             online: get(row, "online")?,
             epoch: get::<Option<i64>>(row, "lease_epoch")?.map(Epoch),
@@ -61,6 +62,12 @@ pub(super) fn digest(row: &Row) -> Result<Digest, StoreError> {
         instances: get(row, "instances")?,
         instance_sum: get(row, "instance_sum")?,
     })
+}
+
+fn metadata(row: &Row, column: &str) -> Result<Option<Metadata>, StoreError> {
+    let json = get::<Option<serde_json::Value>>(row, column)?;
+    let metadata = json.map(serde_json::from_value).transpose();
+    metadata.map_err(|error| invalid(column, error))
 }
 
 fn key(row: &Row) -> Result<InstanceKey, StoreError> {

@@ -12,10 +12,10 @@ use super::checkout::PooledConnection;
 use super::{KeyColumns, Params, migrate, one, rows};
 use crate::model::{
     DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Note, Registration,
-    ReplicaId, Scope, ScopeKind, ScopeRecord,
+    ReplicaId, Resets, Scope, ScopeKind, ScopeRecord,
 };
 use crate::store::{
-    Attestation, Declared, LeaseStart, MigrateError, Registered, RegisteredMany,
+    Attestation, Declared, Deregistration, LeaseStart, MigrateError, Registered, RegisteredMany,
     RegistryTransaction, RegistryWriter, ScopeDeletion, StoreError, WentOnline,
 };
 
@@ -93,22 +93,28 @@ impl PostgresTransaction<'_> {
     }
 
     /// Declares the unknown services, then inserts and updates instances. Returns the services and
-    /// instances that changed.
+    /// instances that changed. All registrations reset the same fields.
     async fn upsert(
         &mut self,
         services: &[&str],
         registrations: &[&Registration],
+        resets: Resets,
     ) -> Result<(Vec<ScopeRecord>, Vec<Registered>), StoreError> {
         let columns = KeyColumns::of(registrations.iter().map(|registration| &registration.key));
         let mut names = Vec::with_capacity(registrations.len());
         let mut weights = Vec::with_capacity(registrations.len());
         let mut metadata = Vec::with_capacity(registrations.len());
         let mut ttls = Vec::with_capacity(registrations.len());
+        let mut registrants = Vec::with_capacity(registrations.len());
         for registration in registrations {
-            names.push(registration.name.as_ref().map(DisplayName::as_str));
-            weights.push(registration.weight.map(|weight| i32::from(weight.get())));
-            metadata.push(registration.metadata.as_ref().map(json).transpose()?);
-            ttls.push(registration.ttl.map(|ttl| i32::from(ttl.as_secs())));
+            let Registration {
+                name, weight, ttl, ..
+            } = registration;
+            names.push(name.given().map(DisplayName::as_str));
+            weights.push(weight.given().map(|weight| i32::from(weight.get())));
+            metadata.push(registration.metadata.given().map(json).transpose()?);
+            ttls.push(ttl.given().map(|ttl| i32::from(ttl.as_secs())));
+            registrants.push(registration.by.as_ref().map(ToString::to_string));
         }
         let now = self.now;
         let declare: Params<'_> = &[(&services, Type::TEXT_ARRAY), (&now, Type::TIMESTAMPTZ)];
@@ -120,7 +126,12 @@ impl PostgresTransaction<'_> {
             (&weights, Type::INT4_ARRAY),
             (&metadata, Type::JSONB_ARRAY),
             (&ttls, Type::INT4_ARRAY),
+            (&registrants, Type::TEXT_ARRAY),
             (&now, Type::TIMESTAMPTZ),
+            (&resets.name, Type::BOOL),
+            (&resets.weight, Type::BOOL),
+            (&resets.metadata, Type::BOOL),
+            (&resets.ttl, Type::BOOL),
         ];
         let mut questions = vec![(sql!("register_instances"), register)];
         if !services.is_empty() {
@@ -170,6 +181,16 @@ impl PostgresTransaction<'_> {
         ];
         self.query(sql, params).await
     }
+}
+
+/// Returns the registrations in groups that reset the same fields. Nearly always one.
+fn by_resets<'a>(registrations: &[&'a Registration]) -> HashMap<Resets, Vec<&'a Registration>> {
+    let mut groups: HashMap<Resets, Vec<&Registration>> = HashMap::new();
+    for registration in registrations {
+        let group = groups.entry(registration.resets()).or_default();
+        group.push(registration);
+    }
+    groups
 }
 
 fn by_key(registered: impl IntoIterator<Item = Registered>) -> HashMap<InstanceKey, Registered> {
@@ -224,8 +245,11 @@ impl RegistryTransaction for PostgresTransaction<'_> {
     ) -> Result<RegisteredMany, StoreError> {
         // Most services are known; the unknown ones show as missing results.
         let all: Vec<&Registration> = registrations.iter().collect();
-        let (_, changed) = self.upsert(&[], &all).await?;
-        let mut registered = by_key(changed);
+        let mut registered = HashMap::new();
+        for (resets, alike) in by_resets(&all) {
+            let (_, changed) = self.upsert(&[], &alike, resets).await?;
+            registered.extend(by_key(changed));
+        }
         let missing: Vec<InstanceKey> = all
             .iter()
             .map(|registration| &registration.key)
@@ -244,11 +268,11 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         };
         let of_unknown: Vec<&Registration> = all.into_iter().filter(of_unknown).collect();
         let mut services = Vec::new();
-        if !of_unknown.is_empty() {
-            let keys = of_unknown.iter().map(|one| one.key.scope.key.as_str());
+        for (resets, alike) in by_resets(&of_unknown) {
+            let keys = alike.iter().map(|one| one.key.scope.key.as_str());
             let keys: Vec<&str> = keys.collect();
-            let (declared, created) = self.upsert(&keys, &of_unknown).await?;
-            services = declared;
+            let (declared, created) = self.upsert(&keys, &alike, resets).await?;
+            services.extend(declared);
             registered.extend(by_key(created));
         }
         let answers = registrations.iter().map(|registration| {
@@ -288,14 +312,13 @@ impl RegistryTransaction for PostgresTransaction<'_> {
                 Type::TEXT,
             ),
             (
-                &change.weight.map(|weight| i32::from(weight.get())),
+                &change.weight.given().map(|weight| i32::from(weight.get())),
                 Type::INT4,
             ),
-            (
-                &change.metadata.as_ref().map(json).transpose()?,
-                Type::JSONB,
-            ),
+            (&change.metadata.given().map(json).transpose()?, Type::JSONB),
             (&now, Type::TIMESTAMPTZ),
+            (&change.weight.is_null(), Type::BOOL),
+            (&change.metadata.is_null(), Type::BOOL),
         ];
         let rows = self.query(sql!("change_instance"), params).await?;
         one(&rows, rows::instance)
@@ -314,13 +337,39 @@ impl RegistryTransaction for PostgresTransaction<'_> {
     async fn deregister_instance(
         &mut self,
         key: &InstanceKey,
-    ) -> Result<Option<Instance>, StoreError> {
+        keep_decided: bool,
+    ) -> Result<Deregistration, StoreError> {
         let params: Params<'_> = &[
             (&key.scope.kind.as_str(), Type::TEXT),
             (&key.scope.key.as_str(), Type::TEXT),
             (&key.address.as_str(), Type::TEXT),
+            (&keep_decided, Type::BOOL),
         ];
         let rows = self.query(sql!("deregister_instance"), params).await?;
+        if let Some(removed) = one(&rows, rows::instance)? {
+            return Ok(Deregistration::Removed(removed));
+        }
+        let kept = match keep_decided {
+            true => self.find(std::slice::from_ref(key)).await?.pop(),
+            false => None,
+        };
+        Ok(kept.map_or(Deregistration::Unknown, Deregistration::Kept))
+    }
+
+    async fn take_offline(
+        &mut self,
+        key: &InstanceKey,
+        only_decided: bool,
+    ) -> Result<Option<Instance>, StoreError> {
+        let now = self.now;
+        let params: Params<'_> = &[
+            (&key.scope.kind.as_str(), Type::TEXT),
+            (&key.scope.key.as_str(), Type::TEXT),
+            (&key.address.as_str(), Type::TEXT),
+            (&now, Type::TIMESTAMPTZ),
+            (&only_decided, Type::BOOL),
+        ];
+        let rows = self.query(sql!("take_offline"), params).await?;
         one(&rows, rows::instance)
     }
 

@@ -8,8 +8,8 @@ use rusqlite::types::{FromSql, Type};
 use rusqlite::{Error, Params, Result, Row};
 
 use crate::model::{
-    Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, Presence, Scope, ScopeId,
-    ScopeKind, ScopeRecord,
+    Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, Overrides, Presence,
+    Registrant, Scope, ScopeId, ScopeKind, ScopeRecord,
 };
 use crate::store::{Digest, LeaseStart};
 
@@ -26,8 +26,8 @@ pub(super) fn scope(row: &Row<'_>) -> Result<ScopeRecord> {
 }
 
 /// `id, kind, key, address, name, weight, metadata, ttl_seconds, status, held_by, held_reason,
-/// online, lease_epoch, online_changed_at, registered_at, updated_at, revision`, in this order
-/// in every query.
+/// override_weight, override_metadata, registered_by, online, lease_epoch, online_changed_at,
+/// registered_at, updated_at, revision`, in this order in every query.
 pub(super) fn instance(row: &Row<'_>) -> Result<Instance> {
     let mut columns = Columns::of(row);
     Ok(Instance {
@@ -38,10 +38,12 @@ pub(super) fn instance(row: &Row<'_>) -> Result<Instance> {
         },
         name: columns.given::<String, _>()?.map(Box::new),
         given_weight: columns.given::<i64, _>()?,
-        metadata: columns.metadata()?,
+        given_metadata: columns.metadata()?.unwrap_or_default(),
         ttl: columns.given::<i64, _>()?,
         status: columns.parse()?,
         hold: columns.hold()?,
+        overrides: Overrides::of(columns.given::<i64, _>()?, columns.metadata()?),
+        registered_by: columns.get::<Option<String>>()?.map(Registrant::from),
         presence: Presence {
             online: columns.get()?,
             epoch: columns.get::<Option<i64>>()?.map(Epoch),
@@ -128,10 +130,9 @@ impl<'r, 's> Columns<'r, 's> {
         Ok(kind.with(self.parse()?))
     }
 
-    fn metadata(&mut self) -> Result<Metadata> {
+    fn metadata(&mut self) -> Result<Option<Metadata>> {
         let metadata = self.text()?.map(serde_json::from_str).transpose();
-        let metadata = metadata.map_err(|error| self.invalid(error))?;
-        Ok(metadata.unwrap_or_default())
+        metadata.map_err(|error| self.invalid(error))
     }
 
     fn hold(&mut self) -> Result<Option<Box<Hold>>> {

@@ -16,7 +16,7 @@ use crate::model::{
     Scope, ScopeId, ScopeKind,
 };
 use crate::store::{
-    Attestation, Declared, LeaseStart, MigrateError, Registered, RegisteredMany,
+    Attestation, Declared, Deregistration, LeaseStart, MigrateError, Registered, RegisteredMany,
     RegistryTransaction, RegistryWriter, ScopeDeletion, StoreError, WentOnline, migrate_error,
     with_sources,
 };
@@ -217,16 +217,21 @@ impl RegistryTransaction for SqliteTransaction {
                     done.instances.push(None);
                     continue;
                 };
-                let metadata = registration.metadata.as_ref();
+                let resets = registration.resets();
                 let changes = register.execute(params![
                     scope_id,
                     kind,
                     address,
-                    registration.name.as_ref().map(DisplayName::as_str),
-                    registration.weight.map(i64::from),
-                    metadata.map(rows::json).transpose()?,
-                    registration.ttl.map(i64::from),
-                    now
+                    registration.name.given().map(DisplayName::as_str),
+                    registration.weight.given().copied().map(i64::from),
+                    registration.metadata.given().map(rows::json).transpose()?,
+                    registration.ttl.given().copied().map(i64::from),
+                    registration.by.as_ref().map(ToString::to_string),
+                    now,
+                    resets.name,
+                    resets.weight,
+                    resets.metadata,
+                    resets.ttl
                 ])?;
                 let instance = find.query_row([kind, scope, address], rows::instance)?;
                 done.instances.push(Some(Registered {
@@ -260,9 +265,11 @@ impl RegistryTransaction for SqliteTransaction {
                         status.map(|status| status.status().as_str()),
                         hold.map(|hold| hold.by.as_str()),
                         hold.and_then(|hold| hold.reason.as_ref()).map(Note::as_str),
-                        change.weight.map(i64::from),
-                        change.metadata.as_ref().map(rows::json).transpose()?,
-                        now
+                        change.weight.given().copied().map(i64::from),
+                        change.metadata.given().map(rows::json).transpose()?,
+                        now,
+                        change.weight.is_null(),
+                        change.metadata.is_null()
                     ],
                     rows::instance,
                 )
@@ -288,12 +295,41 @@ impl RegistryTransaction for SqliteTransaction {
     async fn deregister_instance(
         &mut self,
         key: &InstanceKey,
-    ) -> Result<Option<Instance>, StoreError> {
+        keep_decided: bool,
+    ) -> Result<Deregistration, StoreError> {
         let key = key.clone();
         self.run(move |connection| {
-            connection
+            let [kind, scope, address] = rows::key_params(&key);
+            let removed = connection
                 .prepare_cached(sql!("deregister_instance"))?
-                .query_row(rows::key_params(&key), rows::instance)
+                .query_row((kind, scope, address, keep_decided), rows::instance)
+                .optional()?;
+            if let Some(removed) = removed {
+                return Ok(Deregistration::Removed(removed));
+            }
+            let kept = match keep_decided {
+                true => connection
+                    .prepare_cached(sql!("find_instances"))?
+                    .query_row([kind, scope, address], rows::instance)
+                    .optional()?,
+                false => None,
+            };
+            Ok(kept.map_or(Deregistration::Unknown, Deregistration::Kept))
+        })
+        .await
+    }
+
+    async fn take_offline(
+        &mut self,
+        key: &InstanceKey,
+        only_decided: bool,
+    ) -> Result<Option<Instance>, StoreError> {
+        let (key, now) = (key.clone(), self.now.timestamp_millis());
+        self.run(move |connection| {
+            let [kind, scope, address] = rows::key_params(&key);
+            connection
+                .prepare_cached(sql!("take_offline"))?
+                .query_row((kind, scope, address, now, only_decided), rows::instance)
                 .optional()
         })
         .await

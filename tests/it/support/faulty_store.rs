@@ -11,8 +11,9 @@ use rollcalld::model::{
     ScopeRecord,
 };
 use rollcalld::store::{
-    Attestation, Declared, Digest, LeaseStart, MigrateError, RegisteredMany, RegistryReader,
-    RegistryTransaction, RegistryWriter, ScopeDeletion, Store, StoreError, WentOnline,
+    Attestation, Declared, Deregistration, Digest, LeaseStart, MigrateError, RegisteredMany,
+    RegistryReader, RegistryTransaction, RegistryWriter, ScopeDeletion, Store, StoreError,
+    WentOnline,
 };
 use tokio::sync::Semaphore;
 
@@ -160,8 +161,17 @@ impl RegistryTransaction for FaultyTransaction<'_> {
     async fn deregister_instance(
         &mut self,
         key: &InstanceKey,
+        keep_decided: bool,
+    ) -> Result<Deregistration, StoreError> {
+        self.inner.deregister_instance(key, keep_decided).await
+    }
+
+    async fn take_offline(
+        &mut self,
+        key: &InstanceKey,
+        only_decided: bool,
     ) -> Result<Option<Instance>, StoreError> {
-        self.inner.deregister_instance(key).await
+        self.inner.take_offline(key, only_decided).await
     }
 
     async fn purge_offline_instances(

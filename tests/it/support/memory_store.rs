@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use rollcalld::model::{
-    DisplayName, Epoch, Instance, InstanceChange, InstanceId, InstanceKey, Presence, Registration,
-    Scope, ScopeId, ScopeKind, ScopeRecord, Status,
+    DisplayName, Epoch, Field, Instance, InstanceChange, InstanceId, InstanceKey, Overrides,
+    Presence, Registration, Scope, ScopeId, ScopeKind, ScopeRecord, Status,
 };
 use rollcalld::store::{
-    Attestation, Declared, Digest, LeaseStart, MigrateError, Registered, RegisteredMany,
-    RegistryReader, RegistryTransaction, RegistryWriter, ScopeDeletion, Store, StoreError,
-    WentOnline,
+    Attestation, Declared, Deregistration, Digest, LeaseStart, MigrateError, Registered,
+    RegisteredMany, RegistryReader, RegistryTransaction, RegistryWriter, ScopeDeletion, Store,
+    StoreError, WentOnline,
 };
 use tokio::time::Instant;
 
@@ -185,10 +185,12 @@ impl Rows {
             key: given.key.clone(),
             name: None,
             given_weight: None,
-            metadata: Default::default(),
+            given_metadata: Default::default(),
             ttl: None,
             status: Status::Disabled,
             hold: None,
+            overrides: None,
+            registered_by: None,
             presence: Presence::default(),
             registered_at: now,
             updated_at: now,
@@ -197,12 +199,24 @@ impl Rows {
         if is_service && instance.status == Status::Disabled {
             instance.status = Status::Enabled;
         }
-        instance.name = given.name.clone().map(Box::new).or(instance.name);
-        instance.given_weight = given.weight.or(instance.given_weight);
-        instance.metadata = given.metadata.clone().unwrap_or(instance.metadata);
-        instance.ttl = given.ttl.or(instance.ttl);
+        fn field<T: Clone>(given: &Field<T>, known: Option<T>, is_alive: bool) -> Option<T> {
+            match given {
+                Field::Given(value) => Some(value.clone()),
+                Field::Omitted if is_alive => known,
+                Field::Omitted | Field::Null => None,
+            }
+        }
+        let is_alive = instance.presence.online;
+        let name = instance.name.take().map(|name| *name);
+        instance.name = field(&given.name, name, is_alive).map(Box::new);
+        instance.given_weight = field(&given.weight, instance.given_weight, is_alive);
+        let metadata = std::mem::take(&mut instance.given_metadata);
+        let metadata = field(&given.metadata, Some(metadata), is_alive);
+        instance.given_metadata = metadata.unwrap_or_default();
+        instance.ttl = field(&given.ttl, instance.ttl, is_alive);
         let changed = known.as_ref() != Some(&instance);
         if changed {
+            instance.registered_by.clone_from(&given.by);
             instance.revision += 1;
             instance.updated_at = now;
         }
@@ -279,10 +293,17 @@ impl RegistryTransaction for MemoryTransaction {
                 instance.status = status.status();
                 instance.hold = status.hold().cloned().map(Box::new);
             }
-            instance.given_weight = change.weight.or(instance.given_weight);
-            if let Some(metadata) = &change.metadata {
-                instance.metadata = metadata.clone();
-            }
+            let known = instance.overrides.take().unwrap_or_default();
+            instance.overrides = Overrides::of(
+                match &change.weight {
+                    Field::Omitted => known.weight,
+                    weight => weight.given().copied(),
+                },
+                match &change.metadata {
+                    Field::Omitted => known.metadata,
+                    metadata => metadata.given().cloned(),
+                },
+            );
             instance.updated_at = now;
             instance.revision += 1;
             Some(instance.clone())
@@ -312,9 +333,39 @@ impl RegistryTransaction for MemoryTransaction {
     async fn deregister_instance(
         &mut self,
         key: &InstanceKey,
-    ) -> Result<Option<Instance>, StoreError> {
+        keep_decided: bool,
+    ) -> Result<Deregistration, StoreError> {
         let key = key.clone();
-        self.write(move |rows| rows.instances.remove(&key))
+        self.write(move |rows| match rows.instances.get(&key) {
+            None => Deregistration::Unknown,
+            Some(known) if keep_decided && known.is_decided() => {
+                Deregistration::Kept(known.clone())
+            }
+            Some(known) => {
+                let removed = known.clone();
+                rows.instances.remove(&key);
+                Deregistration::Removed(removed)
+            }
+        })
+    }
+
+    async fn take_offline(
+        &mut self,
+        key: &InstanceKey,
+        only_decided: bool,
+    ) -> Result<Option<Instance>, StoreError> {
+        let (key, now) = (key.clone(), self.now);
+        self.write(move |rows| {
+            let instance = rows.instances.get_mut(&key)?;
+            let spared = only_decided && !instance.is_decided();
+            if spared || !instance.presence.online {
+                return None;
+            }
+            instance.presence.online = false;
+            instance.presence.changed_at = Some(now);
+            instance.revision += 1;
+            Some(instance.clone())
+        })
     }
 
     async fn purge_offline_instances(

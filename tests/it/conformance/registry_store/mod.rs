@@ -1,5 +1,6 @@
 //! The suite of the registry store.
 
+mod decisions;
 mod presence;
 mod registration;
 mod schema;
@@ -9,12 +10,13 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use rollcalld::model::{
-    DisplayName, Epoch, Hold, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Note,
-    Presence, Registration, Scope, ScopeId, ScopeKind, Status, StatusChange, Ttl, Weight,
+    DisplayName, Epoch, Field, Hold, Instance, InstanceChange, InstanceId, InstanceKey, Metadata,
+    Note, Presence, Registrant, Registration, Scope, ScopeId, ScopeKind, Status, StatusChange, Ttl,
+    Weight,
 };
 use rollcalld::store::{
-    self, Digest, LeaseStart, MigrateError, Registered, RegistryTransaction, ScopeDeletion, Store,
-    StoreUrl, WentOnline,
+    self, Deregistration, Digest, LeaseStart, MigrateError, Registered, RegistryTransaction,
+    ScopeDeletion, Store, StoreUrl, WentOnline,
 };
 use tempfile::TempDir;
 
@@ -53,7 +55,7 @@ impl Fixture {
         let mut migrations = vec!["V1__registry", "V2__keys_by_bytes"];
         // A SQLite has no other replicas.
         migrations.extend((dir.is_none()).then_some("V3__replicas"));
-        migrations.push("V4__addresses");
+        migrations.extend(["V4__addresses", "V5__decisions"]);
         assert_eq!(store.writer.migrate().await.unwrap(), migrations);
         Self {
             store,
@@ -174,10 +176,11 @@ pub(super) fn metadata(entries: &[(&str, &str)]) -> Metadata {
 pub(super) fn full(key: InstanceKey) -> Registration {
     Registration {
         key,
-        name: Some("One".to_owned().try_into().unwrap()),
-        weight: Some(Weight::try_from(7).unwrap()),
-        metadata: Some(metadata(&[("zone", "a")])),
-        ttl: Some(Ttl::try_from(60).unwrap()),
+        name: Field::Given("One".to_owned().try_into().unwrap()),
+        weight: Field::Given(Weight::try_from(7).unwrap()),
+        metadata: Field::Given(metadata(&[("zone", "a")])),
+        ttl: Field::Given(Ttl::try_from(60).unwrap()),
+        by: Some(Registrant::new("web-team", "10.0.0.9".parse().unwrap())),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Registrations, changes, and what is read.
+//! Registrations, and what is read.
 
 use super::*;
 use crate::conformance::suite;
@@ -13,16 +13,14 @@ suite! {
         a_gateway_of_an_undeclared_group_is_not_registered,
         a_new_gateway_is_disabled_and_stays_so,
         a_new_service_instance_is_enabled,
-        re_registration_keeps_what_it_leaves_out,
+        re_registration_keeps_what_it_leaves_out_while_the_lease_is_alive,
+        a_new_process_on_an_old_address_starts_clean,
+        a_field_that_is_null_takes_the_default,
+        who_registered_an_instance_is_recorded_with_each_change,
         re_registration_replaces_what_it_gives,
         re_registration_enables_a_disabled_service_instance,
-        a_held_instance_stays_held_through_re_registration,
         a_registration_sent_twice_leaves_one_row,
         many_registrations_are_answered_in_order,
-        a_hold_has_a_name_and_a_reason_and_ends_with_another_status,
-        a_change_leaves_what_it_does_not_name,
-        changing_an_unknown_instance_does_nothing,
-        only_a_service_instance_is_disabled_by_its_id,
         a_deregistered_instance_that_registers_again_is_a_new_one,
         a_dropped_transaction_changes_nothing,
         instances_are_found_by_their_keys,
@@ -95,32 +93,134 @@ async fn a_new_service_instance_is_enabled(mut fixture: Fixture) {
     assert_eq!((&new.key, new.status), (&key, Status::Enabled));
     assert_eq!(new.display_name(), "[2001:db8::1]:8080");
     assert_eq!((new.weight(), new.ttl), (Weight::default(), None));
-    assert_eq!((&new.metadata, &new.hold), (&Metadata::default(), &None));
+    assert_eq!((new.metadata(), &new.hold), (&Metadata::default(), &None));
+    assert!(!new.is_decided());
     assert_eq!((new.registered_at, new.updated_at), (now(), now()));
     assert_eq!(fixture.find(&key).await.as_ref(), Some(new));
 }
 
-async fn re_registration_keeps_what_it_leaves_out(mut fixture: Fixture) {
+async fn re_registration_keeps_what_it_leaves_out_while_the_lease_is_alive(mut fixture: Fixture) {
     let key = instance(service("orders"), "a:1");
-    let first = fixture.register(full(key.clone())).await;
+    fixture.register(full(key.clone())).await;
+    fixture.online(&key, 10).await;
+    let known = fixture.find(&key).await.unwrap();
     let second = fixture.register(Registration::of(key)).await;
-    assert!(!second.created);
-    assert_eq!(second.instance, first.instance);
+    assert!(!second.created && !second.changed);
+    assert_eq!(second.instance, known);
+}
+
+async fn a_new_process_on_an_old_address_starts_clean(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    fixture.register(full(key.clone())).await;
+    fixture.online(&key, 10).await;
+    fixture.offline(&key, 10).await;
+    let weight = Weight::try_from(3).unwrap();
+    let second = fixture
+        .register(Registration {
+            weight: Field::Given(weight),
+            ..Registration::of(key.clone())
+        })
+        .await;
+    assert!(!second.created && second.changed);
+    let clean = second.instance;
+    assert_eq!((clean.weight(), clean.ttl), (weight, None));
+    assert_eq!(clean.display_name(), "a:1");
+    assert_eq!(clean.metadata(), &Metadata::default());
+    // Also one whose process never sent a heartbeat.
+    let never = instance(service("orders"), "b:1");
+    fixture.register(full(never.clone())).await;
+    let clean = fixture.register(Registration::of(never)).await.instance;
+    assert_eq!((clean.weight(), clean.ttl), (Weight::default(), None));
+}
+
+async fn a_field_that_is_null_takes_the_default(mut fixture: Fixture) {
+    let keys: Vec<_> = (0..6)
+        .map(|i| instance(service("orders"), &format!("a:{}", i + 1)))
+        .collect();
+    fixture
+        .register_many(keys.iter().cloned().map(full).collect())
+        .await;
+    for key in &keys {
+        fixture.online(key, 10).await;
+    }
+    let [name, weight, metadata, ttl, none, all] = [0, 1, 2, 3, 4, 5].map(|i| {
+        let mut one = Registration::of(keys[i].clone());
+        if i == 0 || i == 5 {
+            one.name = Field::Null;
+        }
+        if i == 1 || i == 5 {
+            one.weight = Field::Null;
+        }
+        if i == 2 || i == 5 {
+            one.metadata = Field::Null;
+        }
+        if i == 3 || i == 5 {
+            one.ttl = Field::Null;
+        }
+        one
+    });
+    let registered = fixture
+        .register_many(vec![name, weight, metadata, ttl, none, all])
+        .await;
+    let seen: Vec<_> = registered
+        .into_iter()
+        .map(|one| {
+            let Registered {
+                instance, changed, ..
+            } = one.unwrap();
+            let has_metadata = instance.metadata() != &Metadata::default();
+            let weight = instance.weight().get();
+            (
+                changed,
+                instance.name.is_some(),
+                weight,
+                has_metadata,
+                instance.ttl.is_some(),
+            )
+        })
+        .collect();
+    let expected = [
+        (true, false, 7, true, true),
+        (true, true, 1, true, true),
+        (true, true, 7, false, true),
+        (true, true, 7, true, false),
+        (false, true, 7, true, true),
+        (true, false, 1, false, false),
+    ];
+    assert_eq!(seen, expected);
+}
+
+async fn who_registered_an_instance_is_recorded_with_each_change(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    let by = |token: &str| Some(Registrant::new(token, "2001:db8::9".parse().unwrap()));
+    let registration = |token, weight: i64| Registration {
+        weight: Field::Given(Weight::try_from(weight).unwrap()),
+        by: by(token),
+        ..Registration::of(key.clone())
+    };
+    let first = fixture.register(registration("one", 1)).await.instance;
+    assert_eq!(first.registered_by, by("one"));
+    let same = fixture.register(registration("two", 1)).await;
+    assert_eq!((same.changed, &same.instance), (false, &first));
+    let changed = fixture.register(registration("two", 2)).await.instance;
+    assert_eq!(changed.registered_by, by("two"));
+    assert_eq!(fixture.find(&key).await, Some(changed));
 }
 
 async fn re_registration_replaces_what_it_gives(mut fixture: Fixture) {
     let key = instance(service("orders"), "a:1");
     fixture.register(full(key.clone())).await;
+    fixture.online(&key, 10).await;
     let second = fixture
         .register(Registration {
-            weight: Some(Weight::try_from(0).unwrap()),
-            metadata: Some(Metadata::default()),
+            weight: Field::Given(Weight::try_from(0).unwrap()),
+            metadata: Field::Given(Metadata::default()),
             ..Registration::of(key)
         })
         .await
         .instance;
     assert_eq!(second.weight().get(), 0);
-    assert_eq!(second.metadata, Metadata::default());
+    assert_eq!(second.metadata(), &Metadata::default());
     assert_eq!(second.display_name(), "One");
     assert_eq!(second.ttl.unwrap().as_secs(), 60);
 }
@@ -132,18 +232,6 @@ async fn re_registration_enables_a_disabled_service_instance(mut fixture: Fixtur
     assert_eq!(disabled.status, Status::Disabled);
     let again = fixture.register(Registration::of(key)).await;
     assert_eq!(again.instance.status, Status::Enabled);
-}
-
-async fn a_held_instance_stays_held_through_re_registration(mut fixture: Fixture) {
-    let key = instance(service("orders"), "a:1");
-    fixture.register(Registration::of(key.clone())).await;
-    let held = fixture
-        .set(&key, hold("ada", Some("disk is failing")))
-        .await;
-    let again = fixture.register(full(key)).await.instance;
-    assert_eq!(again.status, Status::Held);
-    assert_eq!(again.hold, held.hold);
-    assert_eq!(again.weight().get(), 7);
 }
 
 async fn a_registration_sent_twice_leaves_one_row(mut fixture: Fixture) {
@@ -188,109 +276,14 @@ async fn many_registrations_are_answered_in_order(mut fixture: Fixture) {
     assert_eq!(seen, expected);
 }
 
-async fn a_hold_has_a_name_and_a_reason_and_ends_with_another_status(mut fixture: Fixture) {
-    let key = instance(service("orders"), "a:1");
-    fixture.register(Registration::of(key.clone())).await;
-    let held = fixture.set(&key, hold("ada", Some("坏盘"))).await;
-    assert_eq!(held.status, Status::Held);
-    let hold_of = held.hold.unwrap();
-    assert_eq!(
-        (hold_of.by.as_str(), hold_of.reason.unwrap().as_str()),
-        ("ada", "坏盘")
-    );
-    let without = fixture.set(&key, hold("bob", None)).await.hold.unwrap();
-    assert_eq!((without.by.as_str(), without.reason), ("bob", None));
-    let enabled = fixture.set(&key, StatusChange::Enable).await;
-    assert_eq!((enabled.status, enabled.hold), (Status::Enabled, None));
-}
-
-async fn a_change_leaves_what_it_does_not_name(mut fixture: Fixture) {
-    let key = instance(service("orders"), "a:1");
-    fixture.register(full(key.clone())).await;
-    fixture.set(&key, hold("ada", Some("why"))).await;
-    let change = InstanceChange {
-        weight: Some(Weight::try_from(9).unwrap()),
-        ..InstanceChange::default()
-    };
-    let changed = fixture.change(&key, change).await.unwrap();
-    assert_eq!(changed.weight().get(), 9);
-    assert_eq!(
-        (changed.status, changed.hold.unwrap().by.as_str()),
-        (Status::Held, "ada")
-    );
-    assert_eq!(changed.metadata, metadata(&[("zone", "a")]));
-    let change = InstanceChange {
-        metadata: Some(metadata(&[("zone", "b")])),
-        ..InstanceChange::default()
-    };
-    let changed = fixture.change(&key, change).await.unwrap();
-    assert_eq!(changed.metadata, metadata(&[("zone", "b")]));
-    assert_eq!((changed.weight().get(), changed.display_name()), (9, "One"));
-    assert_eq!(changed.ttl.unwrap().as_secs(), 60);
-    assert_eq!(fixture.find(&key).await, Some(changed));
-}
-
-async fn changing_an_unknown_instance_does_nothing(mut fixture: Fixture) {
-    fixture
-        .register(Registration::of(instance(service("orders"), "a:1")))
-        .await;
-    let unknown = instance(service("orders"), "a:2");
-    let change = InstanceChange {
-        status: Some(StatusChange::Enable),
-        ..InstanceChange::default()
-    };
-    assert_eq!(fixture.change(&unknown, change).await, None);
-    assert_eq!(fixture.find(&unknown).await, None);
-}
-
-async fn only_a_service_instance_is_disabled_by_its_id(mut fixture: Fixture) {
-    fixture.declare(&group("edge"), None).await;
-    let (gateway, own) = (
-        instance(group("edge"), "g:1"),
-        instance(service("orders"), "a:1"),
-    );
-    let gateway_id = fixture
-        .register(Registration::of(gateway.clone()))
-        .await
-        .instance
-        .id;
-    let id = fixture
-        .register(Registration::of(own.clone()))
-        .await
-        .instance
-        .id;
-    fixture.set(&gateway, StatusChange::Enable).await;
-    let disable = async |fixture: &mut Fixture, id| {
-        fixture
-            .write(async |tx| tx.disable_service_instance(id).await.unwrap())
-            .await
-    };
-    let disabled = disable(&mut fixture, id).await;
-    assert_eq!(disabled, fixture.find(&own).await);
-    assert!(disable(&mut fixture, id).await.is_some(), "again");
-    assert_eq!(fixture.find(&own).await.unwrap().status, Status::Disabled);
-    assert!(disable(&mut fixture, gateway_id).await.is_none());
-    assert_eq!(
-        fixture.find(&gateway).await.unwrap().status,
-        Status::Enabled
-    );
-    assert!(
-        disable(&mut fixture, InstanceId(id.0 + 1000))
-            .await
-            .is_none()
-    );
-    fixture.set(&own, hold("ada", None)).await;
-    assert!(disable(&mut fixture, id).await.is_some());
-    assert_eq!(fixture.find(&own).await.unwrap().status, Status::Held);
-}
-
 async fn a_deregistered_instance_that_registers_again_is_a_new_one(mut fixture: Fixture) {
     let key = instance(service("orders"), "a:1");
     let first = fixture.register(full(key.clone())).await.instance;
     let deregister =
-        async |tx: &mut dyn RegistryTransaction| tx.deregister_instance(&key).await.unwrap();
-    assert_eq!(fixture.write(deregister).await.as_ref(), Some(&first));
-    assert_eq!(fixture.write(deregister).await, None);
+        async |tx: &mut dyn RegistryTransaction| tx.deregister_instance(&key, true).await.unwrap();
+    let removed = Deregistration::Removed(first.clone());
+    assert_eq!(fixture.write(deregister).await, removed);
+    assert_eq!(fixture.write(deregister).await, Deregistration::Unknown);
     assert_eq!(fixture.find(&key).await, None);
     let second = fixture.register(Registration::of(key.clone())).await;
     assert!(second.created);
@@ -358,18 +351,20 @@ async fn a_registration_that_changes_nothing_is_no_change(mut fixture: Fixture) 
     let key = instance(service("orders"), "a:1");
     let first = fixture.register(full(key.clone())).await;
     assert!(first.created && first.changed);
+    fixture.online(&key, 10).await;
+    let first = fixture.find(&key).await.unwrap();
     for registration in [full(key.clone()), Registration::of(key.clone())] {
         let again = fixture.register(registration).await;
         assert!(!again.created && !again.changed);
-        assert_eq!(again.instance, first.instance);
+        assert_eq!(again.instance, first);
     }
     let heavier = Registration {
-        weight: Some(Weight::try_from(77).unwrap()),
+        weight: Field::Given(Weight::try_from(77).unwrap()),
         ..Registration::of(key.clone())
     };
     let changed = fixture.register(heavier.clone()).await;
     assert!(!changed.created && changed.changed);
-    assert!(changed.instance.revision > first.instance.revision);
+    assert!(changed.instance.revision > first.revision);
     assert!(!fixture.register(heavier).await.changed);
     // To be enabled again is a change.
     fixture.set(&key, StatusChange::Disable).await;
@@ -423,7 +418,7 @@ async fn the_digest_changes_with_every_change(mut fixture: Fixture) {
     fixture.offline(&key, 1000).await;
     changed(&fixture).await;
     fixture
-        .write(async |tx| tx.deregister_instance(&key).await.unwrap())
+        .write(async |tx| tx.deregister_instance(&key, false).await.unwrap())
         .await;
     changed(&fixture).await;
     let digest = fixture.store.reader.digest().await.unwrap();
@@ -436,8 +431,8 @@ async fn the_digest_changes_with_every_change(mut fixture: Fixture) {
 async fn every_script_and_sign_is_kept(mut fixture: Fixture) {
     let key = instance(service("orders"), "a:1");
     let registration = Registration {
-        name: Some("订单 'Orders' \"€\" 🚀 \\".to_owned().try_into().unwrap()),
-        metadata: Some(metadata(&[
+        name: Field::Given("订单 'Orders' \"€\" 🚀 \\".to_owned().try_into().unwrap()),
+        metadata: Field::Given(metadata(&[
             ("quote", "it's \"quoted\""),
             ("line\nbreak", "\t\u{7f}"),
             ("emoji", "🚀{}[],:\\"),
@@ -446,7 +441,7 @@ async fn every_script_and_sign_is_kept(mut fixture: Fixture) {
         ..Registration::of(key.clone())
     };
     let registered = fixture.register(registration.clone()).await.instance;
-    assert_eq!(registered.name, registration.name.clone().map(Box::new));
-    assert_eq!(Some(&registered.metadata), registration.metadata.as_ref());
+    assert_eq!(registered.name.as_deref(), registration.name.given());
+    assert_eq!(Some(registered.metadata()), registration.metadata.given());
     assert_eq!(fixture.find(&key).await, Some(registered));
 }

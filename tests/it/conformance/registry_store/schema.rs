@@ -50,7 +50,7 @@ async fn a_schema_newer_than_this_binary_is_refused(mut fixture: Fixture) {
         VALUES (99, 'later', '2030-01-01T00:00:00Z', '1')";
     execute(&fixture, newer).await;
     match fixture.store.writer.migrate().await.unwrap_err() {
-        MigrateError::SchemaNewer { found, known } => assert_eq!((found, known), (99, 4)),
+        MigrateError::SchemaNewer { found, known } => assert_eq!((found, known), (99, 5)),
         error => panic!("{error}"),
     }
 }
@@ -59,7 +59,10 @@ async fn addresses_of_older_versions_become_normal_and_one_instance_each(mut fix
     fixture
         .register(full(instance(service("orders"), "10.0.0.1:80")))
         .await;
-    let older = "DELETE FROM refinery_schema_history WHERE version = 4;
+    let older = "DELETE FROM refinery_schema_history WHERE version >= 4;
+        ALTER TABLE instance DROP COLUMN override_weight;
+        ALTER TABLE instance DROP COLUMN override_metadata;
+        ALTER TABLE instance DROP COLUMN registered_by;
         INSERT INTO instance (scope_id, address, status, registered_at, updated_at)
         SELECT instance.scope_id, given.address, 'enabled', instance.registered_at,
                instance.updated_at
@@ -71,7 +74,7 @@ async fn addresses_of_older_versions_become_normal_and_one_instance_each(mut fix
         ) AS given";
     execute(&fixture, older).await;
     let applied = fixture.store.writer.migrate().await.unwrap();
-    assert_eq!(applied, ["V4__addresses"]);
+    assert_eq!(applied, ["V4__addresses", "V5__decisions"]);
     let all = fixture
         .store
         .reader

@@ -85,7 +85,7 @@ async fn a_scope_is_deleted_only_without_instances(mut fixture: Fixture) {
         async |tx: &mut dyn RegistryTransaction| tx.delete_scope(&service("orders")).await.unwrap();
     assert_eq!(fixture.write(delete).await, ScopeDeletion::HasInstances);
     fixture
-        .write(async |tx| tx.deregister_instance(&key).await.unwrap())
+        .write(async |tx| tx.deregister_instance(&key, false).await.unwrap())
         .await;
     let record = fixture.store.reader.find_scope(&service("orders")).await;
     assert_eq!(

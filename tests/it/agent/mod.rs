@@ -1,5 +1,9 @@
 //! The agent: an instance under it is listed while it runs.
 
+mod checks;
+mod end;
+mod reload;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,7 +41,8 @@ async fn start_daemon() -> Daemon {
 
 /// Under `command`, for the service orders.
 fn agent(folder: &Path, server: &str, command: &[&str]) -> Agent {
-    let arguments = [&ORDERS[..], &["--"], command].concat();
+    let at_once = ["--start-delay", "0s", "--drain-delay", "0s", "--"];
+    let arguments = [&ORDERS[..], &at_once, command].concat();
     Agent::start(folder, server, &arguments)
 }
 
@@ -78,7 +83,7 @@ async fn an_instance_of_the_agent_is_listed_with_its_description() {
         "--name",
         "一",
     ];
-    let more = ["--weight", "7", "--ttl", "60", "--", "sleep", "60"];
+    let more = ["--weight", "7", "--ttl", "60"];
     let arguments = [&ORDERS[..], &says, &more].concat();
     let _agent = Agent::start(folder.path(), daemon.url(), &arguments);
     is_available(&daemon, true).await;
@@ -131,7 +136,8 @@ async fn sigterm_takes_it_off_the_list_and_ends_the_command() {
 async fn a_command_that_does_not_end_is_killed() {
     let (daemon, folder) = (start_daemon().await, TempDir::new().unwrap());
     let command = "trap '' TERM; echo > up; while :; do sleep 0.05; done";
-    let stop = ["--stop-timeout", "300ms", "--", "sh", "-c", command];
+    let stop = ["--drain-delay", "0s", "--stop-timeout", "300ms"];
+    let stop = [&stop[..], &["--", "sh", "-c", command]].concat();
     let arguments = [&ORDERS[..], &stop].concat();
     let mut agent = Agent::start(folder.path(), daemon.url(), &arguments);
     written(&folder.path().join("up")).await;
@@ -217,28 +223,7 @@ async fn it_ends_even_if_the_registry_is_away() {
     agent.process.signal(Signal::TERM);
     let status = agent.process.ended(LONG).await;
     assert_eq!(status.code(), Some(128 + 15));
-    assert!(agent.log().contains("cannot deregister"), "{}", agent.log());
-}
-
-#[tokio::test]
-async fn heartbeats_are_sent_only_while_the_check_passes() {
-    let (daemon, folder) = (start_daemon().await, TempDir::new().unwrap());
-    let checked = FakeRegistry::start().await;
-    checked.set_health(500);
-    let check = format!("{}/health", checked.url());
-    let arguments = [&ORDERS[..], &["--check", &check]].concat();
-    let agent = Agent::start(folder.path(), daemon.url(), &arguments);
-    eventually(LONG, "it says why it is silent", || async {
-        agent.log().contains("/health answers 500").then_some(())
-    })
-    .await;
-    assert!(!is_registered(&daemon).await);
-    checked.set_health(204);
-    is_available(&daemon, true).await;
-    checked.set_health(503);
-    is_available(&daemon, false).await;
-    checked.set_health(200);
-    is_available(&daemon, true).await;
+    assert!(agent.log().contains("cannot leave"), "{}", agent.log());
 }
 
 #[tokio::test]
@@ -270,7 +255,8 @@ async fn the_agent_answers_roll_calls_unless_disabled() {
     agent.process.signal(Signal::TERM);
     assert_eq!(agent.process.ended(LONG).await.code(), Some(0));
     assert_eq!(deaf.asked("/v1/events?service=orders"), []);
-    assert_eq!(deaf.asked(INSTANCE).last().unwrap().method, "DELETE");
+    let left = deaf.asked(&format!("{INSTANCE}/leave"));
+    assert_eq!(left[0].method, "POST");
 }
 
 #[tokio::test]
@@ -294,7 +280,8 @@ async fn instances_of_a_file_share_one_batch_of_heartbeats() {
     let orders = registry.asked(INSTANCE);
     assert_eq!(
         orders[0].body,
-        json!({"weight": 2, "metadata": {"zone": "a"}})
+        json!({"name": null, "weight": 2, "metadata": {"zone": "a"}, "ttl_seconds": null}),
+        "a complete description"
     );
 }
 

@@ -1,0 +1,72 @@
+//! Decisions of operators about instances. No heartbeat, registration or end of a process changes
+//! them.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Field, Metadata, Note, Status, Weight};
+
+/// Who holds an instance, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The name of the operator's token.
+    pub by: String,
+    /// The reason, if one was given.
+    pub reason: Option<Note>,
+}
+
+/// An operator's values, which win over those that the instance registers; at least one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overrides {
+    /// The share of traffic.
+    pub weight: Option<Weight>,
+    /// All metadata.
+    pub metadata: Option<Metadata>,
+}
+
+impl Overrides {
+    /// Returns the overrides, unless there is none.
+    pub fn of(weight: Option<Weight>, metadata: Option<Metadata>) -> Option<Box<Self>> {
+        (weight.is_some() || metadata.is_some()).then(|| Box::new(Self { weight, metadata }))
+    }
+}
+
+/// An operator's decision about the status of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatusChange {
+    /// Enables it, whatever its status was.
+    Enable,
+    /// Disables it until its next registration.
+    Disable,
+    /// Holds it until an operator ends that.
+    Hold(Hold),
+}
+
+impl StatusChange {
+    /// Returns the resulting status.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Enable => Status::Enabled,
+            Self::Disable => Status::Disabled,
+            Self::Hold(_) => Status::Held,
+        }
+    }
+
+    /// Returns the hold, if it is one.
+    pub fn hold(&self) -> Option<&Hold> {
+        match self {
+            Self::Hold(hold) => Some(hold),
+            Self::Enable | Self::Disable => None,
+        }
+    }
+}
+
+/// An operator's change of an instance. What is omitted stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InstanceChange {
+    /// The new status.
+    pub status: Option<StatusChange>,
+    /// Overrides the weight; `null` ends that.
+    pub weight: Field<Weight>,
+    /// Overrides all metadata; `null` ends that.
+    pub metadata: Field<Metadata>,
+}

@@ -1,0 +1,194 @@
+//! Registrations: what an instance says about itself.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{DisplayName, InstanceKey, Metadata, Ttl, Weight};
+
+/// A field of a request that may be omitted or `null`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Field<T> {
+    /// The field is omitted.
+    #[default]
+    Omitted,
+    /// The field is `null`.
+    Null,
+    /// The field has a value.
+    Given(T),
+}
+
+impl<T> Field<T> {
+    /// Returns the value, if there is one.
+    pub fn given(&self) -> Option<&T> {
+        match self {
+            Self::Given(value) => Some(value),
+            Self::Omitted | Self::Null => None,
+        }
+    }
+
+    /// Returns whether the field is omitted.
+    pub fn is_omitted(&self) -> bool {
+        matches!(self, Self::Omitted)
+    }
+
+    /// Returns whether the field is `null`.
+    pub fn is_null(&self) -> bool {
+        matches!(self, Self::Null)
+    }
+}
+
+/// An optional value as part of a complete description: `None` is `null`.
+impl<T> From<Option<T>> for Field<T> {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Self::Given)
+    }
+}
+
+impl<T: Serialize> Serialize for Field<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.given().serialize(serializer)
+    }
+}
+
+/// For a field with `#[serde(default)]`.
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Option::deserialize(deserializer).map(Self::from)
+    }
+}
+
+/// Who registered an instance: the name of the token and the address of the client, separated by
+/// a space. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub struct Registrant(Arc<str>);
+
+impl Registrant {
+    /// A client with the token of this name, which has no space.
+    pub fn new(token: &str, peer: IpAddr) -> Self {
+        Self(format!("{token} {peer}").into())
+    }
+
+    /// Returns the name of the token.
+    pub fn token(&self) -> &str {
+        self.0.split_once(' ').map_or(&self.0, |(token, _)| token)
+    }
+
+    /// Returns whether there is another copy of it.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    /// Returns the address of the client.
+    pub fn peer(&self) -> &str {
+        self.0.split_once(' ').map_or("", |(_, peer)| peer)
+    }
+}
+
+impl From<String> for Registrant {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<Registrant> for String {
+    fn from(registrant: Registrant) -> Self {
+        registrant.0.as_ref().to_owned()
+    }
+}
+
+/// As it is stored.
+impl fmt::Display for Registrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The fields of a registration. One that is omitted keeps its value while the lease of the
+/// instance is alive, and takes the default otherwise: another process may have the address now.
+/// One that is `null` takes the default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// The scope and address to register.
+    pub key: InstanceKey,
+    /// The name for people.
+    pub name: Field<DisplayName>,
+    /// The share of traffic.
+    pub weight: Field<Weight>,
+    /// Replaces all metadata.
+    pub metadata: Field<Metadata>,
+    /// The instance's own TTL.
+    pub ttl: Field<Ttl>,
+    /// Who registers it.
+    pub by: Option<Registrant>,
+}
+
+/// The fields that a registration resets to the default although the lease is alive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Resets {
+    pub(crate) name: bool,
+    pub(crate) weight: bool,
+    pub(crate) metadata: bool,
+    pub(crate) ttl: bool,
+}
+
+impl Registration {
+    /// A registration of this instance without other fields.
+    pub fn of(key: InstanceKey) -> Self {
+        Self {
+            key,
+            name: Field::Omitted,
+            weight: Field::Omitted,
+            metadata: Field::Omitted,
+            ttl: Field::Omitted,
+            by: None,
+        }
+    }
+
+    /// Returns which fields are reset. A field that is given may count as reset or not, so that all
+    /// complete registrations have the same.
+    pub(crate) fn resets(&self) -> Resets {
+        let resets = Resets {
+            name: !self.name.is_omitted(),
+            weight: !self.weight.is_omitted(),
+            metadata: !self.metadata.is_omitted(),
+            ttl: !self.ttl.is_omitted(),
+        };
+        let some_null = self.name.is_null()
+            || self.weight.is_null()
+            || self.metadata.is_null()
+            || self.ttl.is_null();
+        if some_null { resets } else { Resets::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(default)]
+        weight: Field<Weight>,
+    }
+
+    #[test]
+    fn a_field_is_omitted_null_or_given() {
+        let weight = |json| serde_json::from_str::<Body>(json).unwrap().weight;
+        assert_eq!(weight("{}"), Field::Omitted);
+        assert_eq!(weight(r#"{"weight":null}"#), Field::Null);
+        let given = Weight::try_from(5).unwrap();
+        assert_eq!(weight(r#"{"weight":5}"#), Field::Given(given));
+    }
+
+    #[test]
+    fn a_registrant_is_a_token_and_a_peer() {
+        let registrant = Registrant::new("web-team", "2001:db8::1".parse().unwrap());
+        assert_eq!(registrant.token(), "web-team");
+        assert_eq!(registrant.peer(), "2001:db8::1");
+        assert_eq!(Registrant::from(registrant.to_string()), registrant);
+    }
+}
