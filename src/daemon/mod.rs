@@ -297,9 +297,12 @@ fn listen(
 ) -> Result<(Server, SocketAddr), DaemonError> {
     let (per_worker, on_connect) = (shared.clone(), Arc::clone(&shared.connections));
     // Runs once on the thread of each worker, where its HeartbeatActor lives.
+    let origins = settings.access.cors_origin.clone();
     let application = move || {
         let api = per_worker.api();
-        App::new().configure(|app| http::configure(app, api))
+        App::new()
+            .wrap(http::cross_origin(&origins))
+            .configure(|app| http::configure(app, api))
     };
     let server = HttpServer::new(application)
         .workers(settings.workers())

@@ -77,6 +77,9 @@ impl Core {
         let (reconciles, roll_calls) = (self.reconciler.report(), *self.roll_calls.lock());
         let pool = self.reader.pool().unwrap_or_default();
         write_metrics! { out;
+            gauge "degraded",
+                "Whether a backend does not answer, while lists are answered from memory",
+                u32::from(!self.metrics.backends.are_up());
             gauge "directory_stale", "Whether lists may be out of date",
                 u32::from(self.directory.is_stale());
             gauges "scopes", "Declared groups and services",

@@ -9,11 +9,11 @@ use std::rc::Rc;
 use actix_web::body::{self, BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{
-    CACHE_CONTROL, EXPECT, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, EXPECT, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::Next;
-use actix_web::{HttpMessage, ResponseError, web};
+use actix_web::{HttpMessage, HttpResponse, ResponseError, web};
 use tokio::time::Instant;
 
 use super::access::{check_role, check_scope, identify, limited};
@@ -33,6 +33,8 @@ pub(super) struct RoutePolicy {
     pub(super) work: Option<RequestClass>,
     /// Where the request names its scope, for tokens that are limited to scopes.
     pub(super) scope: ScopeSource,
+    /// Whether the handler reads the query; otherwise a request with one is refused.
+    pub(super) reads_query: bool,
 }
 
 /// Where a request names its scope.
@@ -54,12 +56,15 @@ pub(super) struct RouteGuard {
     other: RouteMetrics,
     /// Whether each of its routes is public, so that another method needs no token either.
     public: bool,
+    /// The value of `Allow`.
+    allow: String,
 }
 
 impl RouteGuard {
     pub(super) fn new(
         pattern: &'static str,
         policies: impl Iterator<Item = (&'static str, RoutePolicy)>,
+        allow: String,
         api: &web::Data<Api>,
     ) -> Self {
         let policies: Vec<_> = policies
@@ -69,6 +74,7 @@ impl RouteGuard {
             public: policies.iter().all(|(_, policy, _)| policy.role.is_none()),
             policies,
             other: api.metrics.refusals(pattern),
+            allow,
             api: api.clone(),
         }
     }
@@ -91,6 +97,11 @@ impl RouteGuard {
             None => (None, &self.other),
         };
         let mut answer = match self.admit(policy, &request) {
+            _ if method == Method::OPTIONS => {
+                let allow = (ALLOW, self.allow.as_str());
+                let answer = HttpResponse::NoContent().insert_header(allow).finish();
+                request.into_response(answer)
+            }
             Ok(()) => next.call(request).await?,
             Err(problem) => {
                 let answer = problem.error_response();
@@ -145,6 +156,10 @@ impl RouteGuard {
                 check_limit(&caller, policy.scope, request)?;
             }
             context.caller = Some(caller);
+        }
+        if policy.is_some_and(|policy| !policy.reads_query) && !request.query_string().is_empty() {
+            let reason = "must be empty: this route has no parameters";
+            return Err(Problem::invalid("query", reason));
         }
         if let Some(work) = policy.and_then(|policy| policy.work) {
             if !api.lifecycle.has_started() {

@@ -10,6 +10,7 @@ mod code;
 mod connections;
 mod console;
 mod context;
+mod cross_origin;
 mod extract;
 mod gateway_center;
 mod guard;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 pub use self::code::Code;
 pub(crate) use self::connections::Connections;
+pub(crate) use self::cross_origin::cross_origin;
 pub(crate) use self::lifecycle::Lifecycle;
 pub(crate) use self::malformed::count as malformed_requests;
 pub use self::malformed::log_to;

@@ -5,14 +5,15 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpResponse, web};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
-use super::openapi::responses::AuthErrors;
+use super::extract::Query;
+use super::openapi::responses::{AuthErrors, BadRequest};
 use super::v1::overview::RollCallResponse;
 use crate::actor::{AskError, Ping};
 
@@ -36,6 +37,22 @@ pub(crate) struct LastProbe(Mutex<Option<(Instant, Probe)>>);
 struct Probe {
     all_answer: bool,
     checks: Map<String, Value>,
+}
+
+/// The query parameters of `/readyz`.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReadinessQuery {
+    /// `required`: the daemon is ready only while every backend answers.
+    #[param(inline, required = false)]
+    backends: Option<RequiredBackends>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum RequiredBackends {
+    Required,
 }
 
 impl LastProbe {
@@ -93,15 +110,21 @@ pub(super) struct Readiness {
     roll_call: RollCallResponse,
 }
 
-/// Checks each actor and each backend; 503 if one does not answer.
+/// Checks each actor and each backend. 200 if this replica can answer discovery: an outage of a
+/// backend does not end that, and is reported as `degraded`. With `backends=required` it is 503.
 #[utoipa::path(
     get, path = "/readyz", operation_id = "readyz", tag = "daemon", security(()),
+    params(ReadinessQuery),
     responses(
-        (status = 200, description = "ready", body = Readiness),
-        (status = 503, description = "not ready; the checks that failed", body = Readiness),
+        (status = 200, description = "`ready`, or `degraded` with the checks that failed", body = Readiness),
+        (status = 503, description = "`starting`, `stopping` or `not_ready`, with the checks that failed", body = Readiness),
+        BadRequest,
     )
 )]
-pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
+pub(super) async fn readyz(
+    api: web::Data<Api>,
+    Query(query): Query<ReadinessQuery>,
+) -> HttpResponse {
     let probe = api.last_probe.get(&api).await;
     let (started, draining) = (api.lifecycle.has_started(), api.lifecycle.is_draining());
     let (code, status) = if draining {
@@ -110,8 +133,10 @@ pub(super) async fn readyz(api: web::Data<Api>) -> HttpResponse {
         (StatusCode::SERVICE_UNAVAILABLE, "starting")
     } else if probe.all_answer {
         (StatusCode::OK, "ready")
-    } else {
+    } else if query.backends.is_some() {
         (StatusCode::SERVICE_UNAVAILABLE, "not_ready")
+    } else {
+        (StatusCode::OK, "degraded")
     };
     HttpResponse::build(code).json(Readiness {
         status,

@@ -47,7 +47,7 @@ fn table() -> Vec<Path> {
         ),
         path(
             "/v1/{kind}/{key}/instances",
-            [get(Read, instance_list::list).of_its_scope()],
+            [get(Read, instance_list::list).of_its_scope().with_query()],
         ),
         path("/v1/{kind}", [get(Read, scopes::list)]),
         path(
@@ -75,45 +75,54 @@ fn table() -> Vec<Path> {
             "/v1/{kind}/{key}/instances/{address}/leave",
             [post(Agent, instances::leave).of_its_scope()],
         ),
-        path("/v1/events", [get(Read, events::stream).checks_scopes()]),
+        path(
+            "/v1/events",
+            [get(Read, events::stream).checks_scopes().with_query()],
+        ),
         path("/v1/overview", [get(Read, overview::show)]),
         path(
             "/v1/prometheus/targets",
-            [get(Read, targets::list).checks_scopes()],
+            [get(Read, targets::list).checks_scopes().with_query()],
         ),
         path("/v1/protection/release", [post(Admin, overview::release)]),
         path(
             "/gateway-group-detail/create",
-            [post(Agent, gateway_center::create).checks_scopes()],
+            [post(Agent, gateway_center::create)
+                .checks_scopes()
+                .with_query()],
         ),
         path(
             "/gateway-group-detail/keep-alive",
             [put(Agent, gateway_center::keep_gateway_alive)
                 .heartbeat()
-                .checks_scopes()],
+                .checks_scopes()
+                .with_query()],
         ),
         path(
             "/gateway-server-detail/register",
-            [post(Agent, gateway_center::register).checks_scopes()],
+            [post(Agent, gateway_center::register)
+                .checks_scopes()
+                .with_query()],
         ),
         path(
             "/gateway-server-detail/keep-alive",
             [put(Agent, gateway_center::keep_server_alive)
                 .heartbeat()
-                .checks_scopes()],
+                .checks_scopes()
+                .with_query()],
         ),
         path(
             "/gateway-server-detail/offline",
-            [put(Agent, gateway_center::offline)],
+            [put(Agent, gateway_center::offline).with_query()],
         ),
         path("/metrics", [get(Read, ops::metrics).outside_limits()]),
         path("/openapi.json", [get(Public, openapi::document)]),
-        path("/docs", [get(Public, openapi::redirect)]),
-        path("/docs/{file}", [get(Public, openapi::page)]),
-        path("/", [get(Public, console::index)]),
-        path("/console/{file}", [get(Public, console::part)]),
+        path("/docs", [get(Public, openapi::redirect).with_query()]),
+        path("/docs/{file}", [get(Public, openapi::page).with_query()]),
+        path("/", [get(Public, console::index).with_query()]),
+        path("/console/{file}", [get(Public, console::part).with_query()]),
         path("/livez", [get(Public, ops::livez)]),
-        path("/readyz", [get(Public, ops::readyz)]),
+        path("/readyz", [get(Public, ops::readyz).with_query()]),
     ]
 }
 
@@ -125,11 +134,11 @@ pub(crate) fn configure(app: &mut web::ServiceConfig, api: Api) {
             "GET" => "GET, HEAD",
             method => method,
         });
-        let allow = Vec::from_iter(allow).join(", ");
+        let allow = Vec::from_iter(allow.chain(["OPTIONS"])).join(", ");
         let policies = endpoints
             .iter()
             .map(|endpoint| (endpoint.method, endpoint.policy));
-        let route_guard = Rc::new(RouteGuard::new(pattern, policies, &api));
+        let route_guard = Rc::new(RouteGuard::new(pattern, policies, allow.clone(), &api));
         let mut resource = web::resource(matcher(pattern));
         for endpoint in endpoints {
             resource = resource.route(endpoint.route);
@@ -223,6 +232,7 @@ impl Endpoint {
                 role,
                 work: role.map(|_| work),
                 scope: ScopeSource::Nowhere,
+                reads_query: false,
             },
         }
     }
@@ -236,6 +246,12 @@ impl Endpoint {
     /// Exempts the route from the limits, so that it is served under overload and at the start.
     fn outside_limits(mut self) -> Self {
         self.policy.work = None;
+        self
+    }
+
+    /// Lets the handler read the query, or ignore it.
+    fn with_query(mut self) -> Self {
+        self.policy.reads_query = true;
         self
     }
 

@@ -94,6 +94,13 @@ pub(crate) struct BackendMetrics {
     pub(crate) event_log: BothWays,
 }
 
+impl BackendMetrics {
+    /// Returns whether every backend answered its last call.
+    pub(crate) fn are_up(&self) -> bool {
+        self.store.get() == 1 && self.leases.get() == 1 && self.event_log.is_up()
+    }
+}
+
 impl From<Family<Label, Gauge>> for BackendMetrics {
     fn from(all: Family<Label, Gauge>) -> Self {
         let backend = |name| all.get_or_create_owned(&[("backend", name)]);

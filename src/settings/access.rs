@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Error};
 use ipnet::IpNet;
+use url::Url;
 
 use super::read_token;
 use crate::auth::{AnonymousRole, Role, TokenSources};
@@ -51,6 +52,11 @@ pub(crate) struct AccessSettings {
     /// repeated, or separated by commas
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = network)]
     pub(crate) trusted_proxy: Vec<IpNet>,
+
+    /// An origin whose pages in a browser may use the API, such as https://status.example, or * for
+    /// all; may be repeated, or separated by commas
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
+    pub(crate) cors_origin: Vec<String>,
 
     /// The PEM file of the certificate chain for HTTPS
     #[arg(long, value_name = "PATH", requires = "tls_key")]
@@ -122,4 +128,14 @@ fn network(text: &str) -> Result<IpNet, String> {
     text.parse()
         .or_else(|_| address())
         .map_err(|_| "must be a network such as 10.0.0.0/8, or an IP address".to_owned())
+}
+
+/// Parses an origin: a scheme, a host, and a port unless it is the default.
+fn origin(text: &str) -> Result<String, String> {
+    let is_origin = |url: &Url| url.origin().ascii_serialization() == text;
+    if text == "*" || text.parse().is_ok_and(|url| is_origin(&url)) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be an origin such as https://status.example, or *".to_owned())
+    }
 }

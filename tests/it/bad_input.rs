@@ -207,11 +207,15 @@ async fn an_unknown_path_and_a_wrong_method_are_problems<B: Backends>() {
         );
     }
     for (method, path, allow) in [
-        (Method::POST, "/v1/services", "GET, HEAD"),
-        (Method::POST, INSTANCE, "GET, HEAD, PUT, PATCH, DELETE"),
-        (Method::GET, "/v1/heartbeats", "POST"),
-        (Method::DELETE, "/livez", "GET, HEAD"),
-        (Method::GET, "/gateway-group-detail/create", "POST"),
+        (Method::POST, "/v1/services", "GET, HEAD, OPTIONS"),
+        (
+            Method::POST,
+            INSTANCE,
+            "GET, HEAD, PUT, PATCH, DELETE, OPTIONS",
+        ),
+        (Method::GET, "/v1/heartbeats", "POST, OPTIONS"),
+        (Method::DELETE, "/livez", "GET, HEAD, OPTIONS"),
+        (Method::GET, "/gateway-group-detail/create", "POST, OPTIONS"),
     ] {
         let request = daemon
             .client()

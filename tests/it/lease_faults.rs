@@ -257,7 +257,7 @@ async fn refuses_writes(refusal: &Refusal, count: usize) {
     let name = refusal.name;
     for replica in &pair.replicas {
         eventually(SOON, name, || async {
-            let (ready, _) = replica.get("/readyz").await;
+            let (ready, _) = replica.get("/readyz?backends=required").await;
             let (_, list) = replica.get("/v1/services/orders/instances").await;
             let (_, overview) = replica.get("/v1/overview").await;
             let samples = Samples::of(replica).await;

@@ -8,7 +8,7 @@ use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 
 use crate::support::backends::{Backends, Embedded, Setup, on_both_backends};
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{BINARY, Daemon};
 use crate::support::eventually;
 use crate::support::prometheus::{Exporter, Prometheus};
 
@@ -350,4 +350,58 @@ async fn prometheus_scrapes_no_disabled_or_offline_instance() {
     scrapes(&prometheus, &[&stays]).await;
     daemon.patch(&path, json!({"status": "enabled"})).await;
     scrapes(&prometheus, &[&stays, &disabled]).await;
+}
+
+#[tokio::test]
+async fn complaint_5_the_shipped_example_works_with_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("tokens");
+    let new_token = |role: &str| {
+        let output = std::process::Command::new(BINARY)
+            .args([
+                "token", "--role", role, "--name", role, "--quiet", "--append",
+            ])
+            .arg(&list)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let (read, agent) = (new_token("read"), new_token("agent"));
+    let flags = ["--tokens-file", list.to_str().unwrap()].map(str::to_owned);
+    let daemon = Daemon::start(&flags).await;
+    let exporter = Exporter::start().await;
+    let instance = format!(
+        "{}/v1/services/orders/instances/{}",
+        daemon.url(),
+        exporter.address()
+    );
+    let put = async |path: &str, body: Value| {
+        let request = daemon.client().put(path).bearer_auth(&agent).json(&body);
+        assert!(request.send().await.unwrap().status().is_success());
+    };
+    put(&instance, json!({"metadata": {"metrics": "true"}})).await;
+    put(&format!("{instance}/heartbeat"), json!({})).await;
+    let shipped = include_str!("../../deploy/prometheus/prometheus.yaml");
+    let mut config = shipped.replace("15s", "1s");
+    for replica in 1..=3 {
+        let host = format!("rollcall-{replica}.example:18080");
+        config = config.replace(&host, daemon.address());
+    }
+    // The rules stand beside it.
+    let config = config
+        .lines()
+        .filter(|line| !line.contains("alerts.yaml") && !line.contains("rule_files"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let prometheus = Prometheus::start_with(&config, &read).await;
+    eventually(
+        FOLLOWS,
+        "the daemon and the instance are scraped",
+        || async {
+            let up = prometheus.query("up == 1").await;
+            let scraped = |address: &str| up.iter().any(|(instance, _)| instance == address);
+            (scraped(daemon.address()) && scraped(&exporter.address())).then_some(())
+        },
+    )
+    .await;
 }

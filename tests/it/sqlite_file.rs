@@ -136,7 +136,7 @@ async fn says(daemon: &Daemon, takes_writes: bool) {
     };
     let what = format!("it says that the store takes writes: {takes_writes}");
     eventually(Duration::from_secs(20), &what, || async {
-        let (answer, body) = daemon.get("/readyz").await;
+        let (answer, body) = daemon.get("/readyz?backends=required").await;
         let up_metric = Samples::of(daemon).await.get(STORE_UP);
         (answer == status && body["checks"]["store"] == check && up_metric == up).then_some(())
     })

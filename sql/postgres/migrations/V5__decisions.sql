@@ -2,8 +2,8 @@
 -- registrations. The other columns keep what the instance gave.
 
 ALTER TABLE instance
-    ADD COLUMN override_weight   integer CHECK (override_weight BETWEEN 0 AND 65535),
-    ADD COLUMN override_metadata jsonb,
+    ADD COLUMN IF NOT EXISTS override_weight   integer CHECK (override_weight BETWEEN 0 AND 65535),
+    ADD COLUMN IF NOT EXISTS override_metadata jsonb,
     -- The name of the token and the address of the client that registered it last, separated
     -- by a space.
-    ADD COLUMN registered_by     text;
+    ADD COLUMN IF NOT EXISTS registered_by     text;

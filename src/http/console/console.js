@@ -253,7 +253,7 @@ async function withToken(act) {
 
 async function releaseProtection() {
   const sure = await ask({ title: word("release"), text: word("releaseText"), danger: true });
-  if (sure !== undefined) await withToken(() => call("POST", "/v1/protection/release")).then(() => registry.readAgain()).catch(report);
+  if (sure !== undefined) await withToken(() => call("POST", "v1/protection/release")).then(() => registry.readAgain()).catch(report);
 }
 
 // Runs an action for each selected instance, a few at a time.

@@ -4,6 +4,9 @@ const STREAM_SILENCE = 40_000;
 const TIMELINE = 200;
 const SEARCHES = 6;
 
+// Relative to the page, which a proxy may serve under another path.
+const at = (path) => new URL(path, document.baseURI);
+
 let token = sessionStorage.getItem("token") ?? "";
 
 export const hasToken = () => token !== "";
@@ -32,7 +35,7 @@ async function refusal(answer) {
 
 export async function call(method, path, body) {
   const json = body === undefined ? {} : { "Content-Type": "application/json" };
-  const answer = await fetch(path, {
+  const answer = await fetch(at(path), {
     method, headers: headers(json), body: body === undefined ? undefined : JSON.stringify(body),
     signal: AbortSignal.timeout(15_000),
   });
@@ -41,7 +44,7 @@ export async function call(method, path, body) {
 }
 
 export const nameOf = (kind, key) => `${kind}s/${key}`;
-export const pathOf = (scope, address) => `/v1/${scope}/instances/${encodeURIComponent(address)}`;
+export const pathOf = (scope, address) => `v1/${scope}/instances/${encodeURIComponent(address)}`;
 
 export class Registry extends EventTarget {
   overview = undefined;
@@ -62,13 +65,13 @@ export class Registry extends EventTarget {
   }
 
   async readOverview() {
-    const overview = await call("GET", "/v1/overview");
+    const overview = await call("GET", "v1/overview");
     this.overview = { ...overview, readAt: performance.now() };
     this.changed("overview");
   }
 
   async readScopes() {
-    const [{ services }, { groups }] = await Promise.all([call("GET", "/v1/services"), call("GET", "/v1/groups")]);
+    const [{ services }, { groups }] = await Promise.all([call("GET", "v1/services"), call("GET", "v1/groups")]);
     const of = (kind, scopes) => scopes.map((scope) => ({ ...scope, kind, path: nameOf(kind, scope.key) }));
     this.scopes = [...of("service", services), ...of("group", groups)];
     this.changed("scopes");
@@ -77,7 +80,7 @@ export class Registry extends EventTarget {
   // Reads the instances of a scope, unless they are unchanged.
   async readList(scope) {
     const etag = this.#etags.get(scope);
-    const answer = await fetch(`/v1/${scope}/instances`, { headers: headers(etag ? { "If-None-Match": etag } : {}) });
+    const answer = await fetch(at(`v1/${scope}/instances`), { headers: headers(etag ? { "If-None-Match": etag } : {}) });
     if (answer.status === 404) this.lists.delete(scope);
     else if (answer.status !== 304) {
       if (!answer.ok) throw await refusal(answer);
@@ -90,7 +93,7 @@ export class Registry extends EventTarget {
   async readLeases() {
     const scope = this.open;
     if (scope === undefined) return;
-    const { leases } = await call("GET", `/v1/${scope}/leases`);
+    const { leases } = await call("GET", `v1/${scope}/leases`);
     const now = performance.now();
     this.leases = new Map(leases.map((lease) => [`${scope} ${lease.address}`, now + lease.remaining_ms]));
     this.changed("leases");
@@ -182,7 +185,7 @@ export class Registry extends EventTarget {
     const stop = new AbortController();
     let timer = setTimeout(() => stop.abort(), STREAM_SILENCE);
     const more = this.#lastId ? { "Last-Event-ID": this.#lastId } : {};
-    const answer = await fetch("/v1/events", { headers: headers(more), signal: stop.signal });
+    const answer = await fetch(at("v1/events"), { headers: headers(more), signal: stop.signal });
     if (!answer.ok) throw await refusal(answer);
     this.setState("live");
     connected();

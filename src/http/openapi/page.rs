@@ -12,14 +12,15 @@ use crate::http::{Code, Problem};
 /// Allows only scripts and images from the daemon.
 const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
 
-/// Redirects to the page.
+/// Redirects to the page. All references are relative, so that a proxy may serve the daemon under
+/// another path.
 #[utoipa::path(
     get, path = "/docs", operation_id = "docs", tag = "daemon", security(()),
     responses((status = 308, description = "the page is at `/docs/`"))
 )]
 pub(in crate::http) async fn redirect() -> HttpResponse {
     HttpResponse::PermanentRedirect()
-        .insert_header((LOCATION, "/docs/"))
+        .insert_header((LOCATION, "docs/"))
         .finish()
 }
 
@@ -33,7 +34,7 @@ pub(in crate::http) async fn redirect() -> HttpResponse {
     )
 )]
 pub(in crate::http) async fn page(file: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let config = Arc::new(Config::from("/openapi.json"));
+    let config = Arc::new(Config::from("../openapi.json"));
     match utoipa_swagger_ui::serve(&file, config) {
         Ok(Some(file)) => Ok(HttpResponse::Ok()
             .insert_header((CONTENT_SECURITY_POLICY, PAGE_POLICY))

@@ -32,7 +32,7 @@ pub(in crate::http) struct ListQuery {
     #[serde(default)]
     online: bool,
     /// The time to wait for a change, if the client has the current list: a duration such as
-    /// `30s`, at most 60 s.
+    /// `30s`, at most 45 s.
     #[serde(default)]
     #[param(value_type = Option<String>, example = "30s")]
     wait: Wait,
@@ -43,8 +43,8 @@ pub(in crate::http) struct ListQuery {
 #[serde(try_from = "String")]
 struct Wait(Duration);
 
-/// A longer wait might be cut by a proxy.
-const MAX_WAIT: Duration = Duration::from_secs(60);
+/// The proxies of the field cut a request after 50 or 60 seconds, unless they are configured.
+const MAX_WAIT: Duration = Duration::from_secs(45);
 
 impl TryFrom<String> for Wait {
     type Error = String;

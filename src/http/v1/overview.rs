@@ -24,7 +24,7 @@ const RELEASE: Duration = Duration::from_secs(8);
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct Overview {
     version: &'static str,
-    /// No tokens are configured: every client may do everything.
+    /// Clients without a token may do everything.
     auth_disabled: bool,
     #[serde(flatten)]
     totals: TotalsResponse,

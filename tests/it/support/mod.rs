@@ -23,6 +23,7 @@ pub(crate) mod redis;
 pub(crate) mod redis_cluster;
 pub(crate) mod sentinels;
 pub(crate) mod sse;
+pub(crate) mod web_proxies;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -28,7 +28,6 @@ impl Prometheus {
     /// Starts with the targets listed at `targets`. Their meta labels become labels: `service`, and
     /// their metadata.
     pub(crate) async fn start(targets: &str) -> Self {
-        let (port, dir) = (free_port(), TempDir::new().unwrap());
         // JSON is YAML.
         let config = json!({
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
@@ -41,9 +40,16 @@ impl Prometheus {
                 ],
             }],
         });
+        Self::start_with(&config.to_string(), "").await
+    }
+
+    /// Starts with a configuration and the file `rollcall.token` beside it.
+    pub(crate) async fn start_with(config: &str, token: &str) -> Self {
+        let (port, dir) = (free_port(), TempDir::new().unwrap());
+        fs::write(dir.path().join("rollcall.token"), token).unwrap();
         let [config_file, storage, log] =
             ["prometheus.yml", "data", "log"].map(|name| dir.path().join(name));
-        fs::write(&config_file, config.to_string()).unwrap();
+        fs::write(&config_file, config).unwrap();
         let child = spawn("prometheus", None, |command| {
             command
                 .arg(format!("--config.file={}", config_file.display()))
