@@ -34,7 +34,7 @@ use crate::backend::OpenError;
 use crate::clock::Clock;
 use crate::coordination;
 use crate::event_log;
-use crate::http::{self, Api, Connections, LastProbe, Lifecycle};
+use crate::http::{self, Api, BodyCache, Connections, LastProbe, Lifecycle};
 use crate::lease;
 use crate::metrics::Metrics;
 use crate::settings::ServeSettings;
@@ -129,6 +129,7 @@ struct Shared {
     roll_call_interval: Duration,
     admission: Arc<ConcurrencyLimits>,
     connections: Arc<Connections>,
+    bodies: Arc<BodyCache>,
 }
 
 impl Daemon {
@@ -174,6 +175,7 @@ impl Daemon {
             roll_call_interval: settings.core().roll_call.interval,
             admission: Arc::new(ConcurrencyLimits::new(settings.limits())),
             connections,
+            bodies: Arc::default(),
         };
         metrics.show(DaemonState {
             core: Arc::downgrade(&shared.core),
@@ -352,6 +354,7 @@ impl Shared {
             admission: Arc::clone(&self.admission),
             connections: Arc::clone(&self.connections),
             metrics: Arc::clone(&core.metrics),
+            bodies: Arc::clone(&self.bodies),
             last_probe: LastProbe::default(),
         }
     }

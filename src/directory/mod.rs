@@ -15,11 +15,12 @@ mod state;
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use self::change::Change;
 pub(crate) use self::deadlines::{Deadlines, Slot};
@@ -43,6 +44,9 @@ const PAGE: u16 = 1000;
 /// During the first load, the number of instances that are collected before they are applied.
 const CHANGED: usize = 50_000;
 
+/// Changes in this time are one for requests that wait for any change.
+const TOGETHER: Duration = Duration::from_millis(100);
+
 /// Why the Directory may be out of date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stale {
@@ -63,6 +67,9 @@ pub struct Directory {
     stale: AtomicU8,
     /// Wakes requests that wait for a scope that does not exist yet.
     scope_added: Notify,
+    /// The number of changes, and what wakes requests that wait for any.
+    version: AtomicU64,
+    changed: Notify,
     permits: LookupPermits,
 }
 
@@ -76,6 +83,8 @@ impl Directory {
             deadlines: Deadlines::default(),
             stale: AtomicU8::new(0),
             scope_added: Notify::new(),
+            version: AtomicU64::new(0),
+            changed: Notify::new(),
             permits: LookupPermits::default(),
         }
     }
@@ -194,6 +203,37 @@ impl Directory {
         }
     }
 
+    /// Returns a number that grows with every change.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Waits until `answer` returns a value, at most until `deadline`. It is called at once and after
+    /// changes of any scope.
+    pub(crate) async fn wait_for_any<T>(
+        &self,
+        deadline: Instant,
+        mut answer: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(answer) = answer() {
+                return Some(answer);
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            timeout_at(deadline, changed).await.ok()?;
+            sleep_until(deadline.min(Instant::now() + TOGETHER)).await;
+        }
+    }
+
+    fn note_change(&self) {
+        self.version.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+
     /// Returns whether lists may be out of date.
     pub(crate) fn is_stale(&self) -> bool {
         self.stale.load(Ordering::Acquire) != 0
@@ -214,6 +254,7 @@ impl Directory {
                 view.replaced.notify_waiters();
             }
             self.scope_added.notify_waiters();
+            self.note_change();
         }
     }
 
@@ -296,6 +337,9 @@ impl Directory {
         make(&mut change);
         let (applied, replaced) = change.end();
         drop(state);
+        if !replaced.is_empty() {
+            self.note_change();
+        }
         for waiting in replaced {
             waiting.notify_waiters();
         }

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::entry::{Counts, InstanceEntry};
 use super::instance_list::InstanceList;
-use crate::model::ScopeRecord;
+use crate::model::{ScopeRecord, Selection};
 
 /// The totals of a kind of scope.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -73,7 +73,8 @@ impl AtomicTotals {
     }
 }
 
-/// A filter of lists.
+/// The selections whose lists are kept with a snapshot, because nearly all requests are for
+/// these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstanceFilter {
     /// All instances.
@@ -85,12 +86,20 @@ pub enum InstanceFilter {
 }
 
 impl InstanceFilter {
-    /// Returns the filter for the two query parameters; available instances are online.
-    pub(crate) fn of(available: bool, online: bool) -> Self {
-        match (available, online) {
-            (true, _) => Self::Available,
-            (false, true) => Self::Online,
-            (false, false) => Self::All,
+    /// Returns the filter that is the same as a selection within a scope, if there is one.
+    pub(crate) fn of(selection: &Selection) -> Option<Self> {
+        let presence = Selection {
+            online: selection.online,
+            available: selection.available,
+            ..Selection::default()
+        };
+        match (selection.available, selection.online) {
+            _ if *selection != presence => None,
+            // Available instances are online.
+            (Some(true), None | Some(true)) => Some(Self::Available),
+            (None, Some(true)) => Some(Self::Online),
+            (None, None) => Some(Self::All),
+            _ => None,
         }
     }
 }
@@ -105,7 +114,8 @@ pub struct Body {
 }
 
 impl Body {
-    fn new(bytes: Vec<u8>) -> Self {
+    /// The body of a list, with its entity tag.
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
         // Replicas of different versions must agree on the tag, so the hash is a specified one. 128
         // bits are enough.
         Self {
@@ -145,14 +155,15 @@ impl ScopeSnapshot {
         }
     }
 
-    /// Iterates over the instances that match the filter.
-    pub fn list(&self, which: InstanceFilter) -> impl Iterator<Item = &InstanceEntry> {
-        let instances = self.instances.iter().map(|listed| &**listed);
-        instances.filter(move |listed| match which {
-            InstanceFilter::All => true,
-            InstanceFilter::Online => listed.instance.presence.online,
-            InstanceFilter::Available => listed.instance.available(),
-        })
+    /// Iterates over all instances, by address.
+    pub fn iter(&self) -> impl Iterator<Item = &InstanceEntry> {
+        self.instances.iter().map(|listed| &**listed)
+    }
+
+    /// Iterates over the selected instances, by address.
+    pub(crate) fn select(&self, selection: &Selection) -> impl Iterator<Item = &InstanceEntry> {
+        self.iter()
+            .filter(|listed| selection.selects(&listed.instance))
     }
 
     /// Returns the body of a list, which `make` serialises on first use.

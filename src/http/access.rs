@@ -19,7 +19,7 @@ use super::extract::api;
 use super::{Api, Code, Problem};
 use crate::admission::Client;
 use crate::auth::{Identity, Role};
-use crate::model::{Registrant, Scope, ScopeKey, ScopeKind};
+use crate::model::{Registrant, Scope};
 
 pub(super) fn identify(api: &Api, request: &HttpRequest) -> Result<Arc<Identity>, Problem> {
     if api.client_certificates && request.conn_data::<ClientCertificate>().is_none() {
@@ -127,22 +127,18 @@ impl Caller {
         check_scope(&self.identity, scope)
     }
 
-    /// Checks that the token permits the service or group of a query, or all scopes if it names
-    /// none.
-    pub(super) fn check_filter(
-        &self,
-        service: Option<&ScopeKey>,
-        group: Option<&ScopeKey>,
-    ) -> Result<(), Problem> {
-        if service.is_none() && group.is_none() && self.identity.limit.is_some() {
-            return Err(limited(&self.identity));
+    /// Checks that the token is not limited to scopes.
+    pub(super) fn check_unlimited(&self) -> Result<(), Problem> {
+        match self.identity.limit {
+            None => Ok(()),
+            Some(_) => Err(limited(&self.identity)),
         }
-        let service = service.map(|key| ScopeKind::Service.with(key.clone()));
-        let group = group.map(|key| ScopeKind::Group.with(key.clone()));
-        service
-            .iter()
-            .chain(&group)
-            .try_for_each(|scope| self.check(scope))
+    }
+
+    /// Returns the scopes to which the token is limited, as text.
+    pub(super) fn limit(&self) -> String {
+        let limit = self.identity.limit.as_ref();
+        limit.map(ToString::to_string).unwrap_or_default()
     }
 }
 

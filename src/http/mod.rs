@@ -7,6 +7,7 @@
 
 mod access;
 mod code;
+mod conditional;
 mod connections;
 mod console;
 mod context;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::code::Code;
+pub(crate) use self::conditional::BodyCache;
 pub(crate) use self::connections::Connections;
 pub(crate) use self::cross_origin::cross_origin;
 pub(crate) use self::lifecycle::Lifecycle;
@@ -94,6 +96,8 @@ pub(crate) struct Api {
     pub(crate) connections: Arc<Connections>,
     /// The metrics.
     pub(crate) metrics: Arc<Metrics>,
+    /// The bodies of lists over all scopes.
+    pub(crate) bodies: Arc<BodyCache>,
     /// The last result of `/readyz`.
     pub(crate) last_probe: LastProbe,
 }

@@ -100,6 +100,16 @@ impl Problem {
         Self { code, ..self }
     }
 
+    /// Returns what went wrong, for programs.
+    pub(super) fn code(&self) -> Code {
+        self.code
+    }
+
+    /// Returns what went wrong, for people.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub(super) fn scope_not_found(scope: &Scope) -> Self {
         let code = match scope.kind {
             ScopeKind::Group => Code::GroupNotFound,

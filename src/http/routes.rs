@@ -8,7 +8,9 @@ use actix_web::middleware::from_fn;
 use actix_web::{FromRequest, Handler, HttpRequest, Responder, ResponseError, Route, guard, web};
 
 use super::guard::{RouteGuard, RoutePolicy, ScopeSource, add_headers};
-use super::v1::{events, heartbeats, instance_list, instances, leases, overview, scopes, targets};
+use super::v1::{
+    bulk, events, heartbeats, instance_list, instances, leases, overview, scopes, search, targets,
+};
 use super::{Api, Code, Problem, console, gateway_center, openapi, ops};
 use crate::admission::RequestClass;
 use crate::auth::Role;
@@ -49,7 +51,14 @@ fn table() -> Vec<Path> {
             "/v1/{kind}/{key}/instances",
             [get(Read, instance_list::list).of_its_scope().with_query()],
         ),
-        path("/v1/{kind}", [get(Read, scopes::list)]),
+        path(
+            "/v1/instances",
+            [
+                get(Read, search::list).checks_scopes().with_query(),
+                patch(Admin, bulk::change).checks_scopes(),
+            ],
+        ),
+        path("/v1/{kind}", [get(Read, scopes::list).with_query()]),
         path(
             "/v1/{kind}/{key}",
             [
@@ -60,7 +69,7 @@ fn table() -> Vec<Path> {
         ),
         path(
             "/v1/{kind}/{key}/leases",
-            [get(Read, leases::list).of_its_scope()],
+            [get(Read, leases::list).of_its_scope().with_query()],
         ),
         path(
             "/v1/{kind}/{key}/instances/{address}",

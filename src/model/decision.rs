@@ -70,3 +70,25 @@ pub struct InstanceChange {
     /// Overrides all metadata; `null` ends that.
     pub metadata: Field<Metadata>,
 }
+
+impl InstanceChange {
+    /// Returns the change as it is logged, such as `status held (disk full), weight 5`.
+    pub(crate) fn describe(&self) -> String {
+        let status = self.status.as_ref();
+        let reason = status.and_then(|status| status.hold()?.reason.as_ref());
+        let reason = reason.map_or_else(String::new, |reason| format!(" ({})", reason.as_str()));
+        let status = status.map(|status| format!("status {}{reason}", status.status().as_str()));
+        let weight = match &self.weight {
+            Field::Omitted => None,
+            Field::Null => Some("weight as registered".to_owned()),
+            Field::Given(weight) => Some(format!("weight {}", weight.get())),
+        };
+        let metadata = match &self.metadata {
+            Field::Omitted => None,
+            Field::Null => Some("metadata as registered"),
+            Field::Given(_) => Some("metadata"),
+        };
+        let parts = [status, weight, metadata.map(str::to_owned)];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}

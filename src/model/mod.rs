@@ -13,6 +13,7 @@ mod label;
 mod registration;
 mod replica;
 mod scope;
+mod selection;
 mod time;
 
 use std::fmt;
@@ -32,6 +33,7 @@ pub(crate) use registration::Resets;
 pub use registration::{Field, Registrant, Registration};
 pub use replica::ReplicaId;
 pub use scope::{Scope, ScopeId, ScopeKey, ScopeKind, ScopeRecord};
+pub use selection::{AddressPattern, SearchText, Selection};
 pub use time::Epoch;
 pub(crate) use time::rfc3339_millis;
 

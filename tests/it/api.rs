@@ -505,7 +505,7 @@ async fn a_probe_answers_and_names_each_check<B: Backends>() {
 async fn every_answer_forbids_sniffing<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     for (path, content_type) in [
-        ("/v1/services", "application/json"),
+        ("/v1/overview", "application/json"),
         ("/v1/groups/x", "application/problem+json"),
         ("/nothing", "application/problem+json"),
         ("/livez", "text/plain; charset=utf-8"),

@@ -295,7 +295,7 @@ async fn ten_thousand_long_polls_of_a_scope_cost_one_serialisation() {
             let answer = directory.wait(scope, deadline, |view| {
                 let body = view?.body(InstanceFilter::All, false, |view| {
                     made.fetch_add(1, Ordering::SeqCst);
-                    view.list(InstanceFilter::All)
+                    view.iter()
                         .next()
                         .unwrap()
                         .instance

@@ -29,9 +29,8 @@ const SOON: Duration = Duration::from_secs(10);
 async fn each_change_is_an_event<B: Backends>() {
     let daemon = Setup::<B>::start_with(&["--roll-call-interval", "1s"]).await;
     let mut subscriber = Subscriber::new(&daemon, "").await;
-    daemon
-        .put(ORDERS, json!({"weight": 3, "ttl_seconds": 5}))
-        .await;
+    let same = json!({"weight": 3, "ttl_seconds": 5});
+    daemon.put(ORDERS, same.clone()).await;
     let declared = subscriber.expect("scope.declared", SOON).await;
     assert_eq!(declared.data["service"], json!("orders"));
     let mut event = subscriber.expect("instance.registered", SOON).await;
@@ -46,7 +45,7 @@ async fn each_change_is_an_event<B: Backends>() {
         })
     );
     // A registration without a difference is no event; the next event is that of the heartbeat.
-    daemon.put(ORDERS, json!({})).await;
+    assert_eq!(daemon.put(ORDERS, same).await.0, 200);
     let beaten = Instant::now();
     daemon
         .send_heartbeats("orders", &["10.0.0.5:8080".to_owned()])

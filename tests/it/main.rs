@@ -47,6 +47,7 @@ mod redis_cluster;
 mod redis_leases;
 mod redis_servers;
 mod roll_call;
+mod search;
 mod sentinel;
 mod shutdown;
 mod soak;

@@ -15,7 +15,7 @@ use rollcalld::actor::{
 };
 use rollcalld::backend::BackendError;
 use rollcalld::daemon::{self, Core};
-use rollcalld::directory::{InstanceEntry, InstanceFilter};
+use rollcalld::directory::InstanceEntry;
 use rollcalld::event_log::{EventLog, ReadOutcome};
 use rollcalld::liveness::{Limits, Reconciler};
 use rollcalld::model::{
@@ -311,7 +311,7 @@ impl World {
                 }
                 let view = replica.core.directory.scope(&key(i).scope).unwrap();
                 let address = key(i).address;
-                let mut all = view.list(InstanceFilter::All);
+                let mut all = view.iter();
                 let shown = all
                     .find(|shown| shown.instance.key.address == address)
                     .unwrap();

@@ -9,7 +9,7 @@ use utoipa::{Modify, OpenApi};
 use super::page;
 use crate::http::problem::Document;
 use crate::http::v1::{
-    events, heartbeats, instance_list, instances, leases, overview, scopes, targets,
+    bulk, events, heartbeats, instance_list, instances, leases, overview, scopes, search, targets,
 };
 use crate::http::{console, gateway_center, ops};
 
@@ -26,6 +26,8 @@ use crate::http::{console, gateway_center, ops};
         scopes::declare,
         scopes::remove,
         instance_list::list,
+        search::list,
+        bulk::change,
         instances::show,
         instances::register,
         instances::change,

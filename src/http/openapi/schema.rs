@@ -67,6 +67,11 @@ pub(in crate::http) fn address() -> Object {
     address.examples(["10.0.0.5:8080"]).build()
 }
 
+pub(in crate::http) fn optional_address() -> Object {
+    let address = typed(Type::String);
+    address.examples(["10.0.0.5"]).build()
+}
+
 fn scope_key_pattern() -> String {
     format!("^[A-Za-z0-9][A-Za-z0-9._-]{{0,{}}}$", ScopeKey::MAX_LEN - 1)
 }

@@ -10,18 +10,16 @@ use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::{StreamExt, future, stream};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::time::{Instant, interval_at};
-use utoipa::IntoParams;
 
+use super::selection_query::{Accepts, ScopeParams, SelectionQuery};
 use crate::http::access::Caller;
 use crate::http::context;
-use crate::http::extract::Query;
 use crate::http::openapi::responses::{AuthErrors, BadRequest};
-use crate::http::openapi::schema;
 use crate::http::{Api, Problem};
 use crate::model::{
-    EventId, EventKind, Instance, Scope, ScopeKey, ScopeKind, Status, Weight, rfc3339_millis,
+    EventId, EventKind, Instance, ScopeKind, Selection, Status, Weight, rfc3339_millis,
 };
 use crate::replication::{FeedItem, PublishedEvent};
 
@@ -41,31 +39,10 @@ const UNKNOWN_ID: EventId = EventId {
     sequence: 0,
 };
 
-/// The query parameters.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(in crate::http) struct Filter {
-    /// Only events of this service, and those about the registry as a whole.
-    #[param(schema_with = schema::scope_key, required = false)]
-    service: Option<ScopeKey>,
-    /// Only events of this group, and those about the registry as a whole.
-    #[param(schema_with = schema::scope_key, required = false)]
-    group: Option<ScopeKey>,
-}
-
-impl Filter {
-    fn wants(&self, kind: &EventKind) -> bool {
-        let Some(Scope { kind, key }) = kind.scope() else {
-            return true;
-        };
-        match (&self.service, &self.group, kind) {
-            (None, None, _) => true,
-            (Some(service), _, ScopeKind::Service) => service == key,
-            (_, Some(group), ScopeKind::Group) => group == key,
-            _ => false,
-        }
-    }
+/// Returns whether an event concerns the scopes of a selection, or the registry as a whole.
+fn concerns(selection: &Selection, kind: &EventKind) -> bool {
+    kind.scope()
+        .is_none_or(|scope| selection.selects_scope(scope))
 }
 
 /// The data of an event.
@@ -170,7 +147,7 @@ fn resync(id: Option<EventId>, reason: &str) -> Bytes {
 /// Streams events until the client disconnects or reads too slowly, or the daemon stops.
 #[utoipa::path(
     get, path = "/v1/events", operation_id = "subscribe_events", tag = "instances",
-    params(Filter, ("Last-Event-ID" = Option<String>, Header, description = "the ID of the last event that the client received")),
+    params(ScopeParams, ("Last-Event-ID" = Option<String>, Header, description = "the ID of the last event that the client received")),
     responses(
         (status = 200, description = "Server-Sent Events", body = String, content_type = "text/event-stream"),
         BadRequest, AuthErrors,
@@ -180,9 +157,12 @@ pub(in crate::http) async fn stream(
     request: HttpRequest,
     api: web::Data<Api>,
     caller: Caller,
-    Query(filter): Query<Filter>,
 ) -> Result<HttpResponse, Problem> {
-    caller.check_filter(filter.service.as_ref(), filter.group.as_ref())?;
+    let SelectionQuery { selection, .. } = SelectionQuery::of(&request, &[Accepts::Scopes])?;
+    caller.check_selection(&selection)?;
+    if !selection.names_scopes() {
+        caller.check_unlimited()?;
+    }
     api.spare_connection()?;
     let permit = api.admission.stream(caller.client());
     let permit = permit.map_err(|exceeded| api.shed(exceeded))?;
@@ -196,7 +176,7 @@ pub(in crate::http) async fn stream(
     let items = items.filter_map(move |item| {
         future::ready(match item {
             FeedItem::From(id) => Some(format!("retry: {RETRY}\nid: {id}\n\n").into()),
-            FeedItem::Event(published) if filter.wants(&published.event.kind) => {
+            FeedItem::Event(published) if concerns(&selection, &published.event.kind) => {
                 let frame = published.frame(frame);
                 (!frame.is_empty()).then_some(frame)
             }

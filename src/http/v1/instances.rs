@@ -67,7 +67,7 @@ pub(in crate::http) struct ChangeBody {
 }
 
 impl ChangeBody {
-    fn into_change(self, caller: &Caller) -> Result<InstanceChange, Problem> {
+    pub(super) fn into_change(self, caller: &Caller) -> Result<InstanceChange, Problem> {
         if self.status.is_none() && self.weight.is_omitted() && self.metadata.is_omitted() {
             return Err(Problem::invalid(
                 "body",
@@ -310,7 +310,7 @@ pub(in crate::http) async fn change(
     Json(body): Json<ChangeBody>,
 ) -> Result<HttpResponse, Problem> {
     let change = body.into_change(&caller)?;
-    let changed = describe(&change);
+    let changed = change.describe();
     let message = ChangeInstance {
         key: key.clone(),
         change,
@@ -322,26 +322,6 @@ pub(in crate::http) async fn change(
         }
         None => Err(Problem::instance_not_found(&key)),
     }
-}
-
-/// Returns the change as it is logged, such as `status held (disk full), weight 5`.
-fn describe(change: &InstanceChange) -> String {
-    let status = change.status.as_ref();
-    let reason = status.and_then(|status| status.hold()?.reason.as_ref());
-    let reason = reason.map_or_else(String::new, |reason| format!(" ({})", reason.as_str()));
-    let status = status.map(|status| format!("status {}{reason}", status.status().as_str()));
-    let weight = match &change.weight {
-        Field::Omitted => None,
-        Field::Null => Some("weight as registered".to_owned()),
-        Field::Given(weight) => Some(format!("weight {}", weight.get())),
-    };
-    let metadata = match &change.metadata {
-        Field::Omitted => None,
-        Field::Null => Some("metadata as registered"),
-        Field::Given(_) => Some("metadata"),
-    };
-    let parts = [status, weight, metadata.map(str::to_owned)];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// Deregisters an instance and revokes its lease: nothing of it stays. A token of the role agent

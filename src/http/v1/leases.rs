@@ -1,17 +1,22 @@
 //! `/v1/{scope}/leases`: the remaining time of each lease of a scope, for operators. Clients
 //! list available instances instead.
 
-use actix_web::{HttpResponse, web};
+use std::future::ready;
+use std::ptr;
+
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use crate::directory::InstanceFilter;
-use crate::http::extract::ScopePath;
+use crate::directory::{Body, ScopeSnapshot};
+use crate::http::conditional::{Conditional, WaitQuery};
+use crate::http::extract::{Query, ScopePath};
 use crate::http::openapi::responses::{
     AuthErrors, BadRequest, NotFound, OutcomeErrors, ScopePathParams,
 };
 use crate::http::{Api, Problem};
-use crate::model::{InstanceKey, rfc3339_millis};
+use crate::model::{InstanceKey, Scope, rfc3339_millis};
 
 /// The most leases in one round trip to the lease store.
 const INSPECT_BATCH: usize = 1000;
@@ -38,35 +43,73 @@ pub(in crate::http) struct LeaseListResponse<'a> {
 /// them now.
 #[utoipa::path(
     get, path = "/v1/{kind}/{key}/leases", operation_id = "list_leases", tag = "instances",
-    params(ScopePathParams),
+    params(ScopePathParams, WaitQuery, ("If-None-Match" = Option<String>, Header, description = "the `ETag` of the list that the client has")),
     responses(
-        (status = 200, description = "the leases, sorted by address", body = LeaseListResponse<'_>),
+        (status = 200, description = "the leases, sorted by address", body = LeaseListResponse<'_>, headers(("ETag" = String, description = "changes when a lease begins or ends, not with the remaining time"))),
+        (status = 304, description = "no lease has begun or ended"),
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
 )]
 pub(in crate::http) async fn list(
+    request: HttpRequest,
     api: web::Data<Api>,
     ScopePath(scope): ScopePath,
+    Query(query): Query<WaitQuery>,
 ) -> Result<HttpResponse, Problem> {
-    let view = api.directory.scope(&scope);
-    let keys = view.iter().flat_map(|view| {
-        let listed = view.list(InstanceFilter::of(false, false));
-        listed.map(|listed| listed.instance.key.clone())
-    });
-    let keys: Vec<InstanceKey> = keys.collect();
+    let conditional = Conditional::new(&request, &api, query.wait)?;
+    let mut before = api.directory.scope(&scope);
+    let mut body = conditional.unless_known(read(&api, &scope).await?);
+    while body.is_none() && Instant::now() < conditional.deadline {
+        let is_new = |view: Option<&ScopeSnapshot>| {
+            let is_same = match (view, &before) {
+                (Some(view), Some(before)) => ptr::eq(view, &raw const **before),
+                (view, before) => view.is_none() && before.is_none(),
+            };
+            (!is_same).then_some(())
+        };
+        tokio::select! {
+            changed = api.directory.wait(&scope, conditional.deadline, is_new) => {
+                if changed.is_none() {
+                    break;
+                }
+            }
+            () = api.lifecycle.stopping() => break,
+        }
+        before = api.directory.scope(&scope);
+        body = conditional.unless_known(read(&api, &scope).await?);
+    }
+    Ok(Conditional::answer(&api, ready(body)).await)
+}
+
+/// Reads the leases of a scope. The tag of the body depends on the leases alone.
+async fn read(api: &Api, scope: &Scope) -> Result<Body, Problem> {
+    let view = api.directory.scope(scope);
+    let all = view.iter().flat_map(|view| view.iter());
+    let keys: Vec<InstanceKey> = all.map(|listed| listed.instance.key.clone()).collect();
     let mut leases = Vec::with_capacity(keys.len());
     for keys in keys.chunks(INSPECT_BATCH) {
         leases.extend(api.leases.inspect(keys).await?.leases);
     }
-    let views = keys.iter().zip(leases).filter_map(|(key, lease)| {
-        let lease = lease?;
-        Some(LeaseResponse {
-            address: key.address.as_str(),
-            remaining_ms: u64::try_from(lease.left.as_millis()).unwrap_or(u64::MAX),
-            started_at: rfc3339_millis(lease.epoch.at()),
-        })
+    let alive = keys.iter().zip(leases);
+    let alive: Vec<_> = alive
+        .filter_map(|(key, lease)| Some((key.address.as_str(), lease?)))
+        .collect();
+    let identities: Vec<_> = alive
+        .iter()
+        .map(|(address, lease)| (*address, lease.epoch))
+        .collect();
+    let views = alive.iter().map(|(address, lease)| LeaseResponse {
+        address,
+        remaining_ms: u64::try_from(lease.left.as_millis()).unwrap_or(u64::MAX),
+        started_at: rfc3339_millis(lease.epoch.at()),
     });
-    Ok(HttpResponse::Ok().json(LeaseListResponse {
+    let list = LeaseListResponse {
         leases: views.collect(),
-    }))
+    };
+    // Serialising plain data cannot fail.
+    let tag = Body::new(serde_json::to_vec(&identities).unwrap_or_default()).etag;
+    Ok(Body {
+        etag: tag,
+        ..Body::new(serde_json::to_vec(&list).unwrap_or_default())
+    })
 }

@@ -1,5 +1,6 @@
 //! The API v1.
 
+pub(super) mod bulk;
 pub(super) mod events;
 pub(super) mod heartbeats;
 pub(super) mod instance_list;
@@ -7,4 +8,6 @@ pub(super) mod instances;
 pub(super) mod leases;
 pub(super) mod overview;
 pub(super) mod scopes;
+pub(super) mod search;
+mod selection_query;
 pub(super) mod targets;

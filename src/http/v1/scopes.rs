@@ -1,7 +1,7 @@
 //! Groups and services: `/v1/groups`, `/v1/services` and the paths directly below.
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -9,7 +9,8 @@ use crate::actor::{DeclareScope, DeleteScope};
 use crate::directory::Counts;
 use crate::http::Code;
 use crate::http::access::Caller;
-use crate::http::extract::{Json, KindPath, ScopePath};
+use crate::http::conditional::{Conditional, WaitQuery};
+use crate::http::extract::{Json, KindPath, Query, ScopePath};
 use crate::http::openapi::responses::{
     AuthErrors, BadRequest, BodyErrors, NotFound, OutcomeErrors, ScopePathParams,
 };
@@ -116,13 +117,33 @@ pub(in crate::http) async fn declare(
 /// Lists all groups or all services.
 #[utoipa::path(
     get, path = "/v1/{kind}", operation_id = "list_scopes", tag = "scopes",
-    params(("kind" = String, Path, pattern = "^(groups|services)$")),
+    params(
+        ("kind" = String, Path, pattern = "^(groups|services)$"), WaitQuery,
+        ("If-None-Match" = Option<String>, Header, description = "the `ETag` of the list that the client has"),
+    ),
     responses(
-        (status = 200, description = "the groups or services, sorted by key", body = ScopeListResponse<'_>),
-        NotFound, AuthErrors,
+        (status = 200, description = "the groups or services, sorted by key", body = ScopeListResponse<'_>, headers(("ETag" = String, description = "depends on the content only"))),
+        (status = 304, description = "the client has the current list"),
+        BadRequest, NotFound, AuthErrors,
     )
 )]
-pub(in crate::http) async fn list(api: web::Data<Api>, KindPath(kind): KindPath) -> HttpResponse {
+pub(in crate::http) async fn list(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    KindPath(kind): KindPath,
+    Query(query): Query<WaitQuery>,
+) -> Result<HttpResponse, Problem> {
+    let conditional = Conditional::new(&request, &api, query.wait)?;
+    let answer = || {
+        let version = api.directory.version();
+        let make = || scope_list(&api, kind);
+        conditional.unless_known(api.bodies.get(version, kind.plural(), make))
+    };
+    let changed = api.directory.wait_for_any(conditional.deadline, answer);
+    Ok(Conditional::answer(&api, changed).await)
+}
+
+fn scope_list(api: &Api, kind: ScopeKind) -> Vec<u8> {
     let scopes = api.directory.scopes(kind);
     let views = scopes.iter().filter_map(|scope| {
         Some(ScopeSummaryResponse::of(
@@ -135,7 +156,8 @@ pub(in crate::http) async fn list(api: web::Data<Api>, KindPath(kind): KindPath)
         ScopeKind::Group => (views, None),
         ScopeKind::Service => (None, views),
     };
-    HttpResponse::Ok().json(ScopeListResponse { groups, services })
+    // Serialising plain data cannot fail.
+    serde_json::to_vec(&ScopeListResponse { groups, services }).unwrap_or_default()
 }
 
 /// Returns one group or service.

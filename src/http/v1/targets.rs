@@ -7,70 +7,30 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use actix_web::{HttpResponse, web};
-use serde::{Deserialize, Serialize, Serializer};
-use utoipa::{IntoParams, ToSchema};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
-use crate::directory::{Directory, InstanceFilter, ScopeSnapshot};
+use super::search::selected_scopes;
+use super::selection_query::{Accepts, FilterParams, ScopeParams, SelectionQuery};
+use crate::directory::ScopeSnapshot;
 use crate::http::access::Caller;
-use crate::http::extract::Query;
+use crate::http::conditional::Conditional;
 use crate::http::openapi::responses::{AuthErrors, BadRequest};
-use crate::http::openapi::schema;
 use crate::http::{Api, Problem};
-use crate::model::{Instance, Metadata, ScopeKey, ScopeKind};
-
-/// The query parameters.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(in crate::http) struct TargetsQuery {
-    /// Only available instances: online and enabled.
-    #[serde(default)]
-    available: bool,
-    /// Only online instances.
-    #[serde(default)]
-    online: bool,
-    /// Only instances of this service.
-    #[param(schema_with = schema::scope_key, required = false)]
-    service: Option<ScopeKey>,
-    /// Only instances of this group.
-    #[param(schema_with = schema::scope_key, required = false)]
-    group: Option<ScopeKey>,
-}
-
-impl TargetsQuery {
-    /// Returns services and then groups, each by key, so that the same registry gives the same
-    /// bytes.
-    fn scopes(self, directory: &Directory) -> Result<Vec<Arc<ScopeSnapshot>>, Problem> {
-        let kinds = [ScopeKind::Service, ScopeKind::Group];
-        let scope = match (self.service, self.group) {
-            (None, None) => {
-                let scopes = kinds.into_iter().flat_map(|kind| directory.scopes(kind));
-                return Ok(scopes.collect());
-            }
-            (Some(service), None) => ScopeKind::Service.with(service),
-            (None, Some(group)) => ScopeKind::Group.with(group),
-            (Some(_), Some(_)) => {
-                return Err(Problem::invalid(
-                    "query",
-                    "must not contain both service and group",
-                ));
-            }
-        };
-        Ok(directory.scope(&scope).into_iter().collect())
-    }
-}
+use crate::model::{Instance, Metadata, ScopeKind, Selection};
 
 /// The list, serialised target by target, because it may contain all instances.
-struct Targets {
+struct Targets<'a> {
     scopes: Vec<Arc<ScopeSnapshot>>,
-    filter: InstanceFilter,
+    selection: &'a Selection,
 }
 
-impl Serialize for Targets {
+impl Serialize for Targets<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let listed = self.scopes.iter().flat_map(|scope| scope.list(self.filter));
-        serializer.collect_seq(listed.map(|listed| Target::of(&listed.instance)))
+        let selected = self.scopes.iter();
+        let selected = selected.flat_map(|scope| scope.select(self.selection));
+        serializer.collect_seq(selected.map(|listed| Target::of(&listed.instance)))
     }
 }
 
@@ -157,19 +117,38 @@ fn metadata_labels(metadata: &Metadata) -> BTreeMap<String, String> {
 /// would treat 404 as a failure and keep its last targets forever.
 #[utoipa::path(
     get, path = "/v1/prometheus/targets", operation_id = "prometheus_targets", tag = "daemon",
-    params(TargetsQuery),
+    params(ScopeParams, FilterParams, ("If-None-Match" = Option<String>, Header, description = "the `ETag` of the list that the client has")),
     responses(
-        (status = 200, description = "the targets in the format of Prometheus' http_sd", body = Vec<Target<'_>>),
+        (status = 200, description = "the targets in the format of Prometheus' http_sd", body = Vec<Target<'_>>, headers(("ETag" = String, description = "depends on the content only"))),
+        (status = 304, description = "the client has the current list"),
         BadRequest, AuthErrors,
     )
 )]
 pub(in crate::http) async fn list(
+    request: HttpRequest,
     api: web::Data<Api>,
     caller: Caller,
-    Query(query): Query<TargetsQuery>,
 ) -> Result<HttpResponse, Problem> {
-    caller.check_filter(query.service.as_ref(), query.group.as_ref())?;
-    let filter = InstanceFilter::of(query.available, query.online);
-    let scopes = query.scopes(&api.directory)?;
-    Ok(HttpResponse::Ok().json(Targets { scopes, filter }))
+    let accepted = [Accepts::Scopes, Accepts::Filters];
+    let SelectionQuery {
+        selection, wait, ..
+    } = SelectionQuery::of(&request, &accepted)?;
+    caller.check_selection(&selection)?;
+    let conditional = Conditional::new(&request, &api, wait)?;
+    let list = format!("targets {selection:?} {}", caller.limit());
+    let answer = || {
+        let make = || {
+            // Services and then groups, each by key, so that the same registry gives the same bytes.
+            let scopes = selected_scopes(&api, &caller, &selection);
+            let targets = Targets {
+                scopes,
+                selection: &selection,
+            };
+            // Serialising plain data cannot fail.
+            serde_json::to_vec(&targets).unwrap_or_default()
+        };
+        conditional.unless_known(api.bodies.get(api.directory.version(), &list, make))
+    };
+    let changed = api.directory.wait_for_any(conditional.deadline, answer);
+    Ok(Conditional::answer(&api, changed).await)
 }
