@@ -71,6 +71,15 @@ impl Core {
                 ("online", counts.online),
                 ("available", counts.available),
                 ("suspect", counts.suspect),
+                ("held", counts.held),
+            ]
+            .map(|(state, count)| ([kind, ("state", state)], count))
+        });
+        let scopes = totals.into_iter().flat_map(|(kind, totals)| {
+            [
+                ("available", totals.available),
+                ("unavailable", totals.unavailable),
+                ("empty", totals.empty),
             ]
             .map(|(state, count)| ([kind, ("state", state)], count))
         });
@@ -82,10 +91,11 @@ impl Core {
                 u32::from(!self.metrics.backends.are_up());
             gauge "directory_stale", "Whether lists may be out of date",
                 u32::from(self.directory.is_stale());
-            gauges "scopes", "Declared groups and services",
-                totals.map(|(kind, totals)| ([kind], totals.scopes));
+            gauges "scopes",
+                "Declared groups and services by state: with available instances, with none of them available, or empty",
+                scopes;
             gauges "instances",
-                "Instances by state: registered includes online, and online includes available and suspect",
+                "Instances by state: registered includes online and held, and online includes available and suspect",
                 by_state;
             gauge "protection_active",
                 "Whether protection mode is active: instances without a lease stay listed as suspects",

@@ -4,7 +4,7 @@ use std::iter::Sum;
 use std::ops::Add;
 
 use super::deadlines::Slot;
-use crate::model::Instance;
+use crate::model::{Instance, Status};
 
 /// An instance in the Directory.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Counts {
     pub(crate) available: usize,
     /// Online instances that are suspects.
     pub(crate) suspect: usize,
+    /// Instances that an operator holds.
+    pub(crate) held: usize,
 }
 
 impl Counts {
@@ -43,6 +45,7 @@ impl Counts {
             online: listed.instance.presence.online.into(),
             available: listed.instance.available().into(),
             suspect: listed.suspect.into(),
+            held: (listed.instance.status == Status::Held).into(),
         }
     }
 }
@@ -56,6 +59,7 @@ impl Add for Counts {
             online: self.online + other.online,
             available: self.available + other.available,
             suspect: self.suspect + other.suspect,
+            held: self.held + other.held,
         }
     }
 }

@@ -15,10 +15,21 @@ use crate::model::{ScopeRecord, Selection};
 /// The totals of a kind of scope.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
-    /// The number of scopes.
-    pub(crate) scopes: usize,
+    /// The number of scopes without instances.
+    pub(crate) empty: usize,
+    /// The number of scopes with instances of which none is available.
+    pub(crate) unavailable: usize,
+    /// The number of scopes with available instances.
+    pub(crate) available: usize,
     /// The numbers of their instances.
     pub(crate) instances: Counts,
+}
+
+impl Totals {
+    /// Returns the number of scopes.
+    pub(crate) fn scopes(&self) -> usize {
+        self.empty + self.unavailable + self.available
+    }
 }
 
 impl Add for Totals {
@@ -26,7 +37,9 @@ impl Add for Totals {
 
     fn add(self, other: Self) -> Self {
         Self {
-            scopes: self.scopes + other.scopes,
+            empty: self.empty + other.empty,
+            unavailable: self.unavailable + other.unavailable,
+            available: self.available + other.available,
             instances: self.instances + other.instances,
         }
     }
@@ -34,21 +47,24 @@ impl Add for Totals {
 
 /// [`Totals`] that one thread changes and any thread reads.
 #[derive(Default)]
-pub(super) struct AtomicTotals([AtomicUsize; 5]);
+pub(super) struct AtomicTotals([AtomicUsize; 8]);
 
 impl AtomicTotals {
     /// Counts `now` in the place of `before`.
     pub(super) fn replace(&self, before: Option<&ScopeSnapshot>, now: Option<&ScopeSnapshot>) {
         let figures = |view: Option<&ScopeSnapshot>| {
-            view.map_or([0; 5], |view| {
+            view.map_or([0; 8], |view| {
                 let counts = view.counts;
-                let declared = usize::from(view.record.is_some());
+                let is = |state: bool| usize::from(view.record.is_some() && state);
                 [
-                    declared,
+                    is(counts.instances == 0),
+                    is(counts.instances > 0 && counts.available == 0),
+                    is(counts.available > 0),
                     counts.instances,
                     counts.online,
                     counts.available,
                     counts.suspect,
+                    counts.held,
                 ]
             })
         };
@@ -59,15 +75,17 @@ impl AtomicTotals {
     }
 
     pub(super) fn totals(&self) -> Totals {
-        let [scopes, instances, online, available, suspect] =
-            self.0.each_ref().map(|total| total.load(Ordering::Relaxed));
+        let total = |index: usize| self.0[index].load(Ordering::Relaxed);
         Totals {
-            scopes,
+            empty: total(0),
+            unavailable: total(1),
+            available: total(2),
             instances: Counts {
-                instances,
-                online,
-                available,
-                suspect,
+                instances: total(3),
+                online: total(4),
+                available: total(5),
+                suspect: total(6),
+                held: total(7),
             },
         }
     }

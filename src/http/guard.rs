@@ -159,7 +159,7 @@ impl RouteGuard {
         }
         if policy.is_some_and(|policy| !policy.reads_query) && !request.query_string().is_empty() {
             let reason = "must be empty: this route has no parameters";
-            return Err(Problem::invalid("query", reason).with_code(Code::UnknownField));
+            return Err(Problem::invalid("query", reason));
         }
         if let Some(work) = policy.and_then(|policy| policy.work) {
             if !api.lifecycle.has_started() {

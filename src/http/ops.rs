@@ -1,5 +1,6 @@
 //! Probes and metrics, for operators.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -12,10 +13,12 @@ use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
+use super::access::Caller;
 use super::extract::Query;
 use super::openapi::responses::{AuthErrors, BadRequest};
 use super::v1::overview::RollCallResponse;
 use crate::actor::{AskError, Ping};
+use crate::model::{Scope, ScopeKind};
 
 /// Answers while the process runs. Checks no backend.
 #[utoipa::path(
@@ -25,6 +28,9 @@ use crate::actor::{AskError, Ping};
 pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
+
+/// The media type of Prometheus' text format.
+const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The time for which a result is reused: the route is public, and a check asks each backend.
 const FRESH: Duration = Duration::from_millis(250);
@@ -155,8 +161,52 @@ pub(super) async fn readyz(
 )]
 pub(super) async fn metrics(api: web::Data<Api>) -> HttpResponse {
     HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
+        .insert_header((CONTENT_TYPE, METRICS_TEXT))
         .body(api.metrics.encode())
+}
+
+/// Returns the numbers of instances of each scope. Their number of series grows with the scopes,
+/// so they are apart from `/metrics`. A token that is limited to scopes sees these.
+#[utoipa::path(
+    get, path = "/metrics/scopes", operation_id = "scope_metrics", tag = "daemon",
+    responses(
+        (status = 200, description = "Prometheus' text format 0.0.4", body = String, content_type = "text/plain"),
+        AuthErrors,
+    )
+)]
+pub(super) async fn scope_metrics(api: web::Data<Api>, caller: Caller) -> HttpResponse {
+    let name = "rollcall_scope_instances";
+    let mut text = format!(
+        "# HELP {name} Instances of a scope by state: registered includes online and held, and online includes available and suspect.\n# TYPE {name} gauge\n"
+    );
+    let kinds = [ScopeKind::Service, ScopeKind::Group].into_iter();
+    let scopes = kinds.flat_map(|kind| api.directory.scopes(kind));
+    for scope in scopes {
+        let Some(record) = &scope.record else {
+            continue;
+        };
+        if caller.check(&record.scope).is_err() {
+            continue;
+        }
+        let (counts, Scope { kind, key }) = (scope.counts, &record.scope);
+        for (state, count) in [
+            ("registered", counts.instances),
+            ("online", counts.online),
+            ("available", counts.available),
+            ("suspect", counts.suspect),
+            ("held", counts.held),
+        ] {
+            // A key needs no escape. Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "{name}{{kind=\"{}\",scope=\"{key}\",state=\"{state}\"}} {count}",
+                kind.as_str()
+            );
+        }
+    }
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, METRICS_TEXT))
+        .body(text)
 }
 
 fn failure(error: Option<AskError>) -> &'static str {

@@ -125,6 +125,10 @@ fn table() -> Vec<Path> {
             [put(Agent, gateway_center::offline).with_query()],
         ),
         path("/metrics", [get(Read, ops::metrics).outside_limits()]),
+        path(
+            "/metrics/scopes",
+            [get(Read, ops::scope_metrics).checks_scopes()],
+        ),
         path("/openapi.json", [get(Public, openapi::document)]),
         path("/docs", [get(Public, openapi::redirect).with_query()]),
         path("/docs/{file}", [get(Public, openapi::page).with_query()]),

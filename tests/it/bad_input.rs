@@ -171,7 +171,7 @@ async fn each_wrong_path_names_its_part<B: Backends>() {
     for (query, code, field, detail) in [
         (
             "availabl=true",
-            "unknown_field",
+            "invalid_field",
             "availabl",
             "availabl is not a parameter of this route; it has q, status, online, available, metadata.KEY, address, wait",
         ),

@@ -331,10 +331,14 @@ async fn dashboard_and_alerts_ask_only_for_what_the_daemon_has() {
     daemon.register("orders", &addresses, &json!({})).await;
     daemon.send_heartbeats("orders", &addresses).await;
     daemon.get("/v1/services/orders/instances").await;
-    let url = format!("{}/metrics", daemon.url());
-    let answer = daemon.client().get(url).send().await.unwrap();
-    assert_eq!(answer.status(), 200);
-    let exposed = Exposed::of(&answer.text().await.unwrap());
+    let mut text = String::new();
+    for path in ["/metrics", "/metrics/scopes"] {
+        let url = format!("{}{path}", daemon.url());
+        let answer = daemon.client().get(url).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        text += &answer.text().await.unwrap();
+    }
+    let exposed = Exposed::of(&text);
     assert!(!exposed.metrics.is_empty());
 
     let expressions: Vec<String> = expressions_of_dashboard()

@@ -114,8 +114,9 @@ async fn what_happens_is_counted<B: Backends>() {
             "rollcall_instances{kind=\"group\",state=\"registered\"}",
             1.0,
         ),
-        ("rollcall_scopes{kind=\"group\"}", 1.0),
-        ("rollcall_scopes{kind=\"service\"}", 1.0),
+        ("rollcall_scopes{kind=\"group\",state=\"unavailable\"}", 1.0),
+        ("rollcall_scopes{kind=\"service\",state=\"available\"}", 1.0),
+        ("rollcall_scopes{kind=\"service\",state=\"empty\"}", 0.0),
         ("rollcall_transitions_total{to=\"online\"}", 20.0),
         ("rollcall_http_in_flight{work=\"stream\"}", 1.0),
         ("rollcall_http_in_flight{work=\"read\"}", 0.0),
@@ -268,4 +269,44 @@ async fn the_overview_counts_what_there_is() {
     assert_eq!(overview["services"], totals(2, 4, 2, 1));
     assert_eq!(overview["groups"], totals(0, 0, 0, 0));
     assert_eq!(overview["version"], json!(env!("CARGO_PKG_VERSION")));
+}
+
+#[tokio::test]
+async fn complaint_14_the_instances_of_each_scope_are_counted_apart() {
+    let daemon = Daemon::start(&[]).await;
+    daemon.put("/v1/groups/edge", json!({})).await;
+    let addresses = ["a:1", "b:1", "c:1"].map(str::to_owned);
+    daemon.register("orders", &addresses, &json!({})).await;
+    daemon.send_heartbeats("orders", &addresses[..2]).await;
+    let held = "/v1/services/orders/instances/b:1";
+    daemon.patch(held, json!({"status": "held"})).await;
+    let url = format!("{}/metrics/scopes", daemon.url());
+    let answer = daemon.client().get(url).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    let count = |kind: &str, scope: &str, state: &str| {
+        let series = format!(
+            "rollcall_scope_instances{{kind=\"{kind}\",scope=\"{scope}\",state=\"{state}\"}} "
+        );
+        let line = text.lines().find_map(|line| line.strip_prefix(&series));
+        line.unwrap_or_else(|| panic!("no {series} in {text}"))
+            .parse::<u32>()
+            .unwrap()
+    };
+    let of_orders = ["registered", "online", "available", "suspect", "held"]
+        .map(|state| count("service", "orders", state));
+    assert_eq!(of_orders, [3, 2, 1, 0, 1]);
+    assert_eq!(count("group", "edge", "registered"), 0);
+    assert!(
+        !daemon
+            .get("/metrics")
+            .await
+            .1
+            .to_string()
+            .contains("orders")
+    );
+    // The totals keep the number of series bounded.
+    for (state, scopes) in [("available", 1.0), ("unavailable", 0.0), ("empty", 0.0)] {
+        let name = format!("rollcall_scopes{{kind=\"service\",state=\"{state}\"}}");
+        assert_eq!(Samples::of(&daemon).await.get(&name), scopes, "{state}");
+    }
 }

@@ -230,7 +230,7 @@ async fn a_query_that_is_none_is_400<B: Backends>() {
     for (query, code, field, detail) in [
         (
             "availabl=true",
-            "unknown_field",
+            "invalid_field",
             "availabl",
             "availabl is not a parameter of this route; it has service, group, q, status, online, available, metadata.KEY, address, wait",
         ),

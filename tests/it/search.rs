@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -429,14 +430,14 @@ async fn a_limited_token_sees_and_changes_the_instances_of_its_scopes() {
     let limited = token("admin", "orders", &["--scope", "services/orders"]);
     let flags = ["--tokens-file", list.to_str().unwrap()].map(str::to_owned);
     let daemon = Daemon::start(&flags).await;
-    let send = async |method: reqwest::Method, path: &str, token: &str, body: Value| {
+    let send = async |method: Method, path: &str, token: &str, body: Value| {
         let url = format!("{}{path}", daemon.url());
         let request = daemon.client().request(method, url).bearer_auth(token);
         let answer = request.json(&body).send().await.unwrap();
         let status = answer.status().as_u16();
         (status, answer.json::<Value>().await.unwrap_or_default())
     };
-    use reqwest::Method;
+
     for service in ["billing", "orders"] {
         let path = format!("/v1/services/{service}/instances/a:1");
         assert_eq!(send(Method::PUT, &path, &all, json!({})).await.0, 201);

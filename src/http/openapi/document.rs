@@ -47,6 +47,7 @@ use crate::http::{console, gateway_center, ops};
         gateway_center::keep_server_alive,
         gateway_center::offline,
         ops::metrics,
+        ops::scope_metrics,
         ops::livez,
         ops::readyz,
         console::index,

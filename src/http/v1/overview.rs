@@ -64,7 +64,7 @@ impl From<Totals> for TotalsResponse {
     fn from(totals: Totals) -> Self {
         let counts = totals.instances;
         Self {
-            scopes: totals.scopes,
+            scopes: totals.scopes(),
             instances: counts.instances,
             online: counts.online,
             available: counts.available,

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use actix_web::HttpRequest;
 use utoipa::IntoParams;
 
+use crate::http::Problem;
 use crate::http::access::Caller;
 use crate::http::conditional::Wait;
 use crate::http::openapi::schema;
 use crate::http::problem::InField;
-use crate::http::{Code, Problem};
 use crate::model::{Scope, ScopeKey, ScopeKind, Selection, Status};
 
 /// The conditions on instances.
@@ -97,7 +97,7 @@ impl SelectionQuery {
                 let known = accepted.iter().map(|group| group.names());
                 let known = Vec::from_iter(known).join(", ");
                 let reason = format!("is not a parameter of this route; it has {known}");
-                return Err(Problem::invalid(name, reason).with_code(Code::UnknownField));
+                return Err(Problem::invalid(name, reason));
             }
             if !may_repeat && !seen.insert(name.clone()) {
                 return Err(Problem::invalid(name, "must not be given twice"));
