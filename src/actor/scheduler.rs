@@ -160,7 +160,7 @@ impl SchedulerActor {
                 let kind = EventKind::RollCalled;
                 // The roll call was published, whether or not subscribers of the event log receive
                 // it.
-                if let Err(error) = log.append(&[Event { at: now, kind }]).await {
+                if let Err(error) = log.append(&[Event::new(now, kind)]).await {
                     log::debug!("the roll call is not in the event log: {error}");
                 }
             }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use reqwest::{Certificate, Method, Response, StatusCode, redirect};
 use serde::Deserialize;
@@ -23,9 +24,6 @@ use crate::settings::ClientSettings;
 
 /// The time limit for connecting.
 const CONNECT: Duration = Duration::from_secs(2);
-
-/// The time limit for an answer: longer than the daemon's own deadlines.
-const ANSWER: Duration = Duration::from_secs(10);
 
 /// The longest silence of a live stream: a ping comes every 15 s.
 const SILENCE: Duration = Duration::from_secs(40);
@@ -99,6 +97,8 @@ pub(crate) struct Client {
     token: Mutex<Option<Token>>,
     /// From which the token is read again.
     token_file: Option<PathBuf>,
+    /// The time limit for an answer.
+    timeout: Duration,
     /// The index of the server that answered last.
     current: AtomicUsize,
 }
@@ -129,6 +129,7 @@ impl Client {
             servers: settings.server.clone(),
             token: Mutex::new(settings.token.clone()),
             token_file: settings.token_file.clone(),
+            timeout: *settings.timeout,
             current: AtomicUsize::new(0),
         })
     }
@@ -160,7 +161,9 @@ impl Client {
     ) -> Result<Value, ClientError> {
         let body = body.map(ToString::to_string);
         self.at_a_server(async |server| {
-            let mut request = self.request(method.clone(), server, path).timeout(ANSWER);
+            let mut request = self
+                .request(method.clone(), server, path)
+                .timeout(self.timeout);
             if let Some(body) = &body {
                 let json = ("Content-Type", "application/json");
                 request = request.header(json.0, json.1).body(body.clone());
@@ -180,6 +183,34 @@ impl Client {
     /// Gets the document at a path.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.read(self.send(Method::GET, path, None).await?)
+    }
+
+    /// Gets the document at a path and its entity tag, unless the tag is `known`. The registry may hold
+    /// the request.
+    pub(crate) async fn get_if_changed(
+        &self,
+        path: &str,
+        known: Option<&str>,
+    ) -> Result<Option<(Bytes, String)>, ClientError> {
+        self.at_a_server(async |server| {
+            let mut request = self.request(Method::GET, server, path);
+            if let Some(known) = known {
+                request = request.header("If-None-Match", known);
+            }
+            let answer = match request.send().await {
+                Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED => return Ok(None),
+                answer => accepted(server, answer).await?,
+            };
+            let etag = answer.headers().get("ETag");
+            let etag = etag.and_then(|etag| etag.to_str().ok()).unwrap_or_default();
+            let etag = etag.to_owned();
+            let bytes = answer.bytes().await;
+            Ok(Some((
+                bytes.map_err(|error| unreachable(server, &error))?,
+                etag,
+            )))
+        })
+        .await
     }
 
     /// Parses an answer.

@@ -60,7 +60,7 @@ impl State {
             if previous.is_some_and(|previous| previous.online == online)
                 && let Some(kind) = event.kind.opposite()
             {
-                self.push(Event { at: event.at, kind }, epoch);
+                self.push(Event::new(event.at, kind), epoch);
             }
             let transition = Transition {
                 revision: instance.revision,

@@ -280,6 +280,8 @@ impl ExpiryHandler {
 
     async fn append_protection(&self, kind: EventKind) {
         let at = self.clock.now();
-        self.registry.append_events(vec![Event { at, kind }]).await;
+        self.registry
+            .append_events(vec![Event::new(at, kind)])
+            .await;
     }
 }

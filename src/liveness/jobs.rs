@@ -159,7 +159,7 @@ impl Purge {
     async fn remove(&self, before: DateTime<Utc>) {
         loop {
             let removed = match self.registry.write(PurgeOffline { before }).await {
-                Ok(removed) => removed.len(),
+                Ok(removed) => removed.instances.len(),
                 Err(error) => {
                     return log::debug!("cannot remove offline instances, retrying: {error}");
                 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Instance, Scope, ScopeRecord};
+use super::{Instance, Registrant, Scope, ScopeRecord};
 
 /// The position of an event: the epoch of the event log and the sequence in it. After the log
 /// is lost, another epoch begins.
@@ -63,6 +63,24 @@ pub struct Event {
     /// The change.
     #[serde(flatten)]
     pub kind: EventKind,
+    /// Who requested an `instance.changed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Registrant>,
+    /// The fields that an `instance.changed` changed, as the API names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<String>,
+}
+
+impl Event {
+    /// An event that no request caused.
+    pub fn new(at: DateTime<Utc>, kind: EventKind) -> Self {
+        Self {
+            at,
+            kind,
+            by: None,
+            changed: Vec::new(),
+        }
+    }
 }
 
 /// A change. It contains the instance or scope after the change, or its last state if it was
@@ -230,7 +248,7 @@ mod tests {
             EventKind::ProtectionEntered { reason: "r".into() },
             EventKind::ProtectionLeft { reason: "r".into() },
         ] {
-            let event = Event { at, kind };
+            let event = Event::new(at, kind);
             let json = serde_json::to_value(&event).unwrap();
             assert_eq!(json["type"], event.kind.name());
             assert_eq!(serde_json::from_value::<Event>(json).unwrap(), event);

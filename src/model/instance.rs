@@ -344,6 +344,22 @@ impl Instance {
             || self.overrides.is_some()
     }
 
+    /// Returns the fields, as the API names them, in which an operator or a registration has made it
+    /// another than `before`.
+    pub(crate) fn changed_fields(&self, before: &Self) -> Vec<String> {
+        let fields = [
+            ("name", self.name == before.name),
+            ("weight", self.weight() == before.weight()),
+            ("metadata", self.metadata() == before.metadata()),
+            ("ttl_seconds", self.ttl == before.ttl),
+            ("status", self.status == before.status),
+            ("reason", self.hold == before.hold),
+            ("overrides", self.overrides == before.overrides),
+        ];
+        let changed = fields.into_iter().filter(|(_, is_same)| !is_same);
+        changed.map(|(name, _)| name.to_owned()).collect()
+    }
+
     /// Returns whether it accepts traffic: enabled, and recorded as online.
     pub(crate) fn available(&self) -> bool {
         self.presence.online && self.status == Status::Enabled

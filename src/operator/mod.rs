@@ -4,19 +4,21 @@
 //! errors to standard error.
 
 mod backup;
+mod change;
+mod list;
 mod table;
+mod time;
 mod watch;
 
 use std::io::{self, Write};
 
 use reqwest::{Method, StatusCode};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::table::Table;
 use crate::client::{Client, ClientError};
-use crate::model::{Scope, ScopeKind};
-use crate::settings::{Instances, OperatorCommand};
+use crate::model::{InstanceKey, Scope, ScopeKind};
+use crate::settings::{Format, OperatorCommand};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +26,17 @@ pub(crate) enum CommandError {
     /// The registry failed or refused.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// There is no such scope.
+    #[error("no {} {:?} is declared{}", .scope.kind.as_str(), .scope.key.as_str(), suggestion(.near.as_deref()))]
+    UnknownScope {
+        /// The scope.
+        scope: Scope,
+        /// A key that resembles it.
+        near: Option<String>,
+    },
+    /// A command that was run failed.
+    #[error("{0}")]
+    Exec(String),
     /// Input or output failed.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -47,6 +60,10 @@ pub(crate) enum CommandError {
     },
 }
 
+fn suggestion(near: Option<&str>) -> String {
+    near.map_or_else(String::new, |near| format!("; did you mean {near:?}?"))
+}
+
 impl CommandError {
     /// Returns the exit code: 3 if there is no such scope or instance, 4 if the token is missing or
     /// does not permit it, 5 if no replica answers or it cannot serve the request now, otherwise 1.
@@ -60,6 +77,7 @@ impl CommandError {
                 status if status.is_server_error() => 5,
                 _ => 1,
             },
+            Self::UnknownScope { .. } => 3,
             Self::Partly { code, .. } => *code,
             _ => 1,
         }
@@ -75,33 +93,82 @@ impl CommandError {
 pub(crate) async fn run(mut command: OperatorCommand) -> Result<(), CommandError> {
     let client = Client::new(command.client())?;
     match command {
-        OperatorCommand::Services(output) => scopes(&client, ScopeKind::Service, output.json).await,
-        OperatorCommand::Groups(output) => scopes(&client, ScopeKind::Group, output.json).await,
+        OperatorCommand::Services(output) => {
+            list::scopes(&client, ScopeKind::Service, output.format()).await
+        }
+        OperatorCommand::Groups(output) => {
+            list::scopes(&client, ScopeKind::Group, output.format()).await
+        }
         OperatorCommand::Instances {
             scope,
             available,
+            mut conditions,
             output,
-        } => instances(&client, &scope, available, output.json).await,
-        OperatorCommand::Watch { scope, output } => {
-            watch::run(&client, scope.as_ref(), output.json).await
+        } => {
+            if available {
+                conditions.push(("available".to_owned(), "true".to_owned()));
+            }
+            list::instances(&client, scope.as_ref(), &conditions, output.format()).await
         }
-        OperatorCommand::Hold { reason, instances } => {
+        OperatorCommand::Show {
+            scope,
+            address,
+            output,
+        } => list::show(&client, InstanceKey { scope, address }, output.format()).await,
+        OperatorCommand::Watch(settings) => watch::run(&client, settings).await,
+        OperatorCommand::Hold {
+            reason,
+            by,
+            instances,
+        } => {
             let mut change = json!({ "status": "held" });
             if let Some(reason) = reason {
                 change["reason"] = json!(reason);
             }
-            each(&client, instances, Method::PATCH, Some(&change), "held").await
+            if let Some(by) = by {
+                change["held_by"] = json!(by);
+            }
+            change::change(&client, instances, &change, "held").await
         }
         OperatorCommand::Enable(instances) => {
             let change = json!({ "status": "enabled" });
-            each(&client, instances, Method::PATCH, Some(&change), "enabled").await
+            change::change(&client, instances, &change, "enabled").await
         }
-        OperatorCommand::Deregister(instances) => {
-            each(&client, instances, Method::DELETE, None, "deregistered").await
+        OperatorCommand::Disable(instances) => {
+            let change = json!({ "status": "disabled" });
+            change::change(&client, instances, &change, "disabled").await
         }
-        OperatorCommand::Overview(output) => overview(&client, output.json).await,
+        OperatorCommand::Deregister(instances) => change::deregister(&client, instances).await,
+        OperatorCommand::Declare { scope, name, .. } => {
+            let body = json!({ "name": name });
+            client
+                .send(Method::PUT, &format!("/v1/{scope}"), Some(&body))
+                .await?;
+            Ok(print_line(&format!("declared {scope}"))?)
+        }
+        OperatorCommand::Remove { scope, .. } => {
+            let path = format!("/v1/{scope}");
+            let removed = client.send(Method::DELETE, &path, None);
+            list::with_suggestion(&client, &scope, removed.await).await?;
+            Ok(print_line(&format!("removed {scope}"))?)
+        }
+        OperatorCommand::Release(_) => {
+            let answer = client.send(Method::POST, "/v1/protection/release", None);
+            let answer = answer.await?;
+            Ok(print_line(&if answer["ended"] == json!(true) {
+                format!(
+                    "ended protection mode: {} instances were marked offline",
+                    answer["released"]
+                )
+            } else {
+                "protection mode was not active".to_owned()
+            })?)
+        }
+        OperatorCommand::Overview(output) => {
+            overview(&client, output.format() == Some(Format::Json)).await
+        }
         OperatorCommand::Export(_) => backup::export(&client).await,
-        OperatorCommand::Import { path, .. } => backup::import(&client, path.as_deref()).await,
+        OperatorCommand::Import(settings) => backup::import(&client, settings).await,
     }
 }
 
@@ -115,135 +182,6 @@ fn print_line(line: &str) -> io::Result<()> {
 /// Prints a line to standard error.
 fn print_error(line: &str) -> io::Result<()> {
     writeln!(io::stderr().lock(), "{line}")
-}
-
-#[derive(Deserialize)]
-struct ScopeRow {
-    key: String,
-    name: String,
-    instances: usize,
-    online: usize,
-    available: usize,
-}
-
-async fn scopes(client: &Client, kind: ScopeKind, json: bool) -> Result<(), CommandError> {
-    let path = format!("/v1/{}", kind.plural());
-    let list: Value = client.get(&path).await?;
-    if json {
-        return Ok(print_line(&list.to_string())?);
-    }
-    let rows: Vec<ScopeRow> = client.read(list[kind.plural()].clone())?;
-    let mut table = Table::new(["KEY", "AVAILABLE", "ONLINE", "REGISTERED", "NAME"]);
-    for row in rows {
-        table.row([
-            row.key,
-            row.available.to_string(),
-            row.online.to_string(),
-            row.instances.to_string(),
-            row.name,
-        ]);
-    }
-    Ok(print_line(&table.to_string())?)
-}
-
-#[derive(Deserialize)]
-struct InstanceRow {
-    address: String,
-    name: String,
-    weight: u16,
-    status: String,
-    held_by: Option<String>,
-    reason: Option<String>,
-    online: bool,
-    available: bool,
-    #[serde(default)]
-    suspect: bool,
-    online_changed_at: Option<String>,
-}
-
-impl InstanceRow {
-    fn presence(&self) -> &'static str {
-        match (self.suspect, self.available, self.online) {
-            (true, ..) => "suspect",
-            (_, true, _) => "available",
-            (_, _, true) => "online",
-            _ => "offline",
-        }
-    }
-}
-
-async fn instances(
-    client: &Client,
-    scope: &Scope,
-    available: bool,
-    json: bool,
-) -> Result<(), CommandError> {
-    let list: Value = client
-        .get(&format!("/v1/{scope}/instances?available={available}"))
-        .await?;
-    if json {
-        return Ok(print_line(&list.to_string())?);
-    }
-    if list["stale"] == json!(true) {
-        print_error(
-            "this list may be out of date: the registry cannot reach its lease store or event log",
-        )?;
-    }
-    let rows: Vec<InstanceRow> = client.read(list["instances"].clone())?;
-    let mut table = Table::new([
-        "ADDRESS", "PRESENCE", "STATUS", "WEIGHT", "SINCE", "NAME", "HELD BY", "REASON",
-    ]);
-    for row in rows {
-        table.row([
-            row.address.clone(),
-            row.presence().to_owned(),
-            row.status,
-            row.weight.to_string(),
-            row.online_changed_at.unwrap_or_default(),
-            // The name for people, if there is one.
-            Some(row.name)
-                .filter(|name| *name != row.address)
-                .unwrap_or_default(),
-            row.held_by.unwrap_or_default(),
-            row.reason.unwrap_or_default(),
-        ]);
-    }
-    Ok(print_line(&table.to_string())?)
-}
-
-/// Sends the same request for each instance, and continues after a failure.
-async fn each(
-    client: &Client,
-    instances: Instances,
-    method: Method,
-    change: Option<&Value>,
-    done: &str,
-) -> Result<(), CommandError> {
-    let (mut all, mut failures) = (0, Vec::new());
-    for key in instances.keys() {
-        all += 1;
-        let path = format!("/v1/{key}");
-        match client.send(method.clone(), &path, change).await {
-            Ok(_) => print_line(&format!("{done} {key}"))?,
-            Err(error) => failures.push((key, CommandError::from(error))),
-        }
-    }
-    if all == 1
-        && let Some((_, error)) = failures.pop()
-    {
-        return Err(error);
-    }
-    for (key, error) in &failures {
-        print_error(&format!("{key}: {error}"))?;
-    }
-    match failures.first() {
-        None => Ok(()),
-        Some((_, error)) => Err(CommandError::Partly {
-            failed: failures.len(),
-            all,
-            code: error.exit_code(),
-        }),
-    }
 }
 
 async fn overview(client: &Client, json: bool) -> Result<(), CommandError> {
@@ -272,7 +210,7 @@ async fn overview(client: &Client, json: bool) -> Result<(), CommandError> {
             suspect,
         ]);
     }
-    print_line(&counts.to_string())?;
+    counts.print()?;
     let mut facts = Table::new(["", ""]);
     let protection = &overview["protection"];
     for (name, value) in [
@@ -292,5 +230,5 @@ async fn overview(client: &Client, json: bool) -> Result<(), CommandError> {
     ] {
         facts.row([name.to_owned(), text(value)]);
     }
-    Ok(print_line(&facts.to_string())?)
+    facts.print()
 }

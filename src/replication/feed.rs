@@ -240,10 +240,7 @@ mod tests {
                 epoch: 1,
                 sequence: 1,
             },
-            event: Event {
-                at: SystemClock.now(),
-                kind: EventKind::EventsLost,
-            },
+            event: Event::new(SystemClock.now(), EventKind::EventsLost),
         });
         let mut encoded = 0;
         for subscriber in subscribers {

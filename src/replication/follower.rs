@@ -117,7 +117,7 @@ impl Follower {
             .apply(events.iter().map(|logged| &logged.event.kind));
         let (mut lost, now) = (false, self.clock.now());
         for logged in events {
-            let Event { at, kind } = &logged.event;
+            let Event { at, kind, .. } = &logged.event;
             let lag = (now - *at).as_seconds_f64();
             self.metrics.event(kind.name(), lag);
             match kind {
@@ -180,17 +180,17 @@ impl Follower {
             );
         }
         // After a restore, revisions may repeat, and all replicas must read the store again.
-        let lost = differences.restored.then_some(Event {
-            at,
-            kind: EventKind::EventsLost,
-        });
-        let transition = |instance: Instance| Event {
-            at: instance.presence.changed_at.unwrap_or(at),
-            kind: if instance.presence.online {
+        let lost = differences
+            .restored
+            .then(|| Event::new(at, EventKind::EventsLost));
+        let transition = |instance: Instance| {
+            let at = instance.presence.changed_at.unwrap_or(at);
+            let kind = if instance.presence.online {
                 EventKind::InstanceWentOnline(instance)
             } else {
                 EventKind::InstanceWentOffline(instance)
-            },
+            };
+            Event::new(at, kind)
         };
         let transitions = differences.transitions.into_iter().map(transition);
         let missed = lost.into_iter().chain(transitions).collect();

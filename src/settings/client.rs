@@ -13,7 +13,7 @@ use crate::auth::Token;
 pub(super) const TOKEN_VARIABLE: &str = "ROLLCALL_TOKEN";
 
 /// The flags below.
-pub(super) const FLAGS: [&str; 3] = ["server", "token-file", "ca-file"];
+pub(super) const FLAGS: [&str; 4] = ["server", "token-file", "ca-file", "timeout"];
 
 /// The flag of the token, as messages name it.
 const TOKEN_FILE: &str = "--token-file <PATH>";
@@ -39,6 +39,10 @@ pub(crate) struct ClientSettings {
     /// The PEM file of the certificate authorities to trust instead of the system's
     #[arg(long, value_name = "PATH")]
     pub(crate) ca_file: Option<PathBuf>,
+
+    /// The time limit for an answer of the registry
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    pub(crate) timeout: humantime::Duration,
 
     /// Sent as a bearer token.
     #[arg(skip)]

@@ -171,12 +171,12 @@ pub trait RegistryTransaction: Send {
     ) -> Result<Option<Instance>, StoreError>;
 
     /// Removes instances that went offline and were changed last before `before`, except held ones,
-    /// at most `limit`. Returns their last state, in no order.
+    /// at most `limit`.
     async fn purge_offline_instances(
         &mut self,
         before: DateTime<Utc>,
         limit: u16,
-    ) -> Result<Vec<Instance>, StoreError>;
+    ) -> Result<Removal, StoreError>;
 
     /// Marks instances online if the given lease is newer than the recorded one, and returns the
     /// changed instances, in no order. Keys must be unique.
@@ -281,11 +281,20 @@ pub struct WentOnline {
     pub transition: bool,
 }
 
+/// What was removed: the last states, in no order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// The instances.
+    pub instances: Vec<Instance>,
+    /// The services that were declared by their first instance alone, and have none left.
+    pub services: Vec<ScopeRecord>,
+}
+
 /// The result of deregistering an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deregistration {
-    /// It was removed; this was its last state.
-    Removed(Instance),
+    /// It was removed.
+    Removed(Removal),
     /// It stays because of an operator's decision.
     Kept(Instance),
     /// There is no such instance.

@@ -62,6 +62,8 @@ async fn an_instance_that_leaves_is_removed_with_one_event<B: Backends>() {
         subscriber.next(SOON).await.unwrap().name,
         "instance.deregistered"
     );
+    // The service was declared by this instance alone.
+    assert_eq!(subscriber.next(SOON).await.unwrap().name, "scope.removed");
     daemon.put("/v1/groups/mark", json!({})).await;
     assert_eq!(subscriber.next(SOON).await.unwrap().name, "scope.declared");
 }

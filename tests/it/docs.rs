@@ -193,7 +193,10 @@ async fn the_table_of_metrics_is_what_the_daemon_serves() {
         .await;
     let url = format!("{}/metrics", daemon.url());
     let metrics = daemon.client().get(url).send().await.unwrap();
-    let metrics = metrics.text().await.unwrap();
+    let mut metrics = metrics.text().await.unwrap();
+    let url = format!("{}/metrics/scopes", daemon.url());
+    let scopes = daemon.client().get(url).send().await.unwrap();
+    metrics += &scopes.text().await.unwrap();
     let help = metrics
         .lines()
         .filter_map(|line| line.strip_prefix("# HELP rollcall_"));

@@ -22,7 +22,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("client", &["auth", "settings"]),
     ("agent", &["client", "model", "settings"]),
-    ("operator", &["client", "model", "settings"]),
+    ("operator", &["client", "clock", "model", "settings"]),
     ("directory", &["model", "store"]),
     (
         "liveness",

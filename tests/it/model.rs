@@ -259,6 +259,7 @@ impl World {
                 let message = ChangeInstance {
                     key: key(i),
                     change,
+                    by: None,
                 };
                 let changed = self.replicas[r].core.registry.ask(message).await.unwrap();
                 assert_eq!(changed.unwrap().is_some(), self.expected[i].is_some());

@@ -7,3 +7,7 @@ ALTER TABLE instance
     -- The name of the token and the address of the client that registered it last, separated
     -- by a space.
     ADD COLUMN IF NOT EXISTS registered_by     text;
+
+-- Whether a service was declared by itself, and not by its first instance alone: then it stays
+-- without instances. Of older rows this is not known.
+ALTER TABLE scope ADD COLUMN IF NOT EXISTS declared boolean NOT NULL DEFAULT true;

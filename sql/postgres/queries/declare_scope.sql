@@ -4,5 +4,5 @@
 INSERT INTO scope AS known (kind, key, name, created_at)
 VALUES ($1, $2, $3, $4)
 ON CONFLICT (kind, key) DO UPDATE
-SET name = COALESCE(excluded.name, known.name), revision = known.revision + 1
+SET name = COALESCE(excluded.name, known.name), declared = true, revision = known.revision + 1
 RETURNING id, kind, key, name, created_at, revision, revision = 1 AS created

@@ -7,10 +7,11 @@ use chrono::{DateTime, Utc};
 
 use super::write::Write;
 use crate::model::{
-    DisplayName, EventKind, Instance, InstanceChange, InstanceId, InstanceKey, Registration, Scope,
+    DisplayName, EventKind, Instance, InstanceChange, InstanceId, InstanceKey, Registrant,
+    Registration, Scope,
 };
 use crate::store::{
-    Attestation, Declared, Deregistration, LeaseStart, Registered, RegistryTransaction,
+    Attestation, Declared, Deregistration, LeaseStart, Registered, RegistryTransaction, Removal,
     ScopeDeletion, StoreError, WentOnline,
 };
 
@@ -84,6 +85,8 @@ pub struct ChangeInstance {
     pub key: InstanceKey,
     /// The changed fields.
     pub change: InstanceChange,
+    /// Who changes it.
+    pub by: Option<Registrant>,
 }
 
 #[async_trait]
@@ -99,6 +102,10 @@ impl Write for ChangeInstance {
 
     fn events(&self, changed: &Option<Instance>) -> Vec<EventKind> {
         Vec::from_iter(changed.clone().map(EventKind::InstanceChanged))
+    }
+
+    fn by(&self) -> Option<&Registrant> {
+        self.by.as_ref()
     }
 }
 
@@ -153,12 +160,19 @@ impl Write for DeregisterInstance {
 
     fn events(&self, outcome: &Deregistration) -> Vec<EventKind> {
         match outcome {
-            Deregistration::Removed(instance) => {
-                vec![EventKind::InstanceDeregistered(instance.clone())]
-            }
+            Deregistration::Removed(removal) => events_of(removal),
             Deregistration::Kept(_) | Deregistration::Unknown => Vec::new(),
         }
     }
+}
+
+fn events_of(removal: &Removal) -> Vec<EventKind> {
+    let instances = removal.instances.iter().cloned();
+    let services = removal.services.iter().cloned();
+    let instances = instances.map(EventKind::InstanceDeregistered);
+    instances
+        .chain(services.map(EventKind::ScopeRemoved))
+        .collect()
 }
 
 /// The end of a lease by the will of its instance, which stays registered; returns `None` if it is
@@ -198,8 +212,8 @@ pub struct LeaveInstance {
 /// The result of leaving.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Left {
-    /// It was removed; this was its last state.
-    Removed(Instance),
+    /// It was removed.
+    Removed(Removal),
     /// It stays, and was marked offline.
     WentOffline(Instance),
     /// It stays, and was offline already.
@@ -218,7 +232,7 @@ impl Write for LeaveInstance {
         }
         Ok(
             match transaction.deregister_instance(&self.key, true).await? {
-                Deregistration::Removed(instance) => Left::Removed(instance),
+                Deregistration::Removed(removal) => Left::Removed(removal),
                 Deregistration::Unknown => Left::Unknown,
                 // Decided by another replica since the first statement.
                 Deregistration::Kept(_) => match transaction.take_offline(&self.key, true).await? {
@@ -231,7 +245,7 @@ impl Write for LeaveInstance {
 
     fn events(&self, left: &Left) -> Vec<EventKind> {
         match left {
-            Left::Removed(instance) => vec![EventKind::InstanceDeregistered(instance.clone())],
+            Left::Removed(removal) => events_of(removal),
             Left::WentOffline(instance) => vec![EventKind::InstanceWentOffline(instance.clone())],
             Left::WasOffline | Left::Unknown => Vec::new(),
         }
@@ -241,7 +255,7 @@ impl Write for LeaveInstance {
 /// Removes instances that went offline and were changed last before a time, except held ones,
 /// and returns them: [`PurgeOffline::LIMIT`] at most. Idempotent.
 #[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "Result<Vec<Instance>, StoreError>")]
+#[rtype(result = "Result<Removal, StoreError>")]
 pub(crate) struct PurgeOffline {
     /// The time before which the instances went offline.
     pub(crate) before: DateTime<Utc>,
@@ -254,20 +268,19 @@ impl PurgeOffline {
 
 #[async_trait]
 impl Write for PurgeOffline {
-    type Output = Vec<Instance>;
+    type Output = Removal;
 
     async fn apply(
         &self,
         transaction: &mut dyn RegistryTransaction,
-    ) -> Result<Vec<Instance>, StoreError> {
+    ) -> Result<Removal, StoreError> {
         transaction
             .purge_offline_instances(self.before, Self::LIMIT)
             .await
     }
 
-    fn events(&self, forgotten: &Vec<Instance>) -> Vec<EventKind> {
-        let removed = forgotten.iter().cloned();
-        removed.map(EventKind::InstanceDeregistered).collect()
+    fn events(&self, removal: &Removal) -> Vec<EventKind> {
+        events_of(removal)
     }
 }
 

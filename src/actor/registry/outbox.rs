@@ -92,7 +92,7 @@ impl Outbox {
                 );
                 self.waiting.clear();
                 let kind = EventKind::EventsLost;
-                self.waiting.push_back(Event { at: event.at, kind });
+                self.waiting.push_back(Event::new(event.at, kind));
             }
             self.waiting.push_back(event);
         }

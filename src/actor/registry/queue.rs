@@ -107,17 +107,40 @@ impl Done {
     /// Updates the Directory with the committed writes, then answers the callers.
     pub(super) fn apply_committed(&mut self, directory: &Directory, metrics: &Metrics) {
         let (now, entries) = (self.now, mem::take(&mut self.committed));
-        let kinds: Vec<EventKind> = entries.iter().flat_map(|entry| entry.events()).collect();
-        for (_, online) in kinds.iter().filter_map(EventKind::transition) {
+        let events: Vec<Event> = entries
+            .iter()
+            .flat_map(|entry| {
+                let by = entry.by().cloned();
+                entry.events().into_iter().map(move |kind| Event {
+                    changed: changed_fields(directory, &kind),
+                    by: by.clone().filter(|_| is_change(&kind)),
+                    ..Event::new(now, kind)
+                })
+            })
+            .collect();
+        let kinds = events.iter().map(|event| &event.kind);
+        for (_, online) in kinds.clone().filter_map(EventKind::transition) {
             metrics.transition(online);
         }
-        self.availability |= directory.apply(&kinds).availability;
-        self.events
-            .extend(kinds.into_iter().map(|kind| Event { at: now, kind }));
+        self.availability |= directory.apply(kinds).availability;
+        self.events.extend(events);
         for entry in entries {
             entry.answer(Ok(()));
         }
     }
+}
+
+fn is_change(kind: &EventKind) -> bool {
+    matches!(kind, EventKind::InstanceChanged(_))
+}
+
+/// Returns the fields in which a changed instance differs from the known one.
+fn changed_fields(directory: &Directory, kind: &EventKind) -> Vec<String> {
+    let EventKind::InstanceChanged(instance) = kind else {
+        return Vec::new();
+    };
+    let known = directory.find(&instance.key);
+    known.map_or_else(Vec::new, |known| instance.changed_fields(&known.instance))
 }
 
 impl Batch {

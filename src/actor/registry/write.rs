@@ -4,7 +4,7 @@ use actix::Message;
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
-use crate::model::{EventKind, Registration, ScopeRecord};
+use crate::model::{EventKind, Registrant, Registration, ScopeRecord};
 use crate::store::{Registered, RegistryTransaction, StoreError};
 
 /// A message that is executed within a transaction.
@@ -24,6 +24,11 @@ pub trait Write:
 
     /// Returns the events of the committed write.
     fn events(&self, output: &Self::Output) -> Vec<EventKind>;
+
+    /// Returns who requested it, for its events.
+    fn by(&self) -> Option<&Registrant> {
+        None
+    }
 }
 
 /// The sender of an answer.
@@ -43,6 +48,14 @@ impl Entry {
         match self {
             Self::Registration(pending) => pending.events(),
             Self::Write(pending) => pending.events(),
+        }
+    }
+
+    /// Returns who requested the write, for its events.
+    pub(super) fn by(&self) -> Option<&Registrant> {
+        match self {
+            Self::Registration(pending) => pending.registration.by.as_ref(),
+            Self::Write(pending) => pending.by(),
         }
     }
 
@@ -101,6 +114,8 @@ pub(super) trait Pending: Send {
 
     fn events(&self) -> Vec<EventKind>;
 
+    fn by(&self) -> Option<&Registrant>;
+
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
@@ -114,6 +129,10 @@ impl<W: Write> Pending for PendingWrite<W> {
     fn events(&self) -> Vec<EventKind> {
         let output = self.output.as_ref();
         output.map_or_else(Vec::new, |output| self.write.events(output))
+    }
+
+    fn by(&self) -> Option<&Registrant> {
+        self.write.by()
     }
 
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {

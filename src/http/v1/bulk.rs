@@ -172,7 +172,7 @@ pub(in crate::http) async fn change(
     }
     let (mut changed, mut failures) = (0, Vec::new());
     if !body.dry_run {
-        failures = change_all(&api, keys, &change).await;
+        failures = change_all(&api, &caller, keys, &change).await;
         changed = selected - failures.len();
         caller.log_action(format_args!(
             "changed {changed} of {selected} instances in {} scopes: {}",
@@ -196,11 +196,18 @@ fn is_available_after(instance: &Instance, change: &InstanceChange) -> bool {
 }
 
 /// Changes instances, and returns those that could not be changed.
-async fn change_all(api: &Api, keys: Vec<InstanceKey>, change: &InstanceChange) -> Vec<Failure> {
+async fn change_all(
+    api: &Api,
+    caller: &Caller,
+    keys: Vec<InstanceKey>,
+    change: &InstanceChange,
+) -> Vec<Failure> {
+    let by = &caller.registrant();
     let outcomes = stream::iter(keys).map(|key| async move {
         let message = ChangeInstance {
             key: key.clone(),
             change: change.clone(),
+            by: Some(by.clone()),
         };
         let problem = match api.registry.write(message).await {
             Ok(Some(_)) => return None,

@@ -13,6 +13,7 @@ use futures_util::{StreamExt, future, stream};
 use serde::Serialize;
 use tokio::time::{Instant, interval_at};
 
+use super::instances::RegistrantResponse;
 use super::selection_query::{Accepts, ScopeParams, SelectionQuery};
 use crate::http::access::Caller;
 use crate::http::context;
@@ -58,6 +59,12 @@ struct Data<'a> {
     name: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
+    /// The changed fields.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    changed: &'a [String],
+    /// Who requested the change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<RegistrantResponse<'a>>,
     at: String,
 }
 
@@ -90,6 +97,11 @@ impl<'a> InstanceData<'a> {
     }
 }
 
+fn reason_of(instance: &Instance) -> Option<&str> {
+    let reason = instance.hold.as_ref()?.reason.as_ref();
+    reason.map(|reason| reason.as_str())
+}
+
 impl<'a> Data<'a> {
     fn of(published: &'a PublishedEvent) -> Self {
         let kind = &published.event.kind;
@@ -103,6 +115,7 @@ impl<'a> Data<'a> {
             EventKind::ProtectionEntered { reason } | EventKind::ProtectionLeft { reason } => {
                 (None, Some(reason.as_str()))
             }
+            EventKind::InstanceChanged(instance) => (None, reason_of(instance)),
             _ => (None, None),
         };
         Self {
@@ -111,6 +124,8 @@ impl<'a> Data<'a> {
             instance: InstanceData::of(kind),
             name,
             reason,
+            changed: &published.event.changed,
+            by: published.event.by.as_ref().map(RegistrantResponse::from),
             at: rfc3339_millis(published.event.at),
         }
     }

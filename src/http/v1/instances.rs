@@ -18,8 +18,8 @@ use crate::http::openapi::responses::{
 use crate::http::openapi::schema;
 use crate::http::{Api, Problem};
 use crate::model::{
-    DisplayName, Field, Hold, Instance, InstanceChange, InstanceKey, Metadata, Note, Registration,
-    ScopeKind, Status, StatusChange, Ttl, Weight, rfc3339_millis,
+    DisplayName, Field, Hold, Instance, InstanceChange, InstanceKey, Metadata, Note, Registrant,
+    Registration, ScopeKind, Status, StatusChange, Ttl, Weight, rfc3339_millis,
 };
 use crate::store::Deregistration;
 
@@ -58,6 +58,9 @@ pub(in crate::http) struct ChangeBody {
     /// The reason of a hold.
     #[schema(schema_with = schema::note)]
     reason: Option<Note>,
+    /// Who holds the instance; the name of the token by default.
+    #[schema(schema_with = schema::display_name)]
+    held_by: Option<DisplayName>,
     #[serde(default)]
     #[schema(schema_with = schema::weight)]
     weight: Field<Weight>,
@@ -74,17 +77,22 @@ impl ChangeBody {
                 "must contain status, weight or metadata",
             ));
         }
-        if self.reason.is_some() && self.status != Some(Status::Held) {
-            return Err(Problem::invalid(
-                "reason",
-                "is allowed only with \"status\":\"held\"",
-            ));
+        for (field, is_given) in [
+            ("reason", self.reason.is_some()),
+            ("held_by", self.held_by.is_some()),
+        ] {
+            if is_given && self.status != Some(Status::Held) {
+                let reason = "is allowed only with \"status\":\"held\"";
+                return Err(Problem::invalid(field, reason));
+            }
         }
         let status = self.status.map(|status| match status {
             Status::Enabled => StatusChange::Enable,
             Status::Disabled => StatusChange::Disable,
             Status::Held => StatusChange::Hold(Hold {
-                by: caller.name().to_owned(),
+                by: self
+                    .held_by
+                    .map_or_else(|| caller.name().to_owned(), String::from),
                 reason: self.reason,
             }),
         });
@@ -115,7 +123,7 @@ pub(in crate::http) struct InstanceResponse<'a> {
     metadata: &'a Metadata,
     #[schema(value_type = String, pattern = "^(enabled|disabled|held)$")]
     status: Status,
-    /// The name of the token that holds the instance.
+    /// Who holds the instance: the name of a token, or the name that was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     held_by: Option<&'a str>,
@@ -155,11 +163,20 @@ struct ValuesResponse<'a> {
 /// The sender of a registration.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Registrant)]
-struct RegistrantResponse<'a> {
+pub(super) struct RegistrantResponse<'a> {
     /// The name of its token.
     token: &'a str,
     /// Its IP address.
     peer: &'a str,
+}
+
+impl<'a> From<&'a Registrant> for RegistrantResponse<'a> {
+    fn from(by: &'a Registrant) -> Self {
+        Self {
+            token: by.token(),
+            peer: by.peer(),
+        }
+    }
 }
 
 /// A registered instance with the state of its lease.
@@ -209,10 +226,7 @@ impl<'a> InstanceResponse<'a> {
             registered_by: instance
                 .registered_by
                 .as_ref()
-                .map(|by| RegistrantResponse {
-                    token: by.token(),
-                    peer: by.peer(),
-                }),
+                .map(RegistrantResponse::from),
             registered_at: rfc3339_millis(instance.registered_at),
             updated_at: rfc3339_millis(instance.updated_at),
         }
@@ -314,6 +328,7 @@ pub(in crate::http) async fn change(
     let message = ChangeInstance {
         key: key.clone(),
         change,
+        by: Some(caller.registrant()),
     };
     match api.registry.write(message).await? {
         Some(instance) => {

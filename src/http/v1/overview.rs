@@ -15,7 +15,7 @@ use crate::http::access::Caller;
 use crate::http::openapi::responses::{AuthErrors, OutcomeErrors};
 use crate::http::{Api, Problem};
 use crate::liveness::ReconcileReport;
-use crate::model::{ScopeKind, rfc3339_millis};
+use crate::model::{ScopeKind, Ttl, rfc3339_millis};
 
 /// The time limit for the release of protection mode.
 const RELEASE: Duration = Duration::from_secs(8);
@@ -30,6 +30,9 @@ pub(in crate::http) struct Overview {
     totals: TotalsResponse,
     groups: TotalsResponse,
     services: TotalsResponse,
+    /// The TTL of instances without one of their own, in seconds.
+    #[schema(value_type = u32)]
+    lease_ttl_seconds: Ttl,
     backends: BackendsResponse,
     /// Whether lists may be out of date.
     stale: bool,
@@ -194,6 +197,7 @@ pub(in crate::http) async fn show(api: web::Data<Api>) -> Result<HttpResponse, P
     Ok(HttpResponse::Ok().json(Overview {
         version: env!("CARGO_PKG_VERSION"),
         auth_disabled: api.tokens.is_open(),
+        lease_ttl_seconds: api.default_ttl,
         totals: api.directory.totals().into(),
         groups: api.directory.totals_of(ScopeKind::Group).into(),
         services: api.directory.totals_of(ScopeKind::Service).into(),

@@ -16,7 +16,7 @@ use crate::model::{
 };
 use crate::store::{
     Attestation, Declared, Deregistration, LeaseStart, MigrateError, Registered, RegisteredMany,
-    RegistryTransaction, RegistryWriter, ScopeDeletion, StoreError, WentOnline,
+    RegistryTransaction, RegistryWriter, Removal, ScopeDeletion, StoreError, WentOnline,
 };
 
 pub(super) struct PostgresWriter {
@@ -150,6 +150,25 @@ impl PostgresTransaction<'_> {
         let registered = registered.collect::<Result<_, _>>()?;
         let declared = declared.iter().map(rows::scope).collect::<Result<_, _>>()?;
         Ok((declared, registered))
+    }
+
+    /// Removes the services of removed instances that need not stay, and returns both.
+    async fn with_services(&mut self, instances: Vec<Instance>) -> Result<Removal, StoreError> {
+        let of_services = instances.iter().map(|instance| &instance.key.scope);
+        let of_services = of_services.filter(|scope| scope.kind == ScopeKind::Service);
+        let keys: Vec<&str> = of_services.map(|scope| scope.key.as_str()).collect();
+        let mut services = Vec::new();
+        if !keys.is_empty() {
+            let params: Params<'_> = &[(&keys, Type::TEXT_ARRAY)];
+            let rows = self
+                .query(sql!("remove_undeclared_services"), params)
+                .await?;
+            services = rows.iter().map(rows::scope).collect::<Result<_, _>>()?;
+        }
+        Ok(Removal {
+            instances,
+            services,
+        })
     }
 
     /// Returns those of the given instances that are registered.
@@ -347,7 +366,8 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         ];
         let rows = self.query(sql!("deregister_instance"), params).await?;
         if let Some(removed) = one(&rows, rows::instance)? {
-            return Ok(Deregistration::Removed(removed));
+            let removal = self.with_services(vec![removed]).await?;
+            return Ok(Deregistration::Removed(removal));
         }
         let kept = match keep_decided {
             true => self.find(std::slice::from_ref(key)).await?.pop(),
@@ -377,13 +397,14 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         &mut self,
         before: DateTime<Utc>,
         limit: u16,
-    ) -> Result<Vec<Instance>, StoreError> {
+    ) -> Result<Removal, StoreError> {
         let params: Params<'_> = &[
             (&before, Type::TIMESTAMPTZ),
             (&i64::from(limit), Type::INT8),
         ];
         let rows = self.query(sql!("purge_offline_instances"), params).await?;
-        rows.iter().map(rows::instance).collect()
+        let removed = rows.iter().map(rows::instance).collect::<Result<_, _>>()?;
+        self.with_services(removed).await
     }
 
     async fn record_online(

@@ -17,8 +17,8 @@ use crate::model::{
 };
 use crate::store::{
     Attestation, Declared, Deregistration, LeaseStart, MigrateError, Registered, RegisteredMany,
-    RegistryTransaction, RegistryWriter, ScopeDeletion, StoreError, WentOnline, migrate_error,
-    with_sources,
+    RegistryTransaction, RegistryWriter, Removal, ScopeDeletion, StoreError, WentOnline,
+    migrate_error, with_sources,
 };
 
 refinery::embed_migrations!("sql/sqlite/migrations");
@@ -146,6 +146,22 @@ impl SqliteTransaction {
         self.steps.send(step).await.map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
     }
+}
+
+/// Removes the services of removed instances that need not stay, and returns both.
+fn with_services(connection: &Connection, instances: Vec<Instance>) -> rusqlite::Result<Removal> {
+    let mut remove = connection.prepare_cached(sql!("remove_undeclared_services"))?;
+    let mut services = Vec::new();
+    for Instance { key, .. } in &instances {
+        if key.scope.kind == ScopeKind::Service {
+            let removed = remove.query_row([key.scope.key.as_str()], rows::scope);
+            services.extend(removed.optional()?);
+        }
+    }
+    Ok(Removal {
+        instances,
+        services,
+    })
 }
 
 #[async_trait]
@@ -305,7 +321,8 @@ impl RegistryTransaction for SqliteTransaction {
                 .query_row((kind, scope, address, keep_decided), rows::instance)
                 .optional()?;
             if let Some(removed) = removed {
-                return Ok(Deregistration::Removed(removed));
+                let removal = with_services(connection, vec![removed])?;
+                return Ok(Deregistration::Removed(removal));
             }
             let kept = match keep_decided {
                 true => connection
@@ -339,15 +356,16 @@ impl RegistryTransaction for SqliteTransaction {
         &mut self,
         before: DateTime<Utc>,
         limit: u16,
-    ) -> Result<Vec<Instance>, StoreError> {
+    ) -> Result<Removal, StoreError> {
         self.run(move |connection| {
-            connection
+            let removed = connection
                 .prepare_cached(sql!("purge_offline_instances"))?
                 .query_map(
                     [before.timestamp_millis(), i64::from(limit)],
                     rows::instance,
                 )?
-                .collect()
+                .collect::<rusqlite::Result<_>>()?;
+            with_services(connection, removed)
         })
         .await
     }

@@ -86,7 +86,7 @@ fn instance(id: i64, revision: i64) -> Instance {
 }
 
 fn event(kind: EventKind) -> Event {
-    Event { at: at(1), kind }
+    Event::new(at(1), kind)
 }
 
 fn online(id: i64, revision: i64) -> Event {

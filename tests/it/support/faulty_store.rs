@@ -12,7 +12,7 @@ use rollcalld::model::{
 };
 use rollcalld::store::{
     Attestation, Declared, Deregistration, Digest, LeaseStart, MigrateError, RegisteredMany,
-    RegistryReader, RegistryTransaction, RegistryWriter, ScopeDeletion, Store, StoreError,
+    RegistryReader, RegistryTransaction, RegistryWriter, Removal, ScopeDeletion, Store, StoreError,
     WentOnline,
 };
 use tokio::sync::Semaphore;
@@ -178,7 +178,7 @@ impl RegistryTransaction for FaultyTransaction<'_> {
         &mut self,
         before: DateTime<Utc>,
         limit: u16,
-    ) -> Result<Vec<Instance>, StoreError> {
+    ) -> Result<Removal, StoreError> {
         self.inner.purge_offline_instances(before, limit).await
     }
 

@@ -1,7 +1,7 @@
 //! A registry store in memory, for tests in virtual time: several daemons may share it. It
 //! passes the suite of the real ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -12,8 +12,8 @@ use rollcalld::model::{
 };
 use rollcalld::store::{
     Attestation, Declared, Deregistration, Digest, LeaseStart, MigrateError, Registered,
-    RegisteredMany, RegistryReader, RegistryTransaction, RegistryWriter, ScopeDeletion, Store,
-    StoreError, WentOnline,
+    RegisteredMany, RegistryReader, RegistryTransaction, RegistryWriter, Removal, ScopeDeletion,
+    Store, StoreError, WentOnline,
 };
 use tokio::time::Instant;
 
@@ -25,6 +25,8 @@ pub(crate) struct MemoryStore(Arc<Mutex<Rows>>);
 struct Rows {
     scopes: BTreeMap<Scope, ScopeRecord>,
     instances: BTreeMap<InstanceKey, Instance>,
+    /// The scopes that stay without instances.
+    declared: BTreeSet<Scope>,
     last_id: i64,
     /// The last attestation of each replica, and its time.
     replicas: BTreeMap<String, (Attestation, Instant)>,
@@ -165,6 +167,22 @@ impl Rows {
         self.last_id
     }
 
+    fn remove(&mut self, instances: Vec<Instance>) -> Removal {
+        let mut services = Vec::new();
+        for Instance { key, .. } in &instances {
+            self.instances.remove(key);
+            let scope = &key.scope;
+            let is_empty = !self.instances.keys().any(|key| key.scope == *scope);
+            if is_empty && scope.kind == ScopeKind::Service && !self.declared.contains(scope) {
+                services.extend(self.scopes.remove(scope));
+            }
+        }
+        Removal {
+            instances,
+            services,
+        }
+    }
+
     fn declare(&mut self, scope: &Scope, now: DateTime<Utc>) -> ScopeRecord {
         let record = ScopeRecord {
             id: ScopeId(self.next_id()),
@@ -240,6 +258,7 @@ impl RegistryTransaction for MemoryTransaction {
         self.write(move |rows| {
             let known = rows.scopes.get(&scope).cloned();
             let mut record = known.clone().unwrap_or_else(|| rows.declare(&scope, now));
+            rows.declared.insert(scope.clone());
             record.name = name.clone().or(record.name);
             record.revision += i64::from(known.is_some());
             rows.scopes.insert(scope.clone(), record.clone());
@@ -256,6 +275,7 @@ impl RegistryTransaction for MemoryTransaction {
             if rows.instances.keys().any(|key| key.scope == scope) {
                 return ScopeDeletion::HasInstances;
             }
+            rows.declared.remove(&scope);
             let removed = rows.scopes.remove(&scope);
             removed.map_or(ScopeDeletion::Unknown, ScopeDeletion::Deleted)
         })
@@ -342,9 +362,8 @@ impl RegistryTransaction for MemoryTransaction {
                 Deregistration::Kept(known.clone())
             }
             Some(known) => {
-                let removed = known.clone();
-                rows.instances.remove(&key);
-                Deregistration::Removed(removed)
+                let removed = vec![known.clone()];
+                Deregistration::Removed(rows.remove(removed))
             }
         })
     }
@@ -372,7 +391,7 @@ impl RegistryTransaction for MemoryTransaction {
         &mut self,
         before: DateTime<Utc>,
         limit: u16,
-    ) -> Result<Vec<Instance>, StoreError> {
+    ) -> Result<Removal, StoreError> {
         self.write(move |rows| {
             let old = |instance: &&Instance| {
                 let last = instance.presence.changed_at.max(Some(instance.updated_at));
@@ -381,10 +400,7 @@ impl RegistryTransaction for MemoryTransaction {
             let mut old: Vec<Instance> = rows.instances.values().filter(old).cloned().collect();
             old.sort_by_key(|instance| instance.id);
             old.truncate(limit.into());
-            for instance in &old {
-                rows.instances.remove(&instance.key);
-            }
-            old
+            rows.remove(old)
         })
     }
 

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::eventually;
@@ -22,12 +23,7 @@ impl WebProxy {
     pub(crate) async fn nginx(locations: &str) -> Self {
         let (port, dir) = (free_port(), TempDir::new().unwrap());
         write_nginx(dir.path(), port, "", locations);
-        let child = spawn("nginx", None, |command| {
-            command
-                .args(["-p", dir.path().to_str().unwrap(), "-c", "nginx.conf"])
-                .stderr(File::create(dir.path().join("stderr")).unwrap());
-        });
-        Self::listening(Process::new(child), port, dir).await
+        Self::nginx_in(dir, port).await
     }
 
     /// HAProxy with the time limits of Debian's package, whose backend has these lines.
@@ -66,15 +62,32 @@ impl WebProxy {
         proxy
     }
 
+    /// nginx in a folder that has its configuration, by [`write_nginx`].
+    pub(crate) async fn nginx_in(dir: TempDir, port: u16) -> Self {
+        let child = spawn("nginx", None, |command| {
+            command
+                .args(["-p", dir.path().to_str().unwrap(), "-c", "nginx.conf"])
+                .stderr(File::create(dir.path().join("stderr")).unwrap());
+        });
+        Self::listening(Process::new(child), port, dir).await
+    }
+
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+}
+
+/// The master process ends its workers, which would outlive it if it were killed.
+impl Drop for WebProxy {
+    fn drop(&mut self) {
+        self.process.end_by(Signal::TERM);
     }
 }
 
 /// Writes the configuration of an nginx in a folder.
 pub(crate) fn write_nginx(folder: &Path, port: u16, http: &str, locations: &str) {
     let text = format!(
-        "daemon off; master_process off; user root; pid nginx.pid; error_log error.log;\n\
+        "daemon off; worker_processes 1; user root; pid nginx.pid; error_log error.log;\n\
          events {{}}\n\
          http {{\n  access_log access.log;\n  client_body_temp_path body; proxy_temp_path proxy;\n\
          fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;\n  {http}\n\

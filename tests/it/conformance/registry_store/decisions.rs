@@ -160,7 +160,10 @@ async fn a_decided_instance_is_deregistered_only_if_that_is_asked(mut fixture: F
         let removed = fixture
             .write(async |tx| tx.deregister_instance(&key, false).await.unwrap())
             .await;
-        assert_eq!(removed, Deregistration::Removed(before));
+        let Deregistration::Removed(removed) = removed else {
+            panic!("{removed:?}");
+        };
+        assert_eq!(removed.instances, [before]);
         assert_eq!(fixture.find(&key).await, None);
     }
 }

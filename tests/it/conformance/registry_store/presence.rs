@@ -37,7 +37,8 @@ async fn instances_offline_for_long_are_removed(mut fixture: Fixture) {
         let forgotten = fixture
             .write(async |tx| tx.purge_offline_instances(before, limit).await.unwrap())
             .await;
-        let mut keys: Vec<InstanceKey> = forgotten.into_iter().map(|gone| gone.key).collect();
+        let removed = forgotten.instances.into_iter();
+        let mut keys: Vec<InstanceKey> = removed.map(|gone| gone.key).collect();
         keys.sort();
         keys
     };

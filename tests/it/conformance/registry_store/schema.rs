@@ -63,6 +63,7 @@ async fn addresses_of_older_versions_become_normal_and_one_instance_each(mut fix
         ALTER TABLE instance DROP COLUMN override_weight;
         ALTER TABLE instance DROP COLUMN override_metadata;
         ALTER TABLE instance DROP COLUMN registered_by;
+        ALTER TABLE scope DROP COLUMN declared;
         INSERT INTO instance (scope_id, address, status, registered_at, updated_at)
         SELECT instance.scope_id, given.address, 'enabled', instance.registered_at,
                instance.updated_at

@@ -15,6 +15,7 @@ suite! {
         every_scope_is_listed,
         a_scope_is_found_by_its_id,
         a_scope_is_deleted_only_without_instances,
+        a_service_that_was_never_declared_goes_with_its_last_instance,
     }
 }
 
@@ -80,6 +81,7 @@ async fn a_scope_is_found_by_its_id(mut fixture: Fixture) {
 
 async fn a_scope_is_deleted_only_without_instances(mut fixture: Fixture) {
     let key = instance(service("orders"), "a:1");
+    fixture.declare(&service("orders"), None).await;
     fixture.register(Registration::of(key.clone())).await;
     let delete =
         async |tx: &mut dyn RegistryTransaction| tx.delete_scope(&service("orders")).await.unwrap();
@@ -102,4 +104,55 @@ async fn a_scope_is_deleted_only_without_instances(mut fixture: Fixture) {
             .unwrap(),
         None
     );
+}
+
+async fn a_service_that_was_never_declared_goes_with_its_last_instance(mut fixture: Fixture) {
+    let keys = ["a:1", "b:1"].map(|address| instance(service("orders"), address));
+    let deregister = async |fixture: &mut Fixture, key: &InstanceKey| {
+        let outcome = fixture.write(async |tx| tx.deregister_instance(key, false).await.unwrap());
+        match outcome.await {
+            Deregistration::Removed(removal) => removal.services,
+            outcome => panic!("{outcome:?}"),
+        }
+    };
+    let find = async |fixture: &Fixture, scope: &Scope| {
+        fixture.store.reader.find_scope(scope).await.unwrap()
+    };
+    for key in &keys {
+        fixture.register(Registration::of(key.clone())).await;
+    }
+    let record = find(&fixture, &service("orders")).await.unwrap();
+    assert_eq!(deregister(&mut fixture, &keys[0]).await, []);
+    let removed = deregister(&mut fixture, &keys[1]).await;
+    assert_eq!(removed, std::slice::from_ref(&record));
+    assert_eq!(find(&fixture, &service("orders")).await, None);
+    // The next instance declares it again, as another scope.
+    fixture.register(Registration::of(keys[0].clone())).await;
+    let again = find(&fixture, &service("orders")).await.unwrap();
+    assert!(again.id > record.id);
+
+    // Declaring a service that its instance has declared makes it stay.
+    fixture.declare(&service("orders"), None).await;
+    assert_eq!(deregister(&mut fixture, &keys[0]).await, []);
+    assert!(find(&fixture, &service("orders")).await.is_some());
+    // A group is always declared.
+    fixture.declare(&group("edge"), None).await;
+    let gateway = instance(group("edge"), "a:1");
+    fixture.register(Registration::of(gateway.clone())).await;
+    assert_eq!(deregister(&mut fixture, &gateway).await, []);
+    assert!(find(&fixture, &group("edge")).await.is_some());
+
+    // Instances that were offline for long take their services with them, too.
+    let old = ["x", "y"].map(|scope| instance(service(scope), "a:1"));
+    for key in &old {
+        fixture.register(Registration::of(key.clone())).await;
+    }
+    fixture.declare(&service("y"), None).await;
+    let later = now() + chrono::TimeDelta::milliseconds(1);
+    let removal = fixture
+        .write(async |tx| tx.purge_offline_instances(later, 10).await.unwrap())
+        .await;
+    let scopes: Vec<_> = removal.services.iter().map(|one| &one.scope).collect();
+    assert_eq!(scopes, [&service("x")]);
+    assert!(find(&fixture, &service("y")).await.is_some());
 }
