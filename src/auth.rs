@@ -162,6 +162,12 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Returns the scope to which it is limited, if that is a single one.
+    pub(crate) fn only_scope(&self) -> Option<Scope> {
+        let limit = self.limit.as_ref().filter(|limit| !limit.any_end)?;
+        Some(limit.kind.with(limit.key.parse().ok()?))
+    }
+
     /// Returns whether it permits a scope.
     pub(crate) fn reaches(&self, scope: &Scope) -> bool {
         self.limit.as_ref().is_none_or(|limit| limit.matches(scope))

@@ -12,7 +12,7 @@ use crate::auth::{Identity, Token};
 use crate::client::readiness;
 use crate::daemon;
 use crate::operator;
-use crate::settings::{self, Command, OperatorCommand, Shell, TokenSettings};
+use crate::settings::{self, Command, LogFormat, OperatorCommand, Shell, TokenSettings};
 use crate::store::{self, StoreUrl};
 
 type Failure = Box<dyn Error>;
@@ -26,6 +26,15 @@ impl Program {
     pub fn from_process() -> Result<Self, clap::Error> {
         let variables = Vec::from_iter(std::env::vars_os());
         settings::parse(std::env::args_os(), &variables).map(Self)
+    }
+
+    /// Returns the form of its log.
+    pub fn log_format(&self) -> LogFormat {
+        match &self.0 {
+            Command::Serve(settings) => settings.log.log_format,
+            Command::Agent(settings) => settings.log.log_format,
+            _ => LogFormat::Text,
+        }
     }
 
     /// Runs the command within an actix system, and returns the exit code of the process.

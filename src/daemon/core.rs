@@ -19,7 +19,9 @@ use crate::coordination::Coordinator;
 use crate::directory::Directory;
 use crate::event_log::EventLog;
 use crate::lease::{Health, LeaseStore, ObservedLeaseStore};
-use crate::liveness::{Agreement, ClockWatch, ExpiryHandler, Jobs, Protection, Purge, Reconciler};
+use crate::liveness::{
+    Agreement, ClockWatch, ExpiryHandler, Jobs, Protection, Purge, Reconciler, UnregisteredLeases,
+};
 use crate::metrics::Metrics;
 use crate::model::{EventId, ReplicaId};
 use crate::replication::{EventBroadcast, Follower, LoadError};
@@ -108,6 +110,8 @@ pub struct Core {
     pub protection: Arc<Protection>,
     /// Marks them.
     pub(crate) expiry: Arc<ExpiryHandler>,
+    /// The leases of addresses that never registered.
+    pub(crate) unregistered: Arc<UnregisteredLeases>,
     /// Finds what the deadlines of this replica do not.
     pub reconciler: Arc<Reconciler>,
     /// Watches the wall clock.
@@ -198,7 +202,9 @@ impl Core {
         ));
         let window = settings.remove_offline_after.unwrap_or_default();
         let clock_watch = Arc::new(ClockWatch::new(Arc::clone(&clock), window));
+        let unregistered = Arc::new(UnregisteredLeases::default());
         let jobs = Jobs {
+            unregistered: Arc::clone(&unregistered),
             protection: Arc::clone(&protection),
             clock_watch: Arc::clone(&clock_watch),
             expiry: Arc::clone(&expiry),
@@ -237,6 +243,7 @@ impl Core {
             directory,
             protection,
             expiry,
+            unregistered,
             reconciler,
             clock_watch,
             feed,

@@ -340,6 +340,7 @@ impl Shared {
             reader: Arc::clone(&core.reader),
             leases,
             directory: Arc::clone(&core.directory),
+            unregistered: Arc::clone(&core.unregistered),
             protection: Arc::clone(&core.protection),
             expiry: Arc::clone(&core.expiry),
             reconciler: Arc::clone(&core.reconciler),

@@ -5,15 +5,16 @@
 
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 use super::access::Caller;
 use super::extract::{Json, Query};
-use super::openapi::responses::AuthErrors;
 use super::openapi::schema;
 use super::problem::InField;
 use super::{Api, Problem};
-use crate::actor::{DisableServiceInstance, RecordHeartbeats, RegisterInstance};
+use crate::actor::{DisableServiceInstance, HeartbeatOutcome, RecordHeartbeats, RegisterInstance};
+use crate::auth::Role;
 use crate::model::{
     Address, DisplayName, Field, InstanceId, InstanceKey, Registration, Scope, ScopeId, ScopeKey,
     ScopeKind, Weight,
@@ -23,6 +24,7 @@ const NO_GROUP_GIVEN: &str = "请选择所属网关实例";
 const UNKNOWN_GROUP: &str = "网关实例不存在";
 const REGISTRATION_FAILED: &str = "注册创建失败";
 const UNKNOWN_SERVICE: &str = "服务不存在";
+const WRONG_SAFE_KEY: &str = "安全密钥错误";
 const SUCCESS: &str = "success";
 
 /// A response: `data` on success, a message on failure.
@@ -56,6 +58,21 @@ impl<T: Serialize> Responder for Answer<T> {
     }
 }
 
+/// Returns the response to a request that was refused before its handler: as any other failure of
+/// the original's API, with status 200.
+pub(super) fn refusal(problem: &Problem) -> HttpResponse {
+    HttpResponse::Ok().json(Envelope::<()> {
+        code: 0,
+        msg: &problem.to_string(),
+        data: None,
+    })
+}
+
+/// Returns whether a path is one of the original's API, served or not.
+pub(super) fn is_path(path: &str) -> bool {
+    path.starts_with("/gateway-")
+}
+
 /// A body, or why it is invalid: the response reports that with status 200.
 type Body<T> = Result<Json<T>, Problem>;
 
@@ -83,7 +100,7 @@ pub(super) struct CreateBody {
 #[utoipa::path(
     post, path = "/gateway-group-detail/create", operation_id = "gateway_center_create", tag = "gateway center",
     request_body = CreateBody,
-    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<i64>>), AuthErrors)
+    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<i64>>))
 )]
 pub(super) async fn create(
     api: web::Data<Api>,
@@ -150,7 +167,7 @@ enum ServerId {
 #[utoipa::path(
     post, path = "/gateway-server-detail/register", operation_id = "gateway_center_register", tag = "gateway center",
     request_body = RegisterBody,
-    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>), AuthErrors)
+    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>))
 )]
 pub(super) async fn register(
     api: web::Data<Api>,
@@ -185,18 +202,19 @@ async fn register_instance(
     Ok(())
 }
 
-/// A number is an ID. A text is the key of a declared service, otherwise the ID of one,
-/// otherwise the key of a new service.
+/// A number is an ID. A text is the key of a declared service, otherwise the ID of one, otherwise
+/// the key of a new service; but a numeric text, which is an ID of the original's database, never
+/// makes a new service.
 async fn service(api: &Api, server_id: ServerId) -> Result<Scope, Problem> {
-    let (id, key) = match server_id {
-        ServerId::Id(id) => (Some(id), None),
+    let id = match server_id {
+        ServerId::Id(id) => Some(id),
         ServerId::Text(text) => {
             let id = text.parse().ok().filter(|id: &i64| id.to_string() == text);
             let key = ScopeKind::Service.with(text.try_into().in_field("serverId")?);
             if id.is_none() || api.directory.declared(&key).await?.is_some() {
                 return Ok(key);
             }
-            (id, Some(key))
+            id
         }
     };
     if let Some(id) = id
@@ -205,35 +223,65 @@ async fn service(api: &Api, server_id: ServerId) -> Result<Scope, Problem> {
     {
         return Ok(record.scope);
     }
-    key.ok_or_else(|| Problem::invalid("serverId", "is not the ID of a service"))
+    Err(Problem::invalid("serverId", "is not the ID of a service"))
 }
 
 #[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct ServerHeartbeat {
-    #[schema(schema_with = schema::scope_key)]
-    server: ScopeKey,
+    /// A token that is limited to the service.
+    safe_key: Option<String>,
+    /// The key of the service, unless `safeKey` is given.
+    #[schema(schema_with = schema::optional_scope_key)]
+    server: Option<ScopeKey>,
     #[schema(schema_with = schema::address)]
     addr: Address,
 }
 
-/// `keepAlive` of the original: renews a lease, also of an address that never registered.
+/// `keepAlive` of the original: renews a lease, also of an address that never registered. Its
+/// clients send no header: `safeKey` is the token, and names the service.
 #[utoipa::path(
     put, path = "/gateway-server-detail/keep-alive", operation_id = "gateway_center_keep_server_alive", tag = "gateway center",
     request_body = ServerHeartbeat,
-    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>), AuthErrors)
+    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>))
 )]
 pub(super) async fn keep_server_alive(
     api: web::Data<Api>,
-    caller: Caller,
+    caller: Option<Caller>,
     request: Body<ServerHeartbeat>,
 ) -> Answer<bool> {
-    Answer(match body(request) {
-        Ok(ServerHeartbeat { server, addr }) => {
+    Answer(keep_server(&api, caller, request).await)
+}
+
+async fn keep_server(
+    api: &Api,
+    caller: Option<Caller>,
+    request: Body<ServerHeartbeat>,
+) -> Result<bool, String> {
+    let ServerHeartbeat {
+        safe_key,
+        server,
+        addr,
+    } = match (body(request), &caller) {
+        // Without a token nothing is said about the body.
+        (Err(_), None) => return Err(message(Problem::unauthorized())),
+        (body, _) => body?,
+    };
+    let of_key = safe_key.as_deref().and_then(|key| api.tokens.identify(key));
+    let own_service = of_key.filter(|identity| identity.role >= Role::Agent);
+    let own_service = own_service.and_then(|identity| identity.only_scope());
+    let scope = match (own_service, server, caller) {
+        (Some(scope), ..) if scope.kind == ScopeKind::Service => scope,
+        (_, Some(server), Some(caller)) => {
             let scope = ScopeKind::Service.with(server);
-            keep_alive(&api, &caller, scope, addr, None).await
+            caller.check(&scope).map_err(message)?;
+            scope
         }
-        Err(message) => Err(message),
-    })
+        _ if safe_key.is_some() => return Err(WRONG_SAFE_KEY.to_owned()),
+        (_, Some(_), None) => return Err(message(Problem::unauthorized())),
+        (_, None, _) => return Err(UNKNOWN_SERVICE.to_owned()),
+    };
+    keep_alive(api, scope, addr, None).await
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -251,7 +299,7 @@ pub(super) struct GatewayHeartbeat {
 #[utoipa::path(
     put, path = "/gateway-group-detail/keep-alive", operation_id = "gateway_center_keep_gateway_alive", tag = "gateway center",
     request_body = GatewayHeartbeat,
-    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>), AuthErrors)
+    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>))
 )]
 pub(super) async fn keep_gateway_alive(
     api: web::Data<Api>,
@@ -265,7 +313,10 @@ pub(super) async fn keep_gateway_alive(
             weight,
         }) => {
             let scope = ScopeKind::Group.with(group_key);
-            keep_alive(&api, &caller, scope, addr, weight).await
+            match caller.check(&scope) {
+                Ok(()) => keep_alive(&api, scope, addr, weight).await,
+                Err(problem) => Err(message(problem)),
+            }
         }
         Err(message) => Err(message),
     })
@@ -273,12 +324,10 @@ pub(super) async fn keep_gateway_alive(
 
 async fn keep_alive(
     api: &Api,
-    caller: &Caller,
     scope: Scope,
     address: Address,
     weight: Option<Weight>,
 ) -> Result<bool, String> {
-    caller.check(&scope).map_err(message)?;
     let key = InstanceKey { scope, address };
     let mut info = api
         .directory
@@ -287,12 +336,32 @@ async fn keep_alive(
         .unwrap_or_default();
     info.weight = weight.unwrap_or(info.weight);
     let renewed = api.heartbeat.ask_with(|reply| RecordHeartbeats {
-        instances: vec![(key, Some(info))],
+        instances: vec![(key.clone(), Some(info))],
         must_be_registered: false,
         reply,
     });
-    renewed.await.map_err(message)?.map_err(message)?;
+    let outcomes = renewed.await.map_err(message)?.map_err(message)?;
+    if info.slot.is_none() && key.scope.kind == ScopeKind::Service {
+        follow(api, key, &outcomes).await;
+    }
     Ok(true)
+}
+
+/// Follows the lease of an address that never registered: gateways refresh when it begins and when
+/// it ends.
+async fn follow(api: &Api, key: InstanceKey, outcomes: &[HeartbeatOutcome]) {
+    for outcome in outcomes {
+        match outcome {
+            HeartbeatOutcome::Created(ttl) | HeartbeatOutcome::Renewed(ttl) => {
+                let until = Instant::now() + ttl.as_duration();
+                api.unregistered.follow(key.clone(), until);
+            }
+            HeartbeatOutcome::Unknown => {}
+        }
+    }
+    if let [HeartbeatOutcome::Created(_)] = outcomes {
+        api.registry.announce_services().await;
+    }
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -305,7 +374,7 @@ pub(super) struct OfflineQuery {
 #[utoipa::path(
     put, path = "/gateway-server-detail/offline", operation_id = "gateway_center_offline", tag = "gateway center",
     params(OfflineQuery),
-    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>), AuthErrors)
+    responses((status = 200, description = "success or failure", body = Envelope<'_, Option<bool>>))
 )]
 pub(super) async fn offline(
     api: web::Data<Api>,

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use actix_web::body::{self, BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{
-    ALLOW, CACHE_CONTROL, EXPECT, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, EXPECT, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::Next;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::access::{check_role, check_scope, identify, limited};
 use super::context::RequestContext;
 use super::extract::ScopePath;
-use super::{Api, Code, Problem};
+use super::{Api, Code, Problem, gateway_center};
 use crate::admission::RequestClass;
 use crate::auth::{Identity, Role};
 use crate::metrics::RouteMetrics;
@@ -33,6 +33,8 @@ pub(super) struct RoutePolicy {
     pub(super) work: Option<RequestClass>,
     /// Where the request names its scope, for tokens that are limited to scopes.
     pub(super) scope: ScopeSource,
+    /// Whether the body may have the token: then the handler is called without a caller.
+    pub(super) token_in_body: bool,
     /// Whether the handler reads the query; otherwise a request with one is refused.
     pub(super) reads_query: bool,
 }
@@ -58,6 +60,8 @@ pub(super) struct RouteGuard {
     public: bool,
     /// The value of `Allow`.
     allow: String,
+    /// Whether it is a path of the original's API.
+    is_original: bool,
 }
 
 impl RouteGuard {
@@ -75,6 +79,7 @@ impl RouteGuard {
             policies,
             other: api.metrics.refusals(pattern),
             allow,
+            is_original: gateway_center::is_path(pattern),
             api: api.clone(),
         }
     }
@@ -104,7 +109,10 @@ impl RouteGuard {
             }
             Ok(()) => next.call(request).await?,
             Err(problem) => {
-                let answer = problem.error_response();
+                let answer = match self.is_original {
+                    true => gateway_center::refusal(&problem),
+                    false => problem.error_response(),
+                };
                 request.into_response(answer)
             }
         };
@@ -150,12 +158,18 @@ impl RouteGuard {
             None => (!self.public).then_some(Role::Read),
         };
         if let Some(role) = role {
-            let caller = identify(api, request.request())?;
-            check_role(&caller, role)?;
-            if let Some(policy) = policy {
-                check_limit(&caller, policy.scope, request)?;
+            let has_other_token = policy.is_some_and(|policy| policy.token_in_body);
+            match identify(api, request.request()) {
+                Err(_) if has_other_token && !request.headers().contains_key(AUTHORIZATION) => {}
+                caller => {
+                    let caller = caller?;
+                    check_role(&caller, role)?;
+                    if let Some(policy) = policy {
+                        check_limit(&caller, policy.scope, request)?;
+                    }
+                    context.caller = Some(caller);
+                }
             }
-            context.caller = Some(caller);
         }
         if policy.is_some_and(|policy| !policy.reads_query) && !request.query_string().is_empty() {
             let reason = "must be empty: this route has no parameters";

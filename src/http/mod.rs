@@ -46,7 +46,7 @@ use crate::auth::Tokens;
 use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::lease::LeaseStore;
-use crate::liveness::{ExpiryHandler, Protection, Reconciler};
+use crate::liveness::{ExpiryHandler, Protection, Reconciler, UnregisteredLeases};
 use crate::metrics::Metrics;
 use crate::model::Ttl;
 use crate::replication::EventBroadcast;
@@ -68,6 +68,8 @@ pub(crate) struct Api {
     pub(crate) leases: Arc<dyn LeaseStore>,
     /// Answers all reads.
     pub(crate) directory: Arc<Directory>,
+    /// The leases of addresses that never registered.
+    pub(crate) unregistered: Arc<UnregisteredLeases>,
     /// The state of protection mode.
     pub(crate) protection: Arc<Protection>,
     /// Ends protection mode.

@@ -116,6 +116,7 @@ fn table() -> Vec<Path> {
         path(
             "/gateway-server-detail/keep-alive",
             [put(Agent, gateway_center::keep_server_alive)
+                .token_in_body()
                 .heartbeat()
                 .checks_scopes()
                 .with_query()],
@@ -158,7 +159,11 @@ pub(crate) fn configure(app: &mut web::ServiceConfig, api: Api) {
         }
         let resource = resource.default_service(web::to(move || {
             let problem = Problem::method_not_allowed(allow.clone());
-            async { Err::<&str, _>(problem) }
+            let answer = match gateway_center::is_path(pattern) {
+                true => gateway_center::refusal(&problem),
+                false => problem.error_response(),
+            };
+            async { answer }
         }));
         let pass = move |request, next| Rc::clone(&route_guard).pass(request, next);
         app.service(resource.wrap(from_fn(pass)));
@@ -170,7 +175,11 @@ pub(crate) fn configure(app: &mut web::ServiceConfig, api: Api) {
     let unknown_paths = Rc::new(api.metrics.refusals("none"));
     app.default_service(web::to(move |request: HttpRequest| {
         unknown_paths.answered(StatusCode::NOT_FOUND.as_u16());
-        let mut answer = route_not_found(&request).error_response();
+        let problem = route_not_found(&request);
+        let mut answer = match gateway_center::is_path(request.path()) {
+            true => gateway_center::refusal(&problem),
+            false => problem.error_response(),
+        };
         add_headers(request.method(), answer.headers_mut());
         async { answer }
     }));
@@ -245,6 +254,7 @@ impl Endpoint {
                 role,
                 work: role.map(|_| work),
                 scope: ScopeSource::Nowhere,
+                token_in_body: false,
                 reads_query: false,
             },
         }
@@ -259,6 +269,12 @@ impl Endpoint {
     /// Exempts the route from the limits, so that it is served under overload and at the start.
     fn outside_limits(mut self) -> Self {
         self.policy.work = None;
+        self
+    }
+
+    /// Lets requests without a header pass, whose bodies may have the token.
+    fn token_in_body(mut self) -> Self {
+        self.policy.token_in_body = true;
         self
     }
 

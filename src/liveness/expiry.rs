@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::UnregisteredLeases;
 use super::protection::{OVERDUE, Protection, Sample, Verdict};
 use crate::actor::{Mailbox, RecordOffline, RegistryActor};
 use crate::backend::BackendError;
@@ -84,6 +85,31 @@ impl ExpiryHandler {
             rest = others;
         }
         self.evaluate(expired).await;
+    }
+
+    /// Announces the ends of leases of addresses that never registered.
+    pub(super) async fn sweep_unregistered(&self, leases: &UnregisteredLeases) {
+        let passed = leases.take_passed();
+        let mut has_ended = false;
+        for keys in passed.chunks(INSPECT_BATCH) {
+            let now = Instant::now();
+            let Ok(found) = self.inspect(keys).await else {
+                // The lease store is unavailable: its answer later is as good.
+                keys.iter()
+                    .for_each(|key| leases.follow(key.clone(), now + RETRY_DELAY));
+                continue;
+            };
+            for (key, lease) in keys.iter().zip(found) {
+                match lease {
+                    // Another replica renewed it.
+                    Some(lease) => leases.follow(key.clone(), now + lease.left + RETRY_DELAY),
+                    None => has_ended = true,
+                }
+            }
+        }
+        if has_ended {
+            self.registry.announce_services().await;
+        }
     }
 
     /// Marks instances without a lease offline, or as suspects.

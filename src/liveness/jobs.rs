@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::protection::TICK;
-use super::{Agreement, ClockWatch, ExpiryHandler, Protection, Reconciler};
+use super::{Agreement, ClockWatch, ExpiryHandler, Protection, Reconciler, UnregisteredLeases};
 use crate::actor::{Mailbox, PurgeOffline, RegistryActor, Spawner};
 use crate::coordination::Coordinator;
 
@@ -31,6 +31,8 @@ pub(crate) struct Jobs {
     pub(crate) clock_watch: Arc<ClockWatch>,
     /// Processes expired leases, probes the lease store, and reviews suspects.
     pub(crate) expiry: Arc<ExpiryHandler>,
+    /// The leases of addresses that never registered.
+    pub(crate) unregistered: Arc<UnregisteredLeases>,
     /// Compares the online instances with the leases.
     pub(crate) reconciler: Arc<Reconciler>,
     /// Compares the lease stores of the replicas.
@@ -56,6 +58,10 @@ impl Jobs {
     pub(crate) fn start(self, spawner: &Spawner) {
         spawner.spawn("clock watch loop", watch(self.protection, self.clock_watch));
         spawner.spawn("sweep loop", sweep(Arc::clone(&self.expiry)));
+        spawner.spawn(
+            "unregistered leases loop",
+            sweep_unregistered(Arc::clone(&self.expiry), self.unregistered),
+        );
         spawner.spawn("lease probe loop", probe(Arc::clone(&self.expiry)));
         spawner.spawn("review loop", review(self.expiry));
         spawner.spawn("reconcile loop", reconcile(self.reconciler));
@@ -88,6 +94,17 @@ async fn sweep(expiry: Arc<ExpiryHandler>) -> Infallible {
     loop {
         ticks.tick().await;
         expiry.sweep().await;
+    }
+}
+
+async fn sweep_unregistered(
+    expiry: Arc<ExpiryHandler>,
+    leases: Arc<UnregisteredLeases>,
+) -> Infallible {
+    let mut ticks = every(TICK);
+    loop {
+        ticks.tick().await;
+        expiry.sweep_unregistered(&leases).await;
     }
 }
 

@@ -9,6 +9,7 @@ mod expiry;
 mod jobs;
 mod protection;
 mod reconcile;
+mod unregistered;
 
 pub(crate) use self::agreement::Agreement;
 pub(crate) use self::clock_watch::ClockWatch;
@@ -16,3 +17,4 @@ pub use self::expiry::ExpiryHandler;
 pub(crate) use self::jobs::{Jobs, Purge};
 pub use self::protection::{Limits, Protection};
 pub use self::reconcile::{ReconcileReport, ReconcileResult, Reconciler};
+pub use self::unregistered::UnregisteredLeases;

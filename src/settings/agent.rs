@@ -10,7 +10,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::client::{ClientSettings, http_url};
-use super::invalid_value;
+use super::{LogSettings, invalid_value};
 use crate::model::{
     Address, DisplayName, InstanceKey, Metadata, Registration, ScopeKey, ScopeKind, Ttl, Weight,
     parse_json,
@@ -24,6 +24,9 @@ const FILE: &str = "--file <PATH>";
 pub(crate) struct AgentSettings {
     #[command(flatten)]
     pub(crate) client: ClientSettings,
+
+    #[command(flatten)]
+    pub(crate) log: LogSettings,
 
     /// The key of the service of the instance
     #[arg(

@@ -20,7 +20,7 @@ use std::str::FromStr;
 
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
-use clap::{Arg, Args, CommandFactory, Error, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, Args, CommandFactory, Error, FromArgMatches, Parser, Subcommand, ValueEnum};
 pub(crate) use clap_complete::Shell;
 
 pub(crate) use self::agent::{AgentSettings, CheckSettings, CheckTarget};
@@ -75,6 +75,24 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+/// The form of a log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The log of a daemon or an agent.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LogSettings {
+    /// The form of the log on standard error: text, or json with one object per line
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
 }
 
 /// The identity of a new token.
@@ -141,7 +159,9 @@ pub(crate) fn parse(
 fn command_line() -> clap::Command {
     with_variables(Cli::command(), |_| true).mut_subcommands(|command| {
         let is_daemon = matches!(command.get_name(), "serve" | "migrate" | "healthcheck");
-        with_variables(command, |flag| is_daemon || client::FLAGS.contains(&flag))
+        with_variables(command, |flag| {
+            is_daemon || flag == "log-format" || client::FLAGS.contains(&flag)
+        })
     })
 }
 

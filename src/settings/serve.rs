@@ -12,7 +12,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Error};
 
 use super::access::AccessSettings;
-use super::{Hidden, invalid_value};
+use super::{Hidden, LogSettings, invalid_value};
 use crate::actor::{RefreshNotice, RollCall};
 use crate::admission;
 use crate::auth::AnonymousRole;
@@ -47,6 +47,9 @@ pub struct ServeSettings {
     /// The address and port of the HTTP server; port 0 picks a free port and prints it
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:18080")]
     pub(crate) listen: SocketAddr,
+
+    #[command(flatten)]
+    pub(crate) log: LogSettings,
 
     #[command(flatten)]
     pub(crate) store: StoreSettings,

@@ -347,7 +347,9 @@ async fn a_change_made_in_the_database_is_found_and_published() {
 }
 
 /// Everything that is published on the original's channel from now on, and when.
-async fn announcements(setup: &Setup<Shared>) -> impl StreamExt<Item = String> + Unpin + use<> {
+pub(crate) async fn announcements(
+    setup: &Setup<Shared>,
+) -> impl StreamExt<Item = String> + Unpin + use<> {
     let client = redis::Client::open(setup.backends.redis.url()).unwrap();
     let mut subscription = client.get_async_pubsub().await.unwrap();
     subscription.subscribe("service-launched").await.unwrap();

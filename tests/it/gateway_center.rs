@@ -7,6 +7,7 @@ use std::time::Duration;
 use redis::AsyncCommands;
 use reqwest::Method;
 use serde_json::{Value, json};
+use sha2::Digest;
 
 use crate::support::backends::{Backends, Setup, Shared, on_both_backends};
 use crate::support::daemon::Daemon;
@@ -159,23 +160,24 @@ async fn register_takes_the_id_or_the_key_of_a_service<B: Backends>() {
         assert_eq!(post(&daemon, REGISTER, body).await, success(true));
     }
     assert_eq!(instances(&daemon, "services/orders").await.len(), 3);
-    // Digits that are no service's id are a key, and stay one when an id reaches them; a
-    // number can only be an id, and a group's id is no service's.
-    let next = (number + 1).to_string();
-    for server_id in [next.as_str(), "987654", "007", "+7"] {
+    // An ID of the original's database is none of a service here, and makes none; a declared key
+    // may be a number.
+    daemon.put("/v1/services/987654", json!({})).await;
+    let next = (number + 1000).to_string();
+    for (server_id, expected) in [
+        (next.as_str(), failure("注册创建失败")),
+        ("1834567890123456789", failure("注册创建失败")),
+        ("987654", success(true)),
+        ("007", success(true)),
+        ("+7", failure("注册创建失败")),
+    ] {
         let body = json!({"serverId": server_id, "serverAddress": "a:1"});
-        let expected = match server_id {
-            "+7" => failure("注册创建失败"),
-            _ => success(true),
-        };
         assert_eq!(post(&daemon, REGISTER, body.clone()).await, expected);
         assert_eq!(post(&daemon, REGISTER, body).await, expected);
     }
-    for key in ["987654", next.as_str(), "007"] {
-        assert_eq!(
-            instances(&daemon, &format!("services/{key}")).await.len(),
-            1
-        );
+    for (key, count) in [("987654", 1), (next.as_str(), 0), ("007", 1)] {
+        let registered = instances(&daemon, &format!("services/{key}")).await;
+        assert_eq!(registered.len(), count, "{key}");
     }
     let group_id: i64 = group["id"].as_str().unwrap().parse().unwrap();
     for id in [876_543, group_id] {
@@ -397,4 +399,157 @@ async fn one_row_an_address_is_what_the_database_holds() {
         client.query_one(&sql, &[]).await.unwrap().get(0)
     };
     assert_eq!((count("scope").await, count("instance").await), (1, 1));
+}
+
+/// A daemon that knows the safeKey of a service as a token limited to it, and a token of its own.
+async fn with_safe_key() -> (Daemon, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("tokens");
+    // The SHA-256 of "safeKey", a secret of the original.
+    let hash = hex::encode(sha2::Sha256::digest("safeKey"));
+    let wide = hex::encode(sha2::Sha256::digest("wideKey"));
+    let lines = format!(
+        "agent test-provider {hash} services/test-provider\nagent wide {wide} services/test*\n"
+    );
+    std::fs::write(&list, lines).unwrap();
+    let flags = ["--tokens-file", list.to_str().unwrap()].map(str::to_owned);
+    (Daemon::start(&flags).await, folder)
+}
+
+#[tokio::test]
+async fn keep_alive_by_safe_key_is_a_token_limited_to_one_service() {
+    let (daemon, _folder) = with_safe_key().await;
+    let addr = "192.168.74.11:777";
+    let send = async |body: Value| put(&daemon, KEEP_SERVER, body).await;
+    // Rows 10 and 12: null members count as absent.
+    assert_eq!(
+        send(json!({"safeKey": "safeKey", "addr": addr})).await,
+        success(true)
+    );
+    let all = json!({"safeKey": "safeKey", "groupKey": null, "server": null, "addr": addr, "weight": null});
+    assert_eq!(send(all).await, success(true));
+    // Row 11, a token for several services, and none.
+    for wrong in [
+        json!({"safeKey": "unknown", "addr": addr}),
+        json!({"safeKey": "wideKey", "addr": addr}),
+    ] {
+        assert_eq!(send(wrong).await, failure("安全密钥错误"));
+    }
+    let without = send(json!({"server": "test-provider", "addr": addr})).await;
+    assert!(
+        without["msg"].as_str().unwrap().starts_with("unauthorized"),
+        "{without}"
+    );
+    // It is the lease of that service.
+    let url = format!(
+        "{}/v1/services/test-provider/instances/{addr}",
+        daemon.url()
+    );
+    let registered = daemon.client().put(url).bearer_auth("safeKey").send().await;
+    assert_eq!(registered.unwrap().status(), 201);
+    assert_eq!(
+        send(json!({"safeKey": "safeKey", "addr": addr})).await,
+        success(true)
+    );
+    eventually(Duration::from_secs(10), "it is online", || async {
+        let url = format!("{}/v1/services/test-provider/instances", daemon.url());
+        let list = daemon.client().get(url).bearer_auth("safeKey").send().await;
+        let list: Value = list.unwrap().json().await.unwrap();
+        (list["instances"][0]["online"] == json!(true)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_answer_under_the_originals_paths_has_its_form() {
+    let (daemon, _folder) = with_safe_key().await;
+    let send = async |method: &str, path: &str, token: Option<&str>| {
+        let method: Method = method.parse().unwrap();
+        let request = daemon
+            .client()
+            .request(method, format!("{}{path}", daemon.url()));
+        let request = match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        let answer = request.json(&json!({})).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!(
+            (&body["code"], &body["data"]),
+            (&json!(0), &Value::Null),
+            "{path}"
+        );
+        body["msg"].as_str().unwrap().to_owned()
+    };
+    for (method, path, token, says) in [
+        ("POST", CREATE, None, "unauthorized"),
+        ("POST", CREATE, Some("wrong"), "unauthorized"),
+        (
+            "PUT",
+            "/gateway-server-detail/offline?id=1",
+            Some("safeKey"),
+            "scope_forbidden",
+        ),
+        ("GET", CREATE, Some("safeKey"), "method_not_allowed"),
+        (
+            "POST",
+            "/gateway-interface/create",
+            Some("safeKey"),
+            "route_not_found",
+        ),
+        (
+            "GET",
+            "/gateway-group-detail/get/server-name?groupKey=x",
+            None,
+            "route_not_found",
+        ),
+    ] {
+        let msg = send(method, path, token).await;
+        assert!(msg.starts_with(says), "{method} {path}: {msg}");
+    }
+    // While it starts.
+    let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let unreachable = format!(
+        "postgres://u@127.0.0.1:{}/x",
+        crate::support::process::free_port()
+    );
+    let starting = Daemon::launch(&["--store".to_owned(), unreachable], folder);
+    let (status, body) = starting
+        .put(KEEP_SERVER, json!({"server": "a", "addr": "a:1"}))
+        .await;
+    assert_eq!(status, 200);
+    assert!(
+        body["msg"].as_str().unwrap().starts_with("starting"),
+        "{body}"
+    );
+}
+
+#[tokio::test]
+async fn gateways_refresh_when_the_lease_of_an_address_that_never_registered_begins_and_ends() {
+    let short = ["--lease-ttl", "5s", "--roll-call-interval", "2s"];
+    let setup = Setup::<Shared>::start_with(&short).await;
+    let mut messages = crate::events::announcements(&setup).await;
+    let addr = json!({"server": "orders", "addr": "10.0.0.5:8080"});
+    // Until a missing lease is evidence.
+    for _ in 0..4 {
+        put(&setup, KEEP_SERVER, addr.clone()).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    use futures_util::StreamExt;
+    let mut next = async || {
+        tokio::time::timeout(Duration::from_secs(20), messages.next())
+            .await
+            .unwrap()
+    };
+    assert_eq!(next().await.unwrap(), "来自网关中心的刷新本地缓存请求");
+    let begin = tokio::time::Instant::now();
+    assert_eq!(next().await.unwrap(), "来自网关中心的刷新本地缓存请求");
+    assert!(
+        begin.elapsed() > Duration::from_secs(1),
+        "it is that of the end"
+    );
+    let mut redis = setup.backends.redis.connect().await;
+    let keys: Vec<String> = redis.keys("heartbeat:*").await.unwrap();
+    assert_eq!(keys, Vec::<String>::new(), "a rescan finds it gone");
 }

@@ -22,7 +22,9 @@ async fn the_document_has_every_route_and_no_other() {
         for (method, operation) in methods.as_object().unwrap() {
             let public = operation["security"] == serde_json::json!([{}]);
             let refuses = operation["responses"].get("401").is_some();
-            assert_eq!(public, !refuses, "{method} {path}");
+            // The original's API refuses with status 200.
+            let is_original = path.starts_with("/gateway-");
+            assert_eq!(public || is_original, !refuses, "{method} {path}");
             described.insert((path.clone(), method.to_uppercase(), public));
         }
     }

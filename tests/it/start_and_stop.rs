@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::daemon::{BINARY, Daemon};
@@ -346,4 +346,18 @@ async fn a_migration_by_another_daemon_fails_no_registration() {
     let migration = "ALTER TABLE instance ALTER COLUMN address TYPE varchar";
     client.batch_execute(migration).await.unwrap();
     assert_eq!(register("b:1").await, 201);
+}
+
+#[tokio::test]
+async fn the_log_is_json_if_that_is_asked() {
+    let daemon = Daemon::start(&["--log-format", "json"].map(str::to_owned)).await;
+    let log = daemon.log();
+    assert!(log.lines().count() >= 3, "{log}");
+    for line in log.lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+        for field in ["time", "level", "target", "message"] {
+            assert!(line[field].is_string(), "{line}");
+        }
+    }
+    assert!(log.contains("\"message\":\"ready\""), "{log}");
 }

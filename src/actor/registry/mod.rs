@@ -228,6 +228,20 @@ impl Handler<MigrateSchema> for RegistryActor {
 #[rtype(result = "()")]
 pub(crate) struct AppendEvents(pub Vec<Event>);
 
+/// Publishes the original's message on which gateways refresh, if that is enabled. Answered at
+/// once.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(crate) struct AnnounceServices;
+
+impl Handler<Admitted<AnnounceServices>> for RegistryActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Admitted<AnnounceServices>, context: &mut Context<Self>) {
+        self.announce(context);
+    }
+}
+
 /// Why a write was not confirmed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum WriteError {
@@ -247,6 +261,14 @@ impl Mailbox<RegistryActor> {
         T: Send + 'static,
     {
         Ok(self.ask(message).await??)
+    }
+
+    /// Publishes the original's message on which gateways refresh. A busy RegistryActor does it for
+    /// its own changes soon.
+    pub(crate) async fn announce_services(&self) {
+        if let Err(error) = self.ask(AnnounceServices).await {
+            log::debug!("cannot announce that the leases of services changed: {error}");
+        }
     }
 
     /// Appends events to the event log, after those of earlier commits. Retries until the

@@ -20,6 +20,23 @@ pub(crate) async fn head(address: &str, request: &str) -> String {
     String::from_utf8(head).unwrap()
 }
 
+/// The body of the answer to a request without a body, whose connection ends with it.
+pub(crate) async fn body(address: &str, method: &str, path: &str, headers: &str) -> String {
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nConnection: close\r\n{headers}\r\n"
+    );
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = stream.read_to_string(&mut answer);
+    timeout(Duration::from_secs(20), read)
+        .await
+        .unwrap()
+        .unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    body.to_owned()
+}
+
 /// The status of the answer to a request without a body; `headers` each end in `\r\n`.
 pub(crate) async fn status(address: &str, method: &str, path: &str, headers: &str) -> u16 {
     let request = format!(
