@@ -466,7 +466,7 @@ async fn head_is_answered_as_get_without_a_body() {
 }
 
 #[tokio::test]
-async fn two_ways_to_write_an_address_are_one_instance() {
+async fn complaint_21_two_ways_to_write_an_address_are_one_instance() {
     let daemon = Setup::<Embedded>::start().await;
     let put = async |address: &str| {
         let path = format!("/v1/services/orders/instances/{address}");

@@ -150,7 +150,7 @@ async fn hostile_names_and_metadata_are_text() {
 }
 
 #[tokio::test]
-async fn five_thousand_instances_are_scrolled_and_searched() {
+async fn complaint_41_five_thousand_instances_are_scrolled_and_searched() {
     let daemon = Daemon::start(&[]).await;
     let many = addresses(5000);
     daemon.register("orders", &many, &json!({})).await;

@@ -218,3 +218,30 @@ async fn the_table_of_metrics_is_what_the_daemon_serves() {
         );
     }
 }
+
+#[test]
+fn every_complaint_has_a_test_with_its_number() {
+    let page = include_str!("../../docs/complaints.md");
+    let rows = page.lines().filter_map(|line| {
+        let number = line.strip_prefix("| ")?.split(' ').next()?;
+        number.parse::<usize>().ok()
+    });
+    let rows: BTreeSet<usize> = rows.collect();
+    assert_eq!(rows, (1..=41).collect());
+    let mut tests = BTreeSet::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(path).unwrap();
+            let named = text.split("fn complaint_").skip(1);
+            let numbers = named.filter_map(|rest| rest.split('_').next()?.parse::<usize>().ok());
+            tests.extend(numbers);
+        }
+    }
+    assert_eq!(tests, rows);
+}

@@ -32,7 +32,7 @@ use crate::support::{addresses, core_settings, eventually, start_core};
 on_both_backends! {
     two_thousand_silent_instances_are_detected_within_a_second_and_published_once,
     a_heartbeat_in_flight_while_its_lease_expires_wins,
-    instances_offline_for_long_are_removed,
+    complaint_32_instances_offline_for_long_are_removed,
     a_shortened_ttl_is_detected_by_the_new_time,
 }
 
@@ -227,7 +227,7 @@ async fn a_heartbeat_in_flight_while_its_lease_expires_wins<B: Backends>() {
     );
 }
 
-async fn instances_offline_for_long_are_removed<B: Backends>() {
+async fn complaint_32_instances_offline_for_long_are_removed<B: Backends>() {
     let mut arguments = SHORT.to_vec();
     arguments.extend(["--remove-offline-after", "3s"]);
     let setup = Setup::<B>::start_with(&arguments).await;

@@ -155,3 +155,101 @@ async fn complaint_15_pages_of_an_allowed_origin_may_use_the_api() {
     let (_, headers) = send(&open, "GET", "/v1/services", &[stranger]).await;
     assert!(headers.contains_key("access-control-allow-origin"));
 }
+
+#[tokio::test]
+async fn complaint_19_a_key_has_no_colon_and_says_so() {
+    let daemon = Daemon::start(&[]).await;
+    for key in ["providers:x:1.0.0:", "a$B", "G@@s"] {
+        let path = format!("/v1/services/{key}/instances/a:1");
+        let (status, body) = daemon.put(&path, json!({})).await;
+        assert_eq!((status.as_u16(), &body["field"]), (400, &json!("service")));
+        let detail = body["detail"].as_str().unwrap();
+        assert!(
+            detail.contains("hold only letters, digits, '.', '_' and '-'"),
+            "{detail}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn complaint_26_the_services_of_a_reused_address_are_found_by_it() {
+    let daemon = Daemon::start(&[]).await;
+    for service in ["old", "new"] {
+        let path = format!("/v1/services/{service}/instances/10.0.0.5:8080");
+        daemon.put(&path, json!({})).await;
+    }
+    let (_, found) = daemon.get("/v1/instances?address=10.0.0.5:8080").await;
+    let services = found["instances"].as_array().unwrap().iter();
+    let services: Vec<_> = services
+        .map(|one| one["service"].as_str().unwrap())
+        .collect();
+    assert_eq!(services, ["new", "old"]);
+}
+
+#[tokio::test]
+async fn complaint_28_an_instance_of_weight_0_stays_available() {
+    let daemon = Daemon::start(&[]).await;
+    daemon.put(ORDERS, json!({"weight": 0})).await;
+    daemon.put(&format!("{ORDERS}/heartbeat"), json!({})).await;
+    let (_, instance) = daemon.get(ORDERS).await;
+    assert_eq!(
+        (&instance["available"], &instance["weight"]),
+        (&json!(true), &json!(0))
+    );
+}
+
+#[tokio::test]
+async fn complaint_33_a_heartbeat_writes_no_line_to_the_log() {
+    let daemon = Daemon::start(&[]).await;
+    daemon.put(ORDERS, json!({})).await;
+    let before = daemon.log();
+    for _ in 0..200 {
+        daemon.put(&format!("{ORDERS}/heartbeat"), json!({})).await;
+    }
+    assert_eq!(daemon.log(), before);
+}
+
+#[tokio::test]
+async fn complaint_35_variables_that_kubernetes_adds_are_no_settings() {
+    let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let variables = [
+        ("ROLLCALL_PORT", "tcp://10.0.0.1:18080"),
+        ("ROLLCALL_PORT_18080_TCP", "tcp://10.0.0.1:18080"),
+        ("ROLLCALL_PORT_18080_TCP_ADDR", "10.0.0.1"),
+        ("ROLLCALL_SERVICE_HOST", "10.0.0.1"),
+        ("ROLLCALL_SERVICE_PORT", "18080"),
+        ("ROLLCALL_REDIS_PORT", "tcp://10.0.0.2:6379"),
+        ("ROLLCALL_SERVER_SERVICE_HOST", "10.0.0.3"),
+    ];
+    let daemon = Daemon::launch_with(&[], folder, &variables);
+    daemon.ready().await;
+}
+
+#[tokio::test]
+async fn complaint_37_an_idle_connection_outlives_the_60_seconds_of_a_load_balancer() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let daemon = Daemon::start(&[]).await;
+    let mut stream = tokio::net::TcpStream::connect(daemon.address())
+        .await
+        .unwrap();
+    let mut ask = async || {
+        stream
+            .write_all(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = [0; 4096];
+        let count = stream.read(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer[..count]).into_owned()
+    };
+    assert!(ask().await.starts_with("HTTP/1.1 200"));
+    tokio::time::sleep(std::time::Duration::from_secs(65)).await;
+    assert!(ask().await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn complaint_40_a_host_name_may_have_underscores() {
+    let daemon = Daemon::start(&[]).await;
+    let path = "/v1/services/orders/instances/my_svc:8080";
+    assert_eq!(daemon.put(path, json!({})).await.0, 201);
+}

@@ -227,7 +227,7 @@ async fn a_backend_that_is_away_is_seen() {
 }
 
 #[tokio::test]
-async fn no_label_is_a_clients_choice() {
+async fn complaint_34_no_label_is_a_clients_choice() {
     let setup = Setup::<Embedded>::start().await;
     let before = text(&setup).await.lines().count();
     for i in 0..200 {

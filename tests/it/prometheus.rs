@@ -16,7 +16,7 @@ on_both_backends! {
     every_instance_is_a_target_with_what_is_known_of_it,
     a_list_has_the_requested_instances,
     without_instances_the_list_is_empty,
-    metadata_becomes_labels_that_prometheus_takes,
+    complaint_29_metadata_becomes_labels_that_prometheus_takes,
     a_query_that_is_none_is_400,
 }
 
@@ -184,7 +184,7 @@ fn hostile() -> BTreeMap<&'static str, &'static str> {
     ])
 }
 
-async fn metadata_becomes_labels_that_prometheus_takes<B: Backends>() {
+async fn complaint_29_metadata_becomes_labels_that_prometheus_takes<B: Backends>() {
     let daemon = Setup::<B>::start().await;
     let mut metadata = hostile();
     metadata.extend([

@@ -14,6 +14,7 @@ use rollcalld::model::{InstanceKey, ScopeKind, Ttl, Weight};
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::metrics::Samples;
 use crate::support::backends::{Backends, Setup, Shared};
 use crate::support::daemon::Daemon;
 use crate::support::eventually;
@@ -433,5 +434,44 @@ async fn a_scope_that_is_deleted_while_it_gets_instances_is_either_there_or_not(
             deleted.1
         );
         assert_eq!(setup.delete(&instance).await.0, 204);
+    }
+}
+
+#[tokio::test]
+async fn complaint_8_an_outage_of_redis_leaves_a_replica_ready_and_degraded() {
+    let mut setup = Setup::<Shared>::start().await;
+    let instance = "/v1/services/orders/instances/a:1";
+    setup.put(instance, json!({})).await;
+    setup.put(&format!("{instance}/heartbeat"), json!({})).await;
+    setup.backends.redis.kill();
+    eventually(Duration::from_secs(10), "it is degraded", || async {
+        let (status, body) = setup.get("/readyz").await;
+        assert_eq!(status, 200, "{body}");
+        let is_degraded = body["status"] == json!("degraded");
+        is_degraded.then(|| assert_eq!(body["checks"]["leases"], json!("unavailable")))
+    })
+    .await;
+    assert_eq!(setup.get("/readyz?backends=required").await.0, 503);
+    let (status, list) = setup
+        .get("/v1/services/orders/instances?available=true")
+        .await;
+    assert_eq!((status.as_u16(), &list["stale"]), (200, &json!(true)));
+    assert_eq!(list["instances"].as_array().unwrap().len(), 1);
+    let degraded = Samples::of(&setup).await.get("rollcall_degraded");
+    assert_eq!(degraded, 1.0);
+}
+
+#[tokio::test]
+async fn complaint_39_a_heartbeat_right_after_a_registration_finds_its_instance() {
+    let setup = Setup::<Shared>::start().await;
+    let second = Daemon::start(&setup.backends.arguments()).await;
+    for i in 0..200 {
+        let instance = format!("/v1/services/orders/instances/h-{i}:1");
+        assert_eq!(setup.put(&instance, json!({})).await.0, 201);
+        // On the other replica.
+        let (status, body) = second
+            .put(&format!("{instance}/heartbeat"), json!({}))
+            .await;
+        assert_eq!(status, 200, "{i}: {body}");
     }
 }

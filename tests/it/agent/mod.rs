@@ -178,7 +178,7 @@ async fn an_instance_deregistered_by_another_client_registers_again() {
 }
 
 #[tokio::test]
-async fn it_begins_before_the_registry_does_and_outlives_its_outages() {
+async fn complaint_31_it_begins_before_the_registry_does_and_outlives_its_outages() {
     let folder = Arc::new(TempDir::new().unwrap());
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");

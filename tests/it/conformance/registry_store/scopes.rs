@@ -15,7 +15,7 @@ suite! {
         every_scope_is_listed,
         a_scope_is_found_by_its_id,
         a_scope_is_deleted_only_without_instances,
-        a_service_that_was_never_declared_goes_with_its_last_instance,
+        complaint_18_a_service_that_was_never_declared_goes_with_its_last_instance,
     }
 }
 
@@ -106,7 +106,9 @@ async fn a_scope_is_deleted_only_without_instances(mut fixture: Fixture) {
     );
 }
 
-async fn a_service_that_was_never_declared_goes_with_its_last_instance(mut fixture: Fixture) {
+async fn complaint_18_a_service_that_was_never_declared_goes_with_its_last_instance(
+    mut fixture: Fixture,
+) {
     let keys = ["a:1", "b:1"].map(|address| instance(service("orders"), address));
     let deregister = async |fixture: &mut Fixture, key: &InstanceKey| {
         let outcome = fixture.write(async |tx| tx.deregister_instance(key, false).await.unwrap());
