@@ -53,8 +53,8 @@ pub(crate) struct AccessSettings {
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = network)]
     pub(crate) trusted_proxy: Vec<IpNet>,
 
-    /// An origin whose pages in a browser may use the API, such as https://status.example, or * for
-    /// all; may be repeated, or separated by commas
+    /// An origin whose pages in a browser may use the API, such as `https://status.example`, or
+    /// * for all; may be repeated, or separated by commas
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub(crate) cors_origin: Vec<String>,
 

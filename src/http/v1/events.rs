@@ -13,7 +13,7 @@ use futures_util::{StreamExt, future, stream};
 use serde::Serialize;
 use tokio::time::{Instant, interval_at};
 
-use super::instances::RegistrantResponse;
+use super::instance_response::RegistrantResponse;
 use super::selection_query::{Accepts, ScopeParams, SelectionQuery};
 use crate::http::access::Caller;
 use crate::http::context;

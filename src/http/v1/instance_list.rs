@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::instances::ListedInstanceResponse;
+use super::instance_response::ListedInstanceResponse;
 use super::selection_query::{Accepts, FilterParams, SelectionQuery};
 use crate::directory::{Body, InstanceFilter, ScopeSnapshot};
 use crate::http::conditional::Conditional;

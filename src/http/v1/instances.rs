@@ -2,14 +2,14 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::instance_response::{InstanceResponse, ListedInstanceResponse};
 use crate::actor::{
     ChangeInstance, DeregisterInstance, LeaveInstance, Left, RegisterInstance, Revoke, TakeOffline,
 };
 use crate::auth::Role;
-use crate::directory::InstanceEntry;
 use crate::http::access::Caller;
 use crate::http::extract::{InstancePath, Json};
 use crate::http::openapi::responses::{
@@ -18,8 +18,8 @@ use crate::http::openapi::responses::{
 use crate::http::openapi::schema;
 use crate::http::{Api, Problem};
 use crate::model::{
-    DisplayName, Field, Hold, Instance, InstanceChange, InstanceKey, Metadata, Note, Registrant,
-    Registration, ScopeKind, Status, StatusChange, Ttl, Weight, rfc3339_millis,
+    DisplayName, Field, Hold, InstanceChange, InstanceKey, Metadata, Note, Registration, Status,
+    StatusChange, Ttl, Weight,
 };
 use crate::store::Deregistration;
 
@@ -101,150 +101,6 @@ impl ChangeBody {
             weight: self.weight,
             metadata: self.metadata,
         })
-    }
-}
-
-/// A registered instance.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Instance)]
-pub(in crate::http) struct InstanceResponse<'a> {
-    id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    group: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    service: Option<&'a str>,
-    address: &'a str,
-    name: &'a str,
-    #[schema(value_type = u16)]
-    weight: Weight,
-    #[schema(value_type = HashMap<String, String>)]
-    metadata: &'a Metadata,
-    #[schema(value_type = String, pattern = "^(enabled|disabled|held)$")]
-    status: Status,
-    /// Who holds the instance: the name of a token, or the name that was given.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    held_by: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    reason: Option<&'a Note>,
-    /// An operator's values, which win over those that the instance registers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    overrides: Option<ValuesResponse<'a>>,
-    /// The values of the instance that are overridden.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    registered: Option<ValuesResponse<'a>>,
-    #[schema(value_type = u32)]
-    ttl_seconds: Ttl,
-    /// Who sent the last registration that changed it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    registered_by: Option<RegistrantResponse<'a>>,
-    registered_at: String,
-    updated_at: String,
-}
-
-/// Values that an operator may override.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Values)]
-struct ValuesResponse<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u16>)]
-    weight: Option<Weight>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<HashMap<String, String>>)]
-    metadata: Option<&'a Metadata>,
-}
-
-/// The sender of a registration.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Registrant)]
-pub(super) struct RegistrantResponse<'a> {
-    /// The name of its token.
-    token: &'a str,
-    /// Its IP address.
-    peer: &'a str,
-}
-
-impl<'a> From<&'a Registrant> for RegistrantResponse<'a> {
-    fn from(by: &'a Registrant) -> Self {
-        Self {
-            token: by.token(),
-            peer: by.peer(),
-        }
-    }
-}
-
-/// A registered instance with the state of its lease.
-#[derive(Serialize, ToSchema)]
-#[schema(as = ListedInstance)]
-pub(in crate::http) struct ListedInstanceResponse<'a> {
-    #[serde(flatten)]
-    instance: InstanceResponse<'a>,
-    online: bool,
-    available: bool,
-    /// The instance has no lease, and protection mode keeps it listed.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    suspect: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    online_changed_at: Option<String>,
-}
-
-impl<'a> InstanceResponse<'a> {
-    fn of(instance: &'a Instance, default_ttl: Ttl) -> Self {
-        let scope = &instance.key.scope;
-        let key = |kind| (scope.kind == kind).then_some(scope.key.as_str());
-        let (hold, overrides) = (instance.hold.as_ref(), instance.overrides.as_ref());
-        Self {
-            id: instance.id.to_string(),
-            group: key(ScopeKind::Group),
-            service: key(ScopeKind::Service),
-            address: instance.key.address.as_str(),
-            name: instance.display_name(),
-            weight: instance.weight(),
-            metadata: instance.metadata(),
-            status: instance.status,
-            held_by: hold.map(|hold| hold.by.as_str()),
-            reason: hold.and_then(|hold| hold.reason.as_ref()),
-            overrides: overrides.map(|overrides| ValuesResponse {
-                weight: overrides.weight,
-                metadata: overrides.metadata.as_ref(),
-            }),
-            registered: overrides.map(|overrides| ValuesResponse {
-                weight: overrides.weight.map(|_| instance.registered_weight()),
-                metadata: overrides
-                    .metadata
-                    .as_ref()
-                    .map(|_| &instance.given_metadata),
-            }),
-            ttl_seconds: instance.ttl.unwrap_or(default_ttl),
-            registered_by: instance
-                .registered_by
-                .as_ref()
-                .map(RegistrantResponse::from),
-            registered_at: rfc3339_millis(instance.registered_at),
-            updated_at: rfc3339_millis(instance.updated_at),
-        }
-    }
-}
-
-impl<'a> ListedInstanceResponse<'a> {
-    pub(super) fn of(listed: &'a InstanceEntry, default_ttl: Ttl) -> Self {
-        let InstanceEntry {
-            instance, suspect, ..
-        } = listed;
-        Self {
-            online: instance.presence.online,
-            available: instance.available(),
-            suspect: *suspect,
-            online_changed_at: instance.presence.changed_at.map(rfc3339_millis),
-            instance: InstanceResponse::of(instance, default_ttl),
-        }
     }
 }
 

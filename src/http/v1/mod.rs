@@ -4,6 +4,7 @@ pub(super) mod bulk;
 pub(super) mod events;
 pub(super) mod heartbeats;
 pub(super) mod instance_list;
+mod instance_response;
 pub(super) mod instances;
 pub(super) mod leases;
 pub(super) mod overview;

@@ -8,7 +8,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::instances::ListedInstanceResponse;
+use super::instance_response::ListedInstanceResponse;
 use super::selection_query::{Accepts, FilterParams, MAX_LIMIT, ScopeParams, SelectionQuery};
 use crate::directory::{InstanceEntry, ScopeSnapshot};
 use crate::http::access::Caller;

@@ -16,6 +16,7 @@ mod checkout;
 mod connect;
 mod migrate;
 mod reader;
+mod register;
 mod rows;
 mod tls;
 mod writer;

@@ -1,7 +1,5 @@
 //! The writer and its transactions.
 
-use std::collections::HashMap;
-
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Pool;
@@ -12,10 +10,10 @@ use super::checkout::PooledConnection;
 use super::{KeyColumns, Params, migrate, one, rows};
 use crate::model::{
     DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Note, Registration,
-    ReplicaId, Resets, Scope, ScopeKind, ScopeRecord,
+    ReplicaId, Scope, ScopeKind,
 };
 use crate::store::{
-    Attestation, Declared, Deregistration, LeaseStart, MigrateError, Registered, RegisteredMany,
+    Attestation, Declared, Deregistration, LeaseStart, MigrateError, RegisteredMany,
     RegistryTransaction, RegistryWriter, Removal, ScopeDeletion, StoreError, WentOnline,
 };
 
@@ -42,10 +40,10 @@ impl RegistryWriter for PostgresWriter {
     }
 }
 
-struct PostgresTransaction<'a> {
+pub(super) struct PostgresTransaction<'a> {
     pool: &'a Pool,
     connection: PooledConnection,
-    now: DateTime<Utc>,
+    pub(super) now: DateTime<Utc>,
     state: State,
 }
 
@@ -76,7 +74,7 @@ impl PostgresTransaction<'_> {
         Ok(answers.pop().unwrap_or_default())
     }
 
-    async fn query_pipelined(
+    pub(super) async fn query_pipelined(
         &mut self,
         questions: &[(&'static str, Params<'_>)],
     ) -> Result<Vec<Vec<Row>>, StoreError> {
@@ -90,66 +88,6 @@ impl PostgresTransaction<'_> {
             }
             answers => answers,
         }
-    }
-
-    /// Declares the unknown services, then inserts and updates instances. Returns the services and
-    /// instances that changed. All registrations reset the same fields.
-    async fn upsert(
-        &mut self,
-        services: &[&str],
-        registrations: &[&Registration],
-        resets: Resets,
-    ) -> Result<(Vec<ScopeRecord>, Vec<Registered>), StoreError> {
-        let columns = KeyColumns::of(registrations.iter().map(|registration| &registration.key));
-        let mut names = Vec::with_capacity(registrations.len());
-        let mut weights = Vec::with_capacity(registrations.len());
-        let mut metadata = Vec::with_capacity(registrations.len());
-        let mut ttls = Vec::with_capacity(registrations.len());
-        let mut registrants = Vec::with_capacity(registrations.len());
-        for registration in registrations {
-            let Registration {
-                name, weight, ttl, ..
-            } = registration;
-            names.push(name.given().map(DisplayName::as_str));
-            weights.push(weight.given().map(|weight| i32::from(weight.get())));
-            metadata.push(registration.metadata.given().map(json).transpose()?);
-            ttls.push(ttl.given().map(|ttl| i32::from(ttl.as_secs())));
-            registrants.push(registration.by.as_ref().map(ToString::to_string));
-        }
-        let now = self.now;
-        let declare: Params<'_> = &[(&services, Type::TEXT_ARRAY), (&now, Type::TIMESTAMPTZ)];
-        let register: Params<'_> = &[
-            (&columns.kinds, Type::TEXT_ARRAY),
-            (&columns.keys, Type::TEXT_ARRAY),
-            (&columns.addresses, Type::TEXT_ARRAY),
-            (&names, Type::TEXT_ARRAY),
-            (&weights, Type::INT4_ARRAY),
-            (&metadata, Type::JSONB_ARRAY),
-            (&ttls, Type::INT4_ARRAY),
-            (&registrants, Type::TEXT_ARRAY),
-            (&now, Type::TIMESTAMPTZ),
-            (&resets.name, Type::BOOL),
-            (&resets.weight, Type::BOOL),
-            (&resets.metadata, Type::BOOL),
-            (&resets.ttl, Type::BOOL),
-        ];
-        let mut questions = vec![(sql!("register_instances"), register)];
-        if !services.is_empty() {
-            questions.insert(0, (sql!("declare_services"), declare));
-        }
-        let mut answers = self.query_pipelined(&questions).await?;
-        let registered = answers.pop().unwrap_or_default();
-        let declared = answers.pop().unwrap_or_default();
-        let registered = registered.iter().map(|row| {
-            Ok(Registered {
-                instance: rows::instance(row)?,
-                created: rows::get(row, "created")?,
-                changed: true,
-            })
-        });
-        let registered = registered.collect::<Result<_, _>>()?;
-        let declared = declared.iter().map(rows::scope).collect::<Result<_, _>>()?;
-        Ok((declared, registered))
     }
 
     /// Removes the services of removed instances that need not stay, and returns both.
@@ -172,7 +110,7 @@ impl PostgresTransaction<'_> {
     }
 
     /// Returns those of the given instances that are registered.
-    async fn find(&mut self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
+    pub(super) async fn find(&mut self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
@@ -200,21 +138,6 @@ impl PostgresTransaction<'_> {
         ];
         self.query(sql, params).await
     }
-}
-
-/// Returns the registrations in groups that reset the same fields. Nearly always one.
-fn by_resets<'a>(registrations: &[&'a Registration]) -> HashMap<Resets, Vec<&'a Registration>> {
-    let mut groups: HashMap<Resets, Vec<&Registration>> = HashMap::new();
-    for registration in registrations {
-        let group = groups.entry(registration.resets()).or_default();
-        group.push(registration);
-    }
-    groups
-}
-
-fn by_key(registered: impl IntoIterator<Item = Registered>) -> HashMap<InstanceKey, Registered> {
-    let with_key = |one: Registered| (one.instance.key.clone(), one);
-    registered.into_iter().map(with_key).collect()
 }
 
 #[async_trait]
@@ -262,54 +185,7 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         &mut self,
         registrations: &[Registration],
     ) -> Result<RegisteredMany, StoreError> {
-        // Most services are known; the unknown ones show as missing results.
-        let all: Vec<&Registration> = registrations.iter().collect();
-        let mut registered = HashMap::new();
-        for (resets, alike) in by_resets(&all) {
-            let (_, changed) = self.upsert(&[], &alike, resets).await?;
-            registered.extend(by_key(changed));
-        }
-        let missing: Vec<InstanceKey> = all
-            .iter()
-            .map(|registration| &registration.key)
-            .filter(|key| !registered.contains_key(key))
-            .cloned()
-            .collect();
-        let unchanged = self.find(&missing).await?.into_iter();
-        registered.extend(by_key(unchanged.map(|instance| Registered {
-            created: false,
-            changed: false,
-            instance,
-        })));
-        let of_unknown = |registration: &&Registration| {
-            let key = &registration.key;
-            key.scope.kind == ScopeKind::Service && !registered.contains_key(key)
-        };
-        let of_unknown: Vec<&Registration> = all.into_iter().filter(of_unknown).collect();
-        let mut services = Vec::new();
-        for (resets, alike) in by_resets(&of_unknown) {
-            let keys = alike.iter().map(|one| one.key.scope.key.as_str());
-            let keys: Vec<&str> = keys.collect();
-            let (declared, created) = self.upsert(&keys, &alike, resets).await?;
-            services.extend(declared);
-            registered.extend(by_key(created));
-        }
-        let answers = registrations.iter().map(|registration| {
-            let answer = registered.remove(&registration.key);
-            match registration.key.scope.kind {
-                // It was declared one statement ago, and another replica has deleted it since.
-                ScopeKind::Service if answer.is_none() => Err(StoreError::Conflict(format!(
-                    "{} was deleted",
-                    registration.key.scope
-                ))),
-                _ => Ok(answer),
-            }
-        });
-        let instances = answers.collect::<Result<_, _>>()?;
-        Ok(RegisteredMany {
-            instances,
-            services,
-        })
+        self.register(registrations).await
     }
 
     async fn change_instance(
@@ -453,6 +329,6 @@ impl RegistryTransaction for PostgresTransaction<'_> {
     }
 }
 
-fn json(metadata: &Metadata) -> Result<serde_json::Value, StoreError> {
+pub(super) fn json(metadata: &Metadata) -> Result<serde_json::Value, StoreError> {
     serde_json::to_value(metadata).map_err(|error| StoreError::Refused(error.to_string()))
 }

@@ -10,6 +10,7 @@ macro_rules! sql {
     };
 }
 
+mod migrate;
 mod reader;
 mod rows;
 mod thread;
@@ -28,9 +29,9 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 use self::reader::SqliteReader;
 use self::thread::SqliteThread;
 use self::writer::SqliteWriter;
-use super::Store;
+use super::{Removal, Store};
 use crate::backend::OpenError;
-use crate::model::{Scope, ScopeRecord};
+use crate::model::{Instance, Scope, ScopeKind, ScopeRecord};
 
 /// How long a statement waits for another program that has locked the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
@@ -127,4 +128,20 @@ fn find_scope(connection: &Connection, scope: &Scope) -> rusqlite::Result<Option
         .prepare_cached(sql!("find_scope"))?
         .query_row([scope.kind.as_str(), scope.key.as_str()], rows::scope)
         .optional()
+}
+
+/// Removes the services of removed instances that need not stay, and returns both.
+fn with_services(connection: &Connection, instances: Vec<Instance>) -> rusqlite::Result<Removal> {
+    let mut remove = connection.prepare_cached(sql!("remove_undeclared_services"))?;
+    let mut services = Vec::new();
+    for Instance { key, .. } in &instances {
+        if key.scope.kind == ScopeKind::Service {
+            let removed = remove.query_row([key.scope.key.as_str()], rows::scope);
+            services.extend(removed.optional()?);
+        }
+    }
+    Ok(Removal {
+        instances,
+        services,
+    })
 }

@@ -4,24 +4,20 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use rusqlite::functions::FunctionFlags;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::thread::{self, SqliteThread, Writes, closed, store_error};
-use super::{find_scope, rows};
+use super::{find_scope, migrate, rows, with_services};
 use crate::model::{
-    Address, DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Note, Registration,
-    Scope, ScopeId, ScopeKind,
+    DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Note, Registration, Scope,
+    ScopeId, ScopeKind,
 };
 use crate::store::{
     Attestation, Declared, Deregistration, LeaseStart, MigrateError, Registered, RegisteredMany,
     RegistryTransaction, RegistryWriter, Removal, ScopeDeletion, StoreError, WentOnline,
-    migrate_error, with_sources,
 };
-
-refinery::embed_migrations!("sql/sqlite/migrations");
 
 /// The writer is dropped last, and closes the database.
 pub(super) struct SqliteWriter {
@@ -45,7 +41,7 @@ impl RegistryWriter for SqliteWriter {
         // A migration may take longer than any request waits.
         self.thread
             .send(move |connection| {
-                let _ = answer.send(migrate(connection));
+                let _ = answer.send(migrate::migrate(connection));
             })
             .await?;
         migrated.await.map_err(|_| closed())?
@@ -88,32 +84,6 @@ impl RegistryWriter for SqliteWriter {
     }
 }
 
-fn migrate(connection: &mut Connection) -> Result<Vec<String>, MigrateError> {
-    let runner = migrations::runner();
-    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
-    connection
-        .create_scalar_function("normal_address", 1, flags, |context| {
-            let text: String = context.get(0)?;
-            let address: Result<Address, _> = text.parse();
-            Ok(address.map_or(text, |address| address.as_str().to_owned()))
-        })
-        .map_err(store_error)?;
-    let report = runner.run(connection).map_err(|error| {
-        let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
-        match cause.and_then(rusqlite::Error::sqlite_error_code) {
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                StoreError::Unavailable(with_sources(&error)).into()
-            }
-            _ => migrate_error(&error, &runner),
-        }
-    })?;
-    Ok(report
-        .applied_migrations()
-        .iter()
-        .map(ToString::to_string)
-        .collect())
-}
-
 /// A step of a transaction; it receives the error if the transaction did not begin.
 type Operation = Box<dyn FnOnce(Result<&Connection, &StoreError>) + Send>;
 
@@ -146,22 +116,6 @@ impl SqliteTransaction {
         self.steps.send(step).await.map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
     }
-}
-
-/// Removes the services of removed instances that need not stay, and returns both.
-fn with_services(connection: &Connection, instances: Vec<Instance>) -> rusqlite::Result<Removal> {
-    let mut remove = connection.prepare_cached(sql!("remove_undeclared_services"))?;
-    let mut services = Vec::new();
-    for Instance { key, .. } in &instances {
-        if key.scope.kind == ScopeKind::Service {
-            let removed = remove.query_row([key.scope.key.as_str()], rows::scope);
-            services.extend(removed.optional()?);
-        }
-    }
-    Ok(Removal {
-        instances,
-        services,
-    })
 }
 
 #[async_trait]
