@@ -298,6 +298,7 @@ fn renewals(batch: usize) -> Vec<Renewal> {
         },
         weight: Weight::default(),
         ttl: Ttl::try_from(30).unwrap(),
+        is_hidden: false,
     };
     (0..BATCH).map(renewal).collect()
 }

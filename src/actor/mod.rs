@@ -8,6 +8,7 @@ mod scheduler;
 
 use actix::Message;
 
+pub(crate) use self::heartbeat::HideLease;
 pub use self::heartbeat::{HeartbeatActor, HeartbeatOutcome, RecordHeartbeats, Revoke};
 pub use self::lifeline::Lifeline;
 pub(crate) use self::lifeline::Spawner;

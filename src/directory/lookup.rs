@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Directory, InstanceEntry, ScopeSnapshot, Slot};
 use crate::model::{
-    Epoch, EventKind, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord, Ttl, Weight,
+    Epoch, EventKind, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord, Status, Ttl, Weight,
 };
 use crate::store::StoreError;
 
@@ -82,6 +82,8 @@ pub struct HeartbeatInfo {
     pub(crate) online: bool,
     /// The epoch of the last recorded lease.
     pub(crate) epoch: Option<Epoch>,
+    /// Whether its lease is hidden, because it is not enabled.
+    pub(crate) is_hidden: bool,
     /// The slot of its deadline; `None` if it is not known to be registered.
     pub(crate) slot: Option<Slot>,
 }
@@ -93,6 +95,7 @@ impl From<&InstanceEntry> for HeartbeatInfo {
             ttl: listed.instance.ttl,
             online: listed.instance.presence.online,
             epoch: listed.instance.presence.epoch,
+            is_hidden: listed.instance.status != Status::Enabled,
             slot: listed.slot,
         }
     }

@@ -12,6 +12,7 @@ use super::access::Caller;
 use super::extract::{Json, Query};
 use super::openapi::schema;
 use super::problem::InField;
+use super::v1::instances::show_status;
 use super::{Api, Problem};
 use crate::actor::{DisableServiceInstance, HeartbeatOutcome, RecordHeartbeats, RegisterInstance};
 use crate::auth::Role;
@@ -388,6 +389,7 @@ pub(super) async fn offline(
     let disabled = api.registry.write(DisableServiceInstance { id }).await;
     Answer(match disabled {
         Ok(Some(instance)) => {
+            show_status(&api, &instance).await;
             caller.log_action(format_args!("disabled {}", instance.key));
             Ok(true)
         }

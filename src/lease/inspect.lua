@@ -25,17 +25,17 @@ if ARGV[1] == 'mark' then
 end
 
 local answer = {}
-local function inspect(key)
+local function read(key)
   local start = redis.pcall('HGET', key, 'startTime')
   if type(start) == 'table' and not string.find(start.err, 'WRONGTYPE', 1, true) then
     error(start.err)
   end
   local left = redis.call('PTTL', key)
-  if type(start) == 'string' and left >= 0 then
-    answer[#answer + 1] = { start, left }
-  else
-    answer[#answer + 1] = { '', 0 }
-  end
+  return type(start) == 'string' and left >= 0 and { start, left }
+end
+local function inspect(key)
+  -- It may be hidden.
+  answer[#answer + 1] = read(key) or read('rollcall:hidden:{' .. key .. '}') or { '', 0 }
 end
 for i = first, #KEYS do inspect(KEYS[i]) end
 for i = 2, #ARGV do inspect(ARGV[i]) end

@@ -107,6 +107,11 @@ impl LeaseStore for MemoryLeaseStore {
         })
     }
 
+    async fn set_hidden(&self, _: &InstanceKey, _: bool) -> Result<bool, BackendError> {
+        // No other program reads it.
+        Ok(false)
+    }
+
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), BackendError> {
         let mut leases = self.leases.lock();
         for key in keys {
@@ -152,6 +157,7 @@ mod tests {
                 },
                 weight: Weight::default(),
                 ttl: Ttl::try_from(5).unwrap(),
+                is_hidden: false,
             };
             store.renew(&[renewal]).await.unwrap();
             tokio::time::advance(Duration::from_millis(10)).await;

@@ -33,6 +33,8 @@ pub struct Renewal {
     pub weight: Weight,
     /// The TTL from now on.
     pub ttl: Ttl,
+    /// Whether clients that read the store must not see it: the instance is not enabled.
+    pub is_hidden: bool,
 }
 
 /// The result of a renewal.
@@ -119,6 +121,10 @@ pub trait LeaseStore: Send + Sync {
 
     /// Returns the current state of each lease.
     async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, BackendError>;
+
+    /// Hides a lease from clients that read the store, or shows it, until its next renewal says
+    /// otherwise. Returns whether that changed anything.
+    async fn set_hidden(&self, key: &InstanceKey, is_hidden: bool) -> Result<bool, BackendError>;
 
     /// Deletes leases. A missing lease is not an error.
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), BackendError>;

@@ -17,6 +17,7 @@ pub struct ObservedLeaseStore {
     health: Arc<Health>,
     renew: RoundTripMetrics,
     inspect: RoundTripMetrics,
+    set_hidden: RoundTripMetrics,
     revoke: RoundTripMetrics,
     probe: RoundTripMetrics,
     list: RoundTripMetrics,
@@ -32,6 +33,7 @@ impl ObservedLeaseStore {
             health,
             renew: metrics.round_trip("renew"),
             inspect: metrics.round_trip("inspect"),
+            set_hidden: metrics.round_trip("set_hidden"),
             revoke: metrics.round_trip("revoke"),
             probe: metrics.round_trip("probe"),
             list: metrics.round_trip("list"),
@@ -93,6 +95,11 @@ impl LeaseStore for ObservedLeaseStore {
 
     async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, BackendError> {
         self.observed(&self.inspect, self.inner.inspect(keys)).await
+    }
+
+    async fn set_hidden(&self, key: &InstanceKey, is_hidden: bool) -> Result<bool, BackendError> {
+        self.observed(&self.set_hidden, self.inner.set_hidden(key, is_hidden))
+            .await
     }
 
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), BackendError> {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use redis::Script;
 
-use super::redis_key::{self, lease_key, parse_lease_key};
+use super::redis_key::{self, hidden_key, lease_key, parse_lease_key};
 use super::{Identity, Lease, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal, Renewed};
 use crate::backend::BackendError;
 use crate::model::InstanceKey;
@@ -24,6 +24,7 @@ const SCAN_COUNT: usize = 1000;
 pub(super) struct RedisLeaseStore {
     connection: RedisConnection,
     renew: Script,
+    set_hidden: Script,
     inspect: Script,
     probe: Script,
     list: Script,
@@ -37,6 +38,7 @@ impl RedisLeaseStore {
         Self {
             connection: backend.connection(),
             renew: Script::new(include_str!("renew.lua")),
+            set_hidden: Script::new(include_str!("set_hidden.lua")),
             inspect: Script::new(include_str!("inspect.lua")),
             probe: Script::new(include_str!("probe.lua")),
             list: Script::new(include_str!("list.lua")),
@@ -71,7 +73,8 @@ impl RedisLeaseStore {
         for renewal in renewals {
             call.arg(renewal.key.address.as_str())
                 .arg(renewal.weight.get())
-                .arg(renewal.ttl.as_secs());
+                .arg(renewal.ttl.as_secs())
+                .arg(hidden_flag(renewal.is_hidden));
         }
         call
     }
@@ -220,6 +223,11 @@ impl RedisLeaseStore {
     }
 }
 
+/// Returns the argument by which a script hides a lease.
+fn hidden_flag(is_hidden: bool) -> &'static str {
+    if is_hidden { "1" } else { "" }
+}
+
 #[async_trait]
 impl LeaseStore for RedisLeaseStore {
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, BackendError> {
@@ -250,21 +258,32 @@ impl LeaseStore for RedisLeaseStore {
         Ok(within(CALL_TIMEOUT, snapshot).await?)
     }
 
+    async fn set_hidden(&self, key: &InstanceKey, is_hidden: bool) -> Result<bool, BackendError> {
+        let key = lease_key(key);
+        let mut call = Call::script(&self.set_hidden, 1);
+        call.arg(&key).arg(hidden_flag(is_hidden));
+        let changed = self.connection.query::<u8>(&key, &call);
+        Ok(within(CALL_TIMEOUT, changed).await? == 1)
+    }
+
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), BackendError> {
         if keys.is_empty() {
             return Ok(());
         }
+        let both = keys
+            .iter()
+            .flat_map(|key| [lease_key(key), hidden_key(key)]);
         let revoked = async {
             if self.connection.masters().await?.is_none() {
                 let mut call = Call::command("DEL");
-                for key in keys {
-                    call.arg(lease_key(key));
+                for key in both {
+                    call.arg(key);
                 }
                 return self.connection.query(TAG, &call).await;
             }
-            let calls = keys.iter().map(|key| async move {
+            // One key each: a call with two fails while their slot is moved.
+            let calls = both.map(|key| async move {
                 let mut call = Call::command("DEL");
-                let key = lease_key(key);
                 call.arg(&key);
                 self.connection.query::<()>(&key, &call).await
             });
@@ -288,7 +307,7 @@ impl LeaseStore for RedisLeaseStore {
             let mut call = Call::script(&self.list, 1);
             call.arg(mark(master.map_or(TAG, |master| &master.tag)))
                 .arg(cursor.position)
-                .arg(format!("{}*", redis_key::PREFIX))
+                .arg(format!("*{}*", redis_key::PREFIX))
                 .arg(SCAN_COUNT);
             let (position, keys): (u64, Vec<String>) = match master {
                 Some(master) => self

@@ -1,6 +1,10 @@
 //! The Redis key of a lease: that of the original gateway center,
 //! `heartbeat:server:{service key}:{address}`, so that gateways which read those keys keep
 //! working; gateways have `heartbeat:group:{group key}:{address}`.
+//!
+//! The lease of an instance that is not enabled is hidden: the original's gateways send traffic
+//! to every address under their keys. Its key has the other one as its hash tag, so both are in
+//! the same slot of a cluster. The scripts make it of the visible one.
 
 use chrono::DateTime;
 
@@ -10,6 +14,9 @@ use crate::model::{Address, Epoch, InstanceKey, Invalid, ScopeKey, ScopeKind};
 pub(super) const PREFIX: &str = "heartbeat:";
 const SERVICE_PREFIX: &str = "heartbeat:server:";
 const GROUP_PREFIX: &str = "heartbeat:group:";
+
+/// What is before and after the visible key in that of a hidden lease.
+const HIDDEN: (&str, &str) = ("rollcall:hidden:{", "}");
 
 /// The text is not a lease key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,9 +46,18 @@ pub(super) fn write_lease_key(instance: &InstanceKey, text: &mut String) {
     text.extend([prefix, key, ":", address]);
 }
 
-/// Parses a lease key. The key of a scope has no colon, so the first one after the prefix ends
+/// Returns the key of the lease of an instance while it is hidden.
+pub(super) fn hidden_key(instance: &InstanceKey) -> String {
+    format!("{}{}{}", HIDDEN.0, lease_key(instance), HIDDEN.1)
+}
+
+/// Parses a lease key, visible or hidden. The key of a scope has no colon, so the first one after the prefix ends
 /// it, and two instances never have the same lease key.
 pub(super) fn parse_lease_key(text: &str) -> Result<InstanceKey, LeaseKeyError> {
+    let hidden = text.strip_prefix(HIDDEN.0);
+    let text = hidden
+        .and_then(|text| text.strip_suffix(HIDDEN.1))
+        .unwrap_or(text);
     let (kind, rest) = if let Some(rest) = text.strip_prefix(SERVICE_PREFIX) {
         (ScopeKind::Service, rest)
     } else {

@@ -219,7 +219,6 @@ async fn an_unknown_path_and_a_wrong_method_are_problems<B: Backends>() {
         ),
         (Method::GET, "/v1/heartbeats", "POST, OPTIONS"),
         (Method::DELETE, "/livez", "GET, HEAD, OPTIONS"),
-        (Method::GET, "/gateway-group-detail/create", "POST, OPTIONS"),
     ] {
         let request = daemon
             .client()

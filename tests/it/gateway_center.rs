@@ -383,6 +383,13 @@ async fn a_gateways_lease_has_the_weight_it_says_or_is_registered_with() {
             json!({"weight": 7}),
         )
         .await;
+    // A new gateway is disabled, and its lease hidden until an operator enables it.
+    setup
+        .patch(
+            "/v1/groups/edge/instances/10.0.0.1:80",
+            json!({"status": "enabled"}),
+        )
+        .await;
     assert_eq!(weight_after(plain).await, "7");
     assert_eq!(weight_after(own).await, "3");
 }
@@ -552,4 +559,52 @@ async fn gateways_refresh_when_the_lease_of_an_address_that_never_registered_beg
     let mut redis = setup.backends.redis.connect().await;
     let keys: Vec<String> = redis.keys("heartbeat:*").await.unwrap();
     assert_eq!(keys, Vec::<String>::new(), "a rescan finds it gone");
+}
+
+#[tokio::test]
+async fn a_hold_really_drains_the_originals_gateways() {
+    let setup = Setup::<Shared>::start().await;
+    let mut redis = setup.backends.redis.connect().await;
+    let instance = "/v1/services/orders/instances/10.0.0.5:8080";
+    let mut scan =
+        async || -> Vec<String> { redis.keys("heartbeat:server:orders:*").await.unwrap() };
+    let visible = ["heartbeat:server:orders:10.0.0.5:8080"];
+    let beat = json!({"server": "orders", "addr": "10.0.0.5:8080"});
+    setup.put(instance, json!({})).await;
+    put(&setup, KEEP_SERVER, beat.clone()).await;
+    assert_eq!(scan().await, visible);
+    let mut messages = crate::events::announcements(&setup).await;
+    use futures_util::StreamExt;
+    for status in ["held", "enabled", "disabled", "enabled"] {
+        let expected = match status {
+            "enabled" => &visible[..],
+            _ => &[],
+        };
+        let (_, changed) = setup.patch(instance, json!({ "status": status })).await;
+        assert_eq!(changed["status"], json!(status));
+        // At once, and with each heartbeat; the instance stays online.
+        assert_eq!(scan().await, expected);
+        put(&setup, KEEP_SERVER, beat.clone()).await;
+        assert_eq!(scan().await, expected);
+        assert_eq!(setup.get(instance).await.1["online"], json!(true));
+        // Gateways are asked to scan again, the last time after the change of the key.
+        let mut asked = 0;
+        while let Ok(Some(_)) =
+            tokio::time::timeout(Duration::from_millis(1500), messages.next()).await
+        {
+            asked += 1;
+        }
+        assert!(asked >= 1, "{status}");
+    }
+    // A lease that is lost while it is hidden begins hidden again.
+    setup.patch(instance, json!({"status": "held"})).await;
+    let mut admin = setup.backends.redis.connect().await;
+    let _: () = admin
+        .del("rollcall:hidden:{heartbeat:server:orders:10.0.0.5:8080}")
+        .await
+        .unwrap();
+    put(&setup, KEEP_SERVER, beat).await;
+    assert_eq!(scan().await, [""; 0]);
+    let hidden: Vec<String> = admin.keys("rollcall:hidden:*").await.unwrap();
+    assert_eq!(hidden.len(), 1);
 }

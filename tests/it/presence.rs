@@ -153,6 +153,7 @@ impl Fixture {
                 key: key.clone(),
                 weight: Weight::default(),
                 ttl: Ttl::try_from(600).unwrap(),
+                is_hidden: false,
             })
             .collect();
         let renewed = self.core.leases.renew(&renewals).await.unwrap();

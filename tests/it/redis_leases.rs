@@ -35,6 +35,7 @@ fn renewal(address: &str) -> Renewal {
         },
         weight: Weight::default(),
         ttl: Ttl::try_from(30).unwrap(),
+        is_hidden: false,
     }
 }
 

@@ -279,6 +279,10 @@ async fn do_everything(leases: &str) -> Daemon {
     let daemon = Daemon::start(&arguments.map(str::to_owned)).await;
     register_and_send(&daemon).await;
     assert_eq!(status_of_a_heartbeat(&daemon).await, 200);
+    for status in ["held", "enabled"] {
+        let change = json!({ "status": status });
+        assert_eq!(daemon.patch(INSTANCE, change).await.0, 200);
+    }
     let mut events = Subscriber::new(&daemon, "").await;
     let offline = events.expect("instance.offline", SOON).await;
     assert_eq!(offline.address(), "a:1");

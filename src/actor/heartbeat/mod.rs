@@ -188,6 +188,26 @@ impl Handler<Revoke> for HeartbeatActor {
     }
 }
 
+/// Hides the lease of an instance that was disabled or held, or shows that of one that was enabled,
+/// before its next heartbeat does. Answered with whether that changed anything. Idempotent.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<bool, BackendError>")]
+pub(crate) struct HideLease {
+    /// The instance.
+    pub(crate) key: InstanceKey,
+    /// Whether clients that read the lease store must not see the lease.
+    pub(crate) is_hidden: bool,
+}
+
+impl Handler<HideLease> for HeartbeatActor {
+    type Result = ResponseFuture<Result<bool, BackendError>>;
+
+    fn handle(&mut self, message: HideLease, _: &mut Context<Self>) -> Self::Result {
+        let leases = Arc::clone(&self.leases);
+        Box::pin(async move { leases.set_hidden(&message.key, message.is_hidden).await })
+    }
+}
+
 impl Handler<Ping> for HeartbeatActor {
     type Result = ();
 

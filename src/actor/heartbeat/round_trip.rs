@@ -63,6 +63,7 @@ impl Batch {
                 key,
                 weight: info.weight,
                 ttl: info.ttl.unwrap_or(default_ttl),
+                is_hidden: info.is_hidden,
             });
             self.infos.push(info);
         }

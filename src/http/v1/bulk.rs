@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::instances::ChangeBody;
+use super::instances::{ChangeBody, show_status};
 use super::search::selected_scopes;
 use super::selection_query::MAX_LIMIT;
 use crate::actor::ChangeInstance;
@@ -144,10 +144,10 @@ pub(in crate::http) async fn change(
     let mut scopes = Vec::new();
     for scope in selected_scopes(&api, &caller, &selection) {
         let before = keys.len();
-        let mut effect = (0_usize, 0_usize);
+        let (mut available_now, mut available_then) = (0, 0);
         for listed in scope.select(&selection) {
-            effect.0 += usize::from(listed.instance.available());
-            effect.1 += usize::from(is_available_after(&listed.instance, &change));
+            available_now += usize::from(listed.instance.available());
+            available_then += usize::from(is_available_after(&listed.instance, &change));
             keys.push(listed.instance.key.clone());
         }
         let Some(record) = scope.record.as_ref().filter(|_| keys.len() > before) else {
@@ -162,7 +162,7 @@ pub(in crate::http) async fn change(
             service: text(ScopeKind::Service),
             selected: keys.len() - before,
             available_before: scope.counts.available,
-            available_after: (scope.counts.available + effect.1).saturating_sub(effect.0),
+            available_after: scope.counts.available - available_now + available_then,
         });
     }
     let selected = keys.len();
@@ -210,7 +210,10 @@ async fn change_all(
             by: Some(by.clone()),
         };
         let problem = match api.registry.write(message).await {
-            Ok(Some(_)) => return None,
+            Ok(Some(instance)) => {
+                show_status(api, &instance).await;
+                return None;
+            }
             Ok(None) => Problem::instance_not_found(&key),
             Err(error) => error.into(),
         };

@@ -7,7 +7,8 @@ use utoipa::ToSchema;
 
 use super::instance_response::{InstanceResponse, ListedInstanceResponse};
 use crate::actor::{
-    ChangeInstance, DeregisterInstance, LeaveInstance, Left, RegisterInstance, Revoke, TakeOffline,
+    ChangeInstance, DeregisterInstance, HideLease, LeaveInstance, Left, RegisterInstance, Revoke,
+    TakeOffline,
 };
 use crate::auth::Role;
 use crate::http::access::Caller;
@@ -18,8 +19,8 @@ use crate::http::openapi::responses::{
 use crate::http::openapi::schema;
 use crate::http::{Api, Problem};
 use crate::model::{
-    DisplayName, Field, Hold, InstanceChange, InstanceKey, Metadata, Note, Registration, Status,
-    StatusChange, Ttl, Weight,
+    DisplayName, Field, Hold, Instance, InstanceChange, InstanceKey, Metadata, Note, Registration,
+    ScopeKind, Status, StatusChange, Ttl, Weight,
 };
 use crate::store::Deregistration;
 
@@ -188,10 +189,26 @@ pub(in crate::http) async fn change(
     };
     match api.registry.write(message).await? {
         Some(instance) => {
+            show_status(&api, &instance).await;
             caller.log_action(format_args!("changed {key}: {changed}"));
             Ok(HttpResponse::Ok().json(InstanceResponse::of(&instance, api.default_ttl)))
         }
         None => Err(Problem::instance_not_found(&key)),
+    }
+}
+
+/// Hides the lease of an instance that is not enabled, so that the original's gateways stop sending
+/// traffic to it, and asks them to refresh.
+pub(in crate::http) async fn show_status(api: &Api, instance: &Instance) {
+    let key = instance.key.clone();
+    let is_service = key.scope.kind == ScopeKind::Service;
+    let is_hidden = instance.status != Status::Enabled;
+    match api.heartbeat.ask(HideLease { key, is_hidden }).await {
+        Ok(Ok(true)) if is_service => api.registry.announce_services().await,
+        Ok(Ok(_)) => {}
+        // The next heartbeat does it.
+        Ok(Err(error)) => log::debug!("cannot hide or show a lease: {error}"),
+        Err(error) => log::debug!("cannot hide or show a lease: {error}"),
     }
 }
 

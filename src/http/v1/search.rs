@@ -15,7 +15,7 @@ use crate::http::access::Caller;
 use crate::http::conditional::Conditional;
 use crate::http::openapi::responses::{AuthErrors, BadRequest};
 use crate::http::{Api, Problem};
-use crate::model::{Address, InstanceKey, Scope, ScopeKind, Selection};
+use crate::model::{Address, InstanceKey, Scope, ScopeKey, ScopeKind, Selection};
 
 /// The number of instances in a page, unless the request says another.
 const DEFAULT_LIMIT: usize = 100;
@@ -145,7 +145,7 @@ pub(super) fn selected_scopes(
     all.filter(permitted).collect()
 }
 
-fn named(api: &Api, kind: ScopeKind, keys: &[crate::model::ScopeKey]) -> Vec<Arc<ScopeSnapshot>> {
+fn named(api: &Api, kind: ScopeKind, keys: &[ScopeKey]) -> Vec<Arc<ScopeSnapshot>> {
     let mut keys: Vec<_> = keys.to_vec();
     keys.sort();
     keys.dedup();

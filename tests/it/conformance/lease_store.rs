@@ -67,6 +67,7 @@ suite! {
         a_life_after_revocation_is_a_new_one_however_soon,
         revoking_what_is_not_there_is_harmless,
         the_list_has_every_live_lease_and_only_those,
+        a_lease_that_is_hidden_or_shown_is_the_same_one,
         ten_thousand_leases_are_renewed_in_one_call,
         it_is_the_same_for_as_long_as_it_has_its_leases,
     }
@@ -88,6 +89,7 @@ fn renewal(key: &InstanceKey, seconds: i64) -> Renewal {
         key: key.clone(),
         weight: Weight::default(),
         ttl: Ttl::try_from(seconds).unwrap(),
+        is_hidden: false,
     }
 }
 
@@ -123,6 +125,45 @@ async fn a_first_renewal_creates_and_a_second_renews_the_same_life(fixture: Fixt
     assert_eq!(first.epoch, second.epoch);
     let lease = fixture.leases.inspect(&[orders(1)]).await.unwrap().leases[0];
     assert_eq!(lease.unwrap().epoch, first.epoch);
+}
+
+async fn a_lease_that_is_hidden_or_shown_is_the_same_one(fixture: Fixture) {
+    let hidden = |is_hidden| Renewal {
+        is_hidden,
+        ..renewal(&orders(7), 30)
+    };
+    let renew = async |is_hidden| {
+        let renewed = fixture.leases.renew(&[hidden(is_hidden)]).await.unwrap();
+        (renewed[0].created, renewed[0].epoch)
+    };
+    let (created, epoch) = renew(false).await;
+    assert!(created);
+    // By a renewal, in both directions, and by itself.
+    for is_hidden in [true, true, false] {
+        assert_eq!(renew(is_hidden).await, (false, epoch));
+        assert!(fixture.left(&orders(7)).await.is_some());
+    }
+    for is_hidden in [true, true, false, true] {
+        let key = orders(7);
+        fixture.leases.set_hidden(&key, is_hidden).await.unwrap();
+        let look = fixture.leases.inspect(&[key]).await.unwrap();
+        assert_eq!(look.leases[0].unwrap().epoch, epoch);
+        assert!(look.leases[0].unwrap().left > Duration::from_secs(20));
+    }
+    let mut listed = HashSet::new();
+    let mut cursor = Some(ListCursor::default());
+    while let Some(next) = cursor {
+        let page = fixture.leases.list(next).await.unwrap();
+        listed.extend(page.keys);
+        cursor = page.next;
+    }
+    assert_eq!(listed, HashSet::from([orders(7)]));
+    fixture.leases.revoke(&[orders(7)]).await.unwrap();
+    assert_eq!(fixture.left(&orders(7)).await, None);
+    // A lease that is not there is neither hidden nor shown.
+    assert!(!fixture.leases.set_hidden(&orders(7), false).await.unwrap());
+    let (created, _) = renew(true).await;
+    assert!(created);
 }
 
 async fn answers_come_in_the_order_of_the_questions(fixture: Fixture) {

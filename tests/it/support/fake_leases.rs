@@ -49,6 +49,10 @@ impl LeaseStore for FakeLeases {
         })
     }
 
+    async fn set_hidden(&self, _: &InstanceKey, _: bool) -> Result<bool, BackendError> {
+        Ok(false)
+    }
+
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), BackendError> {
         let mut leases = self.leases.lock().unwrap();
         keys.iter().for_each(|key| {

@@ -240,6 +240,10 @@ impl LeaseStore for Route {
         })
     }
 
+    async fn set_hidden(&self, _: &InstanceKey, _: bool) -> Result<bool, BackendError> {
+        Ok(false)
+    }
+
     async fn revoke(&self, keys: &[InstanceKey]) -> Result<(), BackendError> {
         self.ask(true, |server, _| {
             for key in keys {
