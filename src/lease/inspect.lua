@@ -1,7 +1,8 @@
 -- Reads many leases atomically.
 --
 -- KEYS  if ARGV[1] is 'mark', first the mark, a key that exists until the database is flushed;
---       then the lease of each instance
+--       then the lease of each instance, which may be hidden. Without the mark, one lease by
+--       this key alone
 -- ARGV  'mark' or ''; on a master of a cluster also the leases, which are in several slots
 --
 -- Returns the identity of this server, and for each lease its startTime and its remaining
@@ -34,8 +35,8 @@ local function read(key)
   return type(start) == 'string' and left >= 0 and { start, left }
 end
 local function inspect(key)
-  -- It may be hidden.
-  answer[#answer + 1] = read(key) or read('rollcall:hidden:{' .. key .. '}') or { '', 0 }
+  local lease = read(key) or first == 2 and read('rollcall:hidden:{' .. key .. '}')
+  answer[#answer + 1] = lease or { '', 0 }
 end
 for i = first, #KEYS do inspect(KEYS[i]) end
 for i = 2, #ARGV do inspect(ARGV[i]) end

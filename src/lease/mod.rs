@@ -8,6 +8,7 @@ mod memory;
 mod observed;
 mod redis;
 mod redis_key;
+mod redis_reply;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -123,7 +124,7 @@ pub trait LeaseStore: Send + Sync {
     async fn inspect(&self, keys: &[InstanceKey]) -> Result<LeaseSnapshot, BackendError>;
 
     /// Hides a lease from clients that read the store, or shows it, until its next renewal says
-    /// otherwise. Returns whether that changed anything.
+    /// otherwise. Returns whether that changed anything. Fails while a cluster moves its slot.
     async fn set_hidden(&self, key: &InstanceKey, is_hidden: bool) -> Result<bool, BackendError>;
 
     /// Deletes leases. A missing lease is not an error.

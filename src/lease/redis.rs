@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 use redis::Script;
 
-use super::redis_key::{self, hidden_key, lease_key, parse_lease_key};
+use super::redis_key::{self, hidden_key, hide, lease_key, parse_lease_key};
+use super::redis_reply::{RawLease, all_renewed, check_count, leases};
 use super::{Identity, Lease, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal, Renewed};
 use crate::backend::BackendError;
 use crate::model::InstanceKey;
@@ -29,9 +29,6 @@ pub(super) struct RedisLeaseStore {
     probe: Script,
     list: Script,
 }
-
-/// A lease as inspect.lua returns it: its startTime and its remaining milliseconds.
-type RawLease = (String, u64);
 
 impl RedisLeaseStore {
     pub(super) fn new(backend: &Arc<RedisBackend>) -> Self {
@@ -58,7 +55,7 @@ impl RedisLeaseStore {
         let mut key = String::new();
         let mut add_key = |call: &mut Call<'_>, renewal: &Renewal| {
             key.clear();
-            redis_key::write_lease_key(&renewal.key, &mut key);
+            redis_key::write_lease_key(&renewal.key, renewal.is_hidden, &mut key);
             call.arg(&key);
         };
         renewals
@@ -73,8 +70,7 @@ impl RedisLeaseStore {
         for renewal in renewals {
             call.arg(renewal.key.address.as_str())
                 .arg(renewal.weight.get())
-                .arg(renewal.ttl.as_secs())
-                .arg(hidden_flag(renewal.is_hidden));
+                .arg(renewal.ttl.as_secs());
         }
         call
     }
@@ -189,17 +185,25 @@ impl RedisLeaseStore {
     }
 
     /// Reads each lease from its current master, and only then the identities of all masters:
-    /// if a master has lost its leases before, its identity has changed by then.
+    /// if a master has lost its leases before, its identity has changed by then. While a slot is
+    /// moved, the visible and the hidden key of a lease may be on different masters.
     async fn inspect_each(&self, keys: &[String]) -> Result<LeaseSnapshot, BackendError> {
         let calls = keys.iter().map(|key| async move {
-            let mut call = Call::script(&self.inspect, 1);
-            call.arg(key).arg("");
-            let (_, raw): (String, Vec<RawLease>) = self.connection.query(key, &call).await?;
-            Ok::<_, BackendError>(leases(raw, 1)?.into_iter().next().flatten())
+            let hidden = hide(key);
+            let (visible, hidden) =
+                try_join(self.inspect_key(key), self.inspect_key(&hidden)).await?;
+            Ok::<_, BackendError>(visible.or(hidden))
         });
         let leases = try_join_all(calls).await?;
         let identity = self.probe_all().await?;
         Ok(LeaseSnapshot { leases, identity })
+    }
+
+    async fn inspect_key(&self, key: &str) -> Result<Option<Lease>, BackendError> {
+        let mut call = Call::script(&self.inspect, 1);
+        call.arg(key).arg("");
+        let (_, raw): (String, Vec<RawLease>) = self.connection.query(key, &call).await?;
+        Ok(leases(raw, 1)?.into_iter().next().flatten())
     }
 
     async fn probe_all(&self) -> Result<Identity, BackendError> {
@@ -221,11 +225,6 @@ impl RedisLeaseStore {
         call.arg(mark(tag)).arg(format!("{tag}:probe"));
         call
     }
-}
-
-/// Returns the argument by which a script hides a lease.
-fn hidden_flag(is_hidden: bool) -> &'static str {
-    if is_hidden { "1" } else { "" }
 }
 
 #[async_trait]
@@ -259,10 +258,13 @@ impl LeaseStore for RedisLeaseStore {
     }
 
     async fn set_hidden(&self, key: &InstanceKey, is_hidden: bool) -> Result<bool, BackendError> {
-        let key = lease_key(key);
+        let (from, to) = match is_hidden {
+            true => (lease_key(key), hidden_key(key)),
+            false => (hidden_key(key), lease_key(key)),
+        };
         let mut call = Call::script(&self.set_hidden, 1);
-        call.arg(&key).arg(hidden_flag(is_hidden));
-        let changed = self.connection.query::<u8>(&key, &call);
+        call.arg(&from).arg(to);
+        let changed = self.connection.query::<u8>(&from, &call);
         Ok(within(CALL_TIMEOUT, changed).await? == 1)
     }
 
@@ -369,45 +371,4 @@ fn in_order<T>(parts: Vec<Vec<(usize, T)>>, count: usize) -> Result<Vec<T>, Back
     all.sort_by_key(|(index, _)| *index);
     check_count(all.len(), count)?;
     Ok(all.into_iter().map(|(_, result)| result).collect())
-}
-
-fn check_count(returned: usize, requested: usize) -> Result<(), BackendError> {
-    if returned == requested {
-        Ok(())
-    } else {
-        Err(BackendError::Refused(format!(
-            "Redis returned {returned} of {requested} leases"
-        )))
-    }
-}
-
-fn leases(raw: Vec<RawLease>, count: usize) -> Result<Vec<Option<Lease>>, BackendError> {
-    check_count(raw.len(), count)?;
-    let lease = |(start_time, remaining_millis): &RawLease| {
-        Some(Lease {
-            // renew.lua always writes a time. Any other text is not a lease.
-            epoch: redis_key::parse_start_time(start_time)?,
-            left: Duration::from_millis(*remaining_millis),
-        })
-    };
-    Ok(raw.iter().map(lease).collect())
-}
-
-fn all_renewed(reply: &str, count: usize) -> Result<Vec<Renewed>, BackendError> {
-    let renewed: Vec<Renewed> = reply.split(' ').map(renewed).collect::<Result<_, _>>()?;
-    check_count(renewed.len(), count)?;
-    Ok(renewed)
-}
-
-fn renewed(reply: &str) -> Result<Renewed, BackendError> {
-    let (created, start_time) = match reply.strip_prefix('+') {
-        Some(start_time) => (true, start_time),
-        None => (false, reply),
-    };
-    let epoch = redis_key::parse_start_time(start_time).ok_or_else(|| {
-        BackendError::Refused(format!(
-            "Redis returned a lease whose startTime {start_time:?} is not a time"
-        ))
-    })?;
-    Ok(Renewed { created, epoch })
 }

@@ -4,7 +4,7 @@
 //!
 //! The lease of an instance that is not enabled is hidden: the original's gateways send traffic
 //! to every address under their keys. Its key has the other one as its hash tag, so both are in
-//! the same slot of a cluster. The scripts make it of the visible one.
+//! the same slot of a cluster. The scripts know this form.
 
 use chrono::DateTime;
 
@@ -32,27 +32,36 @@ pub(super) enum LeaseKeyError {
 /// Returns the lease key of an instance.
 pub(super) fn lease_key(instance: &InstanceKey) -> String {
     let mut text = String::new();
-    write_lease_key(instance, &mut text);
+    write_lease_key(instance, false, &mut text);
     text
 }
 
-/// Appends the lease key of an instance to `text`.
-pub(super) fn write_lease_key(instance: &InstanceKey, text: &mut String) {
+/// Appends the key that the lease of an instance has while it is visible or hidden.
+pub(super) fn write_lease_key(instance: &InstanceKey, is_hidden: bool, text: &mut String) {
     let prefix = match instance.scope.kind {
         ScopeKind::Service => SERVICE_PREFIX,
         ScopeKind::Group => GROUP_PREFIX,
     };
     let (key, address) = (instance.scope.key.as_str(), instance.address.as_str());
-    text.extend([prefix, key, ":", address]);
+    if is_hidden {
+        text.extend([HIDDEN.0, prefix, key, ":", address, HIDDEN.1]);
+    } else {
+        text.extend([prefix, key, ":", address]);
+    }
 }
 
 /// Returns the key of the lease of an instance while it is hidden.
 pub(super) fn hidden_key(instance: &InstanceKey) -> String {
-    format!("{}{}{}", HIDDEN.0, lease_key(instance), HIDDEN.1)
+    hide(&lease_key(instance))
 }
 
-/// Parses a lease key, visible or hidden. The key of a scope has no colon, so the first one after the prefix ends
-/// it, and two instances never have the same lease key.
+/// Returns the key of a lease while it is hidden, from its visible one.
+pub(super) fn hide(visible: &str) -> String {
+    format!("{}{visible}{}", HIDDEN.0, HIDDEN.1)
+}
+
+/// Parses a lease key, visible or hidden. The key of a scope has no colon, so the first one after
+/// the prefix ends it, and two instances never have the same lease key.
 pub(super) fn parse_lease_key(text: &str) -> Result<InstanceKey, LeaseKeyError> {
     let hidden = text.strip_prefix(HIDDEN.0);
     let text = hidden

@@ -4,7 +4,7 @@
 -- KEYS    the lease of each instance; on a master of a cluster only the first lease, because
 --         all KEYS of a script must be in one slot
 -- ARGV    the number of leases that are passed in ARGV instead of KEYS, these leases, and for
---         each lease: address, weight, TTL in seconds, '1' if it is hidden
+--         each lease: address, weight, TTL in seconds
 --
 -- Returns one text with the startTime of each lease, separated by spaces. A '+' precedes the
 -- startTime of a new lease.
@@ -30,9 +30,9 @@ local function rfc3339(millis)
     math.floor(second / 3600), math.floor(second / 60) % 60, second % 60, millis - seconds * 1000)
 end
 
--- The key of a lease while it is hidden.
-local function hidden(key)
-  return 'rollcall:hidden:{' .. key .. '}'
+-- The key of the same lease while it is visible, if it is hidden, and the other way round.
+local function other_key(key)
+  return string.match(key, '^rollcall:hidden:{(.*)}$') or 'rollcall:hidden:{' .. key .. '}'
 end
 
 local keys, named = {}, tonumber(ARGV[1])
@@ -51,16 +51,16 @@ local time = rfc3339(now)
 local answer = {}
 
 for i = 1, #keys do
-  local key, a = keys[i], 4 * (i - 1) + named + 1
-  local is_hidden = ARGV[a + 4] == '1'
-  if is_hidden then key = hidden(keys[i]) end
+  local key, a = keys[i], 3 * (i - 1) + named + 1
   local start = redis.pcall('HGET', key, 'startTime')
   if not start then
-    -- It may have been visible and be hidden now, or the other way round.
-    local other = is_hidden and keys[i] or hidden(keys[i])
-    if redis.call('EXISTS', other) == 1 then
-      redis.call('RENAME', other, key)
-      start = redis.pcall('HGET', key, 'startTime')
+    -- It may have been visible and be hidden from now on, or the other way round.
+    -- RENAME has two keys, and fails while their slot is moved.
+    local other = other_key(key)
+    start = redis.pcall('HGET', other, 'startTime')
+    if type(start) == 'string' then
+      redis.call('DEL', other)
+      redis.call('HSET', key, 'startTime', start)
     end
   end
   if type(start) == 'table' and not string.find(start.err, 'WRONGTYPE', 1, true) then

@@ -2,6 +2,7 @@
 //! before, and after kills.
 
 use std::collections::HashMap;
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +20,12 @@ use crate::support::backends::{Backends, Setup, Shared};
 use crate::support::daemon::Daemon;
 use crate::support::eventually;
 use crate::support::redis::Redis;
+use crate::support::redis_cluster::RedisCluster;
 
 const KEY: &str = "heartbeat:server:orders:a:1";
 
-fn leases(redis: &Redis) -> Arc<dyn LeaseStore> {
-    let url: LeaseUrl = redis.url().parse().unwrap();
+fn leases(url: &str) -> Arc<dyn LeaseStore> {
+    let url: LeaseUrl = url.parse().unwrap();
     lease::open(&url, Arc::new(SystemClock)).unwrap().connect()
 }
 
@@ -58,7 +60,7 @@ async fn every_lease_is_whole(redis: &mut MultiplexedConnection) -> usize {
 #[tokio::test]
 async fn what_the_originals_three_calls_could_leave_behind_is_made_whole() {
     let redis = Redis::start().await;
-    let (leases, mut connection) = (leases(&redis), redis.connect().await);
+    let (leases, mut connection) = (leases(&redis.url()), redis.connect().await);
     // A hash that never expires, as when the caller died before the expiry; one of
     // lastTime alone, as when it expired between the look and the touch; startTime as
     // Java writes it; and a key of another type.
@@ -105,7 +107,7 @@ async fn what_the_originals_three_calls_could_leave_behind_is_made_whole() {
 #[tokio::test]
 async fn a_renewal_is_one_script_for_the_whole_batch() {
     let redis = Redis::start().await;
-    let (leases, mut connection) = (leases(&redis), redis.connect().await);
+    let (leases, mut connection) = (leases(&redis.url()), redis.connect().await);
     leases.renew(&[renewal("a:1")]).await.unwrap();
     let _: () = redis::cmd("CONFIG")
         .arg("RESETSTAT")
@@ -141,7 +143,7 @@ async fn a_renewal_is_one_script_for_the_whole_batch() {
 #[tokio::test]
 async fn no_renewal_goes_on_with_a_life_that_was_seen_to_be_over() {
     let redis = Redis::start().await;
-    let (leases, mut connection) = (leases(&redis), redis.connect().await);
+    let (leases, mut connection) = (leases(&redis.url()), redis.connect().await);
     let batch = [renewal("a:1")];
     let key = [renewal("a:1").key];
     for _ in 0..50 {
@@ -157,7 +159,7 @@ async fn no_renewal_goes_on_with_a_life_that_was_seen_to_be_over() {
 #[tokio::test]
 async fn a_redis_that_lost_its_leases_is_another_one() {
     let mut redis = Redis::start().await;
-    let leases = leases(&redis);
+    let leases = leases(&redis.url());
     let incarnation = async || {
         eventually(Duration::from_secs(10), "redis answers", || async {
             leases.probe().await.ok()
@@ -475,4 +477,38 @@ async fn complaint_39_a_heartbeat_right_after_a_registration_finds_its_instance(
             .await;
         assert_eq!(status, 200, "{i}: {body}");
     }
+}
+
+#[tokio::test]
+async fn a_hidden_lease_stays_the_same_one_while_its_slot_is_moved() {
+    const HIDDEN: &str = "rollcall:hidden:{heartbeat:server:orders:a:1}";
+    let cluster = RedisCluster::start().await;
+    let leases = leases(&cluster.url());
+    let hidden = Renewal {
+        is_hidden: true,
+        ..renewal("a:1")
+    };
+    let keys = [hidden.key.clone()];
+    let begun = leases.renew(from_ref(&hidden)).await.unwrap()[0].epoch;
+    let is_the_same = async |when: &str| {
+        let look = leases.inspect(&keys).await.unwrap();
+        assert_eq!(
+            look.leases[0].map(|lease| lease.epoch),
+            Some(begun),
+            "{when}"
+        );
+        let renewed = leases.renew(from_ref(&hidden)).await.unwrap()[0];
+        assert_eq!((renewed.created, renewed.epoch), (false, begun), "{when}");
+    };
+    is_the_same("before").await;
+    let (source, target) = cluster.begin_to_move(HIDDEN).await;
+    is_the_same("it is still at the old master").await;
+    RedisCluster::move_key(HIDDEN, source, target).await;
+    is_the_same("it is at the new master").await;
+    let visible = leases.renew(&[renewal("a:1")]).await.unwrap()[0];
+    assert_eq!((visible.created, visible.epoch), (false, begun));
+    let gone: Vec<String> = target
+        .run(redis::cmd("KEYS").arg("rollcall:hidden:*"))
+        .await;
+    assert_eq!(gone, Vec::<String>::new(), "it is visible");
 }

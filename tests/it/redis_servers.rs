@@ -354,30 +354,10 @@ async fn the_documented_acl_is_enough_on_a_cluster() {
     let url = cluster.url().replace("://", "://rollcall:PASSWORD@");
     let daemon = do_everything(&url).await;
     // A lease that is already on another master than its slot.
-    let masters = &cluster.nodes()[..3];
-    let mut which = redis::cmd("CLUSTER");
-    let slot: u16 = masters[0].run(which.arg("KEYSLOT").arg(LEASE)).await;
-    let mut source = None;
-    for (index, master) in masters.iter().enumerate() {
-        let keys: Vec<String> = master.run(redis::cmd("KEYS").arg(LEASE)).await;
-        source = source.or((!keys.is_empty()).then_some(index));
-    }
-    let source = source.unwrap();
-    let target = (source + 1) % masters.len();
-    for (node, state, other) in [(target, "IMPORTING", source), (source, "MIGRATING", target)] {
-        let mut set = redis::cmd("CLUSTER");
-        set.arg("SETSLOT").arg(slot).arg(state);
-        masters[node]
-            .run::<()>(set.arg(cluster.id(other).await))
-            .await;
-    }
-    let mut migrate = redis::cmd("MIGRATE");
-    migrate.arg("127.0.0.1").arg(masters[target].port());
-    masters[source]
-        .run::<()>(migrate.arg(LEASE).arg(0).arg(5000))
-        .await;
+    let (source, target) = cluster.begin_to_move(LEASE).await;
+    RedisCluster::move_key(LEASE, source, target).await;
     assert_eq!(status_of_a_heartbeat(&daemon).await, 200);
-    let keys: Vec<String> = masters[source].run(redis::cmd("KEYS").arg(LEASE)).await;
+    let keys: Vec<String> = source.run(redis::cmd("KEYS").arg(LEASE)).await;
     assert_eq!(keys, Vec::<String>::new(), "it was renewed where it is");
     assert_eq!(daemon.delete(INSTANCE).await.0, 204);
     the_acl_is_what_was_needed(cluster.nodes(), &acl).await;

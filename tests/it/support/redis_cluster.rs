@@ -113,6 +113,34 @@ impl RedisCluster {
         self.manage(arguments.map(str::to_owned).into()).await;
     }
 
+    /// Begins to move the slot of an existing key; the key itself stays. Returns the master that
+    /// has it and the one that will get it.
+    pub(crate) async fn begin_to_move(&self, key: &str) -> (&Redis, &Redis) {
+        let mut source = None;
+        for (index, master) in self.nodes[..3].iter().enumerate() {
+            let keys: Vec<String> = master.run(redis::cmd("KEYS").arg(key)).await;
+            source = source.or((!keys.is_empty()).then_some(index));
+        }
+        let source = source.unwrap();
+        let target = (source + 1) % 3;
+        let mut which = redis::cmd("CLUSTER");
+        let slot: u16 = self.nodes[0].run(which.arg("KEYSLOT").arg(key)).await;
+        for (node, state, other) in [(target, "IMPORTING", source), (source, "MIGRATING", target)] {
+            let mut set = redis::cmd("CLUSTER");
+            set.arg("SETSLOT").arg(slot).arg(state);
+            let set = set.arg(self.id(other).await);
+            self.nodes[node].run::<()>(set).await;
+        }
+        (&self.nodes[source], &self.nodes[target])
+    }
+
+    /// Moves a key from one master to another one.
+    pub(crate) async fn move_key(key: &str, source: &Redis, target: &Redis) {
+        let mut migrate = redis::cmd("MIGRATE");
+        migrate.arg("127.0.0.1").arg(target.port());
+        source.run::<()>(migrate.arg(key).arg(0).arg(5000)).await;
+    }
+
     /// Moves some slots to a master, from all others, where the cluster is in a state for it.
     pub(crate) async fn try_move_slots(&self, count: u16) {
         let host = self.hosts().next().unwrap();
