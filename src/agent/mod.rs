@@ -10,9 +10,11 @@ mod presence;
 mod roll_call;
 mod signals;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::maybe_done;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
@@ -23,7 +25,8 @@ pub(crate) use self::signals::Signals;
 use crate::client::{Client, ClientError};
 use crate::settings::AgentSettings;
 
-/// The time limit for leaving at the end, unless the drain delay is longer.
+/// The time limit for leaving before the command is stopped, unless the drain delay is longer, and
+/// again for what is left of it afterwards.
 const LEAVE: Duration = Duration::from_secs(2);
 
 /// Runs until a signal or until the command ends, and then takes the instances out. Returns the
@@ -96,29 +99,34 @@ pub(crate) async fn run(
     } else {
         Duration::ZERO
     };
-    // Before the command is stopped, and early enough for clients to stop using it.
-    let leave = timeout(drain.max(LEAVE), presence.end(settings.deregister));
-    let left = async {
-        let (outcome, ()) = tokio::join!(leave, sleep(drain));
-        if outcome.is_err() {
-            log::warn!(
-                "the registry did not answer in time; it marks the instances offline one TTL later"
-            );
-        }
-    };
+    // Begins before the command is stopped, and early enough for clients to stop using it.
+    let mut left = pin!(maybe_done(presence.end(settings.deregister)));
     let ended = match ended {
-        Some(code) => {
-            left.await;
-            Some(code)
+        Some(code) => Some(code),
+        None => {
+            let drained = async {
+                let leave = timeout(drain.max(LEAVE), left.as_mut());
+                tokio::join!(leave, sleep(drain))
+            };
+            tokio::select! {
+                _ = drained => None,
+                () = signals.stop() => None,
+                code = command.ended() => Some(code),
+            }
         }
-        None => tokio::select! {
-            () = left => None,
-            () = signals.stop() => None,
-            code = command.ended() => Some(code),
-        },
     };
-    Ok(match ended {
-        Some(code) => code,
-        None => command.stop(*settings.stop_timeout).await,
-    })
+    let stop = async {
+        match ended {
+            Some(code) => code,
+            None => command.stop(*settings.stop_timeout).await,
+        }
+    };
+    // Whoever skips the drain delay does not skip leaving.
+    let (code, left) = tokio::join!(stop, timeout(LEAVE, left));
+    if left.is_err() {
+        log::warn!(
+            "the registry did not answer in time; it marks the instances offline one TTL later"
+        );
+    }
+    Ok(code)
 }

@@ -43,6 +43,26 @@ async fn a_second_signal_skips_the_drain_delay() {
 }
 
 #[tokio::test]
+async fn two_signals_at_once_do_not_skip_leaving() {
+    let (daemon, folder) = (start_daemon().await, TempDir::new().unwrap());
+    let (_, port) = daemon.url().rsplit_once(':').unwrap();
+    let proxy = Proxy::before(port.parse().unwrap()).await;
+    let url = format!("http://127.0.0.1:{}", proxy.port());
+    let mut agent = watched(folder.path(), &url, &["--drain-delay", "60s"]).await;
+    is_available(&daemon, true).await;
+    proxy.set(Fault::Delay(Duration::from_millis(300)));
+    agent.process.signal(Signal::TERM);
+    agent.process.signal(Signal::INT);
+    assert_eq!(agent.process.ended(LONG).await.code(), Some(0));
+    assert!(
+        agent.log().contains("left services/orders"),
+        "{}",
+        agent.log()
+    );
+    assert_eq!(daemon.counts("orders").await, [0, 0, 0]);
+}
+
+#[tokio::test]
 async fn with_a_registry_that_hangs_the_command_gets_sigterm_in_time() {
     let (daemon, folder) = (start_daemon().await, TempDir::new().unwrap());
     let mut agent = watched(folder.path(), daemon.url(), &["--drain-delay", "500ms"]).await;
