@@ -109,15 +109,11 @@ impl Presence {
         let mut failures = 0;
         let mut said = String::new();
         loop {
-            let outcome = match &*health.borrow_and_update() {
+            let current = health.borrow_and_update().clone();
+            let outcome = match current {
                 Health::Starting => Ok(None),
-                Health::Passing => Err(None),
-                Health::Failed(reason) => Err(Some(reason.clone())),
-            };
-            let outcome = match outcome {
-                Ok(wait) => Ok(wait),
-                Err(None) => self.answer().await.map(Some),
-                Err(Some(reason)) => {
+                Health::Passing => self.answer().await.map(Some),
+                Health::Failed(reason) => {
                     log::warn!("health check failed: {reason}; no heartbeats until it passes");
                     self.end_leases().await.map(|()| None)
                 }

@@ -65,15 +65,8 @@ impl Core {
         let kinds = [ScopeKind::Group, ScopeKind::Service];
         let totals = kinds.map(|kind| (("kind", kind.as_str()), self.directory.totals_of(kind)));
         let by_state = totals.into_iter().flat_map(|(kind, totals)| {
-            let counts = totals.instances;
-            [
-                ("registered", counts.instances),
-                ("online", counts.online),
-                ("available", counts.available),
-                ("suspect", counts.suspect),
-                ("held", counts.held),
-            ]
-            .map(|(state, count)| ([kind, ("state", state)], count))
+            let counts = totals.instances.by_state();
+            counts.map(|(state, count)| ([kind, ("state", state)], count))
         });
         let scopes = totals.into_iter().flat_map(|(kind, totals)| {
             [

@@ -50,6 +50,19 @@ impl Counts {
     }
 }
 
+impl Counts {
+    /// Returns the counts with the names of their states in metrics.
+    pub(crate) fn by_state(self) -> [(&'static str, usize); 5] {
+        [
+            ("registered", self.instances),
+            ("online", self.online),
+            ("available", self.available),
+            ("suspect", self.suspect),
+            ("held", self.held),
+        ]
+    }
+}
+
 impl Add for Counts {
     type Output = Self;
 

@@ -188,14 +188,8 @@ pub(super) async fn scope_metrics(api: web::Data<Api>, caller: Caller) -> HttpRe
         if caller.check(&record.scope).is_err() {
             continue;
         }
-        let (counts, Scope { kind, key }) = (scope.counts, &record.scope);
-        for (state, count) in [
-            ("registered", counts.instances),
-            ("online", counts.online),
-            ("available", counts.available),
-            ("suspect", counts.suspect),
-            ("held", counts.held),
-        ] {
+        let Scope { kind, key } = &record.scope;
+        for (state, count) in scope.counts.by_state() {
             // A key needs no escape. Writing to a string cannot fail.
             let _ = writeln!(
                 text,

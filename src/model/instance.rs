@@ -362,7 +362,12 @@ impl Instance {
 
     /// Returns whether it accepts traffic: enabled, and recorded as online.
     pub(crate) fn available(&self) -> bool {
-        self.presence.online && self.status == Status::Enabled
+        self.is_available_with(self.status)
+    }
+
+    /// Returns whether it would accept traffic with this status.
+    pub(crate) fn is_available_with(&self, status: Status) -> bool {
+        self.presence.online && status == Status::Enabled
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::time::{Duration, Instant};
 
-use super::{CommandError, print_error, print_line};
+use super::{CommandError, list, print_error, print_line};
 use crate::client::{Client, ClientError};
 use crate::model::{
     Address, DisplayName, InstanceKey, Metadata, Note, ScopeKey, ScopeKind, Status, Ttl, Weight,
@@ -20,9 +20,6 @@ use crate::settings::ImportSettings;
 
 /// The number of requests in flight.
 const REQUESTS: usize = 64;
-
-/// The number of instances in one page.
-const PAGE: usize = 10_000;
 
 /// The time between two lines about the progress of an import.
 const PROGRESS: Duration = Duration::from_secs(2);
@@ -169,12 +166,6 @@ impl From<ListedScope> for ScopeEntry {
     }
 }
 
-#[derive(Deserialize)]
-struct Page {
-    instances: Vec<ListedInstance>,
-    next_cursor: Option<String>,
-}
-
 /// An instance as the registry lists it.
 #[derive(Deserialize)]
 struct ListedInstance {
@@ -214,7 +205,7 @@ impl ListedInstance {
 }
 
 /// Reads all instances of the registry.
-async fn instances(client: &Client) -> Result<Vec<InstanceEntry>, ClientError> {
+async fn instances(client: &Client) -> Result<Vec<InstanceEntry>, CommandError> {
     #[derive(Deserialize)]
     struct Overview {
         lease_ttl_seconds: Ttl,
@@ -222,17 +213,12 @@ async fn instances(client: &Client) -> Result<Vec<InstanceEntry>, ClientError> {
     let Overview {
         lease_ttl_seconds: default_ttl,
     } = client.get("/v1/overview").await?;
-    let (mut all, mut cursor) = (Vec::new(), String::new());
-    loop {
-        let path = format!("/v1/instances?limit={PAGE}{cursor}");
-        let page: Page = client.get(&path).await?;
-        let entries = page.instances.into_iter();
-        all.extend(entries.map(|listed| listed.into_entry(default_ttl)));
-        match page.next_cursor {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => return Ok(all),
-        }
-    }
+    let mut list = list::read(client, None, &[]).await?;
+    let listed: Vec<ListedInstance> = client.read(list["instances"].take())?;
+    let entries = listed.into_iter();
+    Ok(entries
+        .map(|listed| listed.into_entry(default_ttl))
+        .collect())
 }
 
 /// Prints all scopes and instances as JSON.

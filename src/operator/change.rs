@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{CommandError, list, print_error, print_line};
 use crate::client::Client;
-use crate::model::{InstanceKey, Scope, ScopeKind};
+use crate::model::{InstanceKey, Scope};
 use crate::settings::Instances;
 
 /// Changes instances.
@@ -116,46 +116,45 @@ fn keys(instances: Instances) -> Vec<InstanceKey> {
     addresses.filter_map(key).collect()
 }
 
-/// Returns the selection of a bulk change.
+/// Returns the selection of a bulk change. A condition that is given twice is an error, because the
+/// change would concern others than those that meet both.
 fn selection(
     scope: Option<&Scope>,
     conditions: &[(String, String)],
 ) -> Result<Value, CommandError> {
-    let mut selection = Map::new();
-    let mut metadata = Map::new();
+    let (mut selection, mut metadata) = (Map::new(), Map::new());
     if let Some(Scope { kind, key }) = scope {
         selection.insert(kind.as_str().to_owned(), json!([key]));
     }
-    for (name, value) in conditions {
-        let (name, value) = match name.as_str() {
-            "online" | "available" => {
-                let truth: Result<bool, _> = value.parse();
-                let truth = truth.map_err(|_| {
-                    CommandError::Exec(format!("--where {name}= must be true or false"))
-                })?;
-                (name.as_str(), json!(truth))
-            }
-            name => match name.strip_prefix("metadata.") {
-                Some(key) => {
-                    metadata.insert(key.to_owned(), json!(value));
-                    continue;
-                }
-                None => (name, json!(value)),
-            },
+    for (name, text) in conditions {
+        let (of, key, value) = match name.split_once('.') {
+            Some(("metadata", key)) => (&mut metadata, key, json!(text)),
+            _ => (&mut selection, name.as_str(), value(name, text)?),
         };
-        selection.insert(name.to_owned(), value);
+        if of.insert(key.to_owned(), value).is_some() {
+            let reason = format!("--where {name}= must not be given twice");
+            return Err(CommandError::Usage(reason));
+        }
     }
     if !metadata.is_empty() {
         selection.insert("metadata".to_owned(), Value::Object(metadata));
     }
-    for kind in [ScopeKind::Service, ScopeKind::Group] {
-        // A condition names one scope, the selection lists them.
-        if let Some(text @ Value::String(_)) = selection.get(kind.as_str()) {
-            let list = json!([text]);
-            selection.insert(kind.as_str().to_owned(), list);
-        }
-    }
     Ok(Value::Object(selection))
+}
+
+/// Returns the value of a condition as the registry takes it.
+fn value(name: &str, text: &str) -> Result<Value, CommandError> {
+    Ok(match name {
+        "online" | "available" => {
+            let truth = text.parse::<bool>().map_err(|_| {
+                CommandError::Usage(format!("--where {name}= must be true or false"))
+            })?;
+            json!(truth)
+        }
+        // A condition names one scope, the selection lists them.
+        "service" | "group" => json!([text]),
+        _ => json!(text),
+    })
 }
 
 /// Sends the same request for each instance, and continues after a failure.

@@ -126,7 +126,7 @@ impl InstanceRow {
 }
 
 /// Reads the instances of a scope or of all, which meet conditions.
-async fn read(
+pub(super) async fn read(
     client: &Client,
     scope: Option<&Scope>,
     conditions: &[(String, String)],

@@ -34,7 +34,10 @@ pub(crate) enum CommandError {
         /// A key that resembles it.
         near: Option<String>,
     },
-    /// A command that was run failed.
+    /// An argument that the parser of the command line accepts is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// A command could not be run.
     #[error("{0}")]
     Exec(String),
     /// Input or output failed.
@@ -65,9 +68,9 @@ fn suggestion(near: Option<&str>) -> String {
 }
 
 impl CommandError {
-    /// Returns the exit code: 3 if there is no such scope or instance, 4 if the token is missing or
-    /// does not permit it, 5 if no replica answers or it cannot serve the request now, otherwise 1.
-    /// (2 is wrong usage.)
+    /// Returns the exit code: 2 for wrong usage, 3 if there is no such scope or instance, 4 if the
+    /// token is missing or does not permit it, 5 if no replica answers or it cannot serve the
+    /// request now, otherwise 1.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Client(ClientError::Unreachable { .. }) => 5,
@@ -77,6 +80,7 @@ impl CommandError {
                 status if status.is_server_error() => 5,
                 _ => 1,
             },
+            Self::Usage(_) => 2,
             Self::UnknownScope { .. } => 3,
             Self::Partly { code, .. } => *code,
             _ => 1,

@@ -459,6 +459,19 @@ async fn instances_are_selected_shown_and_changed_by_conditions() {
     assert_eq!(code, 2, "{error}");
     let (code, error) = refused(&daemon, &["hold", "--where", "version=v1"]).await;
     assert_eq!((code, error.contains("version")), (1, true), "{error}");
+    for (conditions, reason) in [
+        (
+            ["metadata.zone=a", "metadata.zone=b"],
+            "must not be given twice",
+        ),
+        (["status=held", "status=enabled"], "must not be given twice"),
+        (["service=orders", "online=maybe"], "must be true or false"),
+    ] {
+        let [first, second] = conditions;
+        let hold = ["hold", "--where", first, "--where", second];
+        let (code, error) = refused(&daemon, &hold).await;
+        assert_eq!((code, error.contains(reason)), (2, true), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::metrics::Samples;
 use crate::support::backends::{Backends, Setup, Shared, on_both_backends};
 use crate::support::clock::FakeClock;
 use crate::support::daemon::Daemon;
@@ -118,7 +119,12 @@ async fn two_thousand_silent_instances_are_detected_within_a_second_and_publishe
     );
     assert_eq!(daemon.counts("orders").await, [2000, 0, 0]);
     // No transition is published twice, and a reconcile finds none.
-    sleep(Duration::from_secs(16)).await;
+    let reconciles = async || Samples::of(daemon).await.get("rollcall_reconciles_total");
+    let before = reconciles().await;
+    eventually(Duration::from_secs(40), "a reconcile", || async {
+        (reconciles().await > before).then_some(())
+    })
+    .await;
     let later = subscriber.until_quiet(Duration::from_millis(100)).await;
     assert!(!later.iter().any(Event::is_transition), "{later:?}");
 }

@@ -17,7 +17,8 @@ use crate::http::openapi::responses::{AuthErrors, BodyErrors, OutcomeErrors};
 use crate::http::openapi::schema;
 use crate::http::{Api, Code, Problem};
 use crate::model::{
-    AddressPattern, Instance, InstanceChange, InstanceKey, ScopeKey, ScopeKind, Selection, Status,
+    AddressPattern, InstanceChange, InstanceKey, ScopeKey, ScopeKind, Selection, Status,
+    StatusChange,
 };
 
 /// The number of changes in flight.
@@ -147,7 +148,9 @@ pub(in crate::http) async fn change(
         let (mut available_now, mut available_then) = (0, 0);
         for listed in scope.select(&selection) {
             available_now += usize::from(listed.instance.available());
-            available_then += usize::from(is_available_after(&listed.instance, &change));
+            let status = change.status.as_ref().map(StatusChange::status);
+            let status = status.unwrap_or(listed.instance.status);
+            available_then += usize::from(listed.instance.is_available_with(status));
             keys.push(listed.instance.key.clone());
         }
         let Some(record) = scope.record.as_ref().filter(|_| keys.len() > before) else {
@@ -187,12 +190,6 @@ pub(in crate::http) async fn change(
         scopes,
         failures,
     }))
-}
-
-fn is_available_after(instance: &Instance, change: &InstanceChange) -> bool {
-    let status = change.status.as_ref();
-    let status = status.map_or(instance.status, |status| status.status());
-    instance.presence.online && status == Status::Enabled
 }
 
 /// Changes instances, and returns those that could not be changed.

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::instance_response::{InstanceResponse, ListedInstanceResponse};
 use crate::actor::{
     ChangeInstance, DeregisterInstance, HideLease, LeaveInstance, Left, RegisterInstance, Revoke,
-    TakeOffline,
+    TakeOffline, WriteError,
 };
 use crate::auth::Role;
 use crate::http::access::Caller;
@@ -228,9 +228,6 @@ pub(in crate::http) async fn deregister(
     caller: Caller,
     InstancePath(key): InstancePath,
 ) -> Result<HttpResponse, Problem> {
-    // The lease is revoked last: a heartbeat that creates a lease checks for the instance
-    // afterwards, so either it finds none, or the lease is revoked here. The lease is also
-    // revoked if the outcome is unknown or there was no instance.
     let is_operator = caller.has_role(Role::Admin);
     let message = DeregisterInstance {
         key: key.clone(),
@@ -240,10 +237,7 @@ pub(in crate::http) async fn deregister(
     if let Ok(Deregistration::Kept(instance)) = &outcome {
         return Err(Problem::decided(instance));
     }
-    let revoked = revoke(&api, &key).await;
-    let outcome = outcome?;
-    revoked?;
-    match outcome {
+    match then_revoke(&api, &key, outcome).await? {
         Deregistration::Removed(_) => {
             if is_operator {
                 caller.log_action(format_args!("deregistered {key}"));
@@ -269,12 +263,8 @@ pub(in crate::http) async fn leave(
     api: web::Data<Api>,
     InstancePath(key): InstancePath,
 ) -> Result<HttpResponse, Problem> {
-    let outcome = api.registry.write(LeaveInstance { key: key.clone() }).await;
-    // Last, as for a deregistration.
-    let revoked = revoke(&api, &key).await;
-    let left = outcome?;
-    revoked?;
-    match left {
+    let left = api.registry.write(LeaveInstance { key: key.clone() }).await;
+    match then_revoke(&api, &key, left).await? {
         Left::Removed(_) | Left::WentOffline(_) | Left::WasOffline => {
             Ok(HttpResponse::NoContent().finish())
         }
@@ -300,14 +290,23 @@ pub(in crate::http) async fn end_lease(
         return Err(Problem::instance_not_found(&key));
     }
     let ended = api.registry.write(TakeOffline { key: key.clone() }).await;
-    // Last, as for a deregistration.
-    let revoked = revoke(&api, &key).await;
-    ended?;
-    revoked?;
+    then_revoke(&api, &key, ended).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
-async fn revoke(api: &Api, key: &InstanceKey) -> Result<(), Problem> {
+/// Revokes the lease of an instance whose end was written, and returns the result of the write.
+///
+/// The lease is revoked last: a heartbeat that creates a lease checks for the instance afterwards,
+/// so either it finds that the instance ended, or the lease is revoked here. The lease is also
+/// revoked if the result of the write is unknown or there was no instance.
+async fn then_revoke<T>(
+    api: &Api,
+    key: &InstanceKey,
+    written: Result<T, WriteError>,
+) -> Result<T, Problem> {
     let keys = vec![key.clone()];
-    Ok(api.heartbeat.ask(Revoke { keys }).await??)
+    let revoked = api.heartbeat.ask(Revoke { keys }).await;
+    let written = written?;
+    revoked??;
+    Ok(written)
 }

@@ -3,6 +3,7 @@
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::support::sse::Subscriber;
 
 #[tokio::test]
 async fn heartbeats_are_sent_only_while_the_check_passes() {
@@ -78,9 +79,13 @@ async fn a_command_is_registered_when_its_port_accepts_connections() {
     let orders = ["--service", "orders", "--address", &address];
     let wait = ["--start-delay", "60s", "--", "sleep", "60"];
     let arguments = [&orders[..], &wait].concat();
+    let mut events = Subscriber::new(&daemon, "?service=orders").await;
     let _agent = Agent::start(folder.path(), daemon.url(), &arguments);
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(daemon.counts("orders").await, [0, 0, 0]);
+    // From one roll call to the next, two seconds later, it is not registered.
+    for _ in 0..2 {
+        let event = events.next(LONG).await.unwrap();
+        assert_eq!(event.name, "roll.call");
+    }
     let _listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     is_available(&daemon, true).await;
 }

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::metrics::Samples;
 use crate::support::daemon::BINARY;
 use crate::support::process::{Process, spawn};
 
@@ -193,10 +194,16 @@ async fn complaint_24_orphans_are_reaped_and_sighup_ends_nothing() {
         .into_iter()
         .filter(|(state, _)| state == "Z");
     assert_eq!(dead.collect::<Vec<_>>(), []);
+    let renewed = async || {
+        let samples = Samples::of(&daemon).await;
+        samples.get("rollcall_heartbeats_total{outcome=\"renewed\"}")
+    };
+    let before = renewed().await;
     agent.signal(Signal::HUP);
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(agent.status().is_none());
-    is_available(&daemon, true).await;
+    eventually(LONG, "it sends heartbeats after the signal", || async {
+        (renewed().await > before + 1.0).then_some(())
+    })
+    .await;
     agent.signal(Signal::TERM);
     assert_eq!(agent.ended(LONG).await.code(), Some(7));
 }

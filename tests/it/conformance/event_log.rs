@@ -1,6 +1,7 @@
 //! The suite of the event log.
 
 use std::any::Any;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use rollcalld::model::{
     Status,
 };
 use rollcalld::redis::RedisBackend;
+use tokio::time::timeout;
 
 use super::suite;
 use crate::support::eventually;
@@ -148,14 +150,12 @@ async fn a_read_that_waits_for_an_event_is_woken_by_it(fixture: Fixture) {
         let head = fixture.log.head().await.unwrap();
         assert_eq!(head.sequence, after);
         let wait = Duration::from_secs(20);
-        let (read, ()) = tokio::join!(fixture.log.read(head, wait), async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            fixture
-                .log
-                .append(&[online(after as i64, 2)])
-                .await
-                .unwrap();
-        });
+        let mut read = pin!(fixture.log.read(head, wait));
+        let early = timeout(Duration::from_millis(100), &mut read).await;
+        assert!(early.is_err(), "it waits: {early:?}");
+        let event = online(after as i64, 2);
+        let (read, appended) = tokio::join!(read, fixture.log.append(std::slice::from_ref(&event)));
+        appended.unwrap();
         let ReadOutcome::Events(events) = read.unwrap() else {
             panic!("lost");
         };
