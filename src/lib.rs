@@ -13,7 +13,8 @@
 //!   current and sends the changes to subscribers.
 //! - [`liveness`] decides whether instances whose leases are missing are marked offline.
 //! - [`auth`] decides which requests a caller may make, and [`admission`] limits concurrency.
-//! - [`http`] maps requests to messages and replies to JSON.
+//! - [`http`] maps requests to messages and replies to JSON, also in the protocols of other registries;
+//!   [`dns`] answers queries of DNS.
 //! - [`metrics`] contains the metrics of the daemon.
 //! - [`tls`] holds the certificates of HTTPS.
 //! - [`client`] calls a daemon over HTTP, for the [`agent`], which registers the instances on
@@ -34,6 +35,7 @@ pub mod clock;
 pub mod coordination;
 pub mod daemon;
 pub mod directory;
+mod dns;
 pub mod event_log;
 #[expect(unused_qualifications, reason = "utoipa's macros write them")]
 pub mod http;

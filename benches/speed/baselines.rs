@@ -225,6 +225,8 @@ fn one_postgres(app: &mut web::ServiceConfig, url: &str) {
             let (kinds, names, ttls) = (["service"], [None::<String>], [None::<i32>]);
             let (keys, addresses) = ([service], [address]);
             let (weights, metadata) = ([body.weight], [Some(metadata)]);
+            let by = [None::<String>];
+            let statuses = ["enabled"];
             let rows = transaction
                 .query(
                     &statement,
@@ -236,7 +238,14 @@ fn one_postgres(app: &mut web::ServiceConfig, url: &str) {
                         &weights.as_slice(),
                         &metadata.as_slice(),
                         &ttls.as_slice(),
+                        &by.as_slice(),
+                        &statuses.as_slice(),
                         &now,
+                        &false,
+                        &false,
+                        &false,
+                        &false,
+                        &false,
                     ],
                 )
                 .await
@@ -271,16 +280,22 @@ fn one_sqlite(app: &mut web::ServiceConfig, path: &str) {
                     let id = |row: &rusqlite::Row<'_>| row.get::<_, i64>("id");
                     let scope_id = find.query_row(("service", &service), id).unwrap();
                     let mut statement = transaction.prepare_cached(SQLITE).unwrap();
-                    let row = (
+                    let row = rusqlite::params![
                         scope_id,
-                        "service",
-                        &address,
+                        "enabled",
+                        address,
                         None::<String>,
                         body.weight,
-                        &metadata,
+                        metadata,
                         None::<i32>,
+                        None::<String>,
                         0_i64,
-                    );
+                        false,
+                        false,
+                        false,
+                        false,
+                        false,
+                    ];
                     assert_eq!(statement.execute(row).unwrap(), 1);
                 }
                 transaction.commit().unwrap();

@@ -24,7 +24,7 @@ use crate::liveness::{
 };
 use crate::metrics::Metrics;
 use crate::model::{EventId, ReplicaId};
-use crate::replication::{EventBroadcast, Follower, LoadError};
+use crate::replication::{EventBroadcast, Follower, LoadError, ScopeIndexes};
 use crate::settings::CoreSettings;
 use crate::store::{RegistryReader, Store};
 
@@ -118,6 +118,8 @@ pub struct Core {
     pub(crate) clock_watch: Arc<ClockWatch>,
     /// Sends events to subscribers.
     pub(crate) feed: Arc<EventBroadcast>,
+    /// The indexes of the scopes.
+    pub(crate) indexes: Arc<ScopeIndexes>,
     /// Keeps the Directory current.
     follower: Arc<Follower>,
     /// The metrics of all parts.
@@ -157,6 +159,7 @@ impl Core {
         let directory = Arc::new(Directory::new(Arc::clone(&reader)));
         let protection = Arc::new(Protection::new(settings.limits, Arc::clone(&health)));
         let feed = Arc::new(EventBroadcast::new(Arc::clone(&log)));
+        let indexes = Arc::new(ScopeIndexes::new(Arc::clone(&log)));
 
         let registry = RegistryActor::new(
             writer,
@@ -227,6 +230,7 @@ impl Core {
             directory: Arc::clone(&directory),
             reader: Arc::clone(&reader),
             log,
+            indexes: Arc::clone(&indexes),
             feed: Arc::clone(&feed),
             protection: Arc::clone(&protection),
             expiry: Arc::clone(&expiry),
@@ -247,6 +251,7 @@ impl Core {
             reconciler,
             clock_watch,
             feed,
+            indexes,
             follower,
             clock,
             recorder,
@@ -277,6 +282,11 @@ impl Core {
         observed((self.connect)(), &self.health, &self.metrics)
     }
 
+    /// Returns what reports the end of a part of the daemon, when it is dropped.
+    pub(crate) fn lifeline(&self, part: &'static str) -> Lifeline {
+        Lifeline::new(part, self.ends.clone())
+    }
+
     /// Starts a HeartbeatActor on the current thread, which renews leases in `leases`.
     pub fn start_heartbeat_actor(&self, leases: Arc<dyn LeaseStore>) -> Mailbox<HeartbeatActor> {
         let heartbeat = HeartbeatActor::new(
@@ -285,7 +295,7 @@ impl Core {
             self.recorder.clone(),
             self.protection.limits().ttl,
             Arc::clone(&self.metrics),
-            Lifeline::new("heartbeat actor", self.ends.clone()),
+            self.lifeline("heartbeat actor"),
         );
         let metrics = self.metrics.mailbox("heartbeat");
         Mailbox::new(heartbeat.start(), HEARTBEAT, metrics)

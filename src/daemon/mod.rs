@@ -33,8 +33,9 @@ use crate::auth::{TokenError, Tokens};
 use crate::backend::OpenError;
 use crate::clock::Clock;
 use crate::coordination;
+use crate::dns::{DnsServer, DnsSettings};
 use crate::event_log;
-use crate::http::{self, Api, BodyCache, Connections, LastProbe, Lifecycle};
+use crate::http::{self, Api, BodyCache, Connections, Facades, LastProbe, Lifecycle};
 use crate::lease;
 use crate::metrics::Metrics;
 use crate::settings::ServeSettings;
@@ -63,8 +64,10 @@ pub enum DaemonError {
     #[error(transparent)]
     OpenFiles(#[from] TooFewFiles),
     /// The address is in use or not available.
-    #[error("cannot listen on {address} (--listen): {source}")]
+    #[error("cannot listen on {address} ({setting}): {source}")]
     Listen {
+        /// The setting with the address.
+        setting: &'static str,
         /// The address.
         address: SocketAddr,
         /// The error of the system.
@@ -104,6 +107,7 @@ pub struct Daemon {
     settings: ServeSettings,
     address: SocketAddr,
     server: Server,
+    dns: Option<DnsServer>,
     core: Arc<Core>,
     lifecycle: Lifecycle,
     reloader: Reloader,
@@ -116,6 +120,7 @@ struct Arbiters {
     registry: Arbiter,
     scheduler: Arbiter,
     follower: Arbiter,
+    dns: Arbiter,
 }
 
 /// What the handlers of all workers share.
@@ -130,6 +135,7 @@ struct Shared {
     admission: Arc<ConcurrencyLimits>,
     connections: Arc<Connections>,
     bodies: Arc<BodyCache>,
+    facades: Arc<Facades>,
 }
 
 impl Daemon {
@@ -153,6 +159,7 @@ impl Daemon {
             registry: Arbiter::new(),
             scheduler: Arbiter::new(),
             follower: Arbiter::new(),
+            dns: Arbiter::new(),
         };
         let threads = Threads {
             registry: arbiters.registry.handle(),
@@ -166,6 +173,7 @@ impl Daemon {
             Arc::clone(&metrics),
             end,
         );
+        let facades = Facades::new(settings.facades.facades.clone(), &core.directory);
         let shared = Shared {
             core: Arc::new(core),
             lifecycle: Lifecycle::default(),
@@ -176,6 +184,7 @@ impl Daemon {
             admission: Arc::new(ConcurrencyLimits::new(settings.limits())),
             connections,
             bodies: Arc::default(),
+            facades: Arc::new(facades),
         };
         metrics.show(DaemonState {
             core: Arc::downgrade(&shared.core),
@@ -185,10 +194,13 @@ impl Daemon {
             connections: Arc::clone(&shared.connections),
         });
         let (server, address) = listen(&settings, &shared, tls.as_deref())?;
+        let dns = settings.facades.dns();
+        let dns = dns.map(|dns| listen_dns(dns, &shared.core)).transpose()?;
         Ok(Self {
             settings,
             address,
             server,
+            dns,
             core: shared.core,
             lifecycle: shared.lifecycle,
             reloader: Reloader::new(tokens, tls, metrics),
@@ -221,6 +233,7 @@ impl Daemon {
         let Self {
             settings,
             server,
+            dns,
             core,
             lifecycle,
             mut ends,
@@ -233,6 +246,15 @@ impl Daemon {
             let head = wait_for_backends(&settings, &core).await?;
             core.follow(head);
             lifecycle.start();
+            if let Some(dns) = dns {
+                let lifeline = core.lifeline("DNS server");
+                arbiters.dns.spawn(async {
+                    let _lifeline = lifeline;
+                    if let Err(error) = dns.serve().await {
+                        log::error!("the DNS server has ended: {error}");
+                    }
+                });
+            }
             log::info!("ready");
             ready();
             pending().await
@@ -257,6 +279,7 @@ impl Daemon {
         lifecycle.stop();
         server_handle.stop(true).await;
         core.stop();
+        end(arbiters.dns);
         end(arbiters.scheduler);
         // Every answered write is committed; this is for writes whose caller gave up. A
         // RegistryActor that has ended has nothing left to drain.
@@ -320,11 +343,30 @@ fn listen(
         None => server.bind(settings.listen),
     };
     let server = server.map_err(|source| DaemonError::Listen {
+        setting: "--listen",
         address: settings.listen,
         source,
     })?;
     let address = server.addrs().first().copied().unwrap_or(settings.listen);
     Ok((server.run(), address))
+}
+
+/// Binds the DNS server.
+fn listen_dns(settings: DnsSettings, core: &Core) -> Result<DnsServer, DaemonError> {
+    let address = settings.listen;
+    let (directory, metrics) = (Arc::clone(&core.directory), Arc::clone(&core.metrics));
+    let server = DnsServer::bind(settings, directory, metrics);
+    server
+        .and_then(|server| {
+            let address = server.address()?;
+            log::info!("DNS listens on {address}, and answers everyone who reaches it");
+            Ok(server)
+        })
+        .map_err(|source| DaemonError::Listen {
+            setting: "--dns-listen",
+            address,
+            source,
+        })
 }
 
 impl Shared {
@@ -345,6 +387,7 @@ impl Shared {
             expiry: Arc::clone(&core.expiry),
             reconciler: Arc::clone(&core.reconciler),
             feed: Arc::clone(&core.feed),
+            indexes: Arc::clone(&core.indexes),
             clock: Arc::clone(&core.clock),
             roll_call_interval: self.roll_call_interval,
             default_ttl: core.protection.limits().ttl,
@@ -356,6 +399,7 @@ impl Shared {
             connections: Arc::clone(&self.connections),
             metrics: Arc::clone(&core.metrics),
             bodies: Arc::clone(&self.bodies),
+            facades: Arc::clone(&self.facades),
             last_probe: LastProbe::default(),
         }
     }

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use super::deadlines::Deadlines;
 use super::entry::InstanceEntry;
 use super::instance_list::{Edit, InstanceList};
+use super::recent::RecentChanges;
 use super::snapshot::ScopeSnapshot;
 use crate::model::{
     EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeKind, ScopeRecord,
@@ -21,6 +22,7 @@ pub(super) struct Change<'a> {
     maps: &'a Maps,
     state: &'a mut State,
     deadlines: &'a Deadlines<Arc<InstanceEntry>>,
+    recent: Option<&'a mut RecentChanges>,
     edits: HashMap<Scope, Edits>,
     applied: Applied,
 }
@@ -39,11 +41,13 @@ impl<'a> Change<'a> {
         maps: &'a Maps,
         state: &'a mut State,
         deadlines: &'a Deadlines<Arc<InstanceEntry>>,
+        recent: Option<&'a mut RecentChanges>,
     ) -> Self {
         Self {
             maps,
             state,
             deadlines,
+            recent,
             edits: HashMap::new(),
             applied: Applied::default(),
         }
@@ -121,7 +125,21 @@ impl<'a> Change<'a> {
         digest.instance_sum += Digest::term(instance) - term_before;
         self.applied.availability |=
             key.scope.kind == ScopeKind::Service && available != was_available;
+        let metadata_before = before
+            .as_ref()
+            .map(|before| &before.instance.given_metadata);
+        let ids = &self.maps.ids;
+        ids.replace(&key, metadata_before, Some(&instance.given_metadata));
         let listed = Arc::new(listed);
+        if let Some(recent) = &mut self.recent {
+            // Another process may have the address, under another ID.
+            let is_other = metadata_before.is_some_and(|it| *it != listed.instance.given_metadata);
+            before
+                .iter()
+                .filter(|_| is_other)
+                .for_each(|it| recent.add(it));
+            recent.add(&listed);
+        }
         if let Some(slot) = listed.slot {
             self.deadlines.own(slot, Arc::clone(&listed));
         }
@@ -158,6 +176,9 @@ impl<'a> Change<'a> {
             return;
         };
         let instance = &before.instance;
+        if let Some(recent) = &mut self.recent {
+            recent.add(before);
+        }
         if let Some(slot) = before.slot {
             self.deadlines.give_back(slot);
         }
@@ -165,6 +186,9 @@ impl<'a> Change<'a> {
         let digest = &mut self.state.digest;
         digest.instances -= 1;
         digest.instance_sum -= Digest::term(instance);
+        self.maps
+            .ids
+            .replace(key, Some(&instance.given_metadata), None);
         instances.remove(key);
         let edits = self.edits.entry(key.scope.clone()).or_default();
         edits.instances.push((key.address.clone(), None));

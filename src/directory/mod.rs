@@ -8,8 +8,10 @@
 mod change;
 mod deadlines;
 mod entry;
+mod ids;
 mod instance_list;
 mod lookup;
+mod recent;
 mod snapshot;
 mod state;
 
@@ -28,13 +30,14 @@ pub use self::entry::{Counts, InstanceEntry};
 pub(crate) use self::lookup::KeyParts;
 use self::lookup::LookupPermits;
 pub use self::lookup::{DirectoryError, HeartbeatInfo};
+use self::recent::RecentChanges;
 pub(crate) use self::snapshot::Totals;
 pub use self::snapshot::{Body, InstanceFilter, ScopeSnapshot};
 pub use self::state::Applied;
 pub(crate) use self::state::Drift;
 use self::state::{Maps, State};
 use crate::model::{
-    EventKind, Instance, InstanceId, InstanceKey, Scope, ScopeKind, ScopeRecord, Ttl,
+    EventKind, Instance, InstanceId, InstanceKey, Protocol, Scope, ScopeKind, ScopeRecord, Ttl,
 };
 use crate::store::{Digest, RegistryReader, StoreError};
 
@@ -71,6 +74,8 @@ pub struct Directory {
     version: AtomicU64,
     changed: Notify,
     permits: LookupPermits,
+    /// The latest changes, once they are asked for.
+    recent: Mutex<Option<RecentChanges>>,
 }
 
 impl Directory {
@@ -86,6 +91,7 @@ impl Directory {
             version: AtomicU64::new(0),
             changed: Notify::new(),
             permits: LookupPermits::default(),
+            recent: Mutex::default(),
         }
     }
 
@@ -111,6 +117,12 @@ impl Directory {
     /// Returns an instance.
     pub fn find(&self, key: &InstanceKey) -> Option<Arc<InstanceEntry>> {
         self.maps.instances.pin().get(key).cloned()
+    }
+
+    /// Returns the instances that clients of a protocol name by this ID, sorted.
+    pub(crate) fn find_by_id(&self, protocol: Protocol, id: &str) -> Vec<Arc<InstanceEntry>> {
+        let keys = self.maps.ids.find(protocol, id);
+        keys.iter().filter_map(|key| self.find(key)).collect()
     }
 
     /// Returns the totals of a kind of scope, in constant time.
@@ -201,6 +213,18 @@ impl Directory {
                 timeout_at(deadline, changed).await.ok()?;
             }
         }
+    }
+
+    /// Begins to keep the states of instances before and after their changes for some time.
+    pub(crate) fn keep_changes(&self, keep: Duration) {
+        *self.recent.lock() = Some(RecentChanges::new(keep));
+    }
+
+    /// Returns the kept states of instances that changed, oldest first, and whether they cover all
+    /// of the time for which they are kept.
+    pub(crate) fn recent_changes(&self) -> (Vec<Arc<InstanceEntry>>, bool) {
+        let recent = self.recent.lock();
+        recent.as_ref().map(RecentChanges::list).unwrap_or_default()
     }
 
     /// Returns a number that grows with every change.
@@ -333,7 +357,9 @@ impl Directory {
     /// Changes the maps, and then wakes waiting requests.
     fn change(&self, make: impl FnOnce(&mut Change<'_>)) -> Applied {
         let mut state = self.state.lock();
-        let mut change = Change::begin(&self.maps, &mut state, &self.deadlines);
+        let mut recent = self.recent.lock();
+        let recent = recent.as_mut();
+        let mut change = Change::begin(&self.maps, &mut state, &self.deadlines, recent);
         make(&mut change);
         let (applied, replaced) = change.end();
         drop(state);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
@@ -154,6 +155,8 @@ pub struct ScopeSnapshot {
     pub(crate) counts: Counts,
     /// The bodies, serialised on first use: for each [`InstanceFilter`], fresh and stale.
     bodies: [OnceLock<Body>; 6],
+    /// Other bodies, by name.
+    named: RwLock<Vec<(&'static str, Bytes)>>,
     /// Wakes the requests that wait for the next snapshot, to which it is passed on.
     pub(super) replaced: Arc<Notify>,
 }
@@ -169,6 +172,7 @@ impl ScopeSnapshot {
             counts: instances.counts(),
             instances,
             bodies: Default::default(),
+            named: RwLock::default(),
             replaced,
         }
     }
@@ -176,6 +180,11 @@ impl ScopeSnapshot {
     /// Iterates over all instances, by address.
     pub fn iter(&self) -> impl Iterator<Item = &InstanceEntry> {
         self.instances.iter().map(|listed| &**listed)
+    }
+
+    /// Does the same for instances that outlive the snapshot.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Arc<InstanceEntry>> {
+        self.instances.iter()
     }
 
     /// Iterates over the selected instances, by address.
@@ -192,6 +201,27 @@ impl ScopeSnapshot {
         make: impl FnOnce(&Self) -> Vec<u8>,
     ) -> &Body {
         self.bodies[2 * which as usize + usize::from(stale)].get_or_init(|| Body::new(make(self)))
+    }
+
+    /// Returns the body of this name, which `make` serialises on first use.
+    pub(crate) fn named_body(
+        &self,
+        name: &'static str,
+        make: impl FnOnce(&Self) -> Vec<u8>,
+    ) -> Bytes {
+        let find = |bodies: &Vec<(&str, Bytes)>| {
+            let found = bodies.iter().find(|(known, _)| *known == name);
+            found.map(|(_, body)| body.clone())
+        };
+        if let Some(known) = find(&self.named.read()) {
+            return known;
+        }
+        let mut named = self.named.write();
+        find(&named).unwrap_or_else(|| {
+            let body = Bytes::from(make(self));
+            named.push((name, body.clone()));
+            body
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::entry::InstanceEntry;
+use super::ids::Ids;
 use super::snapshot::{AtomicTotals, ScopeSnapshot};
 use crate::model::{Instance, InstanceId, InstanceKey, Registrant, Scope, ScopeId, ScopeKind};
 use crate::store::Digest;
@@ -23,6 +24,7 @@ type Map<K, V> = papaya::HashMap<K, V, RandomState>;
 pub(super) struct Maps {
     pub(super) instances: Map<InstanceKey, Arc<InstanceEntry>>,
     pub(super) scopes: Map<Scope, Arc<ScopeSnapshot>>,
+    pub(super) ids: Ids,
     /// Totals of all groups.
     pub(super) groups: AtomicTotals,
     /// Totals of all services.

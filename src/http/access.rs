@@ -15,13 +15,20 @@ use base64::prelude::BASE64_STANDARD;
 use futures_util::future::{Ready, ready};
 
 use super::context::context;
+use super::dialect::Dialect;
 use super::extract::api;
 use super::{Api, Code, Problem};
 use crate::admission::Client;
 use crate::auth::{Identity, Role};
 use crate::model::{Registrant, Scope};
 
-pub(super) fn identify(api: &Api, request: &HttpRequest) -> Result<Arc<Identity>, Problem> {
+/// Returns the caller of a request, by the token in its `Authorization` header, or else in the place
+/// that the dialect has for it.
+pub(super) fn identify(
+    api: &Api,
+    request: &HttpRequest,
+    dialect: Dialect,
+) -> Result<Arc<Identity>, Problem> {
     if api.client_certificates && request.conn_data::<ClientCertificate>().is_none() {
         return Err(Problem::new(
             Code::ClientCertificateRequired,
@@ -30,9 +37,12 @@ pub(super) fn identify(api: &Api, request: &HttpRequest) -> Result<Arc<Identity>
     }
     let mut given = request.headers().get_all(AUTHORIZATION);
     let identity = match (given.next(), given.next()) {
-        (None, _) => api.tokens.anonymous().cloned(),
         // Without tokens none is wrong.
         _ if api.tokens.is_empty() => api.tokens.anonymous().cloned(),
+        (None, _) => match dialect.token(request) {
+            Some(token) => api.tokens.identify(&token),
+            None => api.tokens.anonymous().cloned(),
+        },
         (Some(header), None) => {
             let token = header.to_str().ok().and_then(token);
             token.and_then(|token| api.tokens.identify(&token))
@@ -105,6 +115,11 @@ impl Caller {
     /// Returns whether its token has at least this role.
     pub(super) fn has_role(&self, role: Role) -> bool {
         self.identity.role >= role
+    }
+
+    /// Returns the address of its client.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer
     }
 
     /// Returns it as the sender of a registration.

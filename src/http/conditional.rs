@@ -16,7 +16,7 @@ use crate::admission::{Permit, RequestClass};
 use crate::directory::Body;
 
 /// The proxies of the field cut a request after 50 or 60 seconds, unless they are configured.
-const MAX_WAIT: Duration = Duration::from_secs(45);
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(45);
 
 /// A duration such as `30s`, at most [`MAX_WAIT`].
 #[derive(Debug, Clone, Copy, Default, Deserialize)]

@@ -9,10 +9,11 @@ use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 use super::access::Caller;
+use super::dialect::{Envelope, SUCCESS};
 use super::extract::{Json, Query};
 use super::openapi::schema;
+use super::presence::show_status;
 use super::problem::InField;
-use super::v1::instances::show_status;
 use super::{Api, Problem};
 use crate::actor::{DisableServiceInstance, HeartbeatOutcome, RecordHeartbeats, RegisterInstance};
 use crate::auth::Role;
@@ -26,19 +27,9 @@ const UNKNOWN_GROUP: &str = "网关实例不存在";
 const REGISTRATION_FAILED: &str = "注册创建失败";
 const UNKNOWN_SERVICE: &str = "服务不存在";
 const WRONG_SAFE_KEY: &str = "安全密钥错误";
-const SUCCESS: &str = "success";
 
 /// A response: `data` on success, a message on failure.
 pub(super) struct Answer<T>(Result<T, String>);
-
-/// The response of the original.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Envelope<'a, T> {
-    /// 1 is success.
-    code: u8,
-    msg: &'a str,
-    data: Option<T>,
-}
 
 impl<T: Serialize> Responder for Answer<T> {
     type Body = actix_web::body::BoxBody;
@@ -57,21 +48,6 @@ impl<T: Serialize> Responder for Answer<T> {
             },
         })
     }
-}
-
-/// Returns the response to a request that was refused before its handler: as any other failure of
-/// the original's API, with status 200.
-pub(super) fn refusal(problem: &Problem) -> HttpResponse {
-    HttpResponse::Ok().json(Envelope::<()> {
-        code: 0,
-        msg: &problem.to_string(),
-        data: None,
-    })
-}
-
-/// Returns whether a path is one of the original's API, served or not.
-pub(super) fn is_path(path: &str) -> bool {
-    path.starts_with("/gateway-")
 }
 
 /// A body, or why it is invalid: the response reports that with status 200.

@@ -13,13 +13,14 @@ use actix_web::http::header::{
 };
 use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::Next;
-use actix_web::{HttpMessage, HttpResponse, ResponseError, web};
+use actix_web::{HttpMessage, HttpResponse, web};
 use tokio::time::Instant;
 
 use super::access::{check_role, check_scope, identify, limited};
 use super::context::RequestContext;
+use super::dialect::Dialect;
 use super::extract::ScopePath;
-use super::{Api, Code, Problem, gateway_center};
+use super::{Api, Code, Problem};
 use crate::admission::RequestClass;
 use crate::auth::{Identity, Role};
 use crate::metrics::RouteMetrics;
@@ -60,8 +61,7 @@ pub(super) struct RouteGuard {
     public: bool,
     /// The value of `Allow`.
     allow: String,
-    /// Whether it is a path of the original's API.
-    is_original: bool,
+    dialect: Dialect,
 }
 
 impl RouteGuard {
@@ -69,6 +69,7 @@ impl RouteGuard {
         pattern: &'static str,
         policies: impl Iterator<Item = (&'static str, RoutePolicy)>,
         allow: String,
+        dialect: Dialect,
         api: &web::Data<Api>,
     ) -> Self {
         let policies: Vec<_> = policies
@@ -79,7 +80,7 @@ impl RouteGuard {
             policies,
             other: api.metrics.refusals(pattern),
             allow,
-            is_original: gateway_center::is_path(pattern),
+            dialect,
             api: api.clone(),
         }
     }
@@ -109,10 +110,7 @@ impl RouteGuard {
             }
             Ok(()) => next.call(request).await?,
             Err(problem) => {
-                let answer = match self.is_original {
-                    true => gateway_center::refusal(&problem),
-                    false => problem.error_response(),
-                };
+                let answer = self.dialect.refusal(&problem);
                 request.into_response(answer)
             }
         };
@@ -159,7 +157,7 @@ impl RouteGuard {
         };
         if let Some(role) = role {
             let has_other_token = policy.is_some_and(|policy| policy.token_in_body);
-            match identify(api, request.request()) {
+            match identify(api, request.request(), self.dialect) {
                 Err(_) if has_other_token && !request.headers().contains_key(AUTHORIZATION) => {}
                 caller => {
                     let caller = caller?;

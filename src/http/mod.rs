@@ -12,13 +12,17 @@ mod connections;
 mod console;
 mod context;
 mod cross_origin;
+mod dialect;
+mod endpoint;
 mod extract;
+mod facade;
 mod gateway_center;
 mod guard;
 mod lifecycle;
 mod malformed;
 mod openapi;
 mod ops;
+mod presence;
 mod problem;
 mod routes;
 mod v1;
@@ -30,6 +34,7 @@ pub use self::code::Code;
 pub(crate) use self::conditional::BodyCache;
 pub(crate) use self::connections::Connections;
 pub(crate) use self::cross_origin::cross_origin;
+pub(crate) use self::facade::Facades;
 pub(crate) use self::lifecycle::Lifecycle;
 pub(crate) use self::malformed::count as malformed_requests;
 pub use self::malformed::log_to;
@@ -49,7 +54,7 @@ use crate::lease::LeaseStore;
 use crate::liveness::{ExpiryHandler, Protection, Reconciler, UnregisteredLeases};
 use crate::metrics::Metrics;
 use crate::model::Ttl;
-use crate::replication::EventBroadcast;
+use crate::replication::{EventBroadcast, ScopeIndexes};
 use crate::store::RegistryReader;
 
 /// The state that handlers use; one per HTTP worker.
@@ -78,6 +83,8 @@ pub(crate) struct Api {
     pub(crate) reconciler: Arc<Reconciler>,
     /// The events for subscribers.
     pub(crate) feed: Arc<EventBroadcast>,
+    /// The indexes of the scopes.
+    pub(crate) indexes: Arc<ScopeIndexes>,
     /// Spreads heartbeats over the interval.
     pub(crate) clock: Arc<dyn Clock>,
     /// The time between roll calls.
@@ -100,6 +107,8 @@ pub(crate) struct Api {
     pub(crate) metrics: Arc<Metrics>,
     /// The bodies of lists over all scopes.
     pub(crate) bodies: Arc<BodyCache>,
+    /// The protocols of other registries.
+    pub(crate) facades: Arc<Facades>,
     /// The last result of `/readyz`.
     pub(crate) last_probe: LastProbe,
 }

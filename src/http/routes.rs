@@ -1,35 +1,25 @@
 //! The route table: each path with its methods, their handlers and policies.
 
-use std::future::Future;
 use std::rc::Rc;
 
 use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
-use actix_web::{FromRequest, Handler, HttpRequest, Responder, ResponseError, Route, guard, web};
+use actix_web::{HttpRequest, web};
 
-use super::guard::{RouteGuard, RoutePolicy, ScopeSource, add_headers};
+use super::dialect::Dialect;
+use super::endpoint::{Path, Public, delete, get, patch, path, post, put};
+use super::facade::{Facades, consul, eureka, nacos};
+use super::guard::{RouteGuard, add_headers};
 use super::v1::{
     bulk, events, heartbeats, instance_list, instances, leases, overview, scopes, search, targets,
 };
 use super::{Api, Code, Problem, console, gateway_center, openapi, ops};
 use crate::admission::RequestClass;
 use crate::auth::Role;
+use crate::model::Protocol;
 
-/// A path and its methods.
-struct Path {
-    pattern: &'static str,
-    endpoints: Vec<Endpoint>,
-}
-
-/// A method of a path.
-struct Endpoint {
-    method: &'static str,
-    route: Route,
-    policy: RoutePolicy,
-}
-
-/// Returns every path of the daemon with its policies. The router tries them in this order, so
-/// the most frequent ones come first.
+/// Returns every path of Rollcall's own API and of the original's, with its policies. The router
+/// tries them in this order, so the most frequent ones come first.
 fn table() -> Vec<Path> {
     use Role::{Admin, Agent, Read};
 
@@ -99,20 +89,23 @@ fn table() -> Vec<Path> {
             [post(Agent, gateway_center::create)
                 .checks_scopes()
                 .with_query()],
-        ),
+        )
+        .in_dialect(Dialect::GatewayCenter),
         path(
             "/gateway-group-detail/keep-alive",
             [put(Agent, gateway_center::keep_gateway_alive)
                 .heartbeat()
                 .checks_scopes()
                 .with_query()],
-        ),
+        )
+        .in_dialect(Dialect::GatewayCenter),
         path(
             "/gateway-server-detail/register",
             [post(Agent, gateway_center::register)
                 .checks_scopes()
                 .with_query()],
-        ),
+        )
+        .in_dialect(Dialect::GatewayCenter),
         path(
             "/gateway-server-detail/keep-alive",
             [put(Agent, gateway_center::keep_server_alive)
@@ -120,11 +113,13 @@ fn table() -> Vec<Path> {
                 .heartbeat()
                 .checks_scopes()
                 .with_query()],
-        ),
+        )
+        .in_dialect(Dialect::GatewayCenter),
         path(
             "/gateway-server-detail/offline",
             [put(Agent, gateway_center::offline).with_query()],
-        ),
+        )
+        .in_dialect(Dialect::GatewayCenter),
         path("/metrics", [get(Read, ops::metrics).outside_limits()]),
         path(
             "/metrics/scopes",
@@ -140,10 +135,186 @@ fn table() -> Vec<Path> {
     ]
 }
 
+/// Returns every path of the protocol of another registry, with its policies. `{v2}` stands for the
+/// prefix of some clients.
+fn facade_table(protocol: Protocol) -> Vec<Path> {
+    use Role::{Admin, Agent, Read};
+
+    let paths = match protocol {
+        Protocol::Eureka => vec![
+            path(
+                "/eureka{v2}/apps/{app}/{id}/status",
+                [
+                    put(Agent, eureka::set_status),
+                    delete(Agent, eureka::delete_status),
+                ],
+            ),
+            path(
+                "/eureka{v2}/apps/{app}/{id}/metadata",
+                [put(Agent, eureka::add_metadata)],
+            ),
+            path("/eureka{v2}/apps/delta{slash}", [get(Read, eureka::delta)]),
+            path(
+                "/eureka{v2}/apps/{app}/{id}",
+                [
+                    put(Agent, eureka::renew).heartbeat(),
+                    get(Read, eureka::show_instance),
+                    delete(Agent, eureka::cancel),
+                ],
+            ),
+            path("/eureka{v2}/apps{slash}", [get(Read, eureka::list)]),
+            path(
+                "/eureka{v2}/apps/{app}",
+                [
+                    post(Agent, eureka::register),
+                    get(Read, eureka::show_application),
+                ],
+            ),
+            path(
+                "/eureka{v2}/instances/{id}",
+                [get(Read, eureka::show_by_id)],
+            ),
+            path("/eureka{v2}/vips/{id}", [get(Read, eureka::by_vip)]),
+            path("/eureka{v2}/svips/{id}", [get(Read, eureka::by_secure_vip)]),
+            path(
+                "/eureka{v2}/peerreplication/{file}",
+                [post(Agent, eureka::peers)],
+            ),
+        ],
+        Protocol::Nacos => vec![
+            path(
+                "/nacos/v1/ns/instance/beat",
+                [put(Agent, nacos::beat).heartbeat()],
+            ),
+            path("/nacos/v1/ns/instance/list", [get(Read, nacos::list)]),
+            path(
+                "/nacos/v1/ns/instance",
+                [
+                    get(Read, nacos::show),
+                    post(Agent, nacos::register),
+                    put(Agent, nacos::change),
+                    patch(Agent, nacos::change),
+                    delete(Agent, nacos::leave),
+                ],
+            ),
+            path("/nacos/v1/ns/service/list", [get(Read, nacos::services)]),
+            path(
+                "/nacos/v1/ns/service",
+                [
+                    get(Read, nacos::show_service),
+                    post(Admin, nacos::declare),
+                    put(Admin, nacos::declare),
+                    delete(Admin, nacos::remove),
+                ],
+            ),
+            path("/nacos/v1/ns/operator/metrics", [get(Read, nacos::metrics)]),
+            path("/nacos/v1/auth{users}/login", [post(Public, nacos::login)]),
+            path(
+                "/nacos/v1/console/health/readiness",
+                [get(Public, nacos::ready)],
+            ),
+            path("/nacos/serverlist", [get(Read, nacos::servers)]),
+            path(
+                "/nacos/v1/cs/{file}",
+                [
+                    get(Read, nacos::configuration),
+                    post(Read, nacos::configuration),
+                    delete(Read, nacos::configuration),
+                ],
+            ),
+        ],
+        Protocol::Consul => vec![
+            path(
+                "/v1/agent/check/pass/{name}",
+                [put(Agent, consul::check_pass).heartbeat()],
+            ),
+            path(
+                "/v1/agent/check/warn/{name}",
+                [put(Agent, consul::check_warn).heartbeat()],
+            ),
+            path(
+                "/v1/agent/check/fail/{name}",
+                [put(Agent, consul::check_fail)],
+            ),
+            path(
+                "/v1/agent/check/update/{name}",
+                [put(Agent, consul::check_update).heartbeat()],
+            ),
+            path(
+                "/v1/agent/check/register",
+                [put(Agent, consul::check_register)],
+            ),
+            path(
+                "/v1/agent/check/deregister/{name}",
+                [put(Agent, consul::check_deregister)],
+            ),
+            path("/v1/agent/service/register", [put(Agent, consul::register)]),
+            path(
+                "/v1/agent/service/deregister/{name}",
+                [put(Agent, consul::deregister)],
+            ),
+            path(
+                "/v1/agent/service/maintenance/{name}",
+                [put(Agent, consul::maintenance)],
+            ),
+            path(
+                "/v1/agent/service/{name}",
+                [get(Read, consul::agent_service)],
+            ),
+            path("/v1/agent/services", [get(Read, consul::services)]),
+            path("/v1/agent/checks", [get(Read, consul::checks)]),
+            path("/v1/agent/self", [get(Read, consul::self_)]),
+            path("/v1/agent/members", [get(Read, consul::members)]),
+            path(
+                "/v1/agent/health/service/id/{name}",
+                [get(Read, consul::health_by_id)],
+            ),
+            path(
+                "/v1/agent/health/service/name/{name}",
+                [get(Read, consul::health_by_name)],
+            ),
+            path("/v1/health/service/{name}", [get(Read, consul::health)]),
+            path(
+                "/v1/health/checks/{name}",
+                [get(Read, consul::checks_of_service)],
+            ),
+            path(
+                "/v1/health/state/{name}",
+                [get(Read, consul::checks_in_state)],
+            ),
+            path(
+                "/v1/health/node/{name}",
+                [get(Read, consul::checks_of_node)],
+            ),
+            path("/v1/catalog/services", [get(Read, consul::list)]),
+            path("/v1/catalog/service/{name}", [get(Read, consul::service)]),
+            path("/v1/catalog/nodes", [get(Read, consul::nodes)]),
+            path("/v1/catalog/node/{name}", [get(Read, consul::node)]),
+            path("/v1/catalog/datacenters", [get(Read, consul::datacenters)]),
+            path("/v1/status/leader", [get(Read, consul::leader)]),
+            path("/v1/status/peers", [get(Read, consul::peers)]),
+            path("/v1/kv/{file}", [get(Read, consul::no_key)]),
+        ],
+    };
+    let paths = paths.into_iter();
+    paths.map(|path| path.of_protocol(protocol)).collect()
+}
+
 /// Adds every path to an application.
 pub(crate) fn configure(app: &mut web::ServiceConfig, api: Api) {
     let api = web::Data::new(api);
-    for Path { pattern, endpoints } in table() {
+    Facades::start(&api);
+    let facades = api
+        .facades
+        .protocols()
+        .iter()
+        .flat_map(|facade| facade_table(*facade));
+    for Path {
+        pattern,
+        dialect,
+        endpoints,
+    } in facades.chain(table())
+    {
         let allow = endpoints.iter().map(|endpoint| match endpoint.method {
             "GET" => "GET, HEAD",
             method => method,
@@ -152,17 +323,19 @@ pub(crate) fn configure(app: &mut web::ServiceConfig, api: Api) {
         let policies = endpoints
             .iter()
             .map(|endpoint| (endpoint.method, endpoint.policy));
-        let route_guard = Rc::new(RouteGuard::new(pattern, policies, allow.clone(), &api));
+        let route_guard = Rc::new(RouteGuard::new(
+            pattern,
+            policies,
+            allow.clone(),
+            dialect,
+            &api,
+        ));
         let mut resource = web::resource(matcher(pattern));
         for endpoint in endpoints {
             resource = resource.route(endpoint.route);
         }
         let resource = resource.default_service(web::to(move || {
-            let problem = Problem::method_not_allowed(allow.clone());
-            let answer = match gateway_center::is_path(pattern) {
-                true => gateway_center::refusal(&problem),
-                false => problem.error_response(),
-            };
+            let answer = dialect.refusal(&Problem::method_not_allowed(allow.clone()));
             async { answer }
         }));
         let pass = move |request, next| Rc::clone(&route_guard).pass(request, next);
@@ -175,11 +348,8 @@ pub(crate) fn configure(app: &mut web::ServiceConfig, api: Api) {
     let unknown_paths = Rc::new(api.metrics.refusals("none"));
     app.default_service(web::to(move |request: HttpRequest| {
         unknown_paths.answered(StatusCode::NOT_FOUND.as_u16());
-        let problem = route_not_found(&request);
-        let mut answer = match gateway_center::is_path(request.path()) {
-            true => gateway_center::refusal(&problem),
-            false => problem.error_response(),
-        };
+        let dialect = Dialect::of_unknown(request.path());
+        let mut answer = dialect.refusal(&route_not_found(&request));
         add_headers(request.method(), answer.headers_mut());
         async { answer }
     }));
@@ -190,8 +360,8 @@ pub(crate) fn configure(app: &mut web::ServiceConfig, api: Api) {
 /// for the tests and the API document.
 pub fn routes() -> Vec<(&'static str, &'static str, Option<Role>)> {
     let paths = table().into_iter();
-    let routes = paths.flat_map(|Path { pattern, endpoints }| {
-        let endpoints = endpoints.into_iter();
+    let routes = paths.flat_map(|path| {
+        let (pattern, endpoints) = (path.pattern, path.endpoints.into_iter());
         endpoints.map(move |endpoint| (pattern, endpoint.method, endpoint.policy.role))
     });
     routes.collect()
@@ -201,6 +371,11 @@ pub fn routes() -> Vec<(&'static str, &'static str, Option<Role>)> {
 fn matcher(pattern: &str) -> String {
     pattern
         .replace("{kind}", "{kind:groups|services}")
+        .replace("{v2}", "{v2:(?:/v2)?}")
+        .replace("{slash}", "{slash:/?}")
+        .replace("{users}", "{users:(?:/users)?}")
+        .replace("{id}", "{id:.+}")
+        .replace("{name}", "{name:.+}")
         .replace("{file}", "{file:.*}")
 }
 
@@ -211,115 +386,3 @@ fn route_not_found(request: &HttpRequest) -> Problem {
         format!("no route has the path {path:?}"),
     )
 }
-
-fn path<const N: usize>(pattern: &'static str, endpoints: [Endpoint; N]) -> Path {
-    Path {
-        pattern,
-        endpoints: endpoints.into(),
-    }
-}
-
-/// The access to a route: a least role, or public.
-trait Access {
-    fn role(self) -> Option<Role>;
-}
-
-/// Access without a token.
-struct Public;
-
-impl Access for Public {
-    fn role(self) -> Option<Role> {
-        None
-    }
-}
-
-impl Access for Role {
-    fn role(self) -> Option<Role> {
-        Some(self)
-    }
-}
-
-impl Endpoint {
-    /// Creates an endpoint. A GET reads from memory; every other method waits for a commit.
-    fn new(access: impl Access, method: &'static str, route: Route) -> Self {
-        let role = access.role();
-        let work = match method {
-            "GET" => RequestClass::Read,
-            _ => RequestClass::Write,
-        };
-        Self {
-            method,
-            route,
-            policy: RoutePolicy {
-                role,
-                work: role.map(|_| work),
-                scope: ScopeSource::Nowhere,
-                token_in_body: false,
-                reads_query: false,
-            },
-        }
-    }
-
-    /// Uses the limit of heartbeats: the route waits for the lease store, and is rejected last.
-    fn heartbeat(mut self) -> Self {
-        self.policy.work = Some(RequestClass::Heartbeat);
-        self
-    }
-
-    /// Exempts the route from the limits, so that it is served under overload and at the start.
-    fn outside_limits(mut self) -> Self {
-        self.policy.work = None;
-        self
-    }
-
-    /// Lets requests without a header pass, whose bodies may have the token.
-    fn token_in_body(mut self) -> Self {
-        self.policy.token_in_body = true;
-        self
-    }
-
-    /// Lets the handler read the query, or ignore it.
-    fn with_query(mut self) -> Self {
-        self.policy.reads_query = true;
-        self
-    }
-
-    /// Takes the scope from the path.
-    fn of_its_scope(mut self) -> Self {
-        self.policy.scope = ScopeSource::Path;
-        self
-    }
-
-    /// Leaves the check of the scopes to the handler.
-    fn checks_scopes(mut self) -> Self {
-        self.policy.scope = ScopeSource::Content;
-        self
-    }
-}
-
-/// Creates an endpoint for GET and HEAD, which has the same response without the body.
-fn get<F, Args>(access: impl Access, handler: F) -> Endpoint
-where
-    F: Handler<Args>,
-    Args: FromRequest + 'static,
-    F::Output: Responder + 'static,
-    F::Future: Future,
-{
-    let either = guard::Any(guard::Get()).or(guard::Head());
-    Endpoint::new(access, "GET", web::route().guard(either).to(handler))
-}
-
-macro_rules! methods {
-    ($($name:ident $method:literal),*) => {$(
-        fn $name<F, Args>(access: impl Access, handler: F) -> Endpoint
-        where
-            F: Handler<Args>,
-            Args: FromRequest + 'static,
-            F::Output: Responder + 'static,
-            F::Future: Future,
-        {
-            Endpoint::new(access, $method, web::$name().to(handler))
-        }
-    )*};
-}
-methods!(put "PUT", post "POST", patch "PATCH", delete "DELETE");

@@ -84,6 +84,33 @@ impl From<Family<Label, Counter>> for HeartbeatMetrics {
     }
 }
 
+/// Queries of DNS by the code of the answer.
+pub(crate) struct DnsMetrics {
+    /// An answer, also one without records.
+    pub(crate) no_error: Counter,
+    /// No service has the name.
+    pub(crate) no_name: Counter,
+    /// The name is not in the zone.
+    pub(crate) refused: Counter,
+    /// Another code: the query is wrong or not supported.
+    pub(crate) failed: Counter,
+    /// Without an answer.
+    pub(crate) dropped: Counter,
+}
+
+impl From<Family<Label, Counter>> for DnsMetrics {
+    fn from(all: Family<Label, Counter>) -> Self {
+        let outcome = |name| all.get_or_create_owned(&[("outcome", name)]);
+        Self {
+            no_error: outcome("no_error"),
+            no_name: outcome("no_name"),
+            refused: outcome("refused"),
+            failed: outcome("failed"),
+            dropped: outcome("dropped"),
+        }
+    }
+}
+
 /// Whether each backend answered the last call: 1 or 0.
 pub(crate) struct BackendMetrics {
     /// The registry store.

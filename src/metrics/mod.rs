@@ -22,7 +22,9 @@ use prometheus_client::metrics::histogram::exponential_buckets;
 use prometheus_client::registry::Registry;
 
 pub use self::handles::MailboxMetrics;
-pub(crate) use self::handles::{BackendMetrics, HeartbeatMetrics, RoundTripMetrics, RouteMetrics};
+pub(crate) use self::handles::{
+    BackendMetrics, DnsMetrics, HeartbeatMetrics, RoundTripMetrics, RouteMetrics,
+};
 use self::state::StateCollector;
 pub(crate) use self::state::{State, StateWriter};
 
@@ -136,6 +138,9 @@ metrics! {
         "streams_dropped", "Event streams ended because their client read too slowly";
     pub(crate) backends: BackendMetrics = Family::<Label, Gauge>::default(),
         "backend_up", "Whether a backend answered the last call: 1 or 0";
+    pub(crate) dns: DnsMetrics = Family::<Label, Counter>::default(),
+        "dns_queries",
+        "Queries of DNS by the code of the answer, or dropped: malformed or over a limit";
     pub(crate) leases_evicted: Gauge = Gauge::<i64>::default(),
         "lease_store_evicts",
         "Whether Redis may evict leases: maxmemory is set and maxmemory-policy is not noeviction";

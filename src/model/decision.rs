@@ -69,6 +69,8 @@ pub struct InstanceChange {
     pub weight: Field<Weight>,
     /// Overrides all metadata; `null` ends that.
     pub metadata: Field<Metadata>,
+    /// If this is a name, an instance that another one holds stays as it is.
+    pub only_own_hold: Option<String>,
 }
 
 impl InstanceChange {

@@ -1,15 +1,13 @@
 //! Instances: registered processes, known by scope and address.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::iter;
 use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::de::{Error, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
+use super::metadata::{Metadata, stored};
 use super::{
     Address, DisplayName, Epoch, Hold, Invalid, Overrides, Registrant, Scope, ScopeKind, shown,
 };
@@ -132,6 +130,12 @@ impl Ttl {
     /// The longest TTL, in seconds.
     pub(crate) const MAX_SECS: u16 = 3600;
 
+    /// Returns the TTL that is nearest to a number of seconds.
+    pub(crate) fn nearest(seconds: u64) -> Self {
+        let seconds = u16::try_from(seconds).unwrap_or(Self::MAX_SECS);
+        Self(seconds.clamp(Self::MIN_SECS, Self::MAX_SECS))
+    }
+
     /// Returns the seconds.
     pub fn as_secs(self) -> u16 {
         self.0
@@ -164,101 +168,6 @@ impl From<Ttl> for i64 {
     }
 }
 
-/// The metadata of an instance: names and texts, at most 64 entries and 8 KiB as JSON. No name
-/// is empty, and nothing contains NUL, which PostgreSQL cannot store.
-///
-/// Every instance has one, so it is one text: names and texts in turn, sorted by the bytes of
-/// the names, separated by NUL.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Metadata(Box<str>);
-
-impl Metadata {
-    /// The most entries.
-    pub(crate) const MAX_ENTRIES: usize = 64;
-    /// The largest size as compact JSON, in bytes.
-    pub(crate) const MAX_BYTES: usize = 8 * 1024;
-
-    /// Iterates over the entries, sorted by the bytes of the names.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        let mut texts = self.0.split('\0');
-        // No name is empty, so an empty name ends the entries.
-        iter::from_fn(move || Some((texts.next()?, texts.next()?)))
-    }
-}
-
-impl Serialize for Metadata {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.iter())
-    }
-}
-
-/// Reads a map without duplicate names.
-impl<'de> Deserialize<'de> for Metadata {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-
-        impl<'de> Visitor<'de> for Entries {
-            type Value = BTreeMap<String, String>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = BTreeMap::new();
-                while let Some((name, text)) = map.next_entry::<String, String>()? {
-                    if entries.contains_key(&name) {
-                        let twice = format!("must not have the entry {} twice", shown(&name));
-                        return Err(A::Error::custom(twice));
-                    }
-                    entries.insert(name, text);
-                }
-                Ok(entries)
-            }
-        }
-
-        let entries = deserializer.deserialize_map(Entries)?;
-        entries.try_into().map_err(D::Error::custom)
-    }
-}
-
-impl TryFrom<BTreeMap<String, String>> for Metadata {
-    type Error = Invalid;
-
-    fn try_from(entries: BTreeMap<String, String>) -> Result<Self, Invalid> {
-        if entries.len() > Self::MAX_ENTRIES {
-            return Err(Invalid::new(format!(
-                "must have at most {} entries, not {}",
-                Self::MAX_ENTRIES,
-                entries.len()
-            )));
-        }
-        if entries.keys().any(String::is_empty) {
-            return Err(Invalid::new("must not have an entry with an empty name"));
-        }
-        if entries
-            .iter()
-            .any(|(k, v)| k.contains('\0') || v.contains('\0'))
-        {
-            return Err(Invalid::new("must not hold the character U+0000"));
-        }
-        let bytes = serde_json::to_string(&entries)
-            .map_err(|error| Invalid::new(error.to_string()))?
-            .len();
-        if bytes > Self::MAX_BYTES {
-            return Err(Invalid::new(format!(
-                "must have at most {} bytes as JSON, not {bytes}",
-                Self::MAX_BYTES
-            )));
-        }
-        let texts: Vec<String> = entries
-            .into_iter()
-            .flat_map(|(name, text)| [name, text])
-            .collect();
-        Ok(Self(texts.join("\0").into()))
-    }
-}
-
 /// The recorded state of the lease of an instance.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presence {
@@ -283,7 +192,7 @@ pub struct Instance {
     /// See [`Instance::registered_weight`].
     pub given_weight: Option<Weight>,
     /// See [`Instance::metadata`].
-    #[serde(rename = "metadata")]
+    #[serde(rename = "metadata", with = "stored")]
     pub given_metadata: Metadata,
     /// The instance's own TTL, instead of `--lease-ttl`.
     pub ttl: Option<Ttl>,
@@ -375,12 +284,6 @@ impl Instance {
 mod tests {
     use super::*;
 
-    fn entries(count: usize, value: &str) -> BTreeMap<String, String> {
-        (0..count)
-            .map(|i| (format!("k{i}"), value.to_owned()))
-            .collect()
-    }
-
     #[test]
     fn a_weight_is_from_0_to_65535() {
         assert_eq!(Weight::try_from(0).unwrap().get(), 0);
@@ -401,22 +304,8 @@ mod tests {
         for bad in [-5, 0, 4, 3601, 65_541] {
             assert!(Ttl::try_from(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn metadata_has_at_most_64_entries_and_8_kib() {
-        assert!(Metadata::try_from(entries(64, "v")).is_ok());
-        assert!(Metadata::try_from(entries(65, "v")).is_err());
-        // {"k0":"…"} has 9 bytes around the value.
-        assert!(Metadata::try_from(entries(1, &"x".repeat(8192 - 9))).is_ok());
-        assert!(Metadata::try_from(entries(1, &"x".repeat(8192 - 8))).is_err());
-    }
-
-    #[test]
-    fn metadata_holds_neither_empty_names_nor_nul() {
-        for (name, value) in [("", "v"), ("a\0", "v"), ("a", "\0")] {
-            let entries = BTreeMap::from([(name.to_owned(), value.to_owned())]);
-            assert!(Metadata::try_from(entries).is_err(), "{name:?}: {value:?}");
+        for (seconds, nearest) in [(0, 5), (5, 5), (90, 90), (3601, 3600), (u64::MAX, 3600)] {
+            assert_eq!(Ttl::nearest(seconds).as_secs(), nearest);
         }
     }
 

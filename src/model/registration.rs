@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{DisplayName, InstanceKey, Metadata, Ttl, Weight};
+use super::{DisplayName, InstanceKey, Metadata, ScopeKind, Status, Ttl, Weight};
 
 /// A field of a request that may be omitted or `null`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -107,6 +107,19 @@ impl fmt::Display for Registrant {
     }
 }
 
+/// The status that a registration gives to a service instance that is not held. A gateway is
+/// disabled until an operator enables it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RegisteredStatus {
+    /// It accepts traffic while it is online.
+    #[default]
+    Enabled,
+    /// It accepts no traffic yet.
+    Disabled,
+    /// A new instance is enabled, and a known one keeps its status.
+    Unchanged,
+}
+
 /// The fields of a registration. One that is omitted keeps its value while the lease of the
 /// instance is alive, and takes the default otherwise: another process may have the address now.
 /// One that is `null` takes the default.
@@ -122,17 +135,22 @@ pub struct Registration {
     pub metadata: Field<Metadata>,
     /// The instance's own TTL.
     pub ttl: Field<Ttl>,
+    /// The status.
+    pub status: RegisteredStatus,
     /// Who registers it.
     pub by: Option<Registrant>,
 }
 
-/// The fields that a registration resets to the default although the lease is alive.
+/// How registrations that are one statement treat known instances: the fields that they reset to
+/// the default although the lease is alive.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Resets {
     pub(crate) name: bool,
     pub(crate) weight: bool,
     pub(crate) metadata: bool,
     pub(crate) ttl: bool,
+    /// Whether a known instance keeps its status.
+    pub(crate) keeps_status: bool,
 }
 
 impl Registration {
@@ -144,24 +162,38 @@ impl Registration {
             weight: Field::Omitted,
             metadata: Field::Omitted,
             ttl: Field::Omitted,
+            status: RegisteredStatus::default(),
             by: None,
         }
+    }
+
+    /// Returns the status of a new instance.
+    pub(crate) fn first_status(&self) -> Status {
+        match (self.key.scope.kind, self.status) {
+            (ScopeKind::Group, _) | (_, RegisteredStatus::Disabled) => Status::Disabled,
+            (_, RegisteredStatus::Enabled | RegisteredStatus::Unchanged) => Status::Enabled,
+        }
+    }
+
+    /// Returns whether a known instance that is not held keeps its status.
+    pub(crate) fn keeps_status(&self) -> bool {
+        self.key.scope.kind == ScopeKind::Group || self.status == RegisteredStatus::Unchanged
     }
 
     /// Returns which fields are reset. A field that is given may count as reset or not, so that all
     /// complete registrations have the same.
     pub(crate) fn resets(&self) -> Resets {
-        let resets = Resets {
-            name: !self.name.is_omitted(),
-            weight: !self.weight.is_omitted(),
-            metadata: !self.metadata.is_omitted(),
-            ttl: !self.ttl.is_omitted(),
-        };
         let some_null = self.name.is_null()
             || self.weight.is_null()
             || self.metadata.is_null()
             || self.ttl.is_null();
-        if some_null { resets } else { Resets::default() }
+        Resets {
+            name: some_null && !self.name.is_omitted(),
+            weight: some_null && !self.weight.is_omitted(),
+            metadata: some_null && !self.metadata.is_omitted(),
+            ttl: some_null && !self.ttl.is_omitted(),
+            keeps_status: self.keeps_status(),
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::EventBroadcast;
 use super::comparison::Comparison;
+use super::{EventBroadcast, ScopeIndexes};
 use crate::actor::{Mailbox, RegistryActor};
 use crate::backend::BackendError;
 use crate::clock::Clock;
@@ -36,6 +36,8 @@ pub(crate) struct Follower {
     pub(crate) reader: Arc<dyn RegistryReader>,
     /// The event log.
     pub(crate) log: Arc<dyn EventLog>,
+    /// The indexes of the scopes, which follow the log.
+    pub(crate) indexes: Arc<ScopeIndexes>,
     /// Where the events are published to the subscribers of this replica.
     pub(crate) feed: Arc<EventBroadcast>,
     /// Is informed of offline transitions and of protection mode.
@@ -67,6 +69,7 @@ impl Follower {
         // The head is read first: an event that is appended during the load may be in the loaded
         // rows, but is not missed.
         let head = self.log.head().await?;
+        self.indexes.load(head).await?;
         self.directory.reload().await?;
         self.arm_deadlines();
         self.feed.lose(head);
@@ -89,8 +92,9 @@ impl Follower {
                     if let Some(event) = events.last() {
                         last = event.id;
                     }
-                    if self.apply_events(events).await {
+                    if let Some(lost) = self.apply_events(events).await {
                         self.reload(last).await;
+                        self.indexes.lost(lost);
                     }
                 }
                 Ok(ReadOutcome::Lost) => last = self.catch_up().await,
@@ -111,12 +115,15 @@ impl Follower {
         }
     }
 
-    /// Applies events and publishes them. Returns whether an event says that others were lost.
-    async fn apply_events(&self, events: Vec<LogEntry>) -> bool {
+    /// Applies events and publishes them. Returns the last event that says that others were lost.
+    async fn apply_events(&self, events: Vec<LogEntry>) -> Option<EventId> {
         self.directory
             .apply(events.iter().map(|logged| &logged.event.kind));
-        let (mut lost, now) = (false, self.clock.now());
+        let (mut lost, now) = (None, self.clock.now());
         for logged in events {
+            if logged.event.kind != EventKind::EventsLost {
+                self.indexes.take(logged.id, &logged.event);
+            }
             let Event { at, kind, .. } = &logged.event;
             let lag = (now - *at).as_seconds_f64();
             self.metrics.event(kind.name(), lag);
@@ -128,7 +135,7 @@ impl Follower {
                 EventKind::ProtectionLeft { reason } if self.protection.leave(reason) => {
                     self.expiry.release_suspects().await;
                 }
-                EventKind::EventsLost => lost = true,
+                EventKind::EventsLost => lost = Some(logged.id),
                 _ => {}
             }
             self.feed.publish(logged);
@@ -143,6 +150,11 @@ impl Follower {
             match self.log.head().await {
                 Ok(head) => {
                     self.reload(head).await;
+                    // An index must not be ahead of the Directory.
+                    if let Err(error) = self.indexes.load(head).await {
+                        log::debug!("cannot read the event log: {error}");
+                        self.indexes.lost(head);
+                    }
                     self.directory.set_stale(Stale::Events, false);
                     return head;
                 }

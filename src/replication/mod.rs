@@ -3,7 +3,9 @@
 mod comparison;
 mod feed;
 mod follower;
+mod scope_index;
 
 pub(crate) use self::feed::{EventBroadcast, FeedItem, PublishedEvent};
 pub(crate) use self::follower::Follower;
 pub use self::follower::LoadError;
+pub(crate) use self::scope_index::ScopeIndexes;

@@ -185,15 +185,14 @@ impl Entry {
             ));
         }
         Ok(Registration {
-            key: InstanceKey {
-                scope,
-                address: self.address,
-            },
             name: self.name.into(),
             weight: self.weight.into(),
             metadata: self.metadata.into(),
             ttl: self.ttl_seconds.into(),
-            by: None,
+            ..Registration::of(InstanceKey {
+                scope,
+                address: self.address,
+            })
         })
     }
 }

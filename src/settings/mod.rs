@@ -6,6 +6,7 @@
 mod access;
 mod agent;
 mod client;
+mod facades;
 mod operator;
 mod serve;
 

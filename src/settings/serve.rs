@@ -12,6 +12,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Error};
 
 use super::access::AccessSettings;
+use super::facades::FacadeSettings;
 use super::{Hidden, LogSettings, invalid_value};
 use crate::actor::{RefreshNotice, RollCall};
 use crate::admission;
@@ -153,6 +154,9 @@ pub struct ServeSettings {
 
     #[command(flatten)]
     pub(crate) access: AccessSettings,
+
+    #[command(flatten)]
+    pub(crate) facades: FacadeSettings,
 
     #[command(flatten)]
     limits: LimitSettings,

@@ -83,9 +83,11 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "metrics",
         ],
     ),
+    ("dns", &["model", "directory", "metrics"]),
     (
         "settings",
         &[
+            "dns",
             "model",
             "backend",
             "store",
@@ -100,6 +102,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
+            "dns",
             "model",
             "clock",
             "backend",
@@ -139,6 +142,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("actix", &["actor", "daemon", "main"]),
     ("actix_web", &["http", "daemon"]),
     ("clap", &["settings"]),
+    ("hickory_proto", &["dns"]),
+    ("quick_xml", &["http"]),
     ("prometheus_client", &["metrics"]),
     ("clap_complete", &["settings"]),
     ("reqwest", &["client", "agent", "operator"]),

@@ -3,7 +3,8 @@
 -- instance registered.
 -- Called by RegistryTransaction::change_instance.
 -- $1 kind, $2 key, $3 address, $4 status, $5 held_by, $6 held_reason, $7 weight, $8 metadata,
--- $9 now; $10 weight, $11 metadata: whether to clear the override
+-- $9 now; $10 weight, $11 metadata: whether to clear the override; $12 a name: an instance that
+-- another one holds stays as it is
 UPDATE instance
 SET status            = COALESCE($4::text, instance.status),
     held_by           = CASE WHEN $4::text IS NULL THEN instance.held_by ELSE $5::text END,
@@ -14,6 +15,7 @@ SET status            = COALESCE($4::text, instance.status),
     revision          = instance.revision + 1
 FROM scope
 WHERE scope.id = instance.scope_id AND scope.kind = $1 AND scope.key = $2 AND instance.address = $3
+  AND ($12::text IS NULL OR instance.status <> 'held' OR instance.held_by = $12)
 RETURNING instance.id, scope.kind, scope.key, instance.address, instance.name, instance.weight, instance.metadata,
        instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
        instance.override_weight, instance.override_metadata, instance.registered_by,

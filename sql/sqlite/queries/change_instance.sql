@@ -3,7 +3,8 @@
 -- instance registered.
 -- Called by RegistryTransaction::change_instance.
 -- ?1 kind, ?2 key, ?3 address, ?4 status, ?5 held_by, ?6 held_reason, ?7 weight, ?8 metadata,
--- ?9 now; ?10 weight, ?11 metadata: whether to clear the override
+-- ?9 now; ?10 weight, ?11 metadata: whether to clear the override; ?12 a name: an instance that
+-- another one holds stays as it is
 UPDATE instance
 SET status            = COALESCE(?4, status),
     held_by           = CASE WHEN ?4 IS NULL THEN held_by ELSE ?5 END,
@@ -14,6 +15,7 @@ SET status            = COALESCE(?4, status),
     revision          = revision + 1
 WHERE scope_id = (SELECT scope.id FROM scope WHERE scope.kind = ?1 AND scope.key = ?2)
   AND address = ?3
+  AND (?12 IS NULL OR status <> 'held' OR held_by = ?12)
 RETURNING id, ?1 AS kind, ?2 AS key, address, name, weight, metadata,
           ttl_seconds, status, held_by, held_reason,
        override_weight, override_metadata, registered_by,

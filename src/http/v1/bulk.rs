@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::instances::{ChangeBody, show_status};
+use super::instances::ChangeBody;
 use super::search::selected_scopes;
 use super::selection_query::MAX_LIMIT;
 use crate::actor::ChangeInstance;
@@ -15,6 +15,7 @@ use crate::http::access::Caller;
 use crate::http::extract::Json;
 use crate::http::openapi::responses::{AuthErrors, BodyErrors, OutcomeErrors};
 use crate::http::openapi::schema;
+use crate::http::presence::show_status;
 use crate::http::{Api, Code, Problem};
 use crate::model::{
     AddressPattern, InstanceChange, InstanceKey, ScopeKey, ScopeKind, Selection, Status,

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use crate::actor::{HeartbeatOutcome, RecordHeartbeats};
-use crate::directory::{HeartbeatInfo, KeyParts};
+use crate::actor::HeartbeatOutcome;
+use crate::directory::KeyParts;
 use crate::http::Code;
 use crate::http::access::Caller;
 use crate::http::extract::{JsonText, KnownPath, Object, parsed};
@@ -19,8 +19,8 @@ use crate::http::openapi::responses::{
     AuthErrors, BadRequest, BodyErrors, InstancePathParams, NotFound, OutcomeErrors,
 };
 use crate::http::openapi::schema;
-use crate::http::{Api, Problem};
-use crate::model::{InstanceKey, ScopeKind, Ttl};
+use crate::http::{Api, Problem, presence};
+use crate::model::{ScopeKind, Ttl};
 
 /// The most leases in one request.
 const MAX_LEASES: usize = 10_000;
@@ -54,7 +54,7 @@ pub(in crate::http) async fn send(
     api: web::Data<Api>,
     KnownPath(key, info): KnownPath,
 ) -> Result<HttpResponse, Problem> {
-    let outcomes = record(&api, vec![(key.clone(), info)]).await?;
+    let outcomes = presence::renew(&api, vec![(key.clone(), info)]).await?;
     let (created, ttl) = match outcomes.first().copied() {
         Some(HeartbeatOutcome::Created(ttl)) => (true, ttl),
         Some(HeartbeatOutcome::Renewed(ttl)) => (false, ttl),
@@ -70,24 +70,6 @@ pub(in crate::http) async fn send(
             api.clock.now(),
         ),
     }))
-}
-
-/// Records heartbeats, and returns their outcomes in the same order.
-async fn record(
-    api: &Api,
-    mut instances: Vec<(InstanceKey, Option<HeartbeatInfo>)>,
-) -> Result<Vec<HeartbeatOutcome>, Problem> {
-    if let Err(error) = api.directory.resolve(&mut instances).await {
-        let heartbeats = &api.metrics.heartbeats;
-        heartbeats.rejected.inc_by(instances.len() as u64);
-        return Err(error.into());
-    }
-    let outcomes = api.heartbeat.ask_with(|reply| RecordHeartbeats {
-        instances,
-        must_be_registered: true,
-        reply,
-    });
-    Ok(outcomes.await??)
 }
 
 /// Returns the time until the next heartbeat of an instance, in milliseconds. Each instance has
@@ -257,7 +239,7 @@ pub(in crate::http) async fn send_batch(
         renewals.retain(|(_, (key, _))| seen.insert(key.clone()));
     }
     let (leases, instances): (Vec<_>, Vec<_>) = renewals.into_iter().unzip();
-    let outcomes = record(&api, instances).await?;
+    let outcomes = presence::renew(&api, instances).await?;
     let mut response = HeartbeatBatchResponse {
         renewed: 0,
         created: 0,

@@ -6,10 +6,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::instance_response::{InstanceResponse, ListedInstanceResponse};
-use crate::actor::{
-    ChangeInstance, DeregisterInstance, HideLease, LeaveInstance, Left, RegisterInstance, Revoke,
-    TakeOffline, WriteError,
-};
+use crate::actor::DeregisterInstance;
 use crate::auth::Role;
 use crate::http::access::Caller;
 use crate::http::extract::{InstancePath, Json};
@@ -17,10 +14,10 @@ use crate::http::openapi::responses::{
     AuthErrors, BadRequest, BodyErrors, InstancePathParams, NotFound, OutcomeErrors,
 };
 use crate::http::openapi::schema;
-use crate::http::{Api, Problem};
+use crate::http::{Api, Problem, presence};
 use crate::model::{
-    DisplayName, Field, Hold, Instance, InstanceChange, InstanceKey, Metadata, Note, Registration,
-    ScopeKind, Status, StatusChange, Ttl, Weight,
+    DisplayName, Field, Hold, InstanceChange, Metadata, Note, Registration, Status, StatusChange,
+    Ttl, Weight,
 };
 use crate::store::Deregistration;
 
@@ -101,6 +98,7 @@ impl ChangeBody {
             status,
             weight: self.weight,
             metadata: self.metadata,
+            ..InstanceChange::default()
         })
     }
 }
@@ -121,20 +119,15 @@ pub(in crate::http) async fn register(
     InstancePath(key): InstancePath,
     Json(body): Json<RegistrationBody>,
 ) -> Result<HttpResponse, Problem> {
-    if key.address.is_unspecified() {
-        let reason = "must be an address that clients can reach, not all addresses of a machine";
-        return Err(Problem::invalid("address", reason));
-    }
     let registration = Registration {
-        key: key.clone(),
         name: body.name,
         weight: body.weight,
         metadata: body.metadata,
         ttl: body.ttl_seconds,
         by: Some(caller.registrant()),
+        ..Registration::of(key)
     };
-    let registered = api.registry.write(RegisterInstance(registration)).await?;
-    let registered = registered.ok_or_else(|| Problem::scope_not_found(&key.scope))?;
+    let registered = presence::register(&api, registration).await?;
     let status = if registered.created {
         StatusCode::CREATED
     } else {
@@ -181,34 +174,11 @@ pub(in crate::http) async fn change(
     Json(body): Json<ChangeBody>,
 ) -> Result<HttpResponse, Problem> {
     let change = body.into_change(&caller)?;
-    let changed = change.describe();
-    let message = ChangeInstance {
-        key: key.clone(),
-        change,
-        by: Some(caller.registrant()),
-    };
-    match api.registry.write(message).await? {
+    match presence::change(&api, &caller, &key, change).await? {
         Some(instance) => {
-            show_status(&api, &instance).await;
-            caller.log_action(format_args!("changed {key}: {changed}"));
             Ok(HttpResponse::Ok().json(InstanceResponse::of(&instance, api.default_ttl)))
         }
         None => Err(Problem::instance_not_found(&key)),
-    }
-}
-
-/// Hides the lease of an instance that is not enabled, so that the original's gateways stop sending
-/// traffic to it, and asks them to refresh.
-pub(in crate::http) async fn show_status(api: &Api, instance: &Instance) {
-    let key = instance.key.clone();
-    let is_service = key.scope.kind == ScopeKind::Service;
-    let is_hidden = instance.status != Status::Enabled;
-    match api.heartbeat.ask(HideLease { key, is_hidden }).await {
-        Ok(Ok(true)) if is_service => api.registry.announce_services().await,
-        Ok(Ok(_)) => {}
-        // The next heartbeat does it.
-        Ok(Err(error)) => log::debug!("cannot hide or show a lease: {error}"),
-        Err(error) => log::debug!("cannot hide or show a lease: {error}"),
     }
 }
 
@@ -237,7 +207,7 @@ pub(in crate::http) async fn deregister(
     if let Ok(Deregistration::Kept(instance)) = &outcome {
         return Err(Problem::decided(instance));
     }
-    match then_revoke(&api, &key, outcome).await? {
+    match presence::then_revoke(&api, &key, outcome).await? {
         Deregistration::Removed(_) => {
             if is_operator {
                 caller.log_action(format_args!("deregistered {key}"));
@@ -263,12 +233,9 @@ pub(in crate::http) async fn leave(
     api: web::Data<Api>,
     InstancePath(key): InstancePath,
 ) -> Result<HttpResponse, Problem> {
-    let left = api.registry.write(LeaveInstance { key: key.clone() }).await;
-    match then_revoke(&api, &key, left).await? {
-        Left::Removed(_) | Left::WentOffline(_) | Left::WasOffline => {
-            Ok(HttpResponse::NoContent().finish())
-        }
-        Left::Unknown => Err(Problem::instance_not_found(&key)),
+    match presence::leave(&api, &key).await? {
+        true => Ok(HttpResponse::NoContent().finish()),
+        false => Err(Problem::instance_not_found(&key)),
     }
 }
 
@@ -286,27 +253,8 @@ pub(in crate::http) async fn end_lease(
     api: web::Data<Api>,
     InstancePath(key): InstancePath,
 ) -> Result<HttpResponse, Problem> {
-    if api.directory.instance(&key).await?.is_none() {
-        return Err(Problem::instance_not_found(&key));
+    match presence::end_lease(&api, &key).await? {
+        true => Ok(HttpResponse::NoContent().finish()),
+        false => Err(Problem::instance_not_found(&key)),
     }
-    let ended = api.registry.write(TakeOffline { key: key.clone() }).await;
-    then_revoke(&api, &key, ended).await?;
-    Ok(HttpResponse::NoContent().finish())
-}
-
-/// Revokes the lease of an instance whose end was written, and returns the result of the write.
-///
-/// The lease is revoked last: a heartbeat that creates a lease checks for the instance afterwards,
-/// so either it finds that the instance ended, or the lease is revoked here. The lease is also
-/// revoked if the result of the write is unknown or there was no instance.
-async fn then_revoke<T>(
-    api: &Api,
-    key: &InstanceKey,
-    written: Result<T, WriteError>,
-) -> Result<T, Problem> {
-    let keys = vec![key.clone()];
-    let revoked = api.heartbeat.ask(Revoke { keys }).await;
-    let written = written?;
-    revoked??;
-    Ok(written)
 }

@@ -5,9 +5,8 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::actor::{DeclareScope, DeleteScope};
+use crate::actor::DeclareScope;
 use crate::directory::Counts;
-use crate::http::Code;
 use crate::http::access::Caller;
 use crate::http::conditional::{Conditional, WaitQuery};
 use crate::http::extract::{Json, KindPath, Query, ScopePath};
@@ -16,9 +15,8 @@ use crate::http::openapi::responses::{
 };
 use crate::http::openapi::schema;
 use crate::http::problem::Document;
-use crate::http::{Api, Problem};
+use crate::http::{Api, Problem, presence};
 use crate::model::{DisplayName, ScopeKind, ScopeRecord, rfc3339_millis};
-use crate::store::ScopeDeletion;
 
 /// The body of PUT.
 #[derive(Deserialize, ToSchema)]
@@ -200,18 +198,6 @@ pub(in crate::http) async fn remove(
     caller: Caller,
     ScopePath(scope): ScopePath,
 ) -> Result<HttpResponse, Problem> {
-    let message = DeleteScope {
-        scope: scope.clone(),
-    };
-    match api.registry.write(message).await? {
-        ScopeDeletion::Deleted(_) => {
-            caller.log_action(format_args!("removed {scope}"));
-            Ok(HttpResponse::NoContent().finish())
-        }
-        ScopeDeletion::Unknown => Err(Problem::scope_not_found(&scope)),
-        ScopeDeletion::HasInstances => Err(Problem::new(
-            Code::ScopeNotEmpty,
-            format!("the scope has instances: deregister those of /v1/{scope}/instances first"),
-        )),
-    }
+    presence::remove_scope(&api, &caller, &scope).await?;
+    Ok(HttpResponse::NoContent().finish())
 }

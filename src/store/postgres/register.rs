@@ -66,7 +66,7 @@ impl PostgresTransaction<'_> {
     }
 
     /// Declares the unknown services, then inserts and updates instances. Returns the services and
-    /// instances that changed. All registrations reset the same fields.
+    /// instances that changed. All registrations treat known instances alike.
     async fn upsert(
         &mut self,
         services: &[&str],
@@ -79,6 +79,7 @@ impl PostgresTransaction<'_> {
         let mut metadata = Vec::with_capacity(registrations.len());
         let mut ttls = Vec::with_capacity(registrations.len());
         let mut registrants = Vec::with_capacity(registrations.len());
+        let mut statuses = Vec::with_capacity(registrations.len());
         for registration in registrations {
             let Registration {
                 name, weight, ttl, ..
@@ -88,6 +89,7 @@ impl PostgresTransaction<'_> {
             metadata.push(registration.metadata.given().map(json).transpose()?);
             ttls.push(ttl.given().map(|ttl| i32::from(ttl.as_secs())));
             registrants.push(registration.by.as_ref().map(ToString::to_string));
+            statuses.push(registration.first_status().as_str());
         }
         let now = self.now;
         let declare: Params<'_> = &[(&services, Type::TEXT_ARRAY), (&now, Type::TIMESTAMPTZ)];
@@ -100,11 +102,13 @@ impl PostgresTransaction<'_> {
             (&metadata, Type::JSONB_ARRAY),
             (&ttls, Type::INT4_ARRAY),
             (&registrants, Type::TEXT_ARRAY),
+            (&statuses, Type::TEXT_ARRAY),
             (&now, Type::TIMESTAMPTZ),
             (&resets.name, Type::BOOL),
             (&resets.weight, Type::BOOL),
             (&resets.metadata, Type::BOOL),
             (&resets.ttl, Type::BOOL),
+            (&resets.keeps_status, Type::BOOL),
         ];
         let mut questions = vec![(sql!("register_instances"), register)];
         if !services.is_empty() {
@@ -126,7 +130,7 @@ impl PostgresTransaction<'_> {
     }
 }
 
-/// Returns the registrations in groups that reset the same fields. Nearly always one.
+/// Returns the registrations in groups that treat known instances alike. Nearly always one.
 fn by_resets<'a>(registrations: &[&'a Registration]) -> HashMap<Resets, Vec<&'a Registration>> {
     let mut groups: HashMap<Resets, Vec<&Registration>> = HashMap::new();
     for registration in registrations {

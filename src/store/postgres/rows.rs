@@ -8,7 +8,7 @@ use tokio_postgres::types::FromSqlOwned;
 
 use crate::model::{
     Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, Overrides, Presence,
-    Registrant, ScopeId, ScopeKind, ScopeRecord,
+    Registrant, ScopeId, ScopeKind, ScopeRecord, stored_metadata,
 };
 use crate::store::{Digest, StoreError};
 
@@ -66,7 +66,7 @@ pub(super) fn digest(row: &Row) -> Result<Digest, StoreError> {
 
 fn metadata(row: &Row, column: &str) -> Result<Option<Metadata>, StoreError> {
     let json = get::<Option<serde_json::Value>>(row, column)?;
-    let metadata = json.map(serde_json::from_value).transpose();
+    let metadata = json.map(stored_metadata::deserialize).transpose();
     metadata.map_err(|error| invalid(column, error))
 }
 

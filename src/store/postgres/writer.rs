@@ -10,7 +10,7 @@ use super::checkout::PooledConnection;
 use super::{KeyColumns, Params, migrate, one, rows};
 use crate::model::{
     DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Note, Registration,
-    ReplicaId, Scope, ScopeKind,
+    ReplicaId, Scope, ScopeKind, StoredMetadata,
 };
 use crate::store::{
     Attestation, Declared, Deregistration, LeaseStart, MigrateError, RegisteredMany,
@@ -214,6 +214,7 @@ impl RegistryTransaction for PostgresTransaction<'_> {
             (&now, Type::TIMESTAMPTZ),
             (&change.weight.is_null(), Type::BOOL),
             (&change.metadata.is_null(), Type::BOOL),
+            (&change.only_own_hold, Type::TEXT),
         ];
         let rows = self.query(sql!("change_instance"), params).await?;
         one(&rows, rows::instance)
@@ -330,5 +331,6 @@ impl RegistryTransaction for PostgresTransaction<'_> {
 }
 
 pub(super) fn json(metadata: &Metadata) -> Result<serde_json::Value, StoreError> {
-    serde_json::to_value(metadata).map_err(|error| StoreError::Refused(error.to_string()))
+    serde_json::to_value(StoredMetadata(metadata))
+        .map_err(|error| StoreError::Refused(error.to_string()))
 }

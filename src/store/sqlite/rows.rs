@@ -9,7 +9,7 @@ use rusqlite::{Error, Params, Result, Row};
 
 use crate::model::{
     Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, Overrides, Presence,
-    Registrant, Scope, ScopeId, ScopeKind, ScopeRecord,
+    Registrant, Scope, ScopeId, ScopeKind, ScopeRecord, StoredMetadata, stored_metadata,
 };
 use crate::store::{Digest, LeaseStart};
 
@@ -80,7 +80,8 @@ pub(super) fn start_params(start: &LeaseStart, now: i64) -> impl Params + use<'_
 }
 
 pub(super) fn json(metadata: &Metadata) -> Result<String> {
-    serde_json::to_string(metadata).map_err(|error| Error::ToSqlConversionFailure(error.into()))
+    serde_json::to_string(&StoredMetadata(metadata))
+        .map_err(|error| Error::ToSqlConversionFailure(error.into()))
 }
 
 /// Reads the columns of a row in order, so that none is searched by name.
@@ -131,7 +132,10 @@ impl<'r, 's> Columns<'r, 's> {
     }
 
     fn metadata(&mut self) -> Result<Option<Metadata>> {
-        let metadata = self.text()?.map(serde_json::from_str).transpose();
+        let read = |text: &str| {
+            stored_metadata::deserialize(&mut serde_json::Deserializer::from_str(text))
+        };
+        let metadata = self.text()?.map(read).transpose();
         metadata.map_err(|error| self.invalid(error))
     }
 

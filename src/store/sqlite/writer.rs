@@ -190,7 +190,7 @@ impl RegistryTransaction for SqliteTransaction {
                 let resets = registration.resets();
                 let changes = register.execute(params![
                     scope_id,
-                    kind,
+                    registration.first_status().as_str(),
                     address,
                     registration.name.given().map(DisplayName::as_str),
                     registration.weight.given().copied().map(i64::from),
@@ -201,7 +201,8 @@ impl RegistryTransaction for SqliteTransaction {
                     resets.name,
                     resets.weight,
                     resets.metadata,
-                    resets.ttl
+                    resets.ttl,
+                    resets.keeps_status
                 ])?;
                 let instance = find.query_row([kind, scope, address], rows::instance)?;
                 done.instances.push(Some(Registered {
@@ -239,7 +240,8 @@ impl RegistryTransaction for SqliteTransaction {
                         change.metadata.given().map(rows::json).transpose()?,
                         now,
                         change.weight.is_null(),
-                        change.metadata.is_null()
+                        change.metadata.is_null(),
+                        change.only_own_hold
                     ],
                     rows::instance,
                 )

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use rollcalld::model::{
     DisplayName, Epoch, Field, Instance, InstanceChange, InstanceId, InstanceKey, Overrides,
-    Presence, Registration, Scope, ScopeId, ScopeKind, ScopeRecord, Status,
+    Presence, RegisteredStatus, Registration, Scope, ScopeId, ScopeKind, ScopeRecord, Status,
 };
 use rollcalld::store::{
     Attestation, Declared, Deregistration, Digest, LeaseStart, MigrateError, Registered,
@@ -214,8 +214,14 @@ impl Rows {
             updated_at: now,
             revision: 0,
         });
-        if is_service && instance.status == Status::Disabled {
-            instance.status = Status::Enabled;
+        let keeps = !is_service || given.status == RegisteredStatus::Unchanged;
+        if known.is_none() || !(keeps || instance.status == Status::Held) {
+            instance.status = match given.status {
+                RegisteredStatus::Enabled | RegisteredStatus::Unchanged if is_service => {
+                    Status::Enabled
+                }
+                _ => Status::Disabled,
+            };
         }
         fn field<T: Clone>(given: &Field<T>, known: Option<T>, is_alive: bool) -> Option<T> {
             match given {
@@ -309,6 +315,11 @@ impl RegistryTransaction for MemoryTransaction {
         let (key, change, now) = (key.clone(), change.clone(), self.now);
         self.write(move |rows| {
             let instance = rows.instances.get_mut(&key)?;
+            if let (Some(own), Some(hold)) = (&change.only_own_hold, &instance.hold)
+                && hold.by != *own
+            {
+                return None;
+            }
             if let Some(status) = &change.status {
                 instance.status = status.status();
                 instance.hold = status.hold().cloned().map(Box::new);

@@ -14,6 +14,7 @@ suite! {
         a_change_leaves_what_it_does_not_name,
         an_override_wins_over_registrations_until_it_is_cleared,
         a_decided_instance_is_deregistered_only_if_that_is_asked,
+        a_change_that_may_end_only_an_own_hold_leaves_that_of_another_one,
         an_instance_is_taken_offline_or_only_a_decided_one,
         changing_an_unknown_instance_does_nothing,
         only_a_service_instance_is_disabled_by_its_id,
@@ -99,6 +100,7 @@ async fn an_override_wins_over_registrations_until_it_is_cleared(mut fixture: Fi
         status: None,
         weight,
         metadata,
+        ..InstanceChange::default()
     };
     let change = clear(Field::Null, Field::Omitted);
     let changed = fixture.change(&key, change).await.unwrap();
@@ -142,6 +144,7 @@ async fn decided(fixture: &mut Fixture) -> [InstanceKey; 4] {
             status: None,
             weight,
             metadata: lane,
+            ..InstanceChange::default()
         };
         fixture.change(key, change).await.unwrap();
     }
@@ -166,6 +169,26 @@ async fn a_decided_instance_is_deregistered_only_if_that_is_asked(mut fixture: F
         assert_eq!(removed.instances, [before]);
         assert_eq!(fixture.find(&key).await, None);
     }
+}
+
+async fn a_change_that_may_end_only_an_own_hold_leaves_that_of_another_one(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    fixture.register(full(key.clone())).await;
+    let by_web = |status| InstanceChange {
+        status: Some(status),
+        only_own_hold: Some("web".to_owned()),
+        ..InstanceChange::default()
+    };
+    let held = fixture.change(&key, by_web(hold("web", None))).await;
+    assert_eq!(held.unwrap().status, Status::Held);
+    let enabled = fixture.change(&key, by_web(StatusChange::Enable)).await;
+    assert_eq!(enabled.unwrap().status, Status::Enabled);
+
+    let held = fixture.set(&key, hold("ada", Some("disk"))).await;
+    for status in [StatusChange::Enable, hold("web", None)] {
+        assert_eq!(fixture.change(&key, by_web(status)).await, None);
+    }
+    assert_eq!(fixture.find(&key).await, Some(held));
 }
 
 async fn an_instance_is_taken_offline_or_only_a_decided_one(mut fixture: Fixture) {

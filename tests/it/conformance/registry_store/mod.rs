@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use rollcalld::model::{
     DisplayName, Epoch, Field, Hold, Instance, InstanceChange, InstanceId, InstanceKey, Metadata,
-    Note, Presence, Registrant, Registration, Scope, ScopeId, ScopeKind, Status, StatusChange, Ttl,
-    Weight,
+    Note, Presence, Protocol, RegisteredStatus, Registrant, Registration, Scope, ScopeId,
+    ScopeKind, Status, StatusChange, Ttl, Weight,
 };
 use rollcalld::store::{
     self, Deregistration, Digest, LeaseStart, MigrateError, Registered, RegistryTransaction,
@@ -175,12 +175,12 @@ pub(super) fn metadata(entries: &[(&str, &str)]) -> Metadata {
 
 pub(super) fn full(key: InstanceKey) -> Registration {
     Registration {
-        key,
         name: Field::Given("One".to_owned().try_into().unwrap()),
         weight: Field::Given(Weight::try_from(7).unwrap()),
         metadata: Field::Given(metadata(&[("zone", "a")])),
         ttl: Field::Given(Ttl::try_from(60).unwrap()),
         by: Some(Registrant::new("web-team", "10.0.0.9".parse().unwrap())),
+        ..Registration::of(key)
     }
 }
 

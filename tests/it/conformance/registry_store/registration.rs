@@ -19,6 +19,8 @@ suite! {
         who_registered_an_instance_is_recorded_with_each_change,
         re_registration_replaces_what_it_gives,
         re_registration_enables_a_disabled_service_instance,
+        a_registration_enables_or_disables_a_service_instance_or_keeps_its_status,
+        reserved_metadata_are_stored,
         a_registration_sent_twice_leaves_one_row,
         many_registrations_are_answered_in_order,
         a_deregistered_instance_that_registers_again_is_a_new_one,
@@ -223,6 +225,65 @@ async fn re_registration_replaces_what_it_gives(mut fixture: Fixture) {
     assert_eq!(second.metadata(), &Metadata::default());
     assert_eq!(second.display_name(), "One");
     assert_eq!(second.ttl.unwrap().as_secs(), 60);
+}
+
+async fn a_registration_enables_or_disables_a_service_instance_or_keeps_its_status(
+    mut fixture: Fixture,
+) {
+    use RegisteredStatus::{Disabled, Enabled, Unchanged};
+
+    let key = instance(service("orders"), "a:1");
+    let with = |status| Registration {
+        status,
+        ..Registration::of(key.clone())
+    };
+    for (status, expected) in [
+        (Disabled, Status::Disabled),
+        (Unchanged, Status::Disabled),
+        (Enabled, Status::Enabled),
+        (Unchanged, Status::Enabled),
+        (Disabled, Status::Disabled),
+    ] {
+        let registered = fixture.register(with(status)).await.instance;
+        assert_eq!(registered.status, expected, "{status:?}");
+    }
+    fixture.set(&key, hold("ada", None)).await;
+    for status in [Enabled, Disabled, Unchanged] {
+        let registered = fixture.register(with(status)).await.instance;
+        assert_eq!(registered.status, Status::Held, "{status:?}");
+    }
+    let other = instance(service("orders"), "b:1");
+    let unchanged = Registration {
+        status: Unchanged,
+        ..Registration::of(other)
+    };
+    let new = fixture.register(unchanged).await.instance;
+    assert_eq!(new.status, Status::Enabled);
+
+    fixture.declare(&group("edge"), None).await;
+    let gateway = instance(group("edge"), "a:1");
+    for status in [Enabled, Disabled, Unchanged] {
+        let registration = Registration {
+            status,
+            ..Registration::of(gateway.clone())
+        };
+        let gateway = fixture.register(registration).await.instance;
+        assert_eq!(gateway.status, Status::Disabled, "{status:?}");
+    }
+}
+
+async fn reserved_metadata_are_stored(mut fixture: Fixture) {
+    let key = instance(service("orders"), "a:1");
+    let text = r#"{"ids":["orders-1"]}"#.to_owned();
+    let with_entry = metadata(&[("zone", "a")]).with_protocol(Protocol::Eureka, Some(text.clone()));
+    let registration = Registration {
+        metadata: Field::Given(with_entry.unwrap()),
+        ..Registration::of(key.clone())
+    };
+    fixture.register(registration).await;
+    let found = fixture.find(&key).await.unwrap();
+    let entry = found.given_metadata.of_protocol(Protocol::Eureka);
+    assert_eq!(entry, Some(text.as_str()));
 }
 
 async fn re_registration_enables_a_disabled_service_instance(mut fixture: Fixture) {

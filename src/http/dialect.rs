@@ -1,0 +1,107 @@
+//! The dialects of the endpoints: how errors are written, and where requests have their tokens.
+
+use std::borrow::Cow;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use actix_web::{HttpRequest, HttpResponse, ResponseError};
+use serde::Serialize;
+use url::form_urlencoded;
+use utoipa::ToSchema;
+
+use super::Problem;
+use crate::model::Protocol;
+
+/// The dialect of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// Rollcall's own API: problem documents.
+    Native,
+    /// The API of the original gateway center: its envelope, with status 200.
+    GatewayCenter,
+    /// The protocol of another registry: plain text.
+    Protocol(Protocol),
+}
+
+/// The challenge for clients that know only Basic authentication.
+const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"rollcall\"");
+
+/// The text of a success of the original's API.
+pub(super) const SUCCESS: &str = "success";
+
+/// The response of the original.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Envelope<'a, T> {
+    /// 1 is success.
+    pub(super) code: u8,
+    pub(super) msg: &'a str,
+    pub(super) data: Option<T>,
+}
+
+impl Dialect {
+    /// Returns the dialect of a path that is not served.
+    pub(super) fn of_unknown(path: &str) -> Self {
+        match path.starts_with("/gateway-") {
+            true => Self::GatewayCenter,
+            false => Self::Native,
+        }
+    }
+
+    /// Returns the response to a request that was refused before its handler.
+    pub(super) fn refusal(self, problem: &Problem) -> HttpResponse {
+        match self {
+            Self::Native => problem.error_response(),
+            Self::GatewayCenter => HttpResponse::Ok().json(Envelope::<()> {
+                code: 0,
+                msg: &problem.to_string(),
+                data: None,
+            }),
+            Self::Protocol(protocol) => {
+                let mut answer = text(problem);
+                if answer.status() == StatusCode::UNAUTHORIZED {
+                    match protocol {
+                        Protocol::Eureka => {
+                            answer.headers_mut().insert(WWW_AUTHENTICATE, BASIC);
+                        }
+                        // Their servers answer 403, which their clients look for.
+                        Protocol::Consul | Protocol::Nacos => {
+                            *answer.status_mut() = StatusCode::FORBIDDEN;
+                            answer.headers_mut().remove(WWW_AUTHENTICATE);
+                        }
+                    }
+                }
+                answer
+            }
+        }
+    }
+
+    /// Returns the token that a request has elsewhere than in `Authorization`.
+    pub(super) fn token(self, request: &HttpRequest) -> Option<Cow<'_, str>> {
+        let Self::Protocol(protocol) = self else {
+            return None;
+        };
+        let names: &[&str] = match protocol {
+            Protocol::Eureka => return None,
+            Protocol::Consul => {
+                if let Some(header) = request.headers().get("x-consul-token") {
+                    return header.to_str().ok().map(Cow::Borrowed);
+                }
+                &["token"]
+            }
+            Protocol::Nacos => &["accessToken", "password"],
+        };
+        let query = request.query_string();
+        let mut pairs = form_urlencoded::parse(query.as_bytes());
+        let token = pairs.find(|(name, value)| names.contains(&&**name) && !value.is_empty());
+        token.map(|(_, value)| value)
+    }
+}
+
+/// Returns a problem as plain text, with the status and the headers of the problem document.
+pub(super) fn text(problem: &Problem) -> HttpResponse {
+    let (head, _) = problem.error_response().into_parts();
+    let mut answer = head.set_body(problem.to_string()).map_into_boxed_body();
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    answer.headers_mut().insert(CONTENT_TYPE, plain);
+    answer
+}

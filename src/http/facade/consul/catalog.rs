@@ -1,0 +1,286 @@
+//! The lists of Consul: health and catalog.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use url::form_urlencoded;
+
+use super::blocking::{respond, wait};
+use super::show::{Check, DATACENTER, Node, Shown};
+use super::wire::CheckStatus;
+use crate::directory::ScopeSnapshot;
+use crate::http::access::Caller;
+use crate::http::facade::key::scope_key;
+use crate::http::facade::{Answer, parameter, variables};
+use crate::http::problem::InField;
+use crate::http::{Api, Problem};
+use crate::model::{Scope, ScopeKind};
+
+/// A name in a path.
+#[derive(Deserialize)]
+pub(super) struct NamePath {
+    pub(super) name: String,
+}
+
+/// A kept list over all services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::http::facade) enum ConsulList {
+    Services,
+    Checks(Option<CheckStatus>),
+    Nodes,
+}
+
+/// Returns plain data as JSON, which cannot fail.
+pub(super) fn json_bytes(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// Refuses what the parameters ask for and the registry does not have.
+fn check_parameters(request: &HttpRequest) -> Result<(), Problem> {
+    let given = |name| parameter(request, name).filter(|text| !text.is_empty());
+    if given("filter").is_some() {
+        return Err(Problem::invalid("filter", "is not supported"));
+    }
+    match given("dc") {
+        Some(other) if other != DATACENTER => {
+            let reason = format!("No path to datacenter: the only one is {DATACENTER}");
+            Err(Problem::invalid("dc", reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns the tags of a query, all of which an instance must have.
+fn tags(request: &HttpRequest) -> Vec<String> {
+    let pairs = form_urlencoded::parse(request.query_string().as_bytes());
+    let tags = pairs.filter(|(name, tag)| name == "tag" && !tag.is_empty());
+    tags.map(|(_, tag)| tag.into_owned()).collect()
+}
+
+/// Returns whether only passing instances are asked for: `passing` alone or with another value than
+/// `false`.
+fn passing(request: &HttpRequest) -> bool {
+    parameter(request, "passing").is_some_and(|value| !matches!(value.as_str(), "false" | "0"))
+}
+
+fn scope(request: &HttpRequest, caller: &Caller) -> Result<Scope, Problem> {
+    let NamePath { name } = variables(request)?;
+    let scope = ScopeKind::Service.with(scope_key(&name).in_field("service")?);
+    caller.check(&scope)?;
+    Ok(scope)
+}
+
+/// Returns the services that a caller may see, and whether these are all.
+fn services(api: &Api, caller: &Caller) -> (Vec<Arc<ScopeSnapshot>>, bool) {
+    let mut scopes = api.directory.scopes(ScopeKind::Service);
+    let count = scopes.len();
+    scopes.retain(|view| {
+        let record = view.record.as_ref();
+        record.is_some_and(|record| caller.check(&record.scope).is_ok())
+    });
+    let is_all = scopes.len() == count && caller.limit().is_empty();
+    (scopes, is_all)
+}
+
+/// Returns the body of a list over all services, which is kept if the caller may see all.
+async fn over_all(
+    api: &Api,
+    caller: &Caller,
+    list: ConsulList,
+    make: impl Fn(&[Arc<ScopeSnapshot>]) -> Vec<u8>,
+) -> Bytes {
+    if caller.limit().is_empty() {
+        let version = || api.directory.version();
+        let make = || async { make(&api.directory.scopes(ScopeKind::Service)).into() };
+        return api.facades.consul.get(list, version, make).await;
+    }
+    make(&services(api, caller).0).into()
+}
+
+/// Lists the instances of a service with their health.
+pub(in crate::http) async fn health(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+) -> Answer {
+    check_parameters(&request)?;
+    let scope = scope(&request, &caller)?;
+    let index = wait(&request, &api, Some(&scope)).await?;
+    let (tags, passing) = (tags(&request), passing(&request));
+    let make = |view: &ScopeSnapshot| {
+        let shown = view.iter().map(Shown::of);
+        let passing_only = |one: &Shown<'_>| !passing || one.status() == CheckStatus::Passing;
+        let selected = shown.filter(|one| one.has_tags(&tags) && passing_only(one));
+        json_bytes(&Vec::from_iter(selected.map(|one| one.health())))
+    };
+    let name = if passing {
+        "consul.passing"
+    } else {
+        "consul.health"
+    };
+    let body = of_view(&api, &scope, tags.is_empty().then_some(name), make);
+    Ok(respond(&api, index, body))
+}
+
+/// Returns a body about a service, which is kept with its snapshot if it has a name.
+fn of_view(
+    api: &Api,
+    scope: &Scope,
+    name: Option<&'static str>,
+    make: impl FnOnce(&ScopeSnapshot) -> Vec<u8>,
+) -> Bytes {
+    match (api.directory.scope(scope), name) {
+        (None, _) => Bytes::from_static(b"[]"),
+        (Some(view), Some(name)) => view.named_body(name, make),
+        (Some(view), None) => make(&view).into(),
+    }
+}
+
+/// Lists the checks of a service.
+pub(in crate::http) async fn checks_of_service(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+) -> Answer {
+    check_parameters(&request)?;
+    let scope = scope(&request, &caller)?;
+    let index = wait(&request, &api, Some(&scope)).await?;
+    let make = |view: &ScopeSnapshot| {
+        let checks = view.iter().flat_map(|listed| Shown::of(listed).checks());
+        json_bytes(&Vec::from_iter(checks))
+    };
+    let body = of_view(&api, &scope, Some("consul.checks"), make);
+    Ok(respond(&api, index, body))
+}
+
+/// Lists the instances of a service.
+pub(in crate::http) async fn service(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+) -> Answer {
+    check_parameters(&request)?;
+    let scope = scope(&request, &caller)?;
+    let index = wait(&request, &api, Some(&scope)).await?;
+    let tags = tags(&request);
+    let make = |view: &ScopeSnapshot| {
+        let shown = view.iter().map(Shown::of).filter(|one| one.has_tags(&tags));
+        json_bytes(&Vec::from_iter(shown.map(|one| one.catalog())))
+    };
+    let name = tags.is_empty().then_some("consul.catalog");
+    let body = of_view(&api, &scope, name, make);
+    Ok(respond(&api, index, body))
+}
+
+/// Lists all services with their tags.
+pub(in crate::http) async fn list(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+) -> Answer {
+    check_parameters(&request)?;
+    let index = wait(&request, &api, None).await?;
+    let make = |scopes: &[Arc<ScopeSnapshot>]| {
+        let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        // Consul lists its own servers.
+        all.insert("consul".to_owned(), BTreeSet::new());
+        for listed in scopes.iter().flat_map(|view| view.iter()) {
+            let shown = Shown::of(listed);
+            let tags = all.entry(shown.name().to_owned()).or_default();
+            tags.extend(shown.tags().iter().cloned());
+        }
+        json_bytes(&all)
+    };
+    let body = over_all(&api, &caller, ConsulList::Services, make).await;
+    Ok(respond(&api, index, body))
+}
+
+/// Lists the checks with a status, over all services.
+pub(in crate::http) async fn checks_in_state(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+) -> Answer {
+    check_parameters(&request)?;
+    let NamePath { name } = variables(&request)?;
+    let state = match name.as_str() {
+        "any" => None,
+        name => {
+            let state = CheckStatus::parse(name);
+            let reason = "must be any, passing, warning or critical";
+            Some(state.ok_or_else(|| Problem::invalid("state", reason))?)
+        }
+    };
+    let index = wait(&request, &api, None).await?;
+    let make = |scopes: &[Arc<ScopeSnapshot>]| {
+        let listed = scopes.iter().flat_map(|view| view.iter());
+        let checks = listed.flat_map(|listed| Shown::of(listed).checks());
+        let selected = checks.filter(|check| state.is_none_or(|state| check.status == state));
+        json_bytes(&Vec::from_iter(selected))
+    };
+    let body = over_all(&api, &caller, ConsulList::Checks(state), make).await;
+    Ok(respond(&api, index, body))
+}
+
+/// Lists the checks of a node.
+pub(in crate::http) async fn checks_of_node(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+) -> Answer {
+    check_parameters(&request)?;
+    let NamePath { name } = variables(&request)?;
+    let index = wait(&request, &api, None).await?;
+    let (scopes, _) = services(&api, &caller);
+    let listed = scopes.iter().flat_map(|view| view.iter());
+    let of_node = listed.map(Shown::of).filter(|one| one.host() == name);
+    let checks: Vec<Check> = of_node.flat_map(|one| one.checks()).collect();
+    Ok(respond(&api, index, json_bytes(&checks).into()))
+}
+
+/// Lists the nodes: the hosts of all instances.
+pub(in crate::http) async fn nodes(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+) -> Answer {
+    check_parameters(&request)?;
+    let index = wait(&request, &api, None).await?;
+    let make = |scopes: &[Arc<ScopeSnapshot>]| {
+        let listed = scopes.iter().flat_map(|view| view.iter());
+        let hosts: BTreeSet<&str> = listed.map(|it| it.instance.key.address.host()).collect();
+        json_bytes(&Vec::from_iter(hosts.into_iter().map(Node::of)))
+    };
+    let body = over_all(&api, &caller, ConsulList::Nodes, make).await;
+    Ok(respond(&api, index, body))
+}
+
+/// Shows a node with its services.
+pub(in crate::http) async fn node(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+) -> Answer {
+    check_parameters(&request)?;
+    let NamePath { name } = variables(&request)?;
+    let index = wait(&request, &api, None).await?;
+    let (scopes, _) = services(&api, &caller);
+    let listed = scopes.iter().flat_map(|view| view.iter());
+    let of_node = listed.map(Shown::of).filter(|one| one.host() == name);
+    let services: BTreeMap<String, Value> =
+        of_node.map(|one| (one.id.clone(), one.agent())).collect();
+    let shown = match services.is_empty() {
+        true => Value::Null,
+        false => json!({ "Node": Node::of(&name), "Services": services }),
+    };
+    Ok(respond(&api, index, json_bytes(&shown).into()))
+}
+
+/// Lists the data centers.
+pub(in crate::http) async fn datacenters() -> HttpResponse {
+    HttpResponse::Ok().json([DATACENTER])
+}

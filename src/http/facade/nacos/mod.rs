@@ -1,0 +1,351 @@
+//! The HTTP API of Nacos, version 1: naming only.
+//!
+//! A service of the public namespace and the default group has its name as key; others have a key
+//! that is made of all three names. An instance is known by its service, IP and port.
+
+mod list;
+mod params;
+mod service;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
+
+use self::params::Params;
+use self::service::{ServiceName, address, beat_interval, registration};
+use super::{Answer, AnyBody, Refusal, keep_other_entries};
+use crate::actor::{DeclareScope, HeartbeatOutcome};
+use crate::auth::Role;
+use crate::http::access::Caller;
+use crate::http::{Api, Code, Problem, presence};
+use crate::model::{InstanceKey, Protocol, Scope, ScopeKind};
+
+/// The time after which a client logs in again, in seconds. Its token is a token of the daemon, and
+/// stays valid.
+const TOKEN_SECONDS: u32 = 18_000;
+
+/// The code of a beat that was taken.
+const BEAT_TAKEN: u32 = 10_200;
+
+/// The code of a beat of an unknown instance, which is then to register.
+const BEAT_UNKNOWN: u32 = 20_404;
+
+fn text(text: &'static str) -> HttpResponse {
+    let plain = "text/plain; charset=utf-8";
+    HttpResponse::Ok().content_type(plain).body(text)
+}
+
+fn ok() -> HttpResponse {
+    text("ok")
+}
+
+/// Reads the parameters of the query and of a form.
+fn params(request: &HttpRequest, AnyBody(body): &AnyBody) -> Params {
+    let media_type = request.headers().get(CONTENT_TYPE);
+    let media_type = media_type.and_then(|value| value.to_str().ok());
+    let is_form = media_type.is_some_and(|it| it.contains("form-urlencoded"));
+    Params::of(request, if is_form { body } else { b"" })
+}
+
+/// Logs a client in. Its password is the token that it is to send.
+pub(in crate::http) async fn login(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    body: AnyBody,
+) -> Answer {
+    let params = params(&request, &body);
+    let password = params.get("password").unwrap_or_default();
+    let is_admin = match api.tokens.identify(password) {
+        Some(identity) => identity.role >= Role::Admin,
+        None if api.tokens.is_empty() => true,
+        None => {
+            let refusal = "unknown user: the password must be a token";
+            let refused = Problem::new(Code::Forbidden, refusal);
+            return Err(refused.into());
+        }
+    };
+    Ok(HttpResponse::Ok().json(json!({
+        "accessToken": password,
+        "tokenTtl": TOKEN_SECONDS,
+        "globalAdmin": is_admin,
+    })))
+}
+
+/// Registers an instance, which is then healthy.
+pub(in crate::http) async fn register(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+    body: AnyBody,
+) -> Answer {
+    let params = params(&request, &body);
+    let service = ServiceName::of(&params)?;
+    let mut registration = registration(&service, &params, caller.registrant())?;
+    caller.check(&registration.key.scope)?;
+    keep_other_entries(&api, &mut registration, Protocol::Nacos);
+    if params.flag("healthy")? == Some(false) {
+        presence::register(&api, registration).await?;
+    } else {
+        presence::register_online(&api, registration).await?;
+    }
+    Ok(ok())
+}
+
+/// Changes an instance. What is not given stays as it is.
+pub(in crate::http) async fn change(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+    body: AnyBody,
+) -> Answer {
+    let params = params(&request, &body);
+    let key = key(&params, &caller)?;
+    let listed = api.directory.instance(&key).await?;
+    let listed = listed.ok_or_else(|| unknown(&key))?;
+    let change = service::change(&listed.instance, &params, caller.registrant())?;
+    let changed = presence::register(&api, change).await?;
+    presence::show_status(&api, &changed.instance).await;
+    Ok(ok())
+}
+
+/// Lets an instance leave, also an unknown one.
+pub(in crate::http) async fn leave(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+    body: AnyBody,
+) -> Answer {
+    let key = key(&params(&request, &body), &caller)?;
+    presence::leave(&api, &key).await?;
+    Ok(ok())
+}
+
+/// Shows an instance.
+pub(in crate::http) async fn show(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+) -> Answer {
+    let params = Params::of(&request, b"");
+    let key = key(&params, &caller)?;
+    let listed = api.directory.instance(&key).await?;
+    let listed = listed.ok_or_else(|| unknown(&key))?;
+    Ok(HttpResponse::Ok().json(list::detail(&listed)))
+}
+
+/// Returns the instance that the parameters name.
+fn key(params: &Params, caller: &Caller) -> Result<InstanceKey, Problem> {
+    let key = InstanceKey {
+        scope: ServiceName::of(params)?.scope()?,
+        address: address(params)?,
+    };
+    caller.check(&key.scope)?;
+    Ok(key)
+}
+
+/// Renews the lease of an instance. A beat that describes an unknown one registers it; after a beat
+/// that does not, the client registers it itself.
+pub(in crate::http) async fn beat(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+    body: AnyBody,
+) -> Answer {
+    let mut params = params(&request, &body);
+    let described = described(&params)?;
+    let key = match &described {
+        Some(described) => {
+            let service = ServiceName::of(&params)?;
+            let key = InstanceKey {
+                scope: service.scope()?,
+                address: address(described)?,
+            };
+            caller.check(&key.scope)?;
+            key
+        }
+        None => key(&params, &caller)?,
+    };
+    let outcomes = presence::renew(&api, vec![(key.clone(), None)]).await?;
+    let is_known = !matches!(outcomes.first(), None | Some(HeartbeatOutcome::Unknown));
+    let code = match described {
+        _ if is_known => BEAT_TAKEN,
+        Some(described) => {
+            let service = ServiceName::of(&params)?;
+            params = described;
+            let registration = registration(&service, &params, caller.registrant())?;
+            presence::register_online(&api, registration).await?;
+            BEAT_TAKEN
+        }
+        None => BEAT_UNKNOWN,
+    };
+    let listed = api.directory.find(&key);
+    let interval = listed.map_or(service::DEFAULT_INTERVAL_MS, |listed| {
+        beat_interval(&listed.instance, api.default_ttl)
+    });
+    Ok(HttpResponse::Ok().json(json!({
+        "clientBeatInterval": interval,
+        "code": code,
+        "lightBeatEnabled": true,
+    })))
+}
+
+/// Returns the description of the instance that a beat has, if it is not a light one.
+fn described(params: &Params) -> Result<Option<Params>, Problem> {
+    let Some(beat) = params.get("beat") else {
+        return Ok(None);
+    };
+    match serde_json::from_str(beat) {
+        Ok(Value::Object(beat)) => Ok(Some(Params::of_beat(&beat))),
+        Ok(_) => Err(Problem::invalid("beat", "must be a JSON object")),
+        Err(error) => Err(Problem::invalid("beat", format!("is not JSON: {error}"))),
+    }
+}
+
+/// Lists the instances of a service.
+pub(in crate::http) async fn list(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+) -> Answer {
+    let params = Params::of(&request, b"");
+    let service = ServiceName::of(&params)?;
+    let scope = service.scope()?;
+    caller.check(&scope)?;
+    let healthy_only = params.flag("healthyOnly")? == Some(true);
+    let view = api.directory.scope(&scope);
+    let asked = params.get("clusters").unwrap_or_default();
+    let body = list::hosts(
+        view.as_deref(),
+        &params.clusters(),
+        healthy_only,
+        api.clock.now(),
+    );
+    Ok(list::answer(&service, asked, &body, api.clock.now()))
+}
+
+/// Lists the names of services.
+pub(in crate::http) async fn services(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+) -> Answer {
+    let params = Params::of(&request, b"");
+    let number = |name: &'static str, default: usize| match params.get(name) {
+        None => Ok(default),
+        Some(text) => match text.parse() {
+            Ok(number) if number > 0 => Ok(number),
+            _ => Err(Problem::invalid(name, "must be a whole number from 1")),
+        },
+    };
+    let (page, size) = (number("pageNo", 1)?, number("pageSize", 20)?);
+    let scopes = api.directory.scopes(ScopeKind::Service);
+    let mut names: Vec<String> = Vec::new();
+    for view in scopes {
+        let Some(record) = &view.record else { continue };
+        let service = list::name_of(&view, record);
+        let is_asked = service.namespace == params.get("namespaceId").unwrap_or(service::PUBLIC)
+            && service.group == params.get("groupName").unwrap_or(service::DEFAULT_GROUP);
+        if is_asked && caller.check(&record.scope).is_ok() {
+            names.push(service.name);
+        }
+    }
+    names.sort();
+    let count = names.len();
+    let skipped = (page - 1).saturating_mul(size);
+    let names: Vec<String> = names.into_iter().skip(skipped).take(size).collect();
+    Ok(HttpResponse::Ok().json(json!({ "count": count, "doms": names })))
+}
+
+/// Shows a service.
+pub(in crate::http) async fn show_service(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+) -> Answer {
+    let params = Params::of(&request, b"");
+    let service = ServiceName::of(&params)?;
+    let scope = service.scope()?;
+    caller.check(&scope)?;
+    if api.directory.declared(&scope).await?.is_none() {
+        return Err(Problem::scope_not_found(&scope).into());
+    }
+    Ok(HttpResponse::Ok().json(json!({
+        "namespaceId": service.namespace,
+        "groupName": service.group,
+        "name": service.name,
+        "protectThreshold": 0.0,
+        "metadata": {},
+        "selector": {"type": "none"},
+        "clusters": [],
+    })))
+}
+
+/// Declares a service.
+pub(in crate::http) async fn declare(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+    body: AnyBody,
+) -> Answer {
+    let scope = scope(&params(&request, &body), &caller)?;
+    let declared = DeclareScope { scope, name: None };
+    api.registry.write(declared).await?;
+    Ok(ok())
+}
+
+/// Removes a service without instances.
+pub(in crate::http) async fn remove(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+    body: AnyBody,
+) -> Answer {
+    let scope = scope(&params(&request, &body), &caller)?;
+    presence::remove_scope(&api, &caller, &scope).await?;
+    Ok(ok())
+}
+
+fn scope(params: &Params, caller: &Caller) -> Result<Scope, Problem> {
+    let scope = ServiceName::of(params)?.scope()?;
+    caller.check(&scope)?;
+    Ok(scope)
+}
+
+/// Says that the server works, for clients that ask before they register.
+pub(in crate::http) async fn metrics(api: web::Data<Api>) -> HttpResponse {
+    let totals = api.directory.totals_of(ScopeKind::Service);
+    HttpResponse::Ok().json(json!({
+        "status": "UP",
+        "serviceCount": totals.scopes(),
+        "instanceCount": totals.instances.instances,
+    }))
+}
+
+/// Lists the servers: the one that was asked.
+pub(in crate::http) async fn servers(request: HttpRequest) -> HttpResponse {
+    let host = request.connection_info().host().to_owned();
+    let plain = "text/plain; charset=utf-8";
+    HttpResponse::Ok().content_type(plain).body(host)
+}
+
+/// Says that the server is ready.
+pub(in crate::http) async fn ready(api: web::Data<Api>) -> Answer {
+    match api.lifecycle.has_started() {
+        true => Ok(text("OK")),
+        false => Err(Problem::new(Code::Starting, "the daemon is starting").into()),
+    }
+}
+
+/// Refuses the configuration of applications, which is not a matter of a registry.
+pub(in crate::http) async fn configuration() -> HttpResponse {
+    let plain = "text/plain; charset=utf-8";
+    HttpResponse::build(StatusCode::NOT_IMPLEMENTED)
+        .content_type(plain)
+        .body("configuration is not served, only naming (/nacos/v1/ns)")
+}
+
+fn unknown(key: &InstanceKey) -> Refusal {
+    let detail = format!("{key} is not registered");
+    Problem::new(Code::InstanceNotFound, detail).into()
+}
