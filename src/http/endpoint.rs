@@ -35,10 +35,17 @@ pub(super) fn path<const N: usize>(pattern: &'static str, endpoints: [Endpoint; 
 
 impl Path {
     /// Makes it a path of the protocol of another registry: its handlers check the scopes, and ignore
-    /// parameters that they do not know.
+    /// parameters that they do not know. Its clients may use another replica for each request, so
+    /// every request but a renewal sees what others have answered.
     pub(super) fn of_protocol(self, protocol: Protocol) -> Self {
         let endpoints = self.endpoints.into_iter();
-        let endpoints = endpoints.map(|endpoint| endpoint.checks_scopes().with_query());
+        let endpoints = endpoints.map(|endpoint| {
+            let mut endpoint = endpoint.checks_scopes().with_query();
+            let work = endpoint.policy.work;
+            let is_renewal = work.is_none_or(|work| work == RequestClass::Heartbeat);
+            endpoint.policy.catches_up |= !is_renewal;
+            endpoint
+        });
         Self {
             dialect: Dialect::Protocol(protocol),
             endpoints: endpoints.collect(),
@@ -88,6 +95,7 @@ impl Endpoint {
                 work: role.map(|_| work),
                 scope: ScopeSource::Nowhere,
                 token_in_body: false,
+                catches_up: false,
                 reads_query: false,
             },
         }
@@ -96,6 +104,13 @@ impl Endpoint {
     /// Uses the limit of heartbeats: the route waits for the lease store, and is rejected last.
     pub(super) fn heartbeat(mut self) -> Self {
         self.policy.work = Some(RequestClass::Heartbeat);
+        self
+    }
+
+    /// Serves requests only after this replica has applied what any replica has appended to the
+    /// event log until now.
+    pub(super) fn catches_up(mut self) -> Self {
+        self.policy.catches_up = true;
         self
     }
 

@@ -36,6 +36,9 @@ pub(super) struct RoutePolicy {
     pub(super) scope: ScopeSource,
     /// Whether the body may have the token: then the handler is called without a caller.
     pub(super) token_in_body: bool,
+    /// Whether the request is served only after this replica has applied what any replica has
+    /// appended to the event log until now.
+    pub(super) catches_up: bool,
     /// Whether the handler reads the query; otherwise a request with one is refused.
     pub(super) reads_query: bool,
 }
@@ -108,7 +111,13 @@ impl RouteGuard {
                 let answer = HttpResponse::NoContent().insert_header(allow).finish();
                 request.into_response(answer)
             }
-            Ok(()) => next.call(request).await?,
+            Ok(()) => {
+                if policy.is_some_and(|policy| policy.catches_up) && !self.api.directory.is_stale()
+                {
+                    self.api.indexes.catch_up().await;
+                }
+                next.call(request).await?
+            }
             Err(problem) => {
                 let answer = self.dialect.refusal(&problem);
                 request.into_response(answer)

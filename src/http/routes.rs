@@ -226,11 +226,11 @@ fn facade_table(protocol: Protocol) -> Vec<Path> {
         Protocol::Consul => vec![
             path(
                 "/v1/agent/check/pass/{name}",
-                [put(Agent, consul::check_pass).heartbeat()],
+                [put(Agent, consul::check_pass).heartbeat().catches_up()],
             ),
             path(
                 "/v1/agent/check/warn/{name}",
-                [put(Agent, consul::check_warn).heartbeat()],
+                [put(Agent, consul::check_warn).heartbeat().catches_up()],
             ),
             path(
                 "/v1/agent/check/fail/{name}",
@@ -238,7 +238,7 @@ fn facade_table(protocol: Protocol) -> Vec<Path> {
             ),
             path(
                 "/v1/agent/check/update/{name}",
-                [put(Agent, consul::check_update).heartbeat()],
+                [put(Agent, consul::check_update).heartbeat().catches_up()],
             ),
             path(
                 "/v1/agent/check/register",

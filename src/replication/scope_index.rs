@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::backend::BackendError;
@@ -36,6 +36,8 @@ pub(crate) struct ScopeIndexes {
     state: Mutex<State>,
     /// Wakes those who wait for any event.
     moved: Notify,
+    /// The last position of the log that was asked for, and when.
+    asked: AsyncMutex<(Instant, EventId)>,
 }
 
 #[derive(Default)]
@@ -111,6 +113,7 @@ impl ScopeIndexes {
             log,
             state: Mutex::default(),
             moved: Notify::new(),
+            asked: AsyncMutex::new((Instant::now(), EventId::default())),
         }
     }
 
@@ -164,10 +167,22 @@ impl ScopeIndexes {
     }
 
     /// Waits briefly until the Directory has the events that any replica has appended until now.
+    ///
+    /// Calls that come while the log is asked share the next answer.
     pub(crate) async fn catch_up(&self) {
-        if let Ok(Ok(head)) = timeout(CATCH_UP, self.log.head()).await {
-            let _ = timeout(CATCH_UP, self.reached(head)).await;
-        }
+        let arrived = Instant::now();
+        let head = {
+            let mut asked = self.asked.lock().await;
+            if asked.0 <= arrived {
+                let begin = Instant::now();
+                let head = timeout(CATCH_UP, self.log.head()).await;
+                // Without an answer, those who wait do not ask one after the other.
+                let known = asked.1;
+                *asked = (begin, head.map_or(known, |head| head.unwrap_or(known)));
+            }
+            asked.1
+        };
+        let _ = timeout(CATCH_UP, self.reached(head)).await;
     }
 
     /// Waits until the event with this ID was applied to the Directory.

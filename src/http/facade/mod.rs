@@ -11,6 +11,7 @@ pub(super) mod eureka;
 mod key;
 mod lists;
 pub(super) mod nacos;
+mod published;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

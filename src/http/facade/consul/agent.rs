@@ -13,7 +13,7 @@ use super::wire::{CheckStatus, Members, Wire, check_id, registration, service_id
 use crate::directory::InstanceEntry;
 use crate::http::access::Caller;
 use crate::http::facade::{
-    Answer, AnyBody, Refusal, find_computed, keep_other_entries, parameter, variables,
+    Answer, AnyBody, Refusal, find_computed, keep_other_entries, parameter, published, variables,
 };
 use crate::http::problem::InField;
 use crate::http::{Api, Code, Problem, presence};
@@ -47,9 +47,9 @@ pub(in crate::http) async fn register(
     caller.check(&key.scope)?;
     keep_other_entries(&api, &mut given.registration, Protocol::Consul);
     if given.is_online {
-        presence::register_online(&api, given.registration).await?;
+        published::register_online(&api, given.registration).await?;
     } else {
-        presence::register(&api, given.registration).await?;
+        published::register(&api, given.registration).await?;
     }
     // The same ID of the same machine is the same service: it has moved.
     let peer = caller.peer().to_string();
@@ -62,7 +62,7 @@ pub(in crate::http) async fn register(
         let is_same = known.key.address.host() == key.address.host()
             || registrant.is_some_and(|by| by.peer() == peer);
         if known.key != key && is_same && caller.check(&known.key.scope).is_ok() {
-            presence::leave(&api, &known.key).await?;
+            published::leave(&api, &known.key).await?;
         }
     }
     Ok(done())
@@ -75,7 +75,7 @@ pub(in crate::http) async fn deregister(
     caller: Caller,
 ) -> Answer {
     let listed = named_service(&request, &api, &caller).await?;
-    presence::leave(&api, &listed.instance.key).await?;
+    published::leave(&api, &listed.instance.key).await?;
     Ok(done())
 }
 
@@ -98,7 +98,7 @@ pub(in crate::http) async fn maintenance(
         _ => return Err(Problem::invalid("enable", "must be true or false").into()),
     };
     let listed = named_service(&request, &api, &caller).await?;
-    presence::set_own_status(&api, &caller, &listed.instance.key, change).await?;
+    published::set_own_status(&api, &caller, &listed.instance.key, change).await?;
     Ok(done())
 }
 
@@ -173,15 +173,15 @@ async fn update(api: &Api, caller: &Caller, id: &str, status: CheckStatus, outpu
             check.status = status;
             check.output = output.chars().take(OUTPUT).filter(|c| *c != '\0').collect();
             is_critical = wire.is_critical();
-            presence::register(api, wire.change(instance, caller.registrant())?).await?;
+            published::register(api, wire.change(instance, caller.registrant())?).await?;
         } else {
             is_critical = wire.is_critical();
         }
     }
     if !is_critical {
-        presence::renew(api, vec![(instance.key.clone(), None)]).await?;
+        published::renew(api, &instance.key).await?;
     } else if instance.presence.online {
-        presence::end_lease(api, &instance.key).await?;
+        published::end_lease(api, &instance.key).await?;
     }
     Ok(done())
 }
@@ -229,10 +229,10 @@ async fn change(api: &Api, caller: &Caller, listed: &InstanceEntry, wire: Wire) 
     let (instance, is_critical) = (&listed.instance, wire.is_critical());
     let registration = wire.change(instance, caller.registrant())?;
     if is_critical {
-        presence::register(api, registration).await?;
-        presence::end_lease(api, &instance.key).await?;
+        published::register(api, registration).await?;
+        published::end_lease(api, &instance.key).await?;
     } else {
-        presence::register_online(api, registration).await?;
+        published::register_online(api, registration).await?;
     }
     Ok(done())
 }

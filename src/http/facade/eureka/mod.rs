@@ -19,12 +19,13 @@ use url::form_urlencoded;
 
 use self::info::{OVERRIDE_REASON, Wire, app_name};
 pub(super) use self::lists::{DELTA_TIME, EurekaList};
-use super::{Answer, AnyBody, Refusal, find_computed, keep_other_entries, parameter, variables};
-use crate::actor::HeartbeatOutcome;
+use super::{
+    Answer, AnyBody, Refusal, find_computed, keep_other_entries, parameter, published, variables,
+};
 use crate::directory::{InstanceEntry, ScopeSnapshot};
 use crate::http::access::Caller;
 use crate::http::problem::InField;
-use crate::http::{Api, Code, Problem, presence};
+use crate::http::{Api, Code, Problem};
 use crate::model::{
     Field, Hold, Metadata, Note, Protocol, RegisteredStatus, Registration, ScopeKind, StatusChange,
 };
@@ -63,14 +64,14 @@ pub(in crate::http) async fn register(
     let mut registration = registration::parse(&app, &body, caller.registrant())?;
     caller.check(&registration.key.scope)?;
     keep_other_entries(&api, &mut registration, Protocol::Eureka);
-    let registered = presence::register_online(&api, registration).await?;
+    let registered = published::register_online(&api, registration).await?;
     let key = &registered.instance.key;
     // An ID is one instance: under another address it was the one before.
     for (_, id) in registered.instance.given_metadata.ids() {
         for before in api.directory.find_by_id(Protocol::Eureka, &id) {
             let before = &before.instance.key;
             if before.scope == key.scope && before.address != key.address {
-                presence::leave(&api, before).await?;
+                published::leave(&api, before).await?;
             }
         }
     }
@@ -104,14 +105,10 @@ pub(in crate::http) async fn renew(
     if given.zip(known).is_some_and(|(given, known)| given > known) {
         return Err(unknown(&listed.instance.key.to_string()));
     }
-    let key = listed.instance.key.clone();
-    let info = (&*listed).into();
-    let outcomes = presence::renew(&api, vec![(key.clone(), Some(info))]).await?;
-    match outcomes.first() {
-        Some(HeartbeatOutcome::Created(_) | HeartbeatOutcome::Renewed(_)) => {
-            Ok(HttpResponse::Ok().finish())
-        }
-        Some(HeartbeatOutcome::Unknown) | None => Err(unknown(&key.to_string())),
+    let key = &listed.instance.key;
+    match published::renew(&api, key).await? {
+        true => Ok(HttpResponse::Ok().finish()),
+        false => Err(unknown(&key.to_string())),
     }
 }
 
@@ -123,7 +120,7 @@ pub(in crate::http) async fn cancel(
 ) -> Answer {
     let listed = named(&request, &api, &caller).await?;
     let key = &listed.instance.key;
-    match presence::leave(&api, key).await? {
+    match published::leave(&api, key).await? {
         true => Ok(HttpResponse::Ok().finish()),
         false => Err(unknown(&key.to_string())),
     }
@@ -172,7 +169,7 @@ async fn change_status(
     change: StatusChange,
 ) -> Answer {
     let key = &listed.instance.key;
-    match presence::set_own_status(api, caller, key, change).await? {
+    match published::set_own_status(api, caller, key, change).await? {
         true => Ok(HttpResponse::Ok().finish()),
         false => Err(unknown(&key.to_string())),
     }
@@ -206,7 +203,7 @@ pub(in crate::http) async fn add_metadata(
         by: Some(caller.registrant()),
         ..Registration::of(instance.key.clone())
     };
-    presence::register(&api, registration).await?;
+    published::register(&api, registration).await?;
     Ok(HttpResponse::Ok().finish())
 }
 

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use self::params::Params;
 use self::service::{ServiceName, address, beat_interval, registration};
-use super::{Answer, AnyBody, Refusal, keep_other_entries};
-use crate::actor::{DeclareScope, HeartbeatOutcome};
+use super::{Answer, AnyBody, Refusal, keep_other_entries, published};
+use crate::actor::DeclareScope;
 use crate::auth::Role;
 use crate::http::access::Caller;
 use crate::http::{Api, Code, Problem, presence};
@@ -85,9 +85,9 @@ pub(in crate::http) async fn register(
     caller.check(&registration.key.scope)?;
     keep_other_entries(&api, &mut registration, Protocol::Nacos);
     if params.flag("healthy")? == Some(false) {
-        presence::register(&api, registration).await?;
+        published::register(&api, registration).await?;
     } else {
-        presence::register_online(&api, registration).await?;
+        published::register_online(&api, registration).await?;
     }
     Ok(ok())
 }
@@ -104,7 +104,7 @@ pub(in crate::http) async fn change(
     let listed = api.directory.instance(&key).await?;
     let listed = listed.ok_or_else(|| unknown(&key))?;
     let change = service::change(&listed.instance, &params, caller.registrant())?;
-    let changed = presence::register(&api, change).await?;
+    let changed = published::register(&api, change).await?;
     presence::show_status(&api, &changed.instance).await;
     Ok(ok())
 }
@@ -117,7 +117,7 @@ pub(in crate::http) async fn leave(
     body: AnyBody,
 ) -> Answer {
     let key = key(&params(&request, &body), &caller)?;
-    presence::leave(&api, &key).await?;
+    published::leave(&api, &key).await?;
     Ok(ok())
 }
 
@@ -166,15 +166,14 @@ pub(in crate::http) async fn beat(
         }
         None => key(&params, &caller)?,
     };
-    let outcomes = presence::renew(&api, vec![(key.clone(), None)]).await?;
-    let is_known = !matches!(outcomes.first(), None | Some(HeartbeatOutcome::Unknown));
+    let is_known = published::renew(&api, &key).await?;
     let code = match described {
         _ if is_known => BEAT_TAKEN,
         Some(described) => {
             let service = ServiceName::of(&params)?;
             params = described;
             let registration = registration(&service, &params, caller.registrant())?;
-            presence::register_online(&api, registration).await?;
+            published::register_online(&api, registration).await?;
             BEAT_TAKEN
         }
         None => BEAT_UNKNOWN,
