@@ -57,20 +57,27 @@ impl Dialect {
                 data: None,
             }),
             Self::Protocol(protocol) => {
-                let mut answer = text(problem);
-                if answer.status() == StatusCode::UNAUTHORIZED {
-                    match protocol {
-                        Protocol::Eureka => {
-                            answer.headers_mut().insert(WWW_AUTHENTICATE, BASIC);
-                        }
-                        // Their servers answer 403, which their clients look for.
-                        Protocol::Consul | Protocol::Nacos => {
-                            *answer.status_mut() = StatusCode::FORBIDDEN;
-                            answer.headers_mut().remove(WWW_AUTHENTICATE);
-                        }
+                if problem.status_code() != StatusCode::UNAUTHORIZED {
+                    return text(problem);
+                }
+                match protocol {
+                    Protocol::Eureka => {
+                        let hint =
+                            "a token is required: send it as the password of Basic authentication";
+                        let mut answer = plain(StatusCode::UNAUTHORIZED, hint);
+                        answer.headers_mut().insert(WWW_AUTHENTICATE, BASIC);
+                        answer
+                    }
+                    // Their servers answer 403, which their clients look for.
+                    Protocol::Consul => {
+                        let hint = "Permission denied: a token is required, as X-Consul-Token";
+                        plain(StatusCode::FORBIDDEN, hint)
+                    }
+                    Protocol::Nacos => {
+                        let hint = "a token is required: log in with it as the password";
+                        plain(StatusCode::FORBIDDEN, hint)
                     }
                 }
-                answer
             }
         }
     }
@@ -95,6 +102,13 @@ impl Dialect {
         let token = pairs.find(|(name, value)| names.contains(&&**name) && !value.is_empty());
         token.map(|(_, value)| value)
     }
+}
+
+/// Returns an answer in plain text.
+pub(super) fn plain(status: StatusCode, text: impl Into<String>) -> HttpResponse {
+    HttpResponse::build(status)
+        .content_type("text/plain; charset=utf-8")
+        .body(text.into())
 }
 
 /// Returns a problem as plain text, with the status and the headers of the problem document.

@@ -263,7 +263,7 @@ fn facade_table(protocol: Protocol) -> Vec<Path> {
             ),
             path("/v1/agent/services", [get(Read, consul::services)]),
             path("/v1/agent/checks", [get(Read, consul::checks)]),
-            path("/v1/agent/self", [get(Read, consul::self_)]),
+            path("/v1/agent/self", [get(Public, consul::self_)]),
             path("/v1/agent/members", [get(Read, consul::members)]),
             path(
                 "/v1/agent/health/service/id/{name}",
@@ -290,9 +290,12 @@ fn facade_table(protocol: Protocol) -> Vec<Path> {
             path("/v1/catalog/service/{name}", [get(Read, consul::service)]),
             path("/v1/catalog/nodes", [get(Read, consul::nodes)]),
             path("/v1/catalog/node/{name}", [get(Read, consul::node)]),
-            path("/v1/catalog/datacenters", [get(Read, consul::datacenters)]),
-            path("/v1/status/leader", [get(Read, consul::leader)]),
-            path("/v1/status/peers", [get(Read, consul::peers)]),
+            path(
+                "/v1/catalog/datacenters",
+                [get(Public, consul::datacenters)],
+            ),
+            path("/v1/status/leader", [get(Public, consul::leader)]),
+            path("/v1/status/peers", [get(Public, consul::peers)]),
             path("/v1/kv/{file}", [get(Read, consul::no_key)]),
         ],
     };

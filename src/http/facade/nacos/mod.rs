@@ -18,6 +18,7 @@ use super::{Answer, AnyBody, Refusal, keep_other_entries, published};
 use crate::actor::DeclareScope;
 use crate::auth::Role;
 use crate::http::access::Caller;
+use crate::http::dialect::plain;
 use crate::http::{Api, Code, Problem, presence};
 use crate::model::{InstanceKey, Protocol, Scope, ScopeKind};
 
@@ -31,13 +32,8 @@ const BEAT_TAKEN: u32 = 10_200;
 /// The code of a beat of an unknown instance, which is then to register.
 const BEAT_UNKNOWN: u32 = 20_404;
 
-fn text(text: &'static str) -> HttpResponse {
-    let plain = "text/plain; charset=utf-8";
-    HttpResponse::Ok().content_type(plain).body(text)
-}
-
 fn ok() -> HttpResponse {
-    text("ok")
+    plain(StatusCode::OK, "ok")
 }
 
 /// Reads the parameters of the query and of a form.
@@ -323,25 +319,21 @@ pub(in crate::http) async fn metrics(api: web::Data<Api>) -> HttpResponse {
 
 /// Lists the servers: the one that was asked.
 pub(in crate::http) async fn servers(request: HttpRequest) -> HttpResponse {
-    let host = request.connection_info().host().to_owned();
-    let plain = "text/plain; charset=utf-8";
-    HttpResponse::Ok().content_type(plain).body(host)
+    plain(StatusCode::OK, request.connection_info().host())
 }
 
 /// Says that the server is ready.
 pub(in crate::http) async fn ready(api: web::Data<Api>) -> Answer {
     match api.lifecycle.has_started() {
-        true => Ok(text("OK")),
+        true => Ok(plain(StatusCode::OK, "OK")),
         false => Err(Problem::new(Code::Starting, "the daemon is starting").into()),
     }
 }
 
 /// Refuses the configuration of applications, which is not a matter of a registry.
 pub(in crate::http) async fn configuration() -> HttpResponse {
-    let plain = "text/plain; charset=utf-8";
-    HttpResponse::build(StatusCode::NOT_IMPLEMENTED)
-        .content_type(plain)
-        .body("configuration is not served, only naming (/nacos/v1/ns)")
+    let detail = "configuration is not served, only naming (/nacos/v1/ns)";
+    plain(StatusCode::NOT_IMPLEMENTED, detail)
 }
 
 fn unknown(key: &InstanceKey) -> Refusal {
