@@ -27,6 +27,7 @@ mod docs;
 mod durability;
 mod events;
 mod expiry;
+mod facades;
 mod faults;
 mod gateway_center;
 mod layering;

@@ -21,6 +21,7 @@ pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod redis_cluster;
+pub(crate) mod resolver;
 pub(crate) mod sentinels;
 pub(crate) mod sse;
 pub(crate) mod web_proxies;

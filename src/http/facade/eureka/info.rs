@@ -13,6 +13,17 @@ use crate::model::{Instance, Protocol, Status, Ttl};
 /// The class of the data center that most clients name.
 const OWN_DATA_CENTER: &str = "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo";
 
+/// The statuses of Eureka.
+const STATUSES: [&str; 5] = ["UP", "DOWN", "STARTING", "OUT_OF_SERVICE", "UNKNOWN"];
+
+/// Returns a status, in any case. One that Eureka does not have is UNKNOWN there, too.
+pub(super) fn known_status(text: &str) -> &'static str {
+    let mut known = STATUSES.into_iter();
+    known
+        .find(|status| status.eq_ignore_ascii_case(text.trim()))
+        .unwrap_or("UNKNOWN")
+}
+
 /// The name of the application of a service.
 pub(super) fn app_name(key: &str) -> String {
     key.to_uppercase()
@@ -175,8 +186,8 @@ pub(super) struct Info<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) app_group_name: Option<String>,
     pub(super) ip_addr: &'a str,
-    pub(super) status: String,
-    pub(super) overridden_status: String,
+    pub(super) status: &'static str,
+    pub(super) overridden_status: &'static str,
     pub(super) port: Port,
     pub(super) secure_port: Port,
     pub(super) country_id: i64,
@@ -274,20 +285,22 @@ pub(super) fn instance_id(instance: &Instance, wire: &Wire) -> String {
 pub(super) const OVERRIDE_REASON: &str = "Eureka status override: ";
 
 /// Returns the status of an instance and the overridden one, which is UNKNOWN unless it is held.
-pub(super) fn status(instance: &Instance, wire: &Wire) -> (String, String) {
+pub(super) fn status(instance: &Instance, wire: &Wire) -> (&'static str, &'static str) {
+    const OUT_OF_SERVICE: &str = "OUT_OF_SERVICE";
+    const UNKNOWN: &str = "UNKNOWN";
+
     match instance.status {
-        Status::Enabled => ("UP".to_owned(), "UNKNOWN".to_owned()),
+        Status::Enabled => ("UP", UNKNOWN),
         Status::Disabled => {
-            let own = wire.status.clone();
-            let status = own.unwrap_or_else(|| "OUT_OF_SERVICE".to_owned());
-            (status, "UNKNOWN".to_owned())
+            let own = wire.status.as_deref();
+            (own.map_or(OUT_OF_SERVICE, known_status), UNKNOWN)
         }
         Status::Held => {
             let hold = instance.hold.as_ref();
             let reason = hold.and_then(|hold| hold.reason.as_ref());
             let reason = reason.and_then(|reason| reason.as_str().strip_prefix(OVERRIDE_REASON));
-            let status = reason.unwrap_or("OUT_OF_SERVICE").to_owned();
-            (status.clone(), status)
+            let status = reason.map_or(OUT_OF_SERVICE, known_status);
+            (status, status)
         }
     }
 }

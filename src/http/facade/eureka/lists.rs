@@ -171,7 +171,7 @@ pub(super) fn of_instances(
     let mut counts = Counts::default();
     for entry in listed {
         let info = Info::of(entry, api.default_ttl, Action::Added);
-        counts.add(&info.status, 1);
+        counts.add(info.status, 1);
         groups.entry(info.app.clone()).or_default().push(info);
     }
     let header = Header {
@@ -254,7 +254,7 @@ impl Counts {
                 Status::Disabled | Status::Held => {
                     let wire = Wire::of(&listed.instance);
                     let (status, _) = super::info::status(&listed.instance, &wire);
-                    counts.add(&status, 1);
+                    counts.add(status, 1);
                 }
             }
         }

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::form_urlencoded;
 
-use self::info::{OVERRIDE_REASON, Wire, app_name};
+use self::info::{OVERRIDE_REASON, Wire, app_name, known_status};
 pub(super) use self::lists::{DELTA_TIME, EurekaList};
 use super::{
     Answer, AnyBody, Refusal, find_computed, keep_other_entries, parameter, published, variables,
@@ -29,9 +29,6 @@ use crate::http::{Api, Code, Problem};
 use crate::model::{
     Field, Hold, Metadata, Note, Protocol, RegisteredStatus, Registration, ScopeKind, StatusChange,
 };
-
-/// The longest status that a client may set.
-const LONGEST_STATUS: usize = 40;
 
 /// An application in a path.
 #[derive(Deserialize)]
@@ -134,15 +131,12 @@ pub(in crate::http) async fn set_status(
 ) -> Answer {
     let listed = named(&request, &api, &caller).await?;
     let value = parameter(&request, "value").unwrap_or_default();
-    let value = value.trim().to_uppercase();
-    let is_word = value
-        .bytes()
-        .all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-    if value.is_empty() || value.len() > LONGEST_STATUS || !is_word {
+    let status = known_status(&value);
+    if !status.eq_ignore_ascii_case(value.trim()) {
         let reason = "must be a status such as OUT_OF_SERVICE";
         return Err(Problem::invalid("value", reason).into());
     }
-    let change = match value.as_str() {
+    let change = match status {
         "UP" => StatusChange::Enable,
         value => StatusChange::Hold(Hold {
             by: caller.name().to_owned(),

@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 
 use serde_json::{Map, Value};
 
-use super::info::{DataCenter, Port, Wire, app_name};
+use super::info::{DataCenter, Port, Wire, app_name, known_status};
 use crate::http::Problem;
 use crate::http::facade::key::scope_key;
 use crate::http::problem::InField;
@@ -51,7 +51,9 @@ pub(super) fn parse(app: &str, body: &Value, by: Registrant) -> Result<Registrat
     };
     let scope = ScopeKind::Service.with(scope_key(&name).in_field("app")?);
     let id = members.text("instanceId").or_else(|| members.amazon_id());
-    let status = members.text("status").map(|status| status.to_uppercase());
+    let status = members
+        .text("status")
+        .map(|status| known_status(&status).to_owned());
     let status = status.filter(|status| status != "UP");
     let duration = members.lease("durationInSecs")?;
     let wire = Wire {

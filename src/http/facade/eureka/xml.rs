@@ -59,8 +59,8 @@ fn members(out: &mut Out, info: &Info<'_>) -> io::Result<()> {
         ("hostName", &info.host_name),
         ("app", &info.app),
         ("ipAddr", info.ip_addr),
-        ("status", &info.status),
-        ("overriddenstatus", &info.overridden_status),
+        ("status", info.status),
+        ("overriddenstatus", info.overridden_status),
     ];
     for (name, value) in texts {
         text(out, name, value)?;
