@@ -1,4 +1,4 @@
-//! The cases, and the table that prints them.
+//! The cases.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
+use crate::comparison::{Contestant, ROUND, compare, over_http};
 use crate::load::{self, Round};
 use crate::requests::{
     BATCH, INSTANCES, LIST, SERVICES, fill, host, id_of, made_once, registration, send_heartbeats,
@@ -21,79 +22,11 @@ use crate::servers::{Server, memory, processor_time, request};
 use crate::support::postgres::{Postgres, connect};
 use crate::support::redis::Redis;
 use crate::support::redis_cluster::RedisCluster;
-use crate::{million, overload, watchers};
-
-const ROUNDS: usize = 5;
-const ROUND: Duration = Duration::from_secs(3);
-
-/// A server that is measured.
-struct Contestant<'a> {
-    name: &'a str,
-    /// The processes whose processor time counts: the server, and the backends it uses.
-    processes: Vec<u32>,
-    round: Box<dyn Fn() -> LocalBoxFuture<'a, Round> + 'a>,
-}
-
-/// Measures all contestants in turn, in several rounds, and prints a line for each. The ratio
-/// compares the first with each of the others, round by round. A request does `things`
-/// operations at once.
-async fn compare(case: &str, things: usize, contestants: Vec<Contestant<'_>>) {
-    let things = things as f64;
-    let mut rounds: Vec<Vec<(Round, Vec<f64>)>> = contestants.iter().map(|_| Vec::new()).collect();
-    // The first round warms up.
-    for number in 0..=ROUNDS {
-        for (contestant, rounds) in contestants.iter().zip(&mut rounds) {
-            let spent = || contestant.processes.iter().map(|&id| processor_time(id));
-            let before: Vec<Duration> = spent().collect();
-            let round = (contestant.round)().await;
-            let all = round.requests as f64 * things;
-            let costs = spent().zip(before);
-            let costs = costs.map(|(after, before)| (after - before).as_secs_f64() * 1e6 / all);
-            let costs = costs.collect();
-            if number > 0 {
-                rounds.push((round, costs));
-            }
-        }
-    }
-    println!("\n{case}");
-    for (index, (contestant, own)) in contestants.iter().zip(&rounds).enumerate() {
-        let rate = median(own.iter().map(|(round, _)| round.per_second * things));
-        let p50 = median(own.iter().map(|(round, _)| round.p50.as_secs_f64() * 1e3));
-        let p99 = median(own.iter().map(|(round, _)| round.p99.as_secs_f64() * 1e3));
-        let costs = (0..contestant.processes.len())
-            .map(|process| median(own.iter().map(|(_, costs)| costs[process])))
-            .map(|cost| format!("{cost:.1}"));
-        let costs: Vec<String> = costs.collect();
-        let mut ratios: Vec<f64> = rounds[0]
-            .iter()
-            .zip(own)
-            .map(|((first, _), (round, _))| first.per_second / round.per_second)
-            .collect();
-        ratios.sort_by(f64::total_cmp);
-        let ratio = match (index, ratios.first(), ratios.last()) {
-            (1.., Some(least), Some(most)) => {
-                let middle = median(ratios.iter().copied());
-                format!("  ratio {middle:.2} ({least:.2} to {most:.2})")
-            }
-            _ => String::new(),
-        };
-        println!(
-            "  {:<22} {rate:>9.0}/s  p50 {p50:>7.2} ms  p99 {p99:>7.2} ms  CPU {:>13} us{ratio}",
-            contestant.name,
-            costs.join(" + ")
-        );
-    }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
+use crate::{facades, million, overload, watchers};
 
 type Case = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 13] = [
     ("heartbeat-redis", || heartbeat_redis().boxed_local()),
     ("heartbeat-memory", || heartbeat_memory().boxed_local()),
     ("batch", || batch().boxed_local()),
@@ -105,6 +38,8 @@ const CASES: [Case; 11] = [
         registration_sqlite().boxed_local()
     }),
     ("discovery", || discovery().boxed_local()),
+    ("facades-renewal", || facades::renewals().boxed_local()),
+    ("facades-list", || facades::lists().boxed_local()),
     ("idle", || idle().boxed_local()),
     ("watchers", || watchers::run().boxed_local()),
     ("overload", || overload::run().boxed_local()),
@@ -405,30 +340,4 @@ async fn idle() {
         memory(daemon.id()) as f64 / f64::from(1 << 20),
         100.0 * spent.as_secs_f64() / begin.elapsed().as_secs_f64()
     );
-}
-
-/// A server that receives requests over this many connections.
-fn over_http<'a>(
-    name: &'a str,
-    server: &Server,
-    connections: usize,
-    status: u16,
-    request: impl Fn(usize, usize) -> Vec<u8> + Clone + 'static,
-) -> Contestant<'a> {
-    let address = server.address;
-    Contestant {
-        name,
-        processes: vec![server.id()],
-        round: Box::new(move || {
-            load::run(address, connections, ROUND, status, request.clone()).boxed_local()
-        }),
-    }
-}
-
-impl Contestant<'_> {
-    /// Adds a process that works for the server.
-    fn with(mut self, process: u32) -> Self {
-        self.processes.push(process);
-        self
-    }
 }

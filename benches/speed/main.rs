@@ -14,6 +14,8 @@
 
 mod baselines;
 mod cases;
+mod comparison;
+mod facades;
 mod load;
 mod million;
 mod overload;

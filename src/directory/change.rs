@@ -375,10 +375,14 @@ impl<'a> Change<'a> {
             let tally = self.maps.tally(scope.kind);
             if record.is_none() && instances.counts().instances == 0 {
                 tally.replace(before.map(|view| &**view), None);
+                self.maps.fold(&scope, false);
                 scopes.remove(&scope);
             } else {
                 let view = ScopeSnapshot::new(record, instances, Arc::clone(&waiting));
                 tally.replace(before.map(|view| &**view), Some(&view));
+                if before.is_none() {
+                    self.maps.fold(&scope, true);
+                }
                 scopes.insert(scope, Arc::new(view));
             }
             replaced.push(waiting);

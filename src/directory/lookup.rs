@@ -140,6 +140,11 @@ impl Directory {
         self.ask(self.reader.find_scope_by_id(id)).await
     }
 
+    /// Returns an instance by the parts of its key.
+    pub(crate) fn find_by_parts(&self, parts: KeyParts<'_>) -> Option<Arc<InstanceEntry>> {
+        self.maps.instances.pin().get(&parts).cloned()
+    }
+
     /// Returns the key of an instance in the Directory, and what a heartbeat needs.
     pub(crate) fn known(&self, parts: KeyParts<'_>) -> Option<(InstanceKey, HeartbeatInfo)> {
         let known = self.maps.instances.pin();

@@ -100,6 +100,19 @@ impl Directory {
         self.maps.scopes.pin().get(scope).cloned()
     }
 
+    /// Returns the present snapshot of a service whose key is this one in any case.
+    pub(crate) fn service_in_any_case(&self, key: &str) -> Option<Arc<ScopeSnapshot>> {
+        let lower = key.to_ascii_lowercase();
+        let exact = |key: &str| {
+            let key = key.parse().ok()?;
+            self.scope(&ScopeKind::Service.with(key))
+        };
+        exact(key).or_else(|| exact(&lower)).or_else(|| {
+            let folded = self.maps.folded.pin();
+            self.scope(folded.get(&lower)?)
+        })
+    }
+
     /// Returns all declared scopes of a kind, by key.
     pub(crate) fn scopes(&self, kind: ScopeKind) -> Vec<Arc<ScopeSnapshot>> {
         let mut views: Vec<(Scope, Arc<ScopeSnapshot>)> = self

@@ -25,6 +25,8 @@ pub(super) struct Maps {
     pub(super) instances: Map<InstanceKey, Arc<InstanceEntry>>,
     pub(super) scopes: Map<Scope, Arc<ScopeSnapshot>>,
     pub(super) ids: Ids,
+    /// The services whose keys have capital letters, by the key in lower case.
+    pub(super) folded: Map<String, Scope>,
     /// Totals of all groups.
     pub(super) groups: AtomicTotals,
     /// Totals of all services.
@@ -32,6 +34,20 @@ pub(super) struct Maps {
 }
 
 impl Maps {
+    /// Adds a scope to the map of keys in lower case, or removes it.
+    pub(super) fn fold(&self, scope: &Scope, is_known: bool) {
+        let key = scope.key.as_str();
+        if scope.kind != ScopeKind::Service || !key.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return;
+        }
+        let (folded, lower) = (self.folded.pin(), key.to_ascii_lowercase());
+        if is_known {
+            folded.insert(lower, scope.clone());
+        } else if folded.get(&lower) == Some(scope) {
+            folded.remove(&lower);
+        }
+    }
+
     pub(super) fn tally(&self, kind: ScopeKind) -> &AtomicTotals {
         match kind {
             ScopeKind::Group => &self.groups,

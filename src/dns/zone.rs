@@ -10,7 +10,7 @@ use hickory_proto::rr::rdata::{A, AAAA, NS, SOA, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use crate::directory::{Directory, InstanceEntry, ScopeSnapshot};
-use crate::model::{Instance, Metadata, ScopeKind};
+use crate::model::{Instance, Metadata};
 
 /// The time for which an answer may be kept: none, because an instance may end at any time.
 const TTL: u32 = 0;
@@ -147,33 +147,21 @@ impl Zone {
             && let (Some(name), Some(tag)) = (name.strip_prefix('_'), protocol.strip_prefix('_'))
         {
             let tag = Some(tag).filter(|tag| !matches!(*tag, "tcp" | "udp"));
-            return match self.scope(name) {
+            return match self.directory.service_in_any_case(name) {
                 Some(view) => instances(&view, tag),
                 None => Meaning::Unknown,
             };
         }
-        if let Some(view) = self.scope(&labels.join(".")) {
+        if let Some(view) = self.directory.service_in_any_case(&labels.join(".")) {
             return instances(&view, None);
         }
         for split in 1..labels.len() {
             let (tag, name) = labels.split_at(split);
-            if let Some(view) = self.scope(&name.join(".")) {
+            if let Some(view) = self.directory.service_in_any_case(&name.join(".")) {
                 return instances(&view, Some(&tag.join(".")));
             }
         }
         Meaning::Unknown
-    }
-
-    /// Finds a service by its key in any case.
-    fn scope(&self, name: &str) -> Option<Arc<ScopeSnapshot>> {
-        let exact = name.parse().ok().map(|key| ScopeKind::Service.with(key))?;
-        self.directory.scope(&exact).or_else(|| {
-            let mut all = self.directory.scopes(ScopeKind::Service).into_iter();
-            all.find(|view| {
-                let record = view.record.as_ref();
-                record.is_some_and(|it| it.scope.key.as_str().eq_ignore_ascii_case(name))
-            })
-        })
     }
 
     /// Adds the records of instances.

@@ -12,6 +12,8 @@ mod key;
 mod lists;
 pub(super) mod nacos;
 mod published;
+#[cfg(test)]
+mod random;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,8 +29,9 @@ use tokio::time::Instant;
 use self::consul::ConsulList;
 use self::eureka::EurekaList;
 use self::lists::ListCache;
+use super::access::Caller;
 use super::{Api, Problem, dialect, extract};
-use crate::directory::{Directory, InstanceEntry, KeyParts};
+use crate::directory::{Directory, InstanceEntry, KeyParts, ScopeSnapshot};
 use crate::model::{Field, InstanceKey, Protocol, Registration, ScopeKind};
 
 /// The protocols of other registries that are served, and what their handlers share.
@@ -111,6 +114,9 @@ impl FromRequest for AnyBody {
     type Future = LocalBoxFuture<'static, Result<Self, Refusal>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        if matches!(payload, Payload::None) {
+            return Box::pin(async { Ok(Self(Bytes::new())) });
+        }
         let body = extract::any_body(request, payload);
         Box::pin(async { Ok(Self(body.await?)) })
     }
@@ -129,6 +135,16 @@ fn parameter(request: &HttpRequest, name: &str) -> Option<String> {
     let query = request.query_string().as_bytes();
     let mut pairs = url::form_urlencoded::parse(query);
     pairs.find_map(|(known, value)| (known == name).then(|| value.into_owned()))
+}
+
+/// Returns the services that a caller may see, by key.
+fn visible_services(api: &Api, caller: &Caller) -> Vec<Arc<ScopeSnapshot>> {
+    let mut scopes = api.directory.scopes(ScopeKind::Service);
+    scopes.retain(|view| {
+        let record = view.record.as_ref();
+        record.is_some_and(|record| caller.check(&record.scope).is_ok())
+    });
+    scopes
 }
 
 /// Keeps what clients of other protocols registered at the same address, while the lease is alive:
@@ -166,10 +182,9 @@ fn find_computed(directory: &Directory, id: &str) -> Option<Arc<InstanceEntry>> 
         true => format!("[{host}]:{port}"),
         false => format!("{host}:{port}"),
     };
-    let (key, _) = directory.known(KeyParts {
+    directory.find_by_parts(KeyParts {
         kind: ScopeKind::Service,
         key,
         address: &address,
-    })?;
-    directory.find(&key)
+    })
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::actor::HeartbeatOutcome;
+use crate::directory::InstanceEntry;
 use crate::http::access::Caller;
 use crate::http::{Api, Problem, presence};
 use crate::model::{InstanceKey, Registration, Scope, StatusChange};
@@ -56,15 +57,14 @@ pub(super) async fn register_online(
     published(api, &scope, presence::register_online(api, registration)).await
 }
 
-/// Renews the lease of an instance. Returns whether it is registered.
-pub(super) async fn renew(api: &Api, key: &InstanceKey) -> Result<bool, Problem> {
-    let known = api.directory.find(key);
-    let info = known.as_ref().map(|known| (&**known).into());
-    let renew = presence::renew(api, vec![(key.clone(), info)]);
+/// Renews the lease of an instance. Returns whether it is still registered.
+pub(super) async fn renew(api: &Api, listed: &InstanceEntry) -> Result<bool, Problem> {
+    let key = &listed.instance.key;
+    let renew = presence::renew(api, vec![(key.clone(), Some(listed.into()))]);
     // Only a lease that begins is a change.
-    let outcomes = match known {
-        Some(known) if known.instance.presence.online => renew.await?,
-        _ => published(api, &key.scope, renew).await?,
+    let outcomes = match listed.instance.presence.online {
+        true => renew.await?,
+        false => published(api, &key.scope, renew).await?,
     };
     Ok(!matches!(
         outcomes.first(),

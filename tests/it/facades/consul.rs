@@ -156,6 +156,18 @@ async fn a_service_without_a_check_stays_passing<B: Backends>() {
     .await;
     let checks = &list(daemon, "/v1/health/service/orders?passing").await.1[0]["Checks"];
     assert_eq!(*checks, json!([]));
+    // Until it leaves, also while a decision keeps its registration.
+    let path = "/v1/services/orders/instances/10.0.0.1:80";
+    daemon.patch(path, json!({"weight": 5})).await;
+    send(
+        daemon,
+        Method::PUT,
+        "/v1/agent/service/deregister/orders",
+        None,
+    )
+    .await;
+    tokio::time::sleep(Duration::from_secs(16)).await;
+    assert_eq!(daemon.get(path).await.1["online"], json!(false));
 }
 
 async fn what_is_not_supported_is_refused_in_words<B: Backends>() {

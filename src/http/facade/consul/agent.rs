@@ -8,16 +8,17 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
 use super::catalog::NamePath;
+use super::entry::{CheckStatus, Entry, Members, check_id, registration, service_id};
 use super::show::{DATACENTER, Shown, node_id};
-use super::wire::{CheckStatus, Members, Wire, check_id, registration, service_id};
 use crate::directory::InstanceEntry;
 use crate::http::access::Caller;
 use crate::http::facade::{
     Answer, AnyBody, Refusal, find_computed, keep_other_entries, parameter, published, variables,
+    visible_services,
 };
 use crate::http::problem::InField;
 use crate::http::{Api, Code, Problem, presence};
-use crate::model::{Hold, Note, Protocol, ScopeKind, StatusChange};
+use crate::model::{Hold, Note, Protocol, StatusChange};
 
 /// The longest output of a check that is kept, in characters.
 const OUTPUT: usize = 200;
@@ -166,20 +167,20 @@ async fn update(api: &Api, caller: &Caller, id: &str, status: CheckStatus, outpu
     let instance = &listed.instance;
     caller.check(&instance.key.scope)?;
     let mut is_critical = status == CheckStatus::Critical;
-    if let Some(mut wire) = Wire::of(instance) {
-        if let Some(check) = wire.checks.iter_mut().find(|check| check.id == id)
+    if let Some(mut entry) = Entry::of(instance) {
+        if let Some(check) = entry.checks.iter_mut().find(|check| check.id == id)
             && check.status != status
         {
             check.status = status;
             check.output = output.chars().take(OUTPUT).filter(|c| *c != '\0').collect();
-            is_critical = wire.is_critical();
-            published::register(api, wire.change(instance, caller.registrant())?).await?;
+            is_critical = entry.is_critical();
+            published::register(api, entry.change(instance, caller.registrant())?).await?;
         } else {
-            is_critical = wire.is_critical();
+            is_critical = entry.is_critical();
         }
     }
     if !is_critical {
-        published::renew(api, &instance.key).await?;
+        published::renew(api, &listed).await?;
     } else if instance.presence.online {
         published::end_lease(api, &instance.key).await?;
     }
@@ -204,10 +205,10 @@ pub(in crate::http) async fn check_register(
     let listed = named(&api, &caller, &service_id(&service)).await?;
     let listed = listed.ok_or_else(|| unknown("service", &service))?;
     let instance = &listed.instance;
-    let mut wire = Wire::of(instance).unwrap_or_default();
-    wire.checks.retain(|known| known.id != check.id);
-    wire.checks.push(check);
-    change(&api, &caller, &listed, wire).await
+    let mut entry = Entry::of(instance).unwrap_or_default();
+    entry.checks.retain(|known| known.id != check.id);
+    entry.checks.push(check);
+    change(&api, &caller, &listed, entry).await
 }
 
 /// Removes a check.
@@ -219,15 +220,15 @@ pub(in crate::http) async fn check_deregister(
     let NamePath { name: id } = variables(&request)?;
     let listed = named(&api, &caller, &check_id(&id)).await?;
     let listed = listed.ok_or_else(|| unknown("check", &id))?;
-    let mut wire = Wire::of(&listed.instance).unwrap_or_default();
-    wire.checks.retain(|known| known.id != id);
-    change(&api, &caller, &listed, wire).await
+    let mut entry = Entry::of(&listed.instance).unwrap_or_default();
+    entry.checks.retain(|known| known.id != id);
+    change(&api, &caller, &listed, entry).await
 }
 
 /// Changes the checks of a service. It is offline exactly if one of them is critical.
-async fn change(api: &Api, caller: &Caller, listed: &InstanceEntry, wire: Wire) -> Answer {
-    let (instance, is_critical) = (&listed.instance, wire.is_critical());
-    let registration = wire.change(instance, caller.registrant())?;
+async fn change(api: &Api, caller: &Caller, listed: &InstanceEntry, entry: Entry) -> Answer {
+    let (instance, is_critical) = (&listed.instance, entry.is_critical());
+    let registration = entry.change(instance, caller.registrant())?;
     if is_critical {
         published::register(api, registration).await?;
         published::end_lease(api, &instance.key).await?;
@@ -295,12 +296,11 @@ fn unknown(kind: &str, id: &str) -> Refusal {
 
 /// Returns the instances of all services that a caller may see.
 fn all(api: &Api, caller: &Caller) -> Vec<Arc<InstanceEntry>> {
-    let scopes = api.directory.scopes(ScopeKind::Service);
-    let visible = scopes.iter().filter(|view| {
-        let record = view.record.as_ref();
-        record.is_some_and(|record| caller.check(&record.scope).is_ok())
-    });
-    visible.flat_map(|view| view.entries().cloned()).collect()
+    let scopes = visible_services(api, caller);
+    scopes
+        .iter()
+        .flat_map(|view| view.entries().cloned())
+        .collect()
 }
 
 /// Lists the services by their IDs.

@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use super::blocking::{respond, wait};
+use super::entry::CheckStatus;
 use super::show::{Check, DATACENTER, Node, Shown};
-use super::wire::CheckStatus;
 use crate::directory::ScopeSnapshot;
 use crate::http::access::Caller;
 use crate::http::facade::key::scope_key;
-use crate::http::facade::{Answer, parameter, variables};
+use crate::http::facade::{Answer, parameter, variables, visible_services};
 use crate::http::problem::InField;
 use crate::http::{Api, Problem};
 use crate::model::{Scope, ScopeKind};
@@ -74,18 +74,6 @@ fn scope(request: &HttpRequest, caller: &Caller) -> Result<Scope, Problem> {
     Ok(scope)
 }
 
-/// Returns the services that a caller may see, and whether these are all.
-fn services(api: &Api, caller: &Caller) -> (Vec<Arc<ScopeSnapshot>>, bool) {
-    let mut scopes = api.directory.scopes(ScopeKind::Service);
-    let count = scopes.len();
-    scopes.retain(|view| {
-        let record = view.record.as_ref();
-        record.is_some_and(|record| caller.check(&record.scope).is_ok())
-    });
-    let is_all = scopes.len() == count && caller.limit().is_empty();
-    (scopes, is_all)
-}
-
 /// Returns the body of a list over all services, which is kept if the caller may see all.
 async fn over_all(
     api: &Api,
@@ -98,7 +86,7 @@ async fn over_all(
         let make = || async { make(&api.directory.scopes(ScopeKind::Service)).into() };
         return api.facades.consul.get(list, version, make).await;
     }
-    make(&services(api, caller).0).into()
+    make(&visible_services(api, caller)).into()
 }
 
 /// Lists the instances of a service with their health.
@@ -235,7 +223,7 @@ pub(in crate::http) async fn checks_of_node(
     check_parameters(&request)?;
     let NamePath { name } = variables(&request)?;
     let index = wait(&request, &api, None).await?;
-    let (scopes, _) = services(&api, &caller);
+    let scopes = visible_services(&api, &caller);
     let listed = scopes.iter().flat_map(|view| view.iter());
     let of_node = listed.map(Shown::of).filter(|one| one.host() == name);
     let checks: Vec<Check> = of_node.flat_map(|one| one.checks()).collect();
@@ -268,7 +256,7 @@ pub(in crate::http) async fn node(
     check_parameters(&request)?;
     let NamePath { name } = variables(&request)?;
     let index = wait(&request, &api, None).await?;
-    let (scopes, _) = services(&api, &caller);
+    let scopes = visible_services(&api, &caller);
     let listed = scopes.iter().flat_map(|view| view.iter());
     let of_node = listed.map(Shown::of).filter(|one| one.host() == name);
     let services: BTreeMap<String, Value> =

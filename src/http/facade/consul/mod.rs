@@ -7,9 +7,9 @@ mod agent;
 mod blocking;
 mod catalog;
 mod duration;
+mod entry;
 mod show;
 mod unchecked;
-mod wire;
 
 pub(in crate::http) use self::agent::{
     check_deregister, check_fail, check_pass, check_register, check_update, check_warn, checks,

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::wire::{CheckStatus, Wire};
+use super::entry::{CheckStatus, Entry};
 use crate::directory::InstanceEntry;
 use crate::http::facade::computed_id;
 use crate::model::{Instance, Metadata, Status};
@@ -108,25 +108,25 @@ struct Service<'a> {
 /// An instance with what a Consul client registered, or what stands for it.
 pub(super) struct Shown<'a> {
     pub(super) listed: &'a InstanceEntry,
-    wire: Wire,
-    has_wire: bool,
+    entry: Entry,
+    has_entry: bool,
     pub(super) id: String,
     tagged_addresses: Value,
 }
 
 impl<'a> Shown<'a> {
     pub(super) fn of(listed: &'a InstanceEntry) -> Self {
-        let wire = Wire::of(&listed.instance);
-        let has_wire = wire.is_some();
-        let mut wire = wire.unwrap_or_default();
-        let id = wire.id().map(str::to_owned);
-        let addresses = wire.tagged_addresses.take();
+        let entry = Entry::of(&listed.instance);
+        let has_entry = entry.is_some();
+        let mut entry = entry.unwrap_or_default();
+        let id = entry.id().map(str::to_owned);
+        let addresses = entry.tagged_addresses.take();
         Self {
             id: id.unwrap_or_else(|| computed_id(&listed.instance.key)),
             tagged_addresses: addresses.unwrap_or_else(|| json!({})),
             listed,
-            wire,
-            has_wire,
+            entry,
+            has_entry,
         }
     }
 
@@ -141,17 +141,17 @@ impl<'a> Shown<'a> {
     /// Returns the name of the service.
     pub(super) fn name(&self) -> &str {
         let key = self.instance().key.scope.key.as_str();
-        self.wire.name.as_deref().unwrap_or(key)
+        self.entry.name.as_deref().unwrap_or(key)
     }
 
     pub(super) fn tags(&self) -> &[String] {
-        &self.wire.tags
+        &self.entry.tags
     }
 
     /// Returns whether it has all tags, in any case.
     pub(super) fn has_tags(&self, tags: &[String]) -> bool {
         let has = |tag: &String| {
-            let mut own = self.wire.tags.iter();
+            let mut own = self.entry.tags.iter();
             own.any(|known| known.eq_ignore_ascii_case(tag))
         };
         tags.iter().all(has)
@@ -174,8 +174,8 @@ impl<'a> Shown<'a> {
         let instance = self.instance();
         let online = instance.presence.online;
         // Otherwise the lease has expired, with all statuses.
-        let is_reported = online || self.wire.is_critical();
-        let own = self.wire.checks.iter().map(|check| {
+        let is_reported = online || self.entry.is_critical();
+        let own = self.entry.checks.iter().map(|check| {
             let status = if is_reported {
                 check.status
             } else {
@@ -188,7 +188,7 @@ impl<'a> Shown<'a> {
             self.check(&check.id, &check.name, status, &check.notes, output)
         });
         let mut checks: Vec<Check> = own.collect();
-        if checks.is_empty() && !(self.has_wire && online) {
+        if checks.is_empty() && !(self.has_entry && online) {
             let status = if online {
                 CheckStatus::Passing
             } else {
@@ -231,7 +231,7 @@ impl<'a> Shown<'a> {
             output,
             service_id: self.id.clone(),
             service_name: self.name().to_owned(),
-            service_tags: self.wire.tags.clone(),
+            service_tags: self.entry.tags.clone(),
             r#type: "ttl",
             definition: Map::new(),
             create_index: instance.id.0,
@@ -242,7 +242,7 @@ impl<'a> Shown<'a> {
     fn weights(&self) -> Weights {
         Weights {
             passing: self.instance().weight().get(),
-            warning: self.wire.warning.unwrap_or(1),
+            warning: self.entry.warning.unwrap_or(1),
         }
     }
 
@@ -254,13 +254,13 @@ impl<'a> Shown<'a> {
             "Service": Service {
                 id: &self.id,
                 service: self.name(),
-                tags: &self.wire.tags,
+                tags: &self.entry.tags,
                 address: self.host(),
                 tagged_addresses: &self.tagged_addresses,
                 meta: instance.metadata(),
                 port: instance.key.address.port(),
                 weights: self.weights(),
-                enable_tag_override: self.wire.tag_override,
+                enable_tag_override: self.entry.tag_override,
                 create_index: instance.id.0,
                 modify_index: instance.revision,
             },
@@ -281,13 +281,13 @@ impl<'a> Shown<'a> {
             "ServiceKind": "",
             "ServiceID": self.id,
             "ServiceName": self.name(),
-            "ServiceTags": self.wire.tags,
+            "ServiceTags": self.entry.tags,
             "ServiceAddress": host,
             "ServiceTaggedAddresses": self.tagged_addresses,
             "ServiceMeta": instance.metadata(),
             "ServicePort": instance.key.address.port(),
             "ServiceWeights": self.weights(),
-            "ServiceEnableTagOverride": self.wire.tag_override,
+            "ServiceEnableTagOverride": self.entry.tag_override,
             "CreateIndex": instance.id.0,
             "ModifyIndex": instance.revision,
         })
@@ -299,13 +299,13 @@ impl<'a> Shown<'a> {
         json!({
             "ID": self.id,
             "Service": self.name(),
-            "Tags": self.wire.tags,
+            "Tags": self.entry.tags,
             "Meta": instance.metadata(),
             "Port": instance.key.address.port(),
             "Address": self.host(),
             "TaggedAddresses": self.tagged_addresses,
             "Weights": self.weights(),
-            "EnableTagOverride": self.wire.tag_override,
+            "EnableTagOverride": self.entry.tag_override,
             "Datacenter": DATACENTER,
         })
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use actix_web::web;
 use tokio::time::sleep;
 
-use super::wire::UNCHECKED;
+use super::entry::UNCHECKED;
 use crate::http::{Api, presence};
-use crate::model::Protocol;
+use crate::model::{Instance, Protocol};
 
 /// The time between renewals: two may be lost.
 const INTERVAL: Duration = Duration::from_secs(15);
@@ -21,8 +21,11 @@ pub(in crate::http::facade) async fn keep_online(api: web::Data<Api>) {
     loop {
         if api.lifecycle.has_started() {
             let unchecked = api.directory.find_by_id(Protocol::Consul, UNCHECKED);
-            let keys = unchecked.iter().map(|listed| listed.instance.key.clone());
-            let keys: Vec<_> = keys.map(|key| (key, None)).collect();
+            // One that left stays because of an operator's decision, and must not come back.
+            let has_left = |instance: &Instance| instance.is_decided() && !instance.presence.online;
+            let instances = unchecked.iter().map(|listed| &listed.instance);
+            let kept = instances.filter(|instance| !has_left(instance));
+            let keys: Vec<_> = kept.map(|instance| (instance.key.clone(), None)).collect();
             for batch in keys.chunks(BATCH) {
                 if let Err(problem) = presence::renew(&api, batch.to_vec()).await {
                     log::debug!("cannot renew the leases of services without a check: {problem}");

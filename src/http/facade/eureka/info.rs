@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::directory::InstanceEntry;
 use crate::http::facade::computed_id;
 use crate::model::{Instance, Protocol, Status, Ttl};
 
@@ -32,7 +31,7 @@ pub(super) fn app_name(key: &str) -> String {
 /// What an Eureka client registers and no other protocol needs: the reserved metadata entry.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Wire {
+pub(super) struct Entry {
     /// The ID, alone.
     pub(super) ids: Vec<String>,
     /// The name of the application, if the key of the service is not made from it in lower case.
@@ -78,14 +77,14 @@ pub(super) struct Wire {
     pub(super) dirty: Option<i64>,
 }
 
-/// The members of [`Wire`] that a renewal needs.
+/// The members of [`Entry`] that a renewal needs.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Dirty {
     dirty: Option<i64>,
 }
 
-impl Wire {
+impl Entry {
     /// Reads the entry of an instance; one without members if no Eureka client registered it.
     pub(super) fn of(instance: &Instance) -> Self {
         let text = instance.given_metadata.of_protocol(Protocol::Eureka);
@@ -179,7 +178,7 @@ pub(super) struct LeaseInfo {
 /// An instance as Eureka has it; serialised as JSON. Times are in Unix milliseconds.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Info<'a> {
+pub(super) struct InstanceInfo<'a> {
     pub(super) instance_id: String,
     pub(super) host_name: Cow<'a, str>,
     pub(super) app: String,
@@ -215,11 +214,10 @@ fn as_text<S: serde::Serializer>(number: &i64, serializer: S) -> Result<S::Ok, S
     serializer.collect_str(number)
 }
 
-impl<'a> Info<'a> {
+impl<'a> InstanceInfo<'a> {
     /// Returns an instance as Eureka has it.
-    pub(super) fn of(listed: &'a InstanceEntry, default_ttl: Ttl, action: Action) -> Self {
-        let instance = &listed.instance;
-        let wire = Wire::of(instance);
+    pub(super) fn of(instance: &'a Instance, default_ttl: Ttl, action: Action) -> Self {
+        let entry = Entry::of(instance);
         let (key, address) = (&instance.key.scope.key, &instance.key.address);
         let own_port = Port {
             number: address.port(),
@@ -229,7 +227,7 @@ impl<'a> Info<'a> {
             number,
             enabled: false,
         };
-        let (status, overridden) = status(instance, &wire);
+        let (status, overridden) = status(instance, &entry);
         let updated = instance.updated_at.timestamp_millis();
         let changed = instance.presence.changed_at;
         let up = changed.map_or(updated, |at| at.timestamp_millis());
@@ -237,47 +235,47 @@ impl<'a> Info<'a> {
         let ttl = instance.ttl.unwrap_or(default_ttl).as_secs();
         let key = key.as_str();
         Self {
-            instance_id: instance_id(instance, &wire),
-            host_name: match wire.host.is_empty() {
+            instance_id: instance_id(instance, &entry),
+            host_name: match entry.host.is_empty() {
                 true => Cow::Borrowed(address.host()),
-                false => Cow::Owned(wire.host),
+                false => Cow::Owned(entry.host),
             },
-            app: wire.app.unwrap_or_else(|| app_name(key)),
-            app_group_name: wire.group,
+            app: entry.app.unwrap_or_else(|| app_name(key)),
+            app_group_name: entry.group,
             ip_addr: address.host(),
             status,
             overridden_status: overridden,
-            port: wire.port.unwrap_or(own_port),
-            secure_port: wire.secure_port.unwrap_or(disabled(443)),
-            country_id: wire.country.unwrap_or(1),
-            data_center_info: wire.data_center.unwrap_or_default(),
+            port: entry.port.unwrap_or(own_port),
+            secure_port: entry.secure_port.unwrap_or(disabled(443)),
+            country_id: entry.country.unwrap_or(1),
+            data_center_info: entry.data_center.unwrap_or_default(),
             lease_info: LeaseInfo {
-                renewal_interval_in_secs: wire.renewal.unwrap_or(u32::from(ttl / 3)),
-                duration_in_secs: wire.duration.unwrap_or(u32::from(ttl)),
+                renewal_interval_in_secs: entry.renewal.unwrap_or(u32::from(ttl / 3)),
+                duration_in_secs: entry.duration.unwrap_or(u32::from(ttl)),
                 registration_timestamp: registered,
                 last_renewal_timestamp: up,
                 eviction_timestamp: 0,
                 service_up_timestamp: up,
             },
             metadata: instance.metadata().iter().collect(),
-            home_page_url: wire.home,
-            status_page_url: wire.status_page,
-            health_check_url: wire.health_check,
-            secure_health_check_url: wire.secure_health_check,
-            vip_address: wire.vip.unwrap_or_else(|| key.to_owned()),
-            secure_vip_address: wire.secure_vip.unwrap_or_else(|| key.to_owned()),
-            asg_name: wire.scaling_group,
+            home_page_url: entry.home,
+            status_page_url: entry.status_page,
+            health_check_url: entry.health_check,
+            secure_health_check_url: entry.secure_health_check,
+            vip_address: entry.vip.unwrap_or_else(|| key.to_owned()),
+            secure_vip_address: entry.secure_vip.unwrap_or_else(|| key.to_owned()),
+            asg_name: entry.scaling_group,
             is_coordinating_discovery_server: "false",
             last_updated_timestamp: updated.max(up),
-            last_dirty_timestamp: wire.dirty.unwrap_or(updated),
+            last_dirty_timestamp: entry.dirty.unwrap_or(updated),
             action_type: action,
         }
     }
 }
 
 /// Returns the ID of an instance: the registered one, or one that is made from its key.
-pub(super) fn instance_id(instance: &Instance, wire: &Wire) -> String {
-    let own = wire.ids.first().cloned();
+pub(super) fn instance_id(instance: &Instance, entry: &Entry) -> String {
+    let own = entry.ids.first().cloned();
     own.unwrap_or_else(|| computed_id(&instance.key))
 }
 
@@ -285,14 +283,14 @@ pub(super) fn instance_id(instance: &Instance, wire: &Wire) -> String {
 pub(super) const OVERRIDE_REASON: &str = "Eureka status override: ";
 
 /// Returns the status of an instance and the overridden one, which is UNKNOWN unless it is held.
-pub(super) fn status(instance: &Instance, wire: &Wire) -> (&'static str, &'static str) {
+pub(super) fn status(instance: &Instance, entry: &Entry) -> (&'static str, &'static str) {
     const OUT_OF_SERVICE: &str = "OUT_OF_SERVICE";
     const UNKNOWN: &str = "UNKNOWN";
 
     match instance.status {
         Status::Enabled => ("UP", UNKNOWN),
         Status::Disabled => {
-            let own = wire.status.as_deref();
+            let own = entry.status.as_deref();
             (own.map_or(OUT_OF_SERVICE, known_status), UNKNOWN)
         }
         Status::Held => {

@@ -13,11 +13,12 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::info::{Action, Info, Wire, app_name};
+use super::info::{Action, Entry, InstanceInfo, app_name};
 use super::xml;
 use crate::directory::{Directory, InstanceEntry, ScopeSnapshot};
 use crate::http::Api;
 use crate::http::access::Caller;
+use crate::http::facade::visible_services;
 use crate::model::{ScopeKind, Status, Ttl};
 
 /// How long a change is part of the delta.
@@ -87,11 +88,7 @@ pub(super) async fn everything(request: &HttpRequest, api: &Api, caller: &Caller
     let (format, gzip) = (Format::of(request), accepts_gzip(request));
     let (directory, ttl) = (Arc::clone(&api.directory), api.default_ttl);
     if !caller.limit().is_empty() {
-        let mut scopes = directory.scopes(ScopeKind::Service);
-        scopes.retain(|view| {
-            let record = view.record.as_ref();
-            record.is_some_and(|record| caller.check(&record.scope).is_ok())
-        });
+        let scopes = visible_services(api, caller);
         let version = directory.version();
         let body = applications(&scopes, &Header::of(&scopes, version), format, ttl);
         return respond(format, compressed(body, gzip), gzip);
@@ -167,10 +164,10 @@ pub(super) fn of_instances(
     listed: &[Arc<InstanceEntry>],
 ) -> HttpResponse {
     let format = Format::of(request);
-    let mut groups: BTreeMap<String, Vec<Info<'_>>> = BTreeMap::new();
+    let mut groups: BTreeMap<String, Vec<InstanceInfo<'_>>> = BTreeMap::new();
     let mut counts = Counts::default();
     for entry in listed {
-        let info = Info::of(entry, api.default_ttl, Action::Added);
+        let info = InstanceInfo::of(&entry.instance, api.default_ttl, Action::Added);
         counts.add(info.status, 1);
         groups.entry(info.app.clone()).or_default().push(info);
     }
@@ -187,7 +184,7 @@ pub(super) fn instance(
     listed: &InstanceEntry,
     default_ttl: Ttl,
 ) -> HttpResponse {
-    let info = Info::of(listed, default_ttl, Action::Added);
+    let info = InstanceInfo::of(&listed.instance, default_ttl, Action::Added);
     match Format::of(request) {
         Format::Json => HttpResponse::Ok().json(serde_json::json!({ "instance": info })),
         Format::Xml => {
@@ -252,8 +249,8 @@ impl Counts {
                 _ if !is_listed(listed) => {}
                 Status::Enabled => up += 1,
                 Status::Disabled | Status::Held => {
-                    let wire = Wire::of(&listed.instance);
-                    let (status, _) = super::info::status(&listed.instance, &wire);
+                    let entry = Entry::of(&listed.instance);
+                    let (status, _) = super::info::status(&listed.instance, &entry);
                     counts.add(status, 1);
                 }
             }
@@ -331,7 +328,7 @@ fn applications(
 /// Returns the name of the application of a service; `None` if it has no listed instance.
 pub(super) fn name_of(view: &ScopeSnapshot) -> Option<String> {
     let first = view.iter().find(|listed| is_listed(listed))?;
-    let app = Wire::of(&first.instance).app;
+    let app = Entry::of(&first.instance).app;
     Some(app.unwrap_or_else(|| app_name(first.instance.key.scope.key.as_str())))
 }
 
@@ -346,7 +343,8 @@ fn one(
     let fragments = scopes.iter().map(|view| {
         view.named_body(format.fragment(), |view| {
             let listed = view.iter().filter(|listed| is_listed(listed));
-            let infos = listed.map(|listed| Info::of(listed, default_ttl, Action::Added));
+            let infos =
+                listed.map(|listed| InstanceInfo::of(&listed.instance, default_ttl, Action::Added));
             instances(infos, format)
         })
     });
@@ -369,7 +367,7 @@ fn one(
 }
 
 /// Returns instances without what is around them.
-fn instances<'a>(infos: impl Iterator<Item = Info<'a>>, format: Format) -> Vec<u8> {
+fn instances<'a>(infos: impl Iterator<Item = InstanceInfo<'a>>, format: Format) -> Vec<u8> {
     match format {
         Format::Json => {
             let mut body = Vec::new();
@@ -394,7 +392,11 @@ fn push_json(body: &mut Vec<u8>, value: &impl serde::Serialize) {
 }
 
 /// Returns the body of a list of instances by application.
-fn infos(groups: &BTreeMap<String, Vec<Info<'_>>>, header: &Header, format: Format) -> Vec<u8> {
+fn infos(
+    groups: &BTreeMap<String, Vec<InstanceInfo<'_>>>,
+    header: &Header,
+    format: Format,
+) -> Vec<u8> {
     list(header, format, |body| match format {
         Format::Json => {
             let mut separator: &[u8] = b"";
@@ -435,11 +437,11 @@ fn changes(directory: &Directory, format: Format, default_ttl: Ttl) -> Vec<u8> {
         present.extend(known.filter(|known| is_listed(known)));
         gone.push(before);
     }
-    let mut groups: BTreeMap<String, Vec<Info<'_>>> = BTreeMap::new();
+    let mut groups: BTreeMap<String, Vec<InstanceInfo<'_>>> = BTreeMap::new();
     let present = present.iter().map(|listed| (&**listed, Action::Modified));
     let gone = gone.iter().map(|listed| (&***listed, Action::Deleted));
     for (listed, action) in present.chain(gone) {
-        let info = Info::of(listed, default_ttl, action);
+        let info = InstanceInfo::of(&listed.instance, default_ttl, action);
         if seen.insert((info.app.clone(), info.instance_id.clone())) {
             groups.entry(info.app.clone()).or_default().push(info);
         }

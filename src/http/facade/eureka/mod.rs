@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::form_urlencoded;
 
-use self::info::{OVERRIDE_REASON, Wire, app_name, known_status};
+use self::info::{Entry, OVERRIDE_REASON, app_name, instance_id, known_status};
 pub(super) use self::lists::{DELTA_TIME, EurekaList};
 use super::{
     Answer, AnyBody, Refusal, find_computed, keep_other_entries, parameter, published, variables,
@@ -64,12 +64,11 @@ pub(in crate::http) async fn register(
     let registered = published::register_online(&api, registration).await?;
     let key = &registered.instance.key;
     // An ID is one instance: under another address it was the one before.
-    for (_, id) in registered.instance.given_metadata.ids() {
-        for before in api.directory.find_by_id(Protocol::Eureka, &id) {
-            let before = &before.instance.key;
-            if before.scope == key.scope && before.address != key.address {
-                published::leave(&api, before).await?;
-            }
+    let id = instance_id(&registered.instance, &Entry::of(&registered.instance));
+    for before in api.directory.find_by_id(Protocol::Eureka, &id) {
+        let before = &before.instance.key;
+        if before.scope == key.scope && before.address != key.address {
+            published::leave(&api, before).await?;
         }
     }
     Ok(HttpResponse::NoContent().finish())
@@ -95,17 +94,16 @@ pub(in crate::http) async fn renew(
     caller: Caller,
 ) -> Answer {
     let listed = named(&request, &api, &caller).await?;
-    let known = Wire::dirty_of(&listed.instance);
+    let known = Entry::dirty_of(&listed.instance);
     let given = parameter(&request, "lastDirtyTimestamp");
     let given = given.and_then(|given| given.parse::<i64>().ok());
     // The client has changed, and is to register that.
     if given.zip(known).is_some_and(|(given, known)| given > known) {
         return Err(unknown(&listed.instance.key.to_string()));
     }
-    let key = &listed.instance.key;
-    match published::renew(&api, key).await? {
+    match published::renew(&api, &listed).await? {
         true => Ok(HttpResponse::Ok().finish()),
-        false => Err(unknown(&key.to_string())),
+        false => Err(unknown(&listed.instance.key.to_string())),
     }
 }
 
@@ -185,9 +183,9 @@ pub(in crate::http) async fn add_metadata(
         all.chain(given)
             .collect::<std::collections::BTreeMap<_, _>>(),
     );
-    let wire = instance.given_metadata.of_protocol(Protocol::Eureka);
+    let entry = instance.given_metadata.of_protocol(Protocol::Eureka);
     let metadata = metadata
-        .and_then(|metadata| metadata.with_protocol(Protocol::Eureka, wire.map(str::to_owned)));
+        .and_then(|metadata| metadata.with_protocol(Protocol::Eureka, entry.map(str::to_owned)));
     let registration = Registration {
         name: instance.name.as_ref().map(|name| (**name).clone()).into(),
         weight: instance.given_weight.into(),
@@ -276,7 +274,7 @@ pub(in crate::http) async fn by_vip(
     caller: Caller,
 ) -> Answer {
     let IdPath { id: vip } = variables(&request)?;
-    of_address(&request, &api, &caller, &vip, |wire| wire.vip)
+    of_address(&request, &api, &caller, &vip, |entry| entry.vip)
 }
 
 /// Lists the instances with a secure virtual address.
@@ -286,7 +284,7 @@ pub(in crate::http) async fn by_secure_vip(
     caller: Caller,
 ) -> Answer {
     let IdPath { id: vip } = variables(&request)?;
-    of_address(&request, &api, &caller, &vip, |wire| wire.secure_vip)
+    of_address(&request, &api, &caller, &vip, |entry| entry.secure_vip)
 }
 
 fn of_address(
@@ -294,7 +292,7 @@ fn of_address(
     api: &Api,
     caller: &Caller,
     address: &str,
-    of: impl Fn(Wire) -> Option<String>,
+    of: impl Fn(Entry) -> Option<String>,
 ) -> Answer {
     let mut found = Vec::new();
     for view in api.directory.scopes(ScopeKind::Service) {
@@ -303,7 +301,7 @@ fn of_address(
             .filter(|listed| listed.instance.presence.online)
         {
             let scope = &listed.instance.key.scope;
-            let vip = of(Wire::of(&listed.instance));
+            let vip = of(Entry::of(&listed.instance));
             // Several addresses may be given, separated by commas.
             let is_one = match &vip {
                 Some(vip) => vip.split(',').any(|one| one.trim() == address),
@@ -355,7 +353,7 @@ fn find(api: &Api, app: Option<&str>, id: &str) -> Option<Arc<InstanceEntry>> {
             let key = listed.instance.key.scope.key.as_str();
             // Only a key that is not made from the name of the application has it in its entry.
             key.eq_ignore_ascii_case(app)
-                || Wire::of(&listed.instance)
+                || Entry::of(&listed.instance)
                     .app
                     .is_some_and(|known| known == app_name(app))
         }
@@ -365,7 +363,7 @@ fn find(api: &Api, app: Option<&str>, id: &str) -> Option<Arc<InstanceEntry>> {
         return Some(listed);
     }
     let listed = find_computed(&api.directory, id).filter(is_of_app)?;
-    let has_own_id = !Wire::of(&listed.instance).ids.is_empty();
+    let has_own_id = !Entry::of(&listed.instance).ids.is_empty();
     (!has_own_id).then_some(listed)
 }
 

@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 
 use serde_json::{Map, Value};
 
-use super::info::{DataCenter, Port, Wire, app_name, known_status};
+use super::info::{DataCenter, Entry, Port, app_name, known_status};
 use crate::http::Problem;
 use crate::http::facade::key::scope_key;
 use crate::http::problem::InField;
@@ -56,7 +56,7 @@ pub(super) fn parse(app: &str, body: &Value, by: Registrant) -> Result<Registrat
         .map(|status| known_status(&status).to_owned());
     let status = status.filter(|status| status != "UP");
     let duration = members.lease("durationInSecs")?;
-    let wire = Wire {
+    let entry = Entry {
         ids: vec![id.unwrap_or_else(|| host.clone())],
         app: (app_name(scope.key.as_str()) != app_name(app)).then(|| app_name(app)),
         status: status.clone(),
@@ -78,7 +78,7 @@ pub(super) fn parse(app: &str, body: &Value, by: Registrant) -> Result<Registrat
         host: if host == ip { String::new() } else { host },
     };
     let metadata: Metadata = members.metadata().try_into().in_field("metadata")?;
-    let text = serde_json::to_string(&wire).unwrap_or_default();
+    let text = serde_json::to_string(&entry).unwrap_or_default();
     let metadata = metadata.with_protocol(Protocol::Eureka, Some(text));
     Ok(Registration {
         name: Field::Null,
@@ -201,9 +201,15 @@ fn number(value: Option<&Value>, name: &'static str) -> Result<Option<i64>, Prob
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::http::facade::eureka::info::{Action, InstanceInfo};
+    use crate::http::facade::eureka::xml;
+    use crate::http::facade::random::{nearly_right, tree};
+    use crate::model::{Instance, InstanceId, Presence};
 
     fn registrant() -> Registrant {
         Registrant::new("web", "10.0.0.9".parse().unwrap())
@@ -224,6 +230,56 @@ mod tests {
         let mut instance = bare();
         instance[name] = value;
         instance
+    }
+
+    fn random() -> impl Strategy<Value = Value> {
+        let right = json!({
+            "instanceId": "a", "app": "ORDERS", "hostName": "a", "ipAddr": "10.0.0.1",
+            "status": "UP", "port": {"$": 80}, "securePort": {"$": 443},
+            "dataCenterInfo": {"name": "MyOwn"}, "metadata": {"zone": "a"},
+            "leaseInfo": {"durationInSecs": 90}, "vipAddress": "orders", "countryId": 1,
+            "homePageUrl": "http://a", "appGroupName": "a", "asgName": "a",
+            "lastDirtyTimestamp": "1",
+        });
+        let instance = nearly_right(right).prop_map(|instance| json!({ "instance": instance }));
+        prop_oneof![3 => instance, 1 => tree()]
+    }
+
+    /// Returns the instance that a registration makes.
+    fn registered(registration: &Registration) -> Instance {
+        Instance {
+            id: InstanceId(1),
+            key: registration.key.clone(),
+            name: None,
+            given_weight: None,
+            given_metadata: registration.metadata.given().unwrap().clone(),
+            ttl: registration.ttl.given().copied(),
+            status: registration.first_status(),
+            hold: None,
+            overrides: None,
+            registered_by: None,
+            presence: Presence::default(),
+            registered_at: DateTime::UNIX_EPOCH,
+            updated_at: DateTime::UNIX_EPOCH,
+            revision: 1,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_registration_is_refused_or_shown_in_documents_that_are_whole(body in random()) {
+            if let Ok(registration) = parse("ORDERS", &body, registrant()) {
+                let instance = registered(&registration);
+                let info = InstanceInfo::of(&instance, Ttl::nearest(30), Action::Added);
+                let json = serde_json::to_string(&info).unwrap();
+                prop_assert!(serde_json::from_str::<Value>(&json).is_ok());
+                let document = xml::document(|out| xml::instance(out, &info));
+                let read = xml::read(&document);
+                prop_assert!(read.is_ok(), "{:?}: {}", read, String::from_utf8_lossy(&document));
+                // What is shown may be registered again.
+                prop_assert!(parse("ORDERS", &read.unwrap(), registrant()).is_ok());
+            }
+        }
     }
 
     #[test]

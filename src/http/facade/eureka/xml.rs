@@ -7,7 +7,7 @@ use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesStart, BytesText, Event};
 use serde_json::{Map, Value};
 
-use super::info::{DataCenter, Info, Port};
+use super::info::{DataCenter, InstanceInfo, Port};
 
 /// The deepest element of a body.
 const MAX_DEPTH: usize = 16;
@@ -49,11 +49,11 @@ pub(super) fn text(out: &mut Out, name: &str, text: &str) -> io::Result<()> {
 }
 
 /// Writes an instance.
-pub(super) fn instance(out: &mut Out, info: &Info<'_>) -> io::Result<()> {
+pub(super) fn instance(out: &mut Out, info: &InstanceInfo<'_>) -> io::Result<()> {
     element(out, "instance", |out| members(out, info))
 }
 
-fn members(out: &mut Out, info: &Info<'_>) -> io::Result<()> {
+fn members(out: &mut Out, info: &InstanceInfo<'_>) -> io::Result<()> {
     let texts = [
         ("instanceId", info.instance_id.as_str()),
         ("hostName", &info.host_name),
@@ -284,9 +284,11 @@ fn last(open: &mut [Element]) -> Result<&mut Element, String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::http::facade::random::text as text_of_clients;
 
     #[test]
     fn a_document_reads_as_the_json_with_the_same_tree() {
@@ -300,6 +302,42 @@ mod tests {
             "homePageUrl": "http://a/?b=1&c=2",
         }});
         assert_eq!(read(document), Ok(expected));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_document_or_refused(
+            bytes in prop::collection::vec(any::<u8>(), 0..300)
+        ) {
+            let _ = read(&bytes);
+        }
+
+        #[test]
+        fn any_parts_are_a_document_or_refused(
+            parts in prop::collection::vec(
+                prop::sample::select(vec![
+                    "<a>", "</a>", "<b/>", "<a c='1'>", "&amp;", "&#x41;", "&x;", "text",
+                    "<![CDATA[", "]]>", "<!--", "-->", "<?", "?>", "<!DOCTYPE a>", "<", ">", "&",
+                ]),
+                0..30,
+            )
+        ) {
+            let _ = read(parts.concat().as_bytes());
+        }
+
+        #[test]
+        fn any_text_is_written_so_that_it_reads_back(name in text_of_clients(), value in text_of_clients()) {
+            let written = fragment(|out| {
+                element(out, "a", |out| metadata(out, [(&*name, &*value)].into_iter()))
+            });
+            let read = read(&written).unwrap();
+            let metadata = &read["a"]["metadata"];
+            let expected: String = value.chars().filter(|c| is_character(*c)).collect();
+            let found = metadata[element_name(&name)].as_str().unwrap();
+            // XML has one kind of line end.
+            let lines = |text: &str| text.replace("\r\n", "\n").replace('\r', "\n");
+            prop_assert_eq!(lines(found.trim()), lines(expected.trim()));
+        }
     }
 
     #[test]

@@ -8,9 +8,9 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::service::{ServiceName, Wire};
+use super::service::{Entry, ServiceName};
 use crate::directory::{InstanceEntry, ScopeSnapshot};
-use crate::model::{Metadata, ScopeRecord, Status};
+use crate::model::{Metadata, Status};
 
 /// How long an instance without a lease is listed as unhealthy.
 const UNHEALTHY: Duration = Duration::from_secs(30);
@@ -38,20 +38,20 @@ struct Host<'a> {
 
 fn write(body: &mut Vec<u8>, listed: &InstanceEntry) {
     let instance = &listed.instance;
-    let wire = Wire::of(instance);
-    let service = ServiceName::of_instance(instance, &wire).grouped();
+    let entry = Entry::of(instance);
+    let service = ServiceName::of_instance(instance, &entry).grouped();
     let healthy = instance.presence.online;
     let host = Host {
-        instance_id: instance_id(listed, &wire, &service),
+        instance_id: instance_id(listed, &entry, &service),
         ip: instance.key.address.host(),
         port: instance.key.address.port(),
-        weight: weight(listed, &wire),
+        weight: weight(listed, &entry),
         healthy,
         valid: healthy,
         enabled: true,
         ephemeral: true,
         marked: false,
-        cluster_name: wire.cluster(),
+        cluster_name: entry.cluster(),
         service_name: &service,
         metadata: instance.metadata(),
     };
@@ -62,33 +62,33 @@ fn write(body: &mut Vec<u8>, listed: &InstanceEntry) {
     let _ = serde_json::to_writer(body, &host);
 }
 
-fn instance_id(listed: &InstanceEntry, wire: &Wire, service: &str) -> String {
+fn instance_id(listed: &InstanceEntry, entry: &Entry, service: &str) -> String {
     let address = &listed.instance.key.address;
-    let (ip, port, cluster) = (address.host(), address.port(), wire.cluster());
+    let (ip, port, cluster) = (address.host(), address.port(), entry.cluster());
     format!("{ip}#{port}#{cluster}#{service}")
 }
 
 /// Returns the weight: the exact one, unless an operator has overridden it.
-fn weight(listed: &InstanceEntry, wire: &Wire) -> f64 {
+fn weight(listed: &InstanceEntry, entry: &Entry) -> f64 {
     let instance = &listed.instance;
     let is_own = instance.weight() == instance.registered_weight();
-    let exact = wire.weight.filter(|_| is_own);
+    let exact = entry.weight.filter(|_| is_own);
     exact.unwrap_or_else(|| f64::from(instance.weight().get()))
 }
 
 /// Returns one instance.
 pub(super) fn detail(listed: &InstanceEntry) -> Value {
     let instance = &listed.instance;
-    let wire = Wire::of(instance);
-    let service = ServiceName::of_instance(instance, &wire).grouped();
+    let entry = Entry::of(instance);
+    let service = ServiceName::of_instance(instance, &entry).grouped();
     json!({
         "service": service,
         "ip": instance.key.address.host(),
         "port": instance.key.address.port(),
-        "clusterName": wire.cluster(),
-        "weight": weight(listed, &wire),
+        "clusterName": entry.cluster(),
+        "weight": weight(listed, &entry),
         "healthy": instance.presence.online,
-        "instanceId": instance_id(listed, &wire, &service),
+        "instanceId": instance_id(listed, &entry, &service),
         "metadata": instance.metadata(),
     })
 }
@@ -105,7 +105,7 @@ pub(super) fn hosts(
         return Bytes::new();
     };
     let in_clusters = |listed: &InstanceEntry| {
-        clusters.is_empty() || clusters.contains(&Wire::of(&listed.instance).cluster())
+        clusters.is_empty() || clusters.contains(&Entry::of(&listed.instance).cluster())
     };
     let is_unhealthy = |listed: &InstanceEntry| {
         let presence = &listed.instance.presence;
@@ -166,17 +166,18 @@ pub(super) fn answer(
 }
 
 /// Returns the name of a service, which its instances know.
-pub(super) fn name_of(view: &ScopeSnapshot, record: &ScopeRecord) -> ServiceName {
+pub(super) fn name_of(view: &ScopeSnapshot) -> Option<ServiceName> {
+    let record = view.record.as_ref()?;
     let mut named = view
         .iter()
-        .map(|listed| (listed, Wire::of(&listed.instance)));
-    let named = named.find(|(_, wire)| *wire != Wire::default());
-    match named {
-        Some((listed, wire)) => ServiceName::of_instance(&listed.instance, &wire),
+        .map(|listed| (listed, Entry::of(&listed.instance)));
+    let named = named.find(|(_, entry)| *entry != Entry::default());
+    Some(match named {
+        Some((listed, entry)) => ServiceName::of_instance(&listed.instance, &entry),
         None => ServiceName {
             namespace: super::service::PUBLIC.to_owned(),
             group: super::service::DEFAULT_GROUP.to_owned(),
             name: record.scope.key.as_str().to_owned(),
         },
-    }
+    })
 }

@@ -7,20 +7,25 @@ mod list;
 mod params;
 mod service;
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
 use self::params::Params;
 use self::service::{ServiceName, address, beat_interval, registration};
-use super::{Answer, AnyBody, Refusal, keep_other_entries, published};
+use super::{Answer, AnyBody, Refusal, keep_other_entries, published, visible_services};
 use crate::actor::DeclareScope;
 use crate::auth::Role;
+use crate::directory::{InstanceEntry, KeyParts};
 use crate::http::access::Caller;
 use crate::http::dialect::plain;
 use crate::http::{Api, Code, Problem, presence};
-use crate::model::{InstanceKey, Protocol, Scope, ScopeKind};
+use crate::model::{Instance, InstanceKey, Protocol, Scope, ScopeKind};
 
 /// The time after which a client logs in again, in seconds. Its token is a token of the daemon, and
 /// stays valid.
@@ -37,7 +42,7 @@ fn ok() -> HttpResponse {
 }
 
 /// Reads the parameters of the query and of a form.
-fn params(request: &HttpRequest, AnyBody(body): &AnyBody) -> Params {
+fn params<'a>(request: &'a HttpRequest, AnyBody(body): &'a AnyBody) -> Params<'a> {
     let media_type = request.headers().get(CONTENT_TYPE);
     let media_type = media_type.and_then(|value| value.to_str().ok());
     let is_form = media_type.is_some_and(|it| it.contains("form-urlencoded"));
@@ -131,13 +136,11 @@ pub(in crate::http) async fn show(
 }
 
 /// Returns the instance that the parameters name.
-fn key(params: &Params, caller: &Caller) -> Result<InstanceKey, Problem> {
-    let key = InstanceKey {
-        scope: ServiceName::of(params)?.scope()?,
+fn key(params: &Params<'_>, caller: &Caller) -> Result<InstanceKey, Problem> {
+    Ok(InstanceKey {
+        scope: scope(params, caller)?,
         address: address(params)?,
-    };
-    caller.check(&key.scope)?;
-    Ok(key)
+    })
 }
 
 /// Renews the lease of an instance. A beat that describes an unknown one registers it; after a beat
@@ -148,50 +151,78 @@ pub(in crate::http) async fn beat(
     caller: Caller,
     body: AnyBody,
 ) -> Answer {
-    let mut params = params(&request, &body);
-    let described = described(&params)?;
-    let key = match &described {
-        Some(described) => {
-            let service = ServiceName::of(&params)?;
-            let key = InstanceKey {
-                scope: service.scope()?,
-                address: address(described)?,
-            };
-            caller.check(&key.scope)?;
-            key
+    let params = params(&request, &body);
+    let text = params.get("beat");
+    if let Some(listed) = beating(&api, &params, text) {
+        caller.check(&listed.instance.key.scope)?;
+        if published::renew(&api, &listed).await? {
+            return Ok(beaten(&api, &listed.instance, BEAT_TAKEN));
         }
-        None => key(&params, &caller)?,
+    }
+    let described = text.map(described).transpose()?;
+    let described = described.as_ref().map(Params::of_beat);
+    let key = InstanceKey {
+        scope: scope(&params, &caller)?,
+        address: address(described.as_ref().unwrap_or(&params))?,
     };
-    let is_known = published::renew(&api, &key).await?;
-    let code = match described {
-        _ if is_known => BEAT_TAKEN,
-        Some(described) => {
-            let service = ServiceName::of(&params)?;
-            params = described;
-            let registration = registration(&service, &params, caller.registrant())?;
-            published::register_online(&api, registration).await?;
-            BEAT_TAKEN
-        }
-        None => BEAT_UNKNOWN,
+    // It may have been registered at another replica a moment ago.
+    let mut listed = api.directory.instance(&key).await?;
+    let is_known = match &listed {
+        Some(listed) => published::renew(&api, listed).await?,
+        None => false,
     };
-    let listed = api.directory.find(&key);
-    let interval = listed.map_or(service::DEFAULT_INTERVAL_MS, |listed| {
-        beat_interval(&listed.instance, api.default_ttl)
-    });
-    Ok(HttpResponse::Ok().json(json!({
-        "clientBeatInterval": interval,
-        "code": code,
-        "lightBeatEnabled": true,
-    })))
+    if let (false, Some(described)) = (is_known, &described) {
+        let service = ServiceName::of(&params)?;
+        let registration = registration(&service, described, caller.registrant())?;
+        published::register_online(&api, registration).await?;
+        listed = api.directory.find(&key);
+    }
+    Ok(match listed {
+        Some(listed) => beaten(&api, &listed.instance, BEAT_TAKEN),
+        None => beat_answer(service::DEFAULT_INTERVAL_MS, BEAT_UNKNOWN),
+    })
 }
 
-/// Returns the description of the instance that a beat has, if it is not a light one.
-fn described(params: &Params) -> Result<Option<Params>, Problem> {
-    let Some(beat) = params.get("beat") else {
-        return Ok(None);
+/// The members of a beat that name the instance.
+#[derive(Deserialize)]
+struct BeatAddress<'a> {
+    #[serde(borrow)]
+    ip: Cow<'a, str>,
+    port: u16,
+}
+
+/// Returns the instance that a beat names in the usual way, if it is known.
+fn beating(api: &Api, params: &Params<'_>, beat: Option<&str>) -> Option<Arc<InstanceEntry>> {
+    let address = match beat {
+        Some(beat) => {
+            let BeatAddress { ip, port } = serde_json::from_str(beat).ok()?;
+            format!("{ip}:{port}")
+        }
+        None => format!("{}:{}", params.get("ip")?, params.get("port")?),
     };
+    api.directory.find_by_parts(KeyParts {
+        kind: ScopeKind::Service,
+        key: ServiceName::plain_key(params)?,
+        address: &address,
+    })
+}
+
+fn beaten(api: &Api, instance: &Instance, code: u32) -> HttpResponse {
+    beat_answer(beat_interval(instance, api.default_ttl), code)
+}
+
+fn beat_answer(interval: u64, code: u32) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .body(format!(
+            "{{\"clientBeatInterval\":{interval},\"code\":{code},\"lightBeatEnabled\":true}}"
+        ))
+}
+
+/// Reads the description of the instance that a beat has.
+fn described(beat: &str) -> Result<Map<String, Value>, Problem> {
     match serde_json::from_str(beat) {
-        Ok(Value::Object(beat)) => Ok(Some(Params::of_beat(&beat))),
+        Ok(Value::Object(beat)) => Ok(beat),
         Ok(_) => Err(Problem::invalid("beat", "must be a JSON object")),
         Err(error) => Err(Problem::invalid("beat", format!("is not JSON: {error}"))),
     }
@@ -234,17 +265,12 @@ pub(in crate::http) async fn services(
         },
     };
     let (page, size) = (number("pageNo", 1)?, number("pageSize", 20)?);
-    let scopes = api.directory.scopes(ScopeKind::Service);
-    let mut names: Vec<String> = Vec::new();
-    for view in scopes {
-        let Some(record) = &view.record else { continue };
-        let service = list::name_of(&view, record);
-        let is_asked = service.namespace == params.get("namespaceId").unwrap_or(service::PUBLIC)
-            && service.group == params.get("groupName").unwrap_or(service::DEFAULT_GROUP);
-        if is_asked && caller.check(&record.scope).is_ok() {
-            names.push(service.name);
-        }
-    }
+    let namespace = params.get("namespaceId").unwrap_or(service::PUBLIC);
+    let group = params.get("groupName").unwrap_or(service::DEFAULT_GROUP);
+    let scopes = visible_services(&api, &caller);
+    let all = scopes.iter().filter_map(|view| list::name_of(view));
+    let asked = all.filter(|name| name.namespace == namespace && name.group == group);
+    let mut names: Vec<String> = asked.map(|name| name.name).collect();
     names.sort();
     let count = names.len();
     let skipped = (page - 1).saturating_mul(size);
@@ -301,7 +327,7 @@ pub(in crate::http) async fn remove(
     Ok(ok())
 }
 
-fn scope(params: &Params, caller: &Caller) -> Result<Scope, Problem> {
+fn scope(params: &Params<'_>, caller: &Caller) -> Result<Scope, Problem> {
     let scope = ServiceName::of(params)?.scope()?;
     caller.check(&scope)?;
     Ok(scope)

@@ -1,5 +1,6 @@
 //! The parameters of a request: in its query, its form, or both.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use actix_web::HttpRequest;
@@ -13,29 +14,24 @@ pub(super) const DEFAULT_CLUSTER: &str = "DEFAULT";
 
 /// The parameters of a request. The first one of a name counts.
 #[derive(Debug, Default)]
-pub(super) struct Params(Vec<(String, String)>);
+pub(super) struct Params<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
-impl Params {
+impl<'a> Params<'a> {
     /// Reads the query and the body.
-    pub(super) fn of(request: &HttpRequest, body: &[u8]) -> Self {
+    pub(super) fn of(request: &'a HttpRequest, body: &'a [u8]) -> Self {
         let query = form_urlencoded::parse(request.query_string().as_bytes());
-        let pairs = query.chain(form_urlencoded::parse(body));
-        Self(
-            pairs
-                .map(|(name, text)| (name.into_owned(), text.into_owned()))
-                .collect(),
-        )
+        Self(query.chain(form_urlencoded::parse(body)).collect())
     }
 
     /// Reads the members of an object, whose names differ in part.
-    pub(super) fn of_beat(beat: &Map<String, Value>) -> Self {
+    pub(super) fn of_beat(beat: &'a Map<String, Value>) -> Self {
         let pairs = beat.iter().filter_map(|(name, value)| {
             let text = match value {
                 Value::Null => return None,
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
+                Value::String(text) => Cow::Borrowed(text.as_str()),
+                other => Cow::Owned(other.to_string()),
             };
-            Some((name.clone(), text))
+            Some((Cow::Borrowed(name.as_str()), text))
         });
         Self(pairs.collect())
     }
@@ -119,14 +115,14 @@ mod tests {
 
     use super::*;
 
-    fn params(query: &str, body: &str) -> Params {
-        let request = TestRequest::with_uri(&format!("/?{query}")).to_http_request();
-        Params::of(&request, body.as_bytes())
+    fn request(query: &str) -> HttpRequest {
+        TestRequest::with_uri(&format!("/?{query}")).to_http_request()
     }
 
     #[test]
     fn a_parameter_is_in_the_query_or_in_the_form() {
-        let params = params("ip=10.0.0.5&clusterName=None&app=", "port=80&app=a%26b");
+        let request = request("ip=10.0.0.5&clusterName=None&app=");
+        let params = Params::of(&request, b"port=80&app=a%26b");
         assert_eq!(params.get("ip"), Some("10.0.0.5"));
         assert_eq!(params.get("port"), Some("80"));
         assert_eq!(params.get("app"), Some("a&b"));
@@ -141,19 +137,19 @@ mod tests {
             ("", None),
             ("None", None),
         ] {
-            assert_eq!(
-                params(&format!("enable={text}"), "").enabled().unwrap(),
-                flag
-            );
+            let request = request(&format!("enable={text}"));
+            assert_eq!(Params::of(&request, b"").enabled().unwrap(), flag);
         }
-        assert!(params("enabled=2", "").enabled().is_err());
+        let request = request("enabled=2");
+        assert!(Params::of(&request, b"").enabled().is_err());
     }
 
     #[test]
     fn metadata_is_json_or_pairs() {
         let of = |text: &str| {
             let text: String = form_urlencoded::byte_serialize(text.as_bytes()).collect();
-            params(&format!("metadata={text}"), "").metadata()
+            let request = request(&format!("metadata={text}"));
+            Params::of(&request, b"").metadata()
         };
         let both = BTreeMap::from([("a", "1"), ("b", "x=y")]);
         let both = both

@@ -33,7 +33,7 @@ pub(super) const DEFAULT_INTERVAL_MS: u64 = 5000;
 /// the default is left out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Wire {
+pub(super) struct Entry {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) namespace: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,7 +48,7 @@ pub(super) struct Wire {
     pub(super) weight: Option<f64>,
 }
 
-impl Wire {
+impl Entry {
     /// Reads the entry of an instance; one without members if no Nacos client registered it.
     pub(super) fn of(instance: &Instance) -> Self {
         let text = instance.given_metadata.of_protocol(Protocol::Nacos);
@@ -73,7 +73,7 @@ pub(super) struct ServiceName {
 impl ServiceName {
     /// Reads the parameters `serviceName`, which may begin with the group, `groupName` and
     /// `namespaceId`.
-    pub(super) fn of(params: &Params) -> Result<Self, Problem> {
+    pub(super) fn of(params: &Params<'_>) -> Result<Self, Problem> {
         let name = params.required("serviceName")?;
         let namespace = params.get("namespaceId").unwrap_or(PUBLIC);
         let (group, name) = match name.split_once(SEPARATOR) {
@@ -91,15 +91,26 @@ impl ServiceName {
         })
     }
 
+    /// Returns the key of the service that the parameters name, if its name is the key.
+    pub(super) fn plain_key<'a>(params: &'a Params<'_>) -> Option<&'a str> {
+        let name = params.get("serviceName")?;
+        let (group, name) = match name.split_once(SEPARATOR) {
+            Some((group, name)) => (group, name),
+            None => (params.get("groupName").unwrap_or(DEFAULT_GROUP), name),
+        };
+        let namespace = params.get("namespaceId").unwrap_or(PUBLIC);
+        (namespace == PUBLIC && group == DEFAULT_GROUP).then_some(name)
+    }
+
     /// Returns the service of an instance that a client of any protocol registered.
-    pub(super) fn of_instance(instance: &Instance, wire: &Wire) -> Self {
+    pub(super) fn of_instance(instance: &Instance, entry: &Entry) -> Self {
         let own = |text: &Option<String>, default: &str| {
             text.clone().unwrap_or_else(|| default.to_owned())
         };
         Self {
-            namespace: own(&wire.namespace, PUBLIC),
-            group: own(&wire.group, DEFAULT_GROUP),
-            name: own(&wire.name, instance.key.scope.key.as_str()),
+            namespace: own(&entry.namespace, PUBLIC),
+            group: own(&entry.group, DEFAULT_GROUP),
+            name: own(&entry.name, instance.key.scope.key.as_str()),
         }
     }
 
@@ -126,7 +137,7 @@ impl ServiceName {
 }
 
 /// Reads the parameters `ip` and `port`.
-pub(super) fn address(params: &Params) -> Result<Address, Problem> {
+pub(super) fn address(params: &Params<'_>) -> Result<Address, Problem> {
     let (ip, port) = (params.required("ip")?, params.required("port")?);
     let address = match ip.contains(':') && !ip.starts_with('[') {
         true => format!("[{ip}]:{port}"),
@@ -138,7 +149,7 @@ pub(super) fn address(params: &Params) -> Result<Address, Problem> {
 /// Reads an instance: what a registration has.
 pub(super) fn registration(
     service: &ServiceName,
-    params: &Params,
+    params: &Params<'_>,
     by: Registrant,
 ) -> Result<Registration, Problem> {
     if params.flag("ephemeral")? == Some(false) {
@@ -150,7 +161,7 @@ pub(super) fn registration(
     let ttl = millis(&metadata, TIMEOUT_ENTRY).unwrap_or(DEFAULT_TIMEOUT_MS);
     let (weight, exact) = weight(params)?.unwrap_or((Weight::default(), None));
     let unless = |text: &str, default: &str| (text != default).then(|| text.to_owned());
-    let wire = Wire {
+    let entry = Entry {
         namespace: unless(&service.namespace, PUBLIC),
         group: unless(&service.group, DEFAULT_GROUP),
         name: unless(&service.name, scope.key.as_str()),
@@ -161,7 +172,7 @@ pub(super) fn registration(
     Ok(Registration {
         name: Field::Null,
         weight: Field::Given(weight),
-        metadata: Field::Given(with_wire(metadata, &wire)?),
+        metadata: Field::Given(with_entry(metadata, &entry)?),
         ttl: Field::Given(Ttl::nearest(ttl.div_ceil(1000))),
         status: match enabled {
             true => RegisteredStatus::Enabled,
@@ -178,16 +189,16 @@ pub(super) fn registration(
 /// Reads a change of a registered instance: what is not given stays.
 pub(super) fn change(
     instance: &Instance,
-    params: &Params,
+    params: &Params<'_>,
     by: Registrant,
 ) -> Result<Registration, Problem> {
-    let mut wire = Wire::of(instance);
+    let mut entry = Entry::of(instance);
     if let Some(cluster) = params.get("clusterName").or_else(|| params.get("cluster")) {
-        wire.cluster = (cluster != DEFAULT_CLUSTER).then(|| cluster.to_owned());
+        entry.cluster = (cluster != DEFAULT_CLUSTER).then(|| cluster.to_owned());
     }
     let mut weight_now = instance.given_weight;
     if let Some((weight, exact)) = weight(params)? {
-        (weight_now, wire.weight) = (Some(weight), exact);
+        (weight_now, entry.weight) = (Some(weight), exact);
     }
     let given = params.metadata()?;
     let timeout = given
@@ -200,7 +211,7 @@ pub(super) fn change(
     Ok(Registration {
         name: instance.name.as_ref().map(|name| (**name).clone()).into(),
         weight: weight_now.into(),
-        metadata: Field::Given(with_wire(metadata, &wire)?),
+        metadata: Field::Given(with_entry(metadata, &entry)?),
         ttl: ttl.or(instance.ttl).into(),
         status: match params.enabled()? {
             Some(true) => RegisteredStatus::Enabled,
@@ -212,16 +223,16 @@ pub(super) fn change(
     })
 }
 
-fn with_wire(metadata: BTreeMap<String, String>, wire: &Wire) -> Result<Metadata, Problem> {
+fn with_entry(metadata: BTreeMap<String, String>, entry: &Entry) -> Result<Metadata, Problem> {
     let metadata: Metadata = metadata.try_into().in_field("metadata")?;
-    let text = serde_json::to_string(wire).unwrap_or_default();
+    let text = serde_json::to_string(entry).unwrap_or_default();
     let metadata = metadata.with_protocol(Protocol::Nacos, Some(text));
     metadata.in_field("metadata")
 }
 
 /// Reads the weight: a number of traffic relative to the others, of which the next greater whole one
 /// counts, and the exact one if it is not whole.
-fn weight(params: &Params) -> Result<Option<(Weight, Option<f64>)>, Problem> {
+fn weight(params: &Params<'_>) -> Result<Option<(Weight, Option<f64>)>, Problem> {
     let Some(text) = params.get("weight") else {
         return Ok(None);
     };
@@ -254,4 +265,54 @@ pub(super) fn beat_interval(instance: &Instance, default_ttl: Ttl) -> u64 {
     let third = u64::from(ttl.as_secs()) * 1000 / 3;
     own.filter(|own| *own > 0)
         .unwrap_or(DEFAULT_INTERVAL_MS.min(third))
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::http::facade::random::text;
+
+    proptest! {
+        #[test]
+        fn any_parameters_are_accepted_or_refused(values in prop::collection::vec(text(), 9)) {
+            let names = [
+                "serviceName", "ip", "port", "metadata", "weight", "clusterName", "groupName",
+                "enabled", "namespaceId",
+            ];
+            let mut query = url::form_urlencoded::Serializer::new(String::new());
+            query.extend_pairs(names.iter().zip(&values));
+            let request = TestRequest::default().to_http_request();
+            let query = query.finish();
+            let params = Params::of(&request, query.as_bytes());
+            if let Ok(service) = ServiceName::of(&params) {
+                prop_assert!(service.scope().is_ok());
+                let by = Registrant::new("web", std::net::IpAddr::from([10, 0, 0, 9]));
+                let _ = registration(&service, &params, by);
+            }
+        }
+    }
+
+    #[test]
+    fn a_weight_that_is_not_whole_counts_as_the_next_whole_one() {
+        let weight = |text: &str| {
+            let request = TestRequest::with_uri(&format!("/?weight={text}")).to_http_request();
+            super::weight(&Params::of(&request, b""))
+        };
+        let whole = |number| Weight::try_from(number).unwrap();
+        for (text, expected) in [
+            ("", None),
+            ("1.0", Some((whole(1), None))),
+            ("0", Some((whole(0), None))),
+            ("0.5", Some((whole(1), Some(0.5)))),
+            ("10000", Some((whole(10_000), None))),
+        ] {
+            assert_eq!(weight(text).unwrap(), expected, "{text}");
+        }
+        for bad in ["-1", "NaN", "inf", "1e9", "heavy"] {
+            assert!(weight(bad).is_err(), "{bad}");
+        }
+    }
 }

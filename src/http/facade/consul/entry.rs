@@ -76,7 +76,7 @@ pub(super) struct Check {
 /// What a Consul client registers and no other protocol needs: the reserved metadata entry.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Wire {
+pub(super) struct Entry {
     /// `service/ID`, and `check/ID` for each check.
     pub(super) ids: Vec<String>,
     /// The name of the service, unless it is the key.
@@ -105,7 +105,7 @@ pub(super) fn check_id(id: &str) -> String {
     format!("check/{id}")
 }
 
-impl Wire {
+impl Entry {
     /// Reads the entry of an instance; `None` if no Consul client registered it.
     pub(super) fn of(instance: &Instance) -> Option<Self> {
         let text = instance.given_metadata.of_protocol(Protocol::Consul)?;
@@ -319,7 +319,7 @@ pub(super) fn registration(
     .in_field("Address and Port")?;
     let scope = ScopeKind::Service.with(scope_key(&name).in_field("Name")?);
     let (weight, warning) = weights(&members)?;
-    let mut wire = Wire {
+    let mut entry = Entry {
         ids: Vec::new(),
         name: (name != scope.key.as_str()).then(|| name.clone()),
         tags: members.texts("tags")?,
@@ -328,21 +328,21 @@ pub(super) fn registration(
         tag_override: members.flag("enabletagoverride")?,
         checks: checks(&members, &id, &name)?,
     };
-    wire.index(&id);
+    entry.index(&id);
     let metadata: Metadata = members.entries("meta")?.try_into().in_field("Meta")?;
-    let text = serde_json::to_string(&wire).unwrap_or_default();
+    let text = serde_json::to_string(&entry).unwrap_or_default();
     let metadata = metadata.with_protocol(Protocol::Consul, Some(text));
     Ok(ServiceRegistration {
         registration: Registration {
             name: Field::Null,
             weight: weight.into(),
             metadata: Field::Given(metadata.in_field("Tags, Meta and Checks")?),
-            ttl: Field::Given(wire.ttl()),
+            ttl: Field::Given(entry.ttl()),
             by: Some(by),
             ..Registration::of(InstanceKey { scope, address })
         },
         id,
-        is_online: !wire.is_critical(),
+        is_online: !entry.is_critical(),
     })
 }
 
@@ -384,13 +384,36 @@ fn checks(members: &Members, service: &str, name: &str) -> Result<Vec<Check>, Pr
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::http::facade::random::{nearly_right, tree};
 
     fn parsed(body: Value) -> Result<ServiceRegistration, Problem> {
         let peer = IpAddr::from([10, 0, 0, 9]);
         registration(body, peer, Registrant::new("web", peer))
+    }
+
+    proptest! {
+        #[test]
+        fn any_registration_is_accepted_or_refused(
+            body in prop_oneof![
+                3 => nearly_right(json!({
+                    "Name": "orders", "ID": "o1", "Address": "10.0.0.1", "Port": 80,
+                    "Tags": ["v1"], "Meta": {"zone": "a"}, "Weights": {"Passing": 1},
+                    "Check": {"TTL": "10s"}, "Checks": null, "TaggedAddresses": {},
+                })),
+                1 => tree(),
+            ]
+        ) {
+            if let Ok(one) = parsed(body) {
+                // Its entry reads back.
+                let metadata = one.registration.metadata.given().unwrap();
+                let entry = metadata.of_protocol(Protocol::Consul).unwrap();
+                prop_assert!(serde_json::from_str::<Entry>(entry).is_ok(), "{}", entry);
+            }
+        }
     }
 
     #[test]
