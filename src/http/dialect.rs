@@ -41,9 +41,20 @@ pub(super) struct Envelope<'a, T> {
 impl Dialect {
     /// Returns the dialect of a path that is not served.
     pub(super) fn of_unknown(path: &str) -> Self {
-        match path.starts_with("/gateway-") {
-            true => Self::GatewayCenter,
-            false => Self::Native,
+        const CONSUL: [&str; 10] = [
+            "acl", "agent", "catalog", "connect", "event", "health", "kv", "query", "session",
+            "txn",
+        ];
+
+        let mut segments = path.split('/').skip(1);
+        match (segments.next(), segments.next()) {
+            (Some(first), _) if first.starts_with("gateway-") => Self::GatewayCenter,
+            (Some("eureka"), _) => Self::Protocol(Protocol::Eureka),
+            (Some("nacos"), _) => Self::Protocol(Protocol::Nacos),
+            (Some("v1"), Some(second)) if CONSUL.contains(&second) => {
+                Self::Protocol(Protocol::Consul)
+            }
+            _ => Self::Native,
         }
     }
 

@@ -87,20 +87,6 @@ fn json_text(
     }
 }
 
-/// Reads a body of any type, of at most [`BODY_LIMIT`] bytes.
-pub(super) fn any_body(
-    request: &HttpRequest,
-    payload: &mut Payload,
-) -> impl Future<Output = Result<Bytes, Problem>> + use<> {
-    let payload = web::Payload::from_request(request, payload);
-    let request = request.clone();
-    async move {
-        let payload = payload.await.map_err(broken)?;
-        let body = read(&request, payload, BODY_LIMIT).await;
-        body.map_err(Problem::closing)
-    }
-}
-
 /// Checks by the headers that the body is JSON in UTF-8.
 fn check_media(request: &HttpRequest) -> Result<(), Problem> {
     let unsupported = |detail| Err(Problem::new(Code::UnsupportedMediaType, detail));
@@ -135,7 +121,7 @@ pub(super) fn api(request: &HttpRequest) -> Result<&Api, Problem> {
 
 /// Reads a body. Slow uploads are counted against a separate limit, so that they do not occupy
 /// the route's permits.
-async fn read(
+pub(super) async fn read(
     request: &HttpRequest,
     payload: web::Payload,
     limit: usize,

@@ -30,7 +30,8 @@ use self::consul::ConsulList;
 use self::eureka::EurekaList;
 use self::lists::ListCache;
 use super::access::Caller;
-use super::{Api, Problem, dialect, extract};
+use super::extract::BODY_LIMIT;
+use super::{Api, Code, Problem, dialect, extract};
 use crate::directory::{Directory, InstanceEntry, KeyParts, ScopeSnapshot};
 use crate::model::{Field, InstanceKey, Protocol, Registration, ScopeKind};
 
@@ -117,8 +118,15 @@ impl FromRequest for AnyBody {
         if matches!(payload, Payload::None) {
             return Box::pin(async { Ok(Self(Bytes::new())) });
         }
-        let body = extract::any_body(request, payload);
-        Box::pin(async { Ok(Self(body.await?)) })
+        let payload = web::Payload::from_request(request, payload);
+        let request = request.clone();
+        Box::pin(async move {
+            let payload = payload
+                .await
+                .map_err(|_| Problem::new(Code::IncompleteBody, "the body was not readable"))?;
+            let body = extract::read(&request, payload, BODY_LIMIT).await;
+            Ok(Self(body.map_err(Problem::closing)?))
+        })
     }
 }
 

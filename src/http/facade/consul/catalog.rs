@@ -5,26 +5,19 @@ use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use super::blocking::{respond, wait};
 use super::entry::CheckStatus;
+use super::named::{NamePath, named_scope};
 use super::show::{Check, DATACENTER, Node, Shown};
 use crate::directory::ScopeSnapshot;
 use crate::http::access::Caller;
-use crate::http::facade::key::scope_key;
 use crate::http::facade::{Answer, parameter, variables, visible_services};
-use crate::http::problem::InField;
 use crate::http::{Api, Problem};
 use crate::model::{Scope, ScopeKind};
-
-/// A name in a path.
-#[derive(Deserialize)]
-pub(super) struct NamePath {
-    pub(super) name: String,
-}
 
 /// A kept list over all services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,26 +60,24 @@ fn passing(request: &HttpRequest) -> bool {
     parameter(request, "passing").is_some_and(|value| !matches!(value.as_str(), "false" | "0"))
 }
 
-fn scope(request: &HttpRequest, caller: &Caller) -> Result<Scope, Problem> {
-    let NamePath { name } = variables(request)?;
-    let scope = ScopeKind::Service.with(scope_key(&name).in_field("service")?);
-    caller.check(&scope)?;
-    Ok(scope)
-}
-
-/// Returns the body of a list over all services, which is kept if the caller may see all.
+/// Answers with a list over all services, which is kept if the caller may see all.
 async fn over_all(
+    request: &HttpRequest,
     api: &Api,
     caller: &Caller,
     list: ConsulList,
     make: impl Fn(&[Arc<ScopeSnapshot>]) -> Vec<u8>,
-) -> Bytes {
-    if caller.limit().is_empty() {
+) -> Answer {
+    check_parameters(request)?;
+    let index = wait(request, api, None).await?;
+    let body = if caller.limit().is_empty() {
         let version = || api.directory.version();
         let make = || async { make(&api.directory.scopes(ScopeKind::Service)).into() };
-        return api.facades.consul.get(list, version, make).await;
-    }
-    make(&visible_services(api, caller)).into()
+        api.facades.consul.get(list, version, make).await
+    } else {
+        make(&visible_services(api, caller)).into()
+    };
+    Ok(respond(api, index, body))
 }
 
 /// Lists the instances of a service with their health.
@@ -96,7 +87,7 @@ pub(in crate::http) async fn health(
     caller: Caller,
 ) -> Answer {
     check_parameters(&request)?;
-    let scope = scope(&request, &caller)?;
+    let scope = named_scope(&request, &caller)?;
     let index = wait(&request, &api, Some(&scope)).await?;
     let (tags, passing) = (tags(&request), passing(&request));
     let make = |view: &ScopeSnapshot| {
@@ -135,7 +126,7 @@ pub(in crate::http) async fn checks_of_service(
     caller: Caller,
 ) -> Answer {
     check_parameters(&request)?;
-    let scope = scope(&request, &caller)?;
+    let scope = named_scope(&request, &caller)?;
     let index = wait(&request, &api, Some(&scope)).await?;
     let make = |view: &ScopeSnapshot| {
         let checks = view.iter().flat_map(|listed| Shown::of(listed).checks());
@@ -152,7 +143,7 @@ pub(in crate::http) async fn service(
     caller: Caller,
 ) -> Answer {
     check_parameters(&request)?;
-    let scope = scope(&request, &caller)?;
+    let scope = named_scope(&request, &caller)?;
     let index = wait(&request, &api, Some(&scope)).await?;
     let tags = tags(&request);
     let make = |view: &ScopeSnapshot| {
@@ -170,8 +161,6 @@ pub(in crate::http) async fn list(
     api: web::Data<Api>,
     caller: Caller,
 ) -> Answer {
-    check_parameters(&request)?;
-    let index = wait(&request, &api, None).await?;
     let make = |scopes: &[Arc<ScopeSnapshot>]| {
         let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         // Consul lists its own servers.
@@ -183,8 +172,7 @@ pub(in crate::http) async fn list(
         }
         json_bytes(&all)
     };
-    let body = over_all(&api, &caller, ConsulList::Services, make).await;
-    Ok(respond(&api, index, body))
+    over_all(&request, &api, &caller, ConsulList::Services, make).await
 }
 
 /// Lists the checks with a status, over all services.
@@ -193,7 +181,6 @@ pub(in crate::http) async fn checks_in_state(
     api: web::Data<Api>,
     caller: Caller,
 ) -> Answer {
-    check_parameters(&request)?;
     let NamePath { name } = variables(&request)?;
     let state = match name.as_str() {
         "any" => None,
@@ -203,15 +190,13 @@ pub(in crate::http) async fn checks_in_state(
             Some(state.ok_or_else(|| Problem::invalid("state", reason))?)
         }
     };
-    let index = wait(&request, &api, None).await?;
     let make = |scopes: &[Arc<ScopeSnapshot>]| {
         let listed = scopes.iter().flat_map(|view| view.iter());
         let checks = listed.flat_map(|listed| Shown::of(listed).checks());
         let selected = checks.filter(|check| state.is_none_or(|state| check.status == state));
         json_bytes(&Vec::from_iter(selected))
     };
-    let body = over_all(&api, &caller, ConsulList::Checks(state), make).await;
-    Ok(respond(&api, index, body))
+    over_all(&request, &api, &caller, ConsulList::Checks(state), make).await
 }
 
 /// Lists the checks of a node.
@@ -236,15 +221,12 @@ pub(in crate::http) async fn nodes(
     api: web::Data<Api>,
     caller: Caller,
 ) -> Answer {
-    check_parameters(&request)?;
-    let index = wait(&request, &api, None).await?;
     let make = |scopes: &[Arc<ScopeSnapshot>]| {
         let listed = scopes.iter().flat_map(|view| view.iter());
         let hosts: BTreeSet<&str> = listed.map(|it| it.instance.key.address.host()).collect();
         json_bytes(&Vec::from_iter(hosts.into_iter().map(Node::of)))
     };
-    let body = over_all(&api, &caller, ConsulList::Nodes, make).await;
-    Ok(respond(&api, index, body))
+    over_all(&request, &api, &caller, ConsulList::Nodes, make).await
 }
 
 /// Shows a node with its services.

@@ -1,71 +1,22 @@
-//! Lists of Eureka: all applications, one of them, and the latest changes.
+//! Lists of Eureka: all applications, or some of them.
 
-use std::collections::{BTreeMap, HashSet};
-use std::io::Write;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use actix_web::http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, VARY,
-};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 
-use super::info::{Action, Entry, InstanceInfo, app_name};
+use super::answer::{Format, accepts_gzip, compressed, respond};
+use super::info::{Action, Entry, InstanceInfo, app_name, status};
 use super::xml;
-use crate::directory::{Directory, InstanceEntry, ScopeSnapshot};
+use crate::directory::{InstanceEntry, ScopeSnapshot};
 use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::facade::visible_services;
 use crate::model::{ScopeKind, Status, Ttl};
 
-/// How long a change is part of the delta.
-pub(in crate::http::facade) const DELTA_TIME: Duration = Duration::from_secs(180);
-
-/// The least size of a body that is compressed, in bytes.
-const COMPRESSED: usize = 1024;
-
 /// The number of instances above which a list is made on another thread than the requests.
 const LARGE: usize = 1000;
-
-/// The form of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Format {
-    Json,
-    Xml,
-}
-
-impl Format {
-    /// Returns the form that a client accepts: JSON only if it names that.
-    pub(super) fn of(request: &HttpRequest) -> Self {
-        match contains(request.headers(), &ACCEPT, "json") {
-            true => Self::Json,
-            false => Self::Xml,
-        }
-    }
-
-    fn media_type(self) -> &'static str {
-        match self {
-            Self::Json => "application/json",
-            Self::Xml => "application/xml",
-        }
-    }
-
-    /// Returns the name of the body of a snapshot that has its instances in this form.
-    fn fragment(self) -> &'static str {
-        match self {
-            Self::Json => "eureka.json",
-            Self::Xml => "eureka.xml",
-        }
-    }
-}
-
-fn contains(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
-    let mut values = headers.get_all(name);
-    values.any(|value| value.to_str().is_ok_and(|value| value.contains(word)))
-}
 
 /// The lists that are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -78,8 +29,14 @@ enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::http::facade) struct EurekaList(Kind, Format, bool);
 
+impl EurekaList {
+    pub(super) fn delta(format: Format, gzip: bool) -> Self {
+        Self(Kind::Delta, format, gzip)
+    }
+}
+
 /// Returns whether Eureka lists an instance: one that is offline would have been evicted.
-fn is_listed(listed: &InstanceEntry) -> bool {
+pub(super) fn is_listed(listed: &InstanceEntry) -> bool {
     listed.instance.presence.online
 }
 
@@ -106,22 +63,12 @@ pub(super) async fn everything(request: &HttpRequest, api: &Api, caller: &Caller
     respond(format, body, gzip)
 }
 
-/// Answers with the instances that changed within [`DELTA_TIME`]. The client applies them to its
-/// own list, and reads everything if its numbers then differ from those in the answer. So if not
-/// all changes are known, the numbers in the answer are such that they differ.
-pub(super) async fn delta(request: &HttpRequest, api: &Api) -> HttpResponse {
-    let (format, gzip) = (Format::of(request), accepts_gzip(request));
-    let (directory, ttl) = (Arc::clone(&api.directory), api.default_ttl);
-    let make = || render(api, gzip, move || changes(&directory, format, ttl));
-    let list = EurekaList(Kind::Delta, format, gzip);
-    // Also without a change it becomes another one, when the known changes cover all the time.
-    let version = || api.directory.version() + api.facades.started.elapsed().as_secs() / 5;
-    let body = api.facades.eureka.get(list, version, make).await;
-    respond(format, body, gzip)
-}
-
 /// Makes a body, a large one on another thread.
-async fn render(api: &Api, gzip: bool, make: impl FnOnce() -> Vec<u8> + Send + 'static) -> Bytes {
+pub(super) async fn render(
+    api: &Api,
+    gzip: bool,
+    make: impl FnOnce() -> Vec<u8> + Send + 'static,
+) -> Bytes {
     let make = move || compressed(make(), gzip);
     if api.directory.totals().instances.instances < LARGE {
         return make();
@@ -194,32 +141,6 @@ pub(super) fn instance(
     }
 }
 
-fn respond(format: Format, body: Bytes, gzip: bool) -> HttpResponse {
-    let mut answer = HttpResponse::Ok();
-    answer
-        .content_type(format.media_type())
-        .insert_header((VARY, "Accept, Accept-Encoding"));
-    // A body that was not worth it is not compressed.
-    if gzip && body.starts_with(&[0x1f, 0x8b]) {
-        answer.insert_header((CONTENT_ENCODING, HeaderValue::from_static("gzip")));
-    }
-    answer.body(body)
-}
-
-fn accepts_gzip(request: &HttpRequest) -> bool {
-    contains(request.headers(), &ACCEPT_ENCODING, "gzip")
-}
-
-fn compressed(body: Vec<u8>, gzip: bool) -> Bytes {
-    if !gzip || body.len() < COMPRESSED {
-        return body.into();
-    }
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    let written = encoder.write_all(&body).and_then(|()| encoder.finish());
-    // Writing to memory cannot fail.
-    written.map_or_else(|_| body.into(), Bytes::from)
-}
-
 /// The numbers of instances by status.
 #[derive(Default)]
 struct Counts(BTreeMap<String, usize>);
@@ -250,7 +171,7 @@ impl Counts {
                 Status::Enabled => up += 1,
                 Status::Disabled | Status::Held => {
                     let entry = Entry::of(&listed.instance);
-                    let (status, _) = super::info::status(&listed.instance, &entry);
+                    let (status, _) = status(&listed.instance, &entry);
                     counts.add(status, 1);
                 }
             }
@@ -261,13 +182,13 @@ impl Counts {
 }
 
 /// What a list says about itself.
-struct Header {
+pub(super) struct Header {
     version: u64,
-    hash: String,
+    pub(super) hash: String,
 }
 
 impl Header {
-    fn of(scopes: &[Arc<ScopeSnapshot>], version: u64) -> Self {
+    pub(super) fn of(scopes: &[Arc<ScopeSnapshot>], version: u64) -> Self {
         let hash = Counts::of(scopes).hash();
         Self { version, hash }
     }
@@ -392,7 +313,7 @@ fn push_json(body: &mut Vec<u8>, value: &impl serde::Serialize) {
 }
 
 /// Returns the body of a list of instances by application.
-fn infos(
+pub(super) fn infos(
     groups: &BTreeMap<String, Vec<InstanceInfo<'_>>>,
     header: &Header,
     format: Format,
@@ -416,35 +337,4 @@ fn infos(
             })
         })),
     })
-}
-
-/// Returns the body of the delta.
-fn changes(directory: &Directory, format: Format, default_ttl: Ttl) -> Vec<u8> {
-    let version = directory.version();
-    // Read before the list: what changes in between is in the next delta.
-    let (recent, is_complete) = directory.recent_changes();
-    let scopes = directory.scopes(ScopeKind::Service);
-    let mut header = Header::of(&scopes, version);
-    if !is_complete {
-        header.hash.push_str(&format!("INCOMPLETE_{version}_"));
-    }
-    let of_services = recent
-        .iter()
-        .filter(|listed| listed.instance.key.scope.kind == ScopeKind::Service);
-    let (mut seen, mut present, mut gone) = (HashSet::new(), Vec::new(), Vec::new());
-    for before in of_services.rev() {
-        let known = directory.find(&before.instance.key);
-        present.extend(known.filter(|known| is_listed(known)));
-        gone.push(before);
-    }
-    let mut groups: BTreeMap<String, Vec<InstanceInfo<'_>>> = BTreeMap::new();
-    let present = present.iter().map(|listed| (&**listed, Action::Modified));
-    let gone = gone.iter().map(|listed| (&***listed, Action::Deleted));
-    for (listed, action) in present.chain(gone) {
-        let info = InstanceInfo::of(&listed.instance, default_ttl, action);
-        if seen.insert((info.app.clone(), info.instance_id.clone())) {
-            groups.entry(info.app.clone()).or_default().push(info);
-        }
-    }
-    infos(&groups, &header, format)
 }

@@ -4,6 +4,8 @@
 //! known by its ID, which stands in its reserved entry; for an instance that no Eureka client
 //! registered it is `host:service:port`.
 
+mod answer;
+mod delta;
 mod info;
 mod lists;
 mod registration;
@@ -17,8 +19,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::form_urlencoded;
 
+pub(super) use self::delta::DELTA_TIME;
 use self::info::{Entry, OVERRIDE_REASON, app_name, instance_id, known_status};
-pub(super) use self::lists::{DELTA_TIME, EurekaList};
+pub(super) use self::lists::EurekaList;
 use super::{
     Answer, AnyBody, Refusal, find_computed, keep_other_entries, parameter, published, variables,
 };
@@ -215,7 +218,7 @@ pub(in crate::http) async fn delta(
     caller: Caller,
 ) -> Answer {
     match caller.check_unlimited() {
-        Ok(()) => Ok(lists::delta(&request, &api).await),
+        Ok(()) => Ok(delta::answer(&request, &api).await),
         // All that it may see: its numbers are always right.
         Err(_) => Ok(lists::everything(&request, &api, &caller).await),
     }
