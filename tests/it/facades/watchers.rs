@@ -36,13 +36,14 @@ async fn a_watcher_of_each_protocol_follows_a_thousand_changes<B: Backends>() {
         watch_nacos(watched, &ended),
         async {
             change(&setup.daemon, watched).await;
-            // Each watcher looks once more after this.
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            ended.store(true, Ordering::Relaxed);
-            // Ends the last wait.
             By::Native
                 .register(&setup.daemon, "orders", "10.0.0.99")
                 .await;
+            By::Native
+                .register(&setup.daemon, "orders", "10.0.0.98")
+                .await;
+            // Each watcher looks once more after this.
+            ended.store(true, Ordering::Relaxed);
         }
     );
     let state = By::Native.available(watched, "orders").await;
