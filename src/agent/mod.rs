@@ -121,7 +121,7 @@ pub(crate) async fn run(
             None => command.stop(*settings.stop_timeout).await,
         }
     };
-    // Whoever skips the drain delay does not skip leaving.
+    // A signal that skips the drain delay does not skip leaving.
     let (code, left) = tokio::join!(stop, timeout(LEAVE, left));
     if left.is_err() {
         log::warn!(

@@ -22,7 +22,7 @@ pub(super) struct Change<'a> {
     maps: &'a Maps,
     state: &'a mut State,
     deadlines: &'a Deadlines<Arc<InstanceEntry>>,
-    recent: Option<&'a mut RecentChanges>,
+    recent: Option<&'a mut RecentChanges<InstanceEntry>>,
     edits: HashMap<Scope, Edits>,
     applied: Applied,
 }
@@ -41,7 +41,7 @@ impl<'a> Change<'a> {
         maps: &'a Maps,
         state: &'a mut State,
         deadlines: &'a Deadlines<Arc<InstanceEntry>>,
-        recent: Option<&'a mut RecentChanges>,
+        recent: Option<&'a mut RecentChanges<InstanceEntry>>,
     ) -> Self {
         Self {
             maps,

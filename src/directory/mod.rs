@@ -75,7 +75,7 @@ pub struct Directory {
     changed: Notify,
     permits: LookupPermits,
     /// The latest changes, once they are asked for.
-    recent: Mutex<Option<RecentChanges>>,
+    recent: Mutex<Option<RecentChanges<InstanceEntry>>>,
 }
 
 impl Directory {

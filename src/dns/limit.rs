@@ -13,7 +13,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// The most networks that are counted; further ones share a count.
 const NETWORKS: usize = 50_000;
 
-/// What to do with a query.
+/// The decision about a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Answer it.

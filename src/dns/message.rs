@@ -125,7 +125,7 @@ fn encoded(answer: &Message) -> Option<Answered> {
     Some(Answered { bytes, code })
 }
 
-/// Leaves out what does not fit: first the additional records, which are not asked for, and then
+/// Leaves out records until the answer fits: first the additional ones, which no client asked for, and then
 /// answers, which the client gets over TCP.
 fn fit(mut answer: Message, limit: usize) -> Option<Answered> {
     let whole = encoded(&answer)?;

@@ -1,7 +1,8 @@
 //! The services as a zone of DNS, for clients that know nothing else: A, AAAA and SRV over UDP and
 //! TCP, without recursion.
 //!
-//! DNS has no tokens: whoever reaches the port reads the available instances of all services.
+//! DNS has no tokens: every client that reaches the port reads the available instances of all
+//! services.
 
 mod limit;
 mod message;

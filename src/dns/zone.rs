@@ -49,7 +49,7 @@ pub(super) struct Zone {
     directory: Arc<Directory>,
 }
 
-/// What a query finds.
+/// The records of an answer.
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) code: ResponseCode,
@@ -58,7 +58,7 @@ pub(super) struct Found {
     pub(super) additionals: Vec<Record>,
 }
 
-/// What a name stands for.
+/// The meaning of a name.
 enum Meaning {
     /// The domain.
     Apex,
@@ -123,7 +123,7 @@ impl Zone {
         found
     }
 
-    /// Returns what the labels before the domain stand for.
+    /// Returns the meaning of the labels before the domain.
     fn meaning(&self, labels: &[String]) -> Meaning {
         let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
         // The data center may stand at the end.
@@ -173,7 +173,7 @@ impl Zone {
         instances: &[Arc<InstanceEntry>],
         is_rfc_2782: bool,
     ) {
-        // Those of weight 0 are not to be chosen, which a record without a weight cannot say.
+        // An instance of weight 0 is not to be chosen, which a record without a weight cannot say.
         let chosen: Vec<&Instance> = instances.iter().map(|listed| &listed.instance).collect();
         let heaviest = chosen
             .iter()

@@ -36,7 +36,7 @@ pub(super) fn path<const N: usize>(pattern: &'static str, endpoints: [Endpoint; 
 impl Path {
     /// Makes it a path of the protocol of another registry: its handlers check the scopes, and ignore
     /// parameters that they do not know. Its clients may use another replica for each request, so
-    /// every request but a renewal sees what others have answered.
+    /// every request but a renewal sees the changes that other replicas have answered.
     pub(super) fn of_protocol(self, protocol: Protocol) -> Self {
         let endpoints = self.endpoints.into_iter();
         let endpoints = endpoints.map(|endpoint| {

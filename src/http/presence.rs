@@ -1,5 +1,5 @@
-//! What the endpoints of all protocols do to an instance: register it, renew or end its lease, let
-//! it leave, decide about it.
+//! The operations on instances that the endpoints of all protocols share: register, renew or end a
+//! lease, leave, change.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Metadata: names and texts of an instance. Some names are reserved for what the protocols of
-//! other registries need.
+//! Metadata: names and texts of an instance. Some names are reserved for the protocols of other
+//! registries.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -34,7 +34,7 @@ const CATCH_UP: Duration = Duration::from_millis(300);
 pub(crate) struct ScopeIndexes {
     log: Arc<dyn EventLog>,
     state: Mutex<State>,
-    /// Wakes those who wait for any event.
+    /// Wakes calls that wait for any event.
     moved: Notify,
     /// The last position of the log that was asked for, and when.
     asked: AsyncMutex<(Instant, EventId)>,
@@ -49,7 +49,7 @@ struct State {
     last: HashMap<Scope, u64>,
     /// The sequence of the last event of any service.
     any_service: u64,
-    /// Those who wait for an event of a scope.
+    /// Wakes calls that wait for an event of a scope, or of any service.
     waiting: HashMap<Option<Scope>, Arc<Notify>>,
 }
 
@@ -77,7 +77,7 @@ impl State {
         }
         let moved = floor(id.sequence) > floor(self.head.sequence);
         self.head = id;
-        // What clients see does not change.
+        // The lists do not change.
         let is_silent = matches!(event.kind, EventKind::LeaseRestarted(_));
         let mut woken = Vec::new();
         if event.kind == EventKind::EventsLost {
@@ -176,7 +176,7 @@ impl ScopeIndexes {
             if asked.0 <= arrived {
                 let begin = Instant::now();
                 let head = timeout(CATCH_UP, self.log.head()).await;
-                // Without an answer, those who wait do not ask one after the other.
+                // Without an answer, the waiting calls do not ask one after the other.
                 let known = asked.1;
                 *asked = (begin, head.map_or(known, |head| head.unwrap_or(known)));
             }
@@ -206,7 +206,7 @@ impl ScopeIndexes {
             .for_each(|waiting| waiting.notify_waiters());
     }
 
-    /// Returns the index of a scope, or of all services. What the Directory shows afterwards has all
+    /// Returns the index of a scope, or of all services. A list that is read from the Directory afterwards has all
     /// events until then.
     pub(crate) fn index(&self, scope: Option<&Scope>) -> u64 {
         self.state.lock().index(scope)
@@ -227,7 +227,7 @@ impl ScopeIndexes {
                     deadline = deadline.min(Instant::now() + AHEAD);
                 }
                 if state.waiting.len() >= 1000 {
-                    // Those who gave up left an entry.
+                    // Calls that gave up left an entry.
                     state
                         .waiting
                         .retain(|_, waiting| Arc::strong_count(waiting) > 1);

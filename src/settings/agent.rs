@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{Args, Error};
 use serde::Deserialize;
 use url::Url;
@@ -67,7 +68,6 @@ pub(crate) struct AgentSettings {
     #[arg(
         long,
         value_name = "PATH",
-        required_unless_present_any = ["service", "group"],
         conflicts_with_all = ["service", "group", "address", "name", "weight", "metadata", "ttl"]
     )]
     file: Option<PathBuf>,
@@ -207,8 +207,8 @@ impl AgentSettings {
             (Some(instances), _) => instances,
             (None, Some(address)) => vec![self.instance(address.clone())?],
             (None, None) => {
-                let reason = "must be given with --service or --group";
-                return Err(invalid_value("--address <HOST:PORT>", reason));
+                let reason = "the agent needs an instance: give --service KEY or --group KEY with --address HOST:PORT, or --file PATH";
+                return Err(Error::raw(ErrorKind::MissingRequiredArgument, reason));
             }
         };
         Ok(())

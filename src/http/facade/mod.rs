@@ -1,9 +1,9 @@
 //! The protocols of other registries, on the same messages and the same Directory. Each is off
 //! unless `--facades` names it.
 //!
-//! A handler translates a request into the model, asks what the endpoints of Rollcall's own API
-//! ask, and writes the answer as the clients of its protocol expect it. What such a client
-//! registers and no other one needs is a reserved entry of the metadata
+//! A handler translates a request into the model, sends the same messages as the endpoints of
+//! Rollcall's own API, and writes the answer as the clients of its protocol expect it. The values that
+//! only these clients use are in a reserved entry of the metadata
 //! ([`Protocol::entry`](crate::model::Protocol::entry)).
 
 pub(super) mod consul;
@@ -35,7 +35,7 @@ use super::{Api, Code, Problem, dialect, extract};
 use crate::directory::{Directory, InstanceEntry, KeyParts, ScopeSnapshot};
 use crate::model::{Field, InstanceKey, Protocol, Registration, ScopeKind};
 
-/// The protocols of other registries that are served, and what their handlers share.
+/// The protocols of other registries that are served, and the state that their handlers share.
 pub(crate) struct Facades {
     protocols: Vec<Protocol>,
     /// The bodies of Eureka's lists.
@@ -62,7 +62,7 @@ impl Facades {
         }
     }
 
-    /// Starts what the protocols do beside answering requests; called by every worker.
+    /// Starts the background work of the protocols; called by every worker.
     pub(super) fn start(api: &web::Data<Api>) {
         let facades = &api.facades;
         if facades.protocols.contains(&Protocol::Consul)
@@ -155,8 +155,8 @@ fn visible_services(api: &Api, caller: &Caller) -> Vec<Arc<ScopeSnapshot>> {
     scopes
 }
 
-/// Keeps what clients of other protocols registered at the same address, while the lease is alive:
-/// a process may register by several.
+/// Keeps the reserved entries of other protocols while the lease is alive: a process may register the
+/// same address by several protocols.
 fn keep_other_entries(api: &Api, registration: &mut Registration, own: Protocol) {
     let Field::Given(metadata) = &mut registration.metadata else {
         return;
@@ -167,7 +167,7 @@ fn keep_other_entries(api: &Api, registration: &mut Registration, own: Protocol)
     };
     for protocol in Protocol::ALL.into_iter().filter(|one| *one != own) {
         let entry = known.instance.given_metadata.of_protocol(protocol);
-        // What is too large together is registered by this protocol alone.
+        // Entries that are too large together are registered by this protocol alone.
         if let Some(entry) = entry
             && let Ok(with_entry) = metadata.with_protocol(protocol, Some(entry.to_owned()))
         {

@@ -1,8 +1,8 @@
-//! Changes that every replica can read before they are answered: clients of other registries may use
-//! another server for each request, and expect there what was answered here.
+//! Changes that every replica can read before they are answered. Clients of other registries may use
+//! another server for each request, and expect to find their changes there.
 //!
-//! The answer to a change waits until this replica reads it from the event log, and a request for
-//! which this matters first applies what the log has ([`ScopeIndexes::catch_up`]).
+//! The answer to a change waits until this replica reads its event from the event log. Other requests
+//! first apply the events that the log has ([`ScopeIndexes::catch_up`]).
 //!
 //! [`ScopeIndexes::catch_up`]: crate::replication::ScopeIndexes::catch_up
 

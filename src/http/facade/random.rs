@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-/// A text with what breaks documents.
+/// A text, often one that breaks documents.
 pub(super) fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<String>(),

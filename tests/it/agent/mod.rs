@@ -302,7 +302,11 @@ async fn a_usage_error_names_the_flag_and_the_reason() {
     let file = folder.path().join("these");
     let file = file.to_str().unwrap();
     for (content, arguments, says) in [
-        ("", vec![], "--file <PATH>"),
+        (
+            "",
+            vec![],
+            "give --service KEY or --group KEY with --address HOST:PORT, or --file PATH",
+        ),
         ("", vec!["--service", "orders"], "--address <HOST:PORT>"),
         (
             "",

@@ -1,4 +1,5 @@
-//! Blocking queries: a client that sends the index of what it has is held until there is more.
+//! Blocking queries: a request with the index of the list that its client has is held until the list
+//! changes.
 
 use std::time::Duration;
 

@@ -32,7 +32,7 @@ pub(super) fn json_bytes(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-/// Refuses what the parameters ask for and the registry does not have.
+/// Refuses a filter, and another data center, which the registry does not have.
 fn check_parameters(request: &HttpRequest) -> Result<(), Problem> {
     let given = |name| parameter(request, name).filter(|text| !text.is_empty());
     if given("filter").is_some() {
@@ -128,11 +128,7 @@ pub(in crate::http) async fn checks_of_service(
     check_parameters(&request)?;
     let scope = named_scope(&request, &caller)?;
     let index = wait(&request, &api, Some(&scope)).await?;
-    let make = |view: &ScopeSnapshot| {
-        let checks = view.iter().flat_map(|listed| Shown::of(listed).checks());
-        json_bytes(&Vec::from_iter(checks))
-    };
-    let body = of_view(&api, &scope, Some("consul.checks"), make);
+    let body = of_view(&api, &scope, Some("consul.checks"), checks_of);
     Ok(respond(&api, index, body))
 }
 
@@ -162,17 +158,38 @@ pub(in crate::http) async fn list(
     caller: Caller,
 ) -> Answer {
     let make = |scopes: &[Arc<ScopeSnapshot>]| {
-        let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let members = scopes
+            .iter()
+            .map(|view| view.named_body("consul.tags", tags_of));
+        let mut members: Vec<Bytes> = members.filter(|member| !member.is_empty()).collect();
         // Consul lists its own servers.
-        all.insert("consul".to_owned(), BTreeSet::new());
-        for listed in scopes.iter().flat_map(|view| view.iter()) {
-            let shown = Shown::of(listed);
-            let tags = all.entry(shown.name().to_owned()).or_default();
-            tags.extend(shown.tags().iter().cloned());
+        if !members
+            .iter()
+            .any(|member| member.starts_with(b"\"consul\":"))
+        {
+            members.push(Bytes::from_static(b"\"consul\":[]"));
         }
-        json_bytes(&all)
+        [b"{", &*members.join(&b','), b"}"].concat()
     };
     over_all(&request, &api, &caller, ConsulList::Services, make).await
+}
+
+/// Returns the name of a service with its tags, a member of a JSON object; nothing for a service
+/// without instances.
+fn tags_of(view: &ScopeSnapshot) -> Vec<u8> {
+    let (mut name, mut tags) = (None, BTreeSet::new());
+    for shown in view.iter().map(Shown::of) {
+        tags.extend(shown.tags().iter().cloned());
+        name.get_or_insert_with(|| shown.name().to_owned());
+    }
+    let member = |name: String| [json_bytes(&name), json_bytes(&tags)].join(&b':');
+    name.map(member).unwrap_or_default()
+}
+
+/// Returns the checks of a service, a list in JSON.
+fn checks_of(view: &ScopeSnapshot) -> Vec<u8> {
+    let checks = view.iter().flat_map(|listed| Shown::of(listed).checks());
+    json_bytes(&Vec::from_iter(checks))
 }
 
 /// Lists the checks with a status, over all services.
@@ -191,6 +208,14 @@ pub(in crate::http) async fn checks_in_state(
         }
     };
     let make = |scopes: &[Arc<ScopeSnapshot>]| {
+        if state.is_none() {
+            let lists = scopes
+                .iter()
+                .map(|view| view.named_body("consul.checks", checks_of));
+            let lists = lists.map(|list| list.slice(1..list.len() - 1));
+            let lists: Vec<Bytes> = lists.filter(|list| !list.is_empty()).collect();
+            return [b"[", &*lists.join(&b','), b"]"].concat();
+        }
         let listed = scopes.iter().flat_map(|view| view.iter());
         let checks = listed.flat_map(|listed| Shown::of(listed).checks());
         let selected = checks.filter(|check| state.is_none_or(|state| check.status == state));

@@ -1,5 +1,5 @@
-//! What a Consul client registers: the reserved metadata entry, and how it is read from a request,
-//! whose members have any case.
+//! The registrations of Consul clients, and the reserved metadata entry that is made from them. The
+//! members of a request have any case.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -66,14 +66,14 @@ pub(super) struct Check {
     pub(super) status: CheckStatus,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) notes: String,
-    /// What was reported with the status.
+    /// The text that was reported with the status.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) output: String,
     /// In seconds.
     pub(super) ttl: u64,
 }
 
-/// What a Consul client registers and no other protocol needs: the reserved metadata entry.
+/// The reserved metadata entry: the values that only clients of Consul use.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Entry {

@@ -105,7 +105,7 @@ struct Service<'a> {
     modify_index: i64,
 }
 
-/// An instance with what a Consul client registered, or what stands for it.
+/// An instance with its reserved entry, or with defaults if no Consul client registered it.
 pub(super) struct Shown<'a> {
     pub(super) listed: &'a InstanceEntry,
     entry: Entry,
@@ -168,7 +168,7 @@ impl<'a> Shown<'a> {
         }
     }
 
-    /// Returns its checks: those that were registered, or one that stands for the lease; and one
+    /// Returns the checks of the instance: the registered ones, or one for its lease; and one more
     /// while the instance is taken out of traffic.
     pub(super) fn checks(&self) -> Vec<Check> {
         let instance = self.instance();

@@ -1,5 +1,5 @@
 //! Services without a check are passing until they are deregistered: the daemon renews their
-//! leases. Every replica does, so that one that ends takes none with it.
+//! leases. Every replica renews them, so that none ends with a replica.
 
 use std::time::Duration;
 

@@ -17,8 +17,8 @@ use crate::model::{ScopeKind, Ttl};
 pub(in crate::http::facade) const DELTA_TIME: Duration = Duration::from_secs(180);
 
 /// Answers with the instances that changed within [`DELTA_TIME`]. The client applies them to its
-/// own list, and reads everything if its numbers then differ from those in the answer. So if not
-/// all changes are known, the numbers in the answer are such that they differ.
+/// own list, and reads everything if the hash of its list then differs from the hash in the answer.
+/// If not all changes are known, the hash in the answer matches no list.
 pub(super) async fn answer(request: &HttpRequest, api: &Api) -> HttpResponse {
     let (format, gzip) = (Format::of(request), accepts_gzip(request));
     let (directory, ttl) = (Arc::clone(&api.directory), api.default_ttl);
@@ -33,7 +33,7 @@ pub(super) async fn answer(request: &HttpRequest, api: &Api) -> HttpResponse {
 /// Returns the body of the delta.
 fn changes(directory: &Directory, format: Format, default_ttl: Ttl) -> Vec<u8> {
     let version = directory.version();
-    // Read before the list: what changes in between is in the next delta.
+    // Read before the list: a change in between is in the next delta.
     let (recent, is_complete) = directory.recent_changes();
     let scopes = directory.scopes(ScopeKind::Service);
     let mut header = Header::of(&scopes, version);

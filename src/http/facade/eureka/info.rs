@@ -1,5 +1,5 @@
-//! An instance as Eureka has it: made from an instance of the registry, and from what an Eureka
-//! client registered, if one did.
+//! An instance as Eureka has it: made from an instance of the registry, and from its reserved entry if
+//! an Eureka client registered it.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ pub(super) fn app_name(key: &str) -> String {
     key.to_uppercase()
 }
 
-/// What an Eureka client registers and no other protocol needs: the reserved metadata entry.
+/// The reserved metadata entry: the values that only clients of Eureka use.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Entry {
@@ -144,7 +144,7 @@ impl Default for DataCenter {
     }
 }
 
-/// What happened to an instance, as a delta reports it.
+/// The kind of a change, as a delta reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub(super) enum Action {

@@ -35,7 +35,7 @@ impl EurekaList {
     }
 }
 
-/// Returns whether Eureka lists an instance: one that is offline would have been evicted.
+/// Returns whether Eureka lists an instance. A server of Eureka would have evicted an offline one.
 pub(super) fn is_listed(listed: &InstanceEntry) -> bool {
     listed.instance.presence.online
 }
@@ -181,7 +181,7 @@ impl Counts {
     }
 }
 
-/// What a list says about itself.
+/// The head of a list: its version, and the hash that clients compare with their own list.
 pub(super) struct Header {
     version: u64,
     pub(super) hash: String,
@@ -287,7 +287,7 @@ fn one(
     }
 }
 
-/// Returns instances without what is around them.
+/// Returns instances without the brackets or the element around them.
 fn instances<'a>(infos: impl Iterator<Item = InstanceInfo<'a>>, format: Format) -> Vec<u8> {
     match format {
         Format::Json => {

@@ -322,7 +322,7 @@ fn of_address(
     }
 }
 
-/// Refuses what Eureka servers send to each other: replicas of Rollcall share their stores.
+/// Refuses the replication between servers of Eureka: replicas of Rollcall share their stores.
 pub(in crate::http) async fn peers() -> Answer {
     Err(Problem::new(
         Code::RouteNotFound,

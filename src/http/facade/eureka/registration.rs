@@ -1,5 +1,5 @@
-//! What an Eureka client registers. Clients of all ages send numbers and flags as texts or not, and
-//! members that nobody reads, so the members are taken from a tree.
+//! The registrations of Eureka clients. Clients of different versions send numbers and flags as texts
+//! or not, and members that no server reads, so the known members are taken from a tree.
 
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
@@ -170,7 +170,7 @@ impl Members<'_> {
         Members(center).metadata().remove("instance-id")
     }
 
-    /// Returns the metadata, without what a decoder of Java writes for its own use.
+    /// Returns the metadata, without the members that Java's encoder adds for its decoder.
     fn metadata(&self) -> BTreeMap<String, String> {
         let entries = self.0.get("metadata").and_then(Value::as_object);
         let entries = entries.into_iter().flatten();

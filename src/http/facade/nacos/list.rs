@@ -93,8 +93,8 @@ pub(super) fn detail(listed: &InstanceEntry) -> Value {
     })
 }
 
-/// Returns the listed instances, without the brackets around them: those that an operator or they
-/// themselves took out of traffic are left out, and those without a lease are listed for some time.
+/// Returns the listed instances, without the brackets around them. Instances that are not enabled are
+/// left out, and instances without a lease are listed for some time.
 pub(super) fn hosts(
     view: Option<&ScopeSnapshot>,
     clusters: &[&str],

@@ -31,10 +31,10 @@ use crate::model::{Instance, InstanceKey, Protocol, Scope, ScopeKind};
 /// stays valid.
 const TOKEN_SECONDS: u32 = 18_000;
 
-/// The code of a beat that was taken.
+/// The code of a beat that renewed a lease.
 const BEAT_TAKEN: u32 = 10_200;
 
-/// The code of a beat of an unknown instance, which is then to register.
+/// The code of a beat of an unknown instance: its client registers it.
 const BEAT_UNKNOWN: u32 = 20_404;
 
 fn ok() -> HttpResponse {
@@ -93,7 +93,7 @@ pub(in crate::http) async fn register(
     Ok(ok())
 }
 
-/// Changes an instance. What is not given stays as it is.
+/// Changes an instance. Parameters that are not given keep their values.
 pub(in crate::http) async fn change(
     request: HttpRequest,
     api: web::Data<Api>,
@@ -343,7 +343,7 @@ pub(in crate::http) async fn metrics(api: web::Data<Api>) -> HttpResponse {
     }))
 }
 
-/// Lists the servers: the one that was asked.
+/// Lists the servers: the one that received the request.
 pub(in crate::http) async fn servers(request: HttpRequest) -> HttpResponse {
     plain(StatusCode::OK, request.connection_info().host())
 }

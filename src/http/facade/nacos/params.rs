@@ -36,8 +36,8 @@ impl<'a> Params<'a> {
         Self(pairs.collect())
     }
 
-    /// Returns a parameter that is given: not empty, and not `None`, as Python's client writes what
-    /// it does not have.
+    /// Returns a parameter that is given. An empty one is not, and neither is `None`, which Python's
+    /// client sends for a value that it does not have.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let mut found = self.0.iter().filter(|(known, _)| known == name);
         let (_, text) = found.find(|(_, text)| !text.is_empty() && text != "None")?;

@@ -29,8 +29,7 @@ const INTERVAL_ENTRY: &str = "preserved.heart.beat.interval";
 const DEFAULT_TIMEOUT_MS: u64 = 15_000;
 pub(super) const DEFAULT_INTERVAL_MS: u64 = 5000;
 
-/// What a Nacos client registers and no other protocol needs: the reserved metadata entry. What is
-/// the default is left out.
+/// The reserved metadata entry: the values that only clients of Nacos use. Defaults are left out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Entry {
@@ -146,7 +145,7 @@ pub(super) fn address(params: &Params<'_>) -> Result<Address, Problem> {
     address.parse().in_field("ip and port")
 }
 
-/// Reads an instance: what a registration has.
+/// Reads the registration of an instance.
 pub(super) fn registration(
     service: &ServiceName,
     params: &Params<'_>,
@@ -186,7 +185,7 @@ pub(super) fn registration(
     })
 }
 
-/// Reads a change of a registered instance: what is not given stays.
+/// Reads a change of a registered instance. Parameters that are not given keep their values.
 pub(super) fn change(
     instance: &Instance,
     params: &Params<'_>,
@@ -255,8 +254,8 @@ fn millis(metadata: &BTreeMap<String, String>, name: &str) -> Option<u64> {
     metadata.get(name)?.trim().parse().ok()
 }
 
-/// Returns the time between the beats of an instance, in milliseconds: what its metadata say, or
-/// such that two beats may be lost.
+/// Returns the time between the beats of an instance, in milliseconds: that of its metadata, or one
+/// that allows for two lost beats.
 pub(super) fn beat_interval(instance: &Instance, default_ttl: Ttl) -> u64 {
     let mut entries = instance.metadata().iter();
     let own = entries.find(|(name, _)| *name == INTERVAL_ENTRY);
