@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::{ALL, By};
-use crate::support::backends::{Backends, Setup, on_both_backends};
+use crate::support::backends::{Backends, Setup, Shared, on_both_backends};
 use crate::support::daemon::Daemon;
 use crate::support::eventually;
 
@@ -120,4 +121,32 @@ async fn one_process_may_register_by_several_protocols<B: Backends>() {
     ] {
         super::send(daemon, reqwest::Method::PUT, path, None).await;
     }
+}
+
+/// A list is answered from memory; the look at the event log before it ends soon.
+#[tokio::test]
+async fn a_frozen_redis_stops_no_list_and_ends_no_instance() {
+    let (setup, _other) = replicas::<Shared>().await;
+    let daemon = &setup.daemon;
+    for writer in By::WRITERS {
+        writer.register(daemon, "orders", "10.0.0.1").await;
+    }
+    setup.backends.redis.freeze();
+    let wanted = BTreeSet::from(["10.0.0.1".to_owned()]);
+    for _ in 0..3 {
+        for reader in By::READERS {
+            let list = reader.available(daemon, "orders");
+            let list = timeout(Duration::from_secs(5), list).await;
+            assert_eq!(list.expect("an answer"), wanted, "{reader:?}");
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    setup.backends.redis.thaw();
+    let beat = "/nacos/v1/ns/instance/beat?serviceName=orders&ip=10.0.0.1&port=80";
+    let renewed = eventually(Duration::from_secs(10), "a renewal is accepted", || async {
+        let answer = super::try_send(daemon, reqwest::Method::PUT, beat, None).await;
+        (answer.0 == 200).then_some(())
+    });
+    renewed.await;
+    assert_eq!(By::Native.available(daemon, "orders").await, wanted);
 }
