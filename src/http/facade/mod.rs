@@ -49,7 +49,9 @@ pub(crate) struct Facades {
 
 impl Facades {
     /// Serves these protocols.
-    pub(crate) fn new(protocols: Vec<Protocol>, directory: &Directory) -> Self {
+    pub(crate) fn new(mut protocols: Vec<Protocol>, directory: &Directory) -> Self {
+        protocols.sort_unstable();
+        protocols.dedup();
         if protocols.contains(&Protocol::Eureka) {
             directory.keep_changes(eureka::DELTA_TIME);
         }
