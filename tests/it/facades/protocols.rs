@@ -115,7 +115,11 @@ async fn one_process_may_register_by_several_protocols<B: Backends>() {
     for writer in [By::Consul, By::Eureka, By::Nacos, By::Eureka] {
         writer.register(daemon, "orders", "10.0.0.1").await;
     }
+    // A change by one protocol keeps the entries of the others.
+    let nacos = "/nacos/v1/ns/instance?serviceName=orders&ip=10.0.0.1&port=80&weight=5";
     for path in [
+        nacos,
+        "/eureka/apps/ORDERS/10.0.0.1:orders:80/metadata?zone=a",
         "/eureka/apps/ORDERS/10.0.0.1:orders:80",
         "/v1/agent/check/pass/service:orders-10.0.0.1",
     ] {

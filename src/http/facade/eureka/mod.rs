@@ -189,7 +189,7 @@ pub(in crate::http) async fn add_metadata(
     let entry = instance.given_metadata.of_protocol(Protocol::Eureka);
     let metadata = metadata
         .and_then(|metadata| metadata.with_protocol(Protocol::Eureka, entry.map(str::to_owned)));
-    let registration = Registration {
+    let mut registration = Registration {
         name: instance.name.as_ref().map(|name| (**name).clone()).into(),
         weight: instance.given_weight.into(),
         metadata: Field::Given(metadata.in_field("metadata")?),
@@ -198,6 +198,7 @@ pub(in crate::http) async fn add_metadata(
         by: Some(caller.registrant()),
         ..Registration::of(instance.key.clone())
     };
+    keep_other_entries(&api, &mut registration, Protocol::Eureka);
     published::register(&api, registration).await?;
     Ok(HttpResponse::Ok().finish())
 }

@@ -32,7 +32,7 @@ use crate::model::{Instance, InstanceKey, Protocol, Scope, ScopeKind};
 const TOKEN_SECONDS: u32 = 18_000;
 
 /// The code of a beat that renewed a lease.
-const BEAT_TAKEN: u32 = 10_200;
+const BEAT_RENEWED: u32 = 10_200;
 
 /// The code of a beat of an unknown instance: its client registers it.
 const BEAT_UNKNOWN: u32 = 20_404;
@@ -104,7 +104,8 @@ pub(in crate::http) async fn change(
     let key = key(&params, &caller)?;
     let listed = api.directory.instance(&key).await?;
     let listed = listed.ok_or_else(|| unknown(&key))?;
-    let change = service::change(&listed.instance, &params, caller.registrant())?;
+    let mut change = service::change(&listed.instance, &params, caller.registrant())?;
+    keep_other_entries(&api, &mut change, Protocol::Nacos);
     let changed = published::register(&api, change).await?;
     presence::show_status(&api, &changed.instance).await;
     Ok(ok())
@@ -156,7 +157,7 @@ pub(in crate::http) async fn beat(
     if let Some(listed) = beating(&api, &params, text) {
         caller.check(&listed.instance.key.scope)?;
         if published::renew(&api, &listed).await? {
-            return Ok(beaten(&api, &listed.instance, BEAT_TAKEN));
+            return Ok(renewed(&api, &listed.instance));
         }
     }
     let described = text.map(described).transpose()?;
@@ -166,21 +167,18 @@ pub(in crate::http) async fn beat(
         address: address(described.as_ref().unwrap_or(&params))?,
     };
     // It may have been registered at another replica a moment ago.
-    let mut listed = api.directory.instance(&key).await?;
-    let is_known = match &listed {
-        Some(listed) => published::renew(&api, listed).await?,
-        None => false,
-    };
-    if let (false, Some(described)) = (is_known, &described) {
-        let service = ServiceName::of(&params)?;
-        let registration = registration(&service, described, caller.registrant())?;
-        published::register_online(&api, registration).await?;
-        listed = api.directory.find(&key);
+    if let Some(listed) = api.directory.instance(&key).await?
+        && published::renew(&api, &listed).await?
+    {
+        return Ok(renewed(&api, &listed.instance));
     }
-    Ok(match listed {
-        Some(listed) => beaten(&api, &listed.instance, BEAT_TAKEN),
-        None => beat_answer(service::DEFAULT_INTERVAL_MS, BEAT_UNKNOWN),
-    })
+    let Some(described) = described else {
+        return Ok(beat_answer(service::DEFAULT_INTERVAL_MS, BEAT_UNKNOWN));
+    };
+    let service = ServiceName::of(&params)?;
+    let registration = registration(&service, &described, caller.registrant())?;
+    let registered = published::register_online(&api, registration).await?;
+    Ok(renewed(&api, &registered.instance))
 }
 
 /// The members of a beat that name the instance.
@@ -207,8 +205,8 @@ fn beating(api: &Api, params: &Params<'_>, beat: Option<&str>) -> Option<Arc<Ins
     })
 }
 
-fn beaten(api: &Api, instance: &Instance, code: u32) -> HttpResponse {
-    beat_answer(beat_interval(instance, api.default_ttl), code)
+fn renewed(api: &Api, instance: &Instance) -> HttpResponse {
+    beat_answer(beat_interval(instance, api.default_ttl), BEAT_RENEWED)
 }
 
 fn beat_answer(interval: u64, code: u32) -> HttpResponse {
