@@ -2,13 +2,14 @@
 
 use std::rc::Rc;
 
+use actix_web::dev::HttpServiceFactory;
 use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, web};
 
 use super::dialect::Dialect;
 use super::endpoint::{Path, Public, delete, get, patch, path, post, put};
-use super::facade::{Facades, consul, eureka, nacos};
+use super::facade::{Facades, table as facades};
 use super::guard::{RouteGuard, add_headers};
 use super::v1::{
     bulk, events, heartbeats, instance_list, instances, leases, overview, scopes, search, targets,
@@ -16,7 +17,6 @@ use super::v1::{
 use super::{Api, Code, Problem, console, gateway_center, openapi, ops};
 use crate::admission::RequestClass;
 use crate::auth::Role;
-use crate::model::Protocol;
 
 /// Returns every path of Rollcall's own API and of the original's, with its policies. The router
 /// tries them in this order, so the most frequent ones come first.
@@ -135,214 +135,27 @@ fn table() -> Vec<Path> {
     ]
 }
 
-/// Returns every path of the protocol of another registry, with its policies. `{v2}` stands for the
-/// prefix of some clients.
-fn facade_table(protocol: Protocol) -> Vec<Path> {
-    use Role::{Admin, Agent, Read};
-
-    let paths = match protocol {
-        Protocol::Eureka => vec![
-            path(
-                "/eureka{v2}/apps/{app}/{id}/status",
-                [
-                    put(Agent, eureka::set_status),
-                    delete(Agent, eureka::delete_status),
-                ],
-            ),
-            path(
-                "/eureka{v2}/apps/{app}/{id}/metadata",
-                [put(Agent, eureka::add_metadata)],
-            ),
-            path("/eureka{v2}/apps/delta{slash}", [get(Read, eureka::delta)]),
-            path(
-                "/eureka{v2}/apps/{app}/{id}",
-                [
-                    put(Agent, eureka::renew).heartbeat(),
-                    get(Read, eureka::show_instance),
-                    delete(Agent, eureka::cancel),
-                ],
-            ),
-            path("/eureka{v2}/apps{slash}", [get(Read, eureka::list)]),
-            path(
-                "/eureka{v2}/apps/{app}",
-                [
-                    post(Agent, eureka::register),
-                    get(Read, eureka::show_application),
-                ],
-            ),
-            path(
-                "/eureka{v2}/instances/{id}",
-                [get(Read, eureka::show_by_id)],
-            ),
-            path("/eureka{v2}/vips/{id}", [get(Read, eureka::by_vip)]),
-            path("/eureka{v2}/svips/{id}", [get(Read, eureka::by_secure_vip)]),
-            path(
-                "/eureka{v2}/peerreplication/{file}",
-                [post(Agent, eureka::peers)],
-            ),
-        ],
-        Protocol::Nacos => vec![
-            path(
-                "/nacos/v1/ns/instance/beat",
-                [put(Agent, nacos::beat).heartbeat()],
-            ),
-            path("/nacos/v1/ns/instance/list", [get(Read, nacos::list)]),
-            path(
-                "/nacos/v1/ns/instance",
-                [
-                    get(Read, nacos::show),
-                    post(Agent, nacos::register),
-                    put(Agent, nacos::change),
-                    patch(Agent, nacos::change),
-                    delete(Agent, nacos::leave),
-                ],
-            ),
-            path("/nacos/v1/ns/service/list", [get(Read, nacos::services)]),
-            path(
-                "/nacos/v1/ns/service",
-                [
-                    get(Read, nacos::show_service),
-                    post(Admin, nacos::declare),
-                    put(Admin, nacos::declare),
-                    delete(Admin, nacos::remove),
-                ],
-            ),
-            path("/nacos/v1/ns/operator/metrics", [get(Read, nacos::metrics)]),
-            path("/nacos/v1/auth{users}/login", [post(Public, nacos::login)]),
-            path(
-                "/nacos/v1/console/health/readiness",
-                [get(Public, nacos::ready)],
-            ),
-            path("/nacos/serverlist", [get(Read, nacos::servers)]),
-            path(
-                "/nacos/v1/cs/{file}",
-                [
-                    get(Read, nacos::configuration),
-                    post(Read, nacos::configuration),
-                    delete(Read, nacos::configuration),
-                ],
-            ),
-        ],
-        Protocol::Consul => vec![
-            path(
-                "/v1/agent/check/pass/{name}",
-                [put(Agent, consul::check_pass).heartbeat().catches_up()],
-            ),
-            path(
-                "/v1/agent/check/warn/{name}",
-                [put(Agent, consul::check_warn).heartbeat().catches_up()],
-            ),
-            path(
-                "/v1/agent/check/fail/{name}",
-                [put(Agent, consul::check_fail)],
-            ),
-            path(
-                "/v1/agent/check/update/{name}",
-                [put(Agent, consul::check_update).heartbeat().catches_up()],
-            ),
-            path(
-                "/v1/agent/check/register",
-                [put(Agent, consul::check_register)],
-            ),
-            path(
-                "/v1/agent/check/deregister/{name}",
-                [put(Agent, consul::check_deregister)],
-            ),
-            path("/v1/agent/service/register", [put(Agent, consul::register)]),
-            path(
-                "/v1/agent/service/deregister/{name}",
-                [put(Agent, consul::deregister)],
-            ),
-            path(
-                "/v1/agent/service/maintenance/{name}",
-                [put(Agent, consul::maintenance)],
-            ),
-            path(
-                "/v1/agent/service/{name}",
-                [get(Read, consul::agent_service)],
-            ),
-            path("/v1/agent/services", [get(Read, consul::services)]),
-            path("/v1/agent/checks", [get(Read, consul::checks)]),
-            path("/v1/agent/self", [get(Public, consul::self_)]),
-            path("/v1/agent/members", [get(Read, consul::members)]),
-            path(
-                "/v1/agent/health/service/id/{name}",
-                [get(Read, consul::health_by_id)],
-            ),
-            path(
-                "/v1/agent/health/service/name/{name}",
-                [get(Read, consul::health_by_name)],
-            ),
-            path("/v1/health/service/{name}", [get(Read, consul::health)]),
-            path(
-                "/v1/health/checks/{name}",
-                [get(Read, consul::checks_of_service)],
-            ),
-            path(
-                "/v1/health/state/{name}",
-                [get(Read, consul::checks_in_state)],
-            ),
-            path(
-                "/v1/health/node/{name}",
-                [get(Read, consul::checks_of_node)],
-            ),
-            path("/v1/catalog/services", [get(Read, consul::list)]),
-            path("/v1/catalog/service/{name}", [get(Read, consul::service)]),
-            path("/v1/catalog/nodes", [get(Read, consul::nodes)]),
-            path("/v1/catalog/node/{name}", [get(Read, consul::node)]),
-            path(
-                "/v1/catalog/datacenters",
-                [get(Public, consul::datacenters)],
-            ),
-            path("/v1/status/leader", [get(Public, consul::leader)]),
-            path("/v1/status/peers", [get(Public, consul::peers)]),
-            path("/v1/kv/{file}", [get(Read, consul::no_key)]),
-        ],
-    };
-    let paths = paths.into_iter();
-    paths.map(|path| path.of_protocol(protocol)).collect()
-}
-
 /// Adds every path to an application.
 pub(crate) fn configure(app: &mut web::ServiceConfig, api: Api) {
     let api = web::Data::new(api);
     Facades::start(&api);
-    let facades = api
-        .facades
-        .protocols()
-        .iter()
-        .flat_map(|facade| facade_table(*facade));
-    for Path {
-        pattern,
-        dialect,
-        endpoints,
-    } in facades.chain(table())
-    {
-        let allow = endpoints.iter().map(|endpoint| match endpoint.method {
-            "GET" => "GET, HEAD",
-            method => method,
-        });
-        let allow = Vec::from_iter(allow.chain(["OPTIONS"])).join(", ");
-        let policies = endpoints
-            .iter()
-            .map(|endpoint| (endpoint.method, endpoint.policy));
-        let route_guard = Rc::new(RouteGuard::new(
-            pattern,
-            policies,
-            allow.clone(),
-            dialect,
-            &api,
-        ));
-        let mut resource = web::resource(matcher(pattern));
-        for endpoint in endpoints {
-            resource = resource.route(endpoint.route);
+    let mut table = table().into_iter();
+    // The heartbeat is the most frequent request.
+    if let Some(heartbeat) = table.next() {
+        app.service(resource(&api, heartbeat, ""));
+    }
+    for protocol in api.facades.protocols() {
+        for (beginning, mount) in facades::mounts(*protocol) {
+            let mut scope = web::scope(mount);
+            let all = facades::table(*protocol).into_iter();
+            for path in all.filter(|path| path.pattern.starts_with(beginning)) {
+                scope = scope.service(resource(&api, path, beginning));
+            }
+            app.service(scope);
         }
-        let resource = resource.default_service(web::to(move || {
-            let answer = dialect.refusal(&Problem::method_not_allowed(allow.clone()));
-            async { answer }
-        }));
-        let pass = move |request, next| Rc::clone(&route_guard).pass(request, next);
-        app.service(resource.wrap(from_fn(pass)));
+    }
+    for path in table {
+        app.service(resource(&api, path, ""));
     }
     // Creates each metric with the value 0.
     for work in RequestClass::ALL {
@@ -357,6 +170,36 @@ pub(crate) fn configure(app: &mut web::ServiceConfig, api: Api) {
         async { answer }
     }));
     app.app_data(api);
+}
+
+/// Returns the resource of a path, whose pattern is what follows `beginning`.
+fn resource(api: &web::Data<Api>, path: Path, beginning: &str) -> impl HttpServiceFactory + use<> {
+    let Path {
+        pattern,
+        dialect,
+        endpoints,
+    } = path;
+    let allow = endpoints.iter().map(|endpoint| match endpoint.method {
+        "GET" => "GET, HEAD",
+        method => method,
+    });
+    let allow = Vec::from_iter(allow.chain(["OPTIONS"])).join(", ");
+    let policies = endpoints
+        .iter()
+        .map(|endpoint| (endpoint.method, endpoint.policy));
+    let route_guard = RouteGuard::new(pattern, policies, allow.clone(), dialect, api);
+    let route_guard = Rc::new(route_guard);
+    let rest = pattern.strip_prefix(beginning).unwrap_or(pattern);
+    let mut resource = web::resource(matcher(rest));
+    for endpoint in endpoints {
+        resource = resource.route(endpoint.route);
+    }
+    let resource = resource.default_service(web::to(move || {
+        let answer = dialect.refusal(&Problem::method_not_allowed(allow.clone()));
+        async { answer }
+    }));
+    let pass = move |request, next| Rc::clone(&route_guard).pass(request, next);
+    resource.wrap(from_fn(pass))
 }
 
 /// Returns each route as its pattern, its method and the least role, `None` for public routes;
@@ -374,7 +217,6 @@ pub fn routes() -> Vec<(&'static str, &'static str, Option<Role>)> {
 fn matcher(pattern: &str) -> String {
     pattern
         .replace("{kind}", "{kind:groups|services}")
-        .replace("{v2}", "{v2:(?:/v2)?}")
         .replace("{slash}", "{slash:/?}")
         .replace("{users}", "{users:(?:/users)?}")
         .replace("{id}", "{id:.+}")

@@ -51,6 +51,8 @@ struct State {
     any_service: u64,
     /// Wakes calls that wait for an event of a scope, or of any service.
     waiting: HashMap<Option<Scope>, Arc<Notify>>,
+    /// The number of entries at which those without a call are removed.
+    waiting_limit: usize,
 }
 
 /// Returns the sequence that scopes without a later event have.
@@ -226,11 +228,12 @@ impl ScopeIndexes {
                 if known > state.head.epoch + state.head.sequence {
                     deadline = deadline.min(Instant::now() + AHEAD);
                 }
-                if state.waiting.len() >= 1000 {
+                if state.waiting.len() >= state.waiting_limit {
                     // Calls that gave up left an entry.
                     state
                         .waiting
                         .retain(|_, waiting| Arc::strong_count(waiting) > 1);
+                    state.waiting_limit = 2 * state.waiting.len() + 1000;
                 }
                 Arc::clone(state.waiting.entry(scope.cloned()).or_default())
             };

@@ -6,14 +6,15 @@
 //! only these clients use are in a reserved entry of the metadata
 //! ([`Protocol::entry`](crate::model::Protocol::entry)).
 
-pub(super) mod consul;
-pub(super) mod eureka;
+mod consul;
+mod eureka;
 mod key;
 mod lists;
-pub(super) mod nacos;
+mod nacos;
 mod published;
 #[cfg(test)]
 mod random;
+pub(super) mod table;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
