@@ -32,8 +32,19 @@ pub(super) struct Ids(HashMap<ProtocolId, Vec<InstanceKey>, RandomState>);
 impl Ids {
     /// Returns the instances with an ID.
     pub(super) fn find(&self, protocol: Protocol, id: &str) -> Vec<InstanceKey> {
-        let parts = IdParts { protocol, id };
-        self.0.pin().get(&parts).cloned().unwrap_or_default()
+        self.map(protocol, id, |key| Some(key.clone()))
+    }
+
+    /// Returns what `of` returns for the instances with an ID.
+    pub(super) fn map<T>(
+        &self,
+        protocol: Protocol,
+        id: &str,
+        of: impl FnMut(&InstanceKey) -> Option<T>,
+    ) -> Vec<T> {
+        let known = self.0.pin();
+        let keys = known.get(&IdParts { protocol, id });
+        keys.into_iter().flatten().filter_map(of).collect()
     }
 
     /// Replaces the IDs of an instance. Called by one thread at a time.

@@ -134,8 +134,7 @@ impl Directory {
 
     /// Returns the instances that clients of a protocol name by this ID, sorted.
     pub(crate) fn find_by_id(&self, protocol: Protocol, id: &str) -> Vec<Arc<InstanceEntry>> {
-        let keys = self.maps.ids.find(protocol, id);
-        keys.iter().filter_map(|key| self.find(key)).collect()
+        self.maps.ids.map(protocol, id, |key| self.find(key))
     }
 
     /// Returns the totals of a kind of scope, in constant time.

@@ -108,11 +108,20 @@ impl Dialect {
             }
             Protocol::Nacos => &["accessToken", "password"],
         };
-        let query = request.query_string();
-        let mut pairs = form_urlencoded::parse(query.as_bytes());
-        let token = pairs.find(|(name, value)| names.contains(&&**name) && !value.is_empty());
-        token.map(|(_, value)| value)
+        let mut tokens = names.iter().filter_map(|name| parameter(request, name));
+        tokens.find(|token| !token.is_empty())
     }
+}
+
+/// Returns the value of the first parameter of a query with this name, decoding nothing else.
+pub(super) fn parameter<'a>(request: &'a HttpRequest, name: &str) -> Option<Cow<'a, str>> {
+    let mut segments = request.query_string().split('&');
+    let segment = segments.find(|segment| {
+        let rest = segment.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    })?;
+    let (_, value) = form_urlencoded::parse(segment.as_bytes()).next()?;
+    Some(value)
 }
 
 /// Returns an answer in plain text.
@@ -129,4 +138,24 @@ pub(super) fn text(problem: &Problem) -> HttpResponse {
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     answer.headers_mut().insert(CONTENT_TYPE, plain);
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    #[test]
+    fn a_parameter_is_the_first_one_with_exactly_this_name() {
+        let request =
+            TestRequest::with_uri("/?tokens=a&token&to=b&token=c%20d+e&dc=").to_http_request();
+        let found = |name| parameter(&request, name);
+        assert_eq!(found("token").as_deref(), Some(""));
+        assert_eq!(found("to").as_deref(), Some("b"));
+        assert_eq!(found("dc").as_deref(), Some(""));
+        assert_eq!(found("d"), None);
+        let request = TestRequest::with_uri("/?a=%2Fx+y%3D").to_http_request();
+        assert_eq!(parameter(&request, "a").as_deref(), Some("/x y="));
+    }
 }

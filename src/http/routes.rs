@@ -219,7 +219,7 @@ fn matcher(pattern: &str) -> String {
         .replace("{kind}", "{kind:groups|services}")
         .replace("{slash}", "{slash:/?}")
         .replace("{users}", "{users:(?:/users)?}")
-        .replace("{id}", "{id:.+}")
+        .replace("{path}", "{id:.+}")
         .replace("{name}", "{name:.+}")
         .replace("{file}", "{file:.*}")
 }

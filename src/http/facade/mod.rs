@@ -16,6 +16,7 @@ mod published;
 mod random;
 pub(super) mod table;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -143,9 +144,7 @@ fn variables<T: DeserializeOwned + 'static>(request: &HttpRequest) -> Result<T, 
 
 /// Returns the value of the first parameter of a query with this name.
 fn parameter(request: &HttpRequest, name: &str) -> Option<String> {
-    let query = request.query_string().as_bytes();
-    let mut pairs = url::form_urlencoded::parse(query);
-    pairs.find_map(|(known, value)| (known == name).then(|| value.into_owned()))
+    dialect::parameter(request, name).map(Cow::into_owned)
 }
 
 /// Returns the services that a caller may see, by key.

@@ -13,26 +13,21 @@ pub(in crate::http) fn table(protocol: Protocol) -> Vec<Path> {
 
     let paths = match protocol {
         Protocol::Eureka => vec![
+            // The most frequent request, whose ID nearly always has no slash.
+            eureka_instance("/eureka{v2}/apps/{app}/{id}"),
             path(
-                "/eureka{v2}/apps/{app}/{id}/status",
+                "/eureka{v2}/apps/{app}/{path}/status",
                 [
                     put(Agent, eureka::set_status),
                     delete(Agent, eureka::delete_status),
                 ],
             ),
             path(
-                "/eureka{v2}/apps/{app}/{id}/metadata",
+                "/eureka{v2}/apps/{app}/{path}/metadata",
                 [put(Agent, eureka::add_metadata)],
             ),
             path("/eureka{v2}/apps/delta{slash}", [get(Read, eureka::delta)]),
-            path(
-                "/eureka{v2}/apps/{app}/{id}",
-                [
-                    put(Agent, eureka::renew).heartbeat(),
-                    get(Read, eureka::show_instance),
-                    delete(Agent, eureka::cancel),
-                ],
-            ),
+            eureka_instance("/eureka{v2}/apps/{app}/{path}"),
             path("/eureka{v2}/apps{slash}", [get(Read, eureka::list)]),
             path(
                 "/eureka{v2}/apps/{app}",
@@ -42,11 +37,14 @@ pub(in crate::http) fn table(protocol: Protocol) -> Vec<Path> {
                 ],
             ),
             path(
-                "/eureka{v2}/instances/{id}",
+                "/eureka{v2}/instances/{path}",
                 [get(Read, eureka::show_by_id)],
             ),
-            path("/eureka{v2}/vips/{id}", [get(Read, eureka::by_vip)]),
-            path("/eureka{v2}/svips/{id}", [get(Read, eureka::by_secure_vip)]),
+            path("/eureka{v2}/vips/{path}", [get(Read, eureka::by_vip)]),
+            path(
+                "/eureka{v2}/svips/{path}",
+                [get(Read, eureka::by_secure_vip)],
+            ),
             path(
                 "/eureka{v2}/peerreplication/{file}",
                 [post(Agent, eureka::peers)],
@@ -188,4 +186,16 @@ pub(in crate::http) fn mounts(protocol: Protocol) -> &'static [(&'static str, &'
         ],
         Protocol::Nacos => &[("/nacos", "/nacos")],
     }
+}
+
+/// Returns a path of one instance of Eureka.
+fn eureka_instance(pattern: &'static str) -> Path {
+    path(
+        pattern,
+        [
+            put(Role::Agent, eureka::renew).heartbeat(),
+            get(Role::Read, eureka::show_instance),
+            delete(Role::Agent, eureka::cancel),
+        ],
+    )
 }

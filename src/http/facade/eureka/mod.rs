@@ -11,6 +11,7 @@ mod lists;
 mod registration;
 mod xml;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use actix_web::http::header::CONTENT_TYPE;
@@ -41,9 +42,24 @@ struct AppPath {
 
 /// An instance in a path.
 #[derive(Deserialize)]
-struct InstancePath {
-    app: String,
-    id: String,
+struct InstancePath<'a> {
+    app: Cow<'a, str>,
+    id: Cow<'a, str>,
+}
+
+impl<'a> InstancePath<'a> {
+    fn of(request: &'a HttpRequest) -> Result<Self, Problem> {
+        let path = request.match_info();
+        // Most paths need no decoding, so their parts can be borrowed.
+        if !path.as_str().contains('%') {
+            let part = |name| Cow::Borrowed(path.query(name));
+            return Ok(Self {
+                app: part("app"),
+                id: part("id"),
+            });
+        }
+        variables::<InstancePath<'static>>(request)
+    }
 }
 
 /// An ID in a path.
@@ -338,7 +354,7 @@ async fn named(
     api: &Api,
     caller: &Caller,
 ) -> Result<Arc<InstanceEntry>, Refusal> {
-    let InstancePath { app, id } = variables(request)?;
+    let InstancePath { app, id } = InstancePath::of(request)?;
     let mut listed = find(api, Some(&app), &id);
     if listed.is_none() {
         api.indexes.catch_up().await;

@@ -23,7 +23,7 @@ use crate::actor::DeclareScope;
 use crate::auth::Role;
 use crate::directory::{InstanceEntry, KeyParts};
 use crate::http::access::Caller;
-use crate::http::dialect::plain;
+use crate::http::dialect::{parameter, plain};
 use crate::http::{Api, Code, Problem, presence};
 use crate::model::{Instance, InstanceKey, Protocol, Scope, ScopeKind};
 
@@ -152,15 +152,14 @@ pub(in crate::http) async fn beat(
     caller: Caller,
     body: AnyBody,
 ) -> Answer {
-    let params = params(&request, &body);
-    let text = params.get("beat");
-    if let Some(listed) = beating(&api, &params, text) {
+    if let Some(listed) = beating(&api, &request) {
         caller.check(&listed.instance.key.scope)?;
         if published::renew(&api, &listed).await? {
             return Ok(renewed(&api, &listed.instance));
         }
     }
-    let described = text.map(described).transpose()?;
+    let params = params(&request, &body);
+    let described = params.get("beat").map(described).transpose()?;
     let described = described.as_ref().map(Params::of_beat);
     let key = InstanceKey {
         scope: scope(&params, &caller)?,
@@ -189,18 +188,21 @@ struct BeatAddress<'a> {
     port: u16,
 }
 
-/// Returns the instance that a beat names in the usual way, if it is known.
-fn beating(api: &Api, params: &Params<'_>, beat: Option<&str>) -> Option<Arc<InstanceEntry>> {
-    let address = match beat {
+/// Returns the instance that the query of a beat names, if it is known. Nearly all beats are such.
+fn beating(api: &Api, request: &HttpRequest) -> Option<Arc<InstanceEntry>> {
+    let given = |name| parameter(request, name);
+    let address = match given("beat") {
         Some(beat) => {
-            let BeatAddress { ip, port } = serde_json::from_str(beat).ok()?;
+            let BeatAddress { ip, port } = serde_json::from_str(&beat).ok()?;
             format!("{ip}:{port}")
         }
-        None => format!("{}:{}", params.get("ip")?, params.get("port")?),
+        None => format!("{}:{}", given("ip")?, given("port")?),
     };
+    let (name, group) = (given("serviceName")?, given("groupName"));
+    let namespace = given("namespaceId");
     api.directory.find_by_parts(KeyParts {
         kind: ScopeKind::Service,
-        key: ServiceName::plain_key(params)?,
+        key: ServiceName::plain_key(&name, group.as_deref(), namespace.as_deref())?,
         address: &address,
     })
 }

@@ -90,15 +90,19 @@ impl ServiceName {
         })
     }
 
-    /// Returns the key of the service that the parameters name, if its name is the key.
-    pub(super) fn plain_key<'a>(params: &'a Params<'_>) -> Option<&'a str> {
-        let name = params.get("serviceName")?;
-        let (group, name) = match name.split_once(SEPARATOR) {
-            Some((group, name)) => (group, name),
-            None => (params.get("groupName").unwrap_or(DEFAULT_GROUP), name),
+    /// Returns the key of the service with these names, if its name is the key.
+    pub(super) fn plain_key<'a>(
+        name: &'a str,
+        group: Option<&str>,
+        namespace: Option<&str>,
+    ) -> Option<&'a str> {
+        let given =
+            |text: Option<&str>, default| text.is_none_or(|it| it == default || it.is_empty());
+        let (own_group, name) = match name.split_once(SEPARATOR) {
+            Some((group, name)) => (Some(group), name),
+            None => (group, name),
         };
-        let namespace = params.get("namespaceId").unwrap_or(PUBLIC);
-        (namespace == PUBLIC && group == DEFAULT_GROUP).then_some(name)
+        (given(namespace, PUBLIC) && given(own_group, DEFAULT_GROUP)).then_some(name)
     }
 
     /// Returns the service of an instance that a client of any protocol registered.
