@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{ALL, By};
 use crate::support::backends::{Backends, Setup, Shared, on_both_backends};
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{BINARY, Daemon};
 use crate::support::eventually;
 
 on_both_backends! {
@@ -153,4 +153,96 @@ async fn a_frozen_redis_stops_no_list_and_ends_no_instance() {
     });
     renewed.await;
     assert_eq!(By::Native.available(daemon, "orders").await, wanted);
+}
+
+#[tokio::test]
+async fn a_token_of_one_service_sees_and_changes_this_one_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens").display().to_string();
+    let make = |role: &str, scope: &[&str]| {
+        let output = std::process::Command::new(BINARY)
+            .args(["token", "--role", role, "--name", role, "--quiet"])
+            .args(["--append", &tokens])
+            .args(scope)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let admin = make("admin", &[]);
+    let web = make("agent", &["--scope", "services/orders"]);
+    let own = ["--tokens-file", tokens.as_str()];
+    let flags = ALL.iter().chain(&own);
+    let flags: Vec<String> = flags.map(|flag| (*flag).to_owned()).collect();
+    let daemon = Daemon::start(&flags).await;
+    let send = async |token: &str, method: &str, path: &str, body: Option<Value>| {
+        let url = format!("{}{path}", daemon.url());
+        let request = daemon.client().request(method.parse().unwrap(), url);
+        let request = request
+            .bearer_auth(token)
+            .header("accept", "application/json");
+        let request = match body {
+            Some(body) => request.json(&body),
+            None => request,
+        };
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, answer.text().await.unwrap())
+    };
+    let service = |name: &str, ip: &str| {
+        let check = json!({"TTL": "60s", "Status": "passing"});
+        json!({"Name": name, "ID": name, "Address": ip, "Port": 80, "Check": check})
+    };
+    let register = "/v1/agent/service/register";
+    for (name, ip) in [("orders", "10.0.0.1"), ("billing", "10.0.0.2")] {
+        let (status, text) = send(&admin, "PUT", register, Some(service(name, ip))).await;
+        assert_eq!(status, 200, "{text}");
+    }
+    for path in [
+        "/eureka/apps",
+        "/eureka/apps/delta",
+        "/v1/catalog/services",
+        "/v1/catalog/nodes",
+        "/v1/health/state/any",
+        "/v1/agent/services",
+        "/v1/agent/checks",
+        "/nacos/v1/ns/service/list?pageNo=1&pageSize=10",
+    ] {
+        let (status, text) = send(&web, "GET", path, None).await;
+        assert_eq!(status, 200, "{path}: {text}");
+        let text = text.to_lowercase();
+        let sees = |word: &str| text.contains(word);
+        assert!(sees("orders") || sees("10.0.0.1"), "{path}: {text}");
+        assert!(!sees("billing") && !sees("10.0.0.2"), "{path}: {text}");
+    }
+    let instance = json!({"instance": {
+        "app": "BILLING", "hostName": "a", "ipAddr": "10.0.0.3", "port": {"$": 80},
+        "dataCenterInfo": {"name": "MyOwn"},
+    }});
+    for (method, path, body) in [
+        ("GET", "/eureka/apps/BILLING", None),
+        ("POST", "/eureka/apps/BILLING", Some(instance)),
+        ("GET", "/v1/health/service/billing", None),
+        ("PUT", register, Some(service("billing", "10.0.0.4"))),
+        ("PUT", "/v1/agent/service/deregister/billing", None),
+        ("PUT", "/v1/agent/check/pass/service:billing", None),
+        (
+            "GET",
+            "/nacos/v1/ns/instance/list?serviceName=billing",
+            None,
+        ),
+        (
+            "POST",
+            "/nacos/v1/ns/instance?serviceName=billing&ip=10.0.0.5&port=80",
+            None,
+        ),
+        (
+            "PUT",
+            "/nacos/v1/ns/instance/beat?serviceName=billing&ip=10.0.0.2&port=80",
+            None,
+        ),
+    ] {
+        let (status, text) = send(&web, method, path, body).await;
+        assert_eq!(status, 403, "{method} {path}: {text}");
+    }
 }

@@ -92,10 +92,22 @@ impl Entry {
             .unwrap_or_default()
     }
 
-    /// Returns the `lastDirtyTimestamp` with which an instance was registered.
-    pub(super) fn dirty_of(instance: &Instance) -> Option<i64> {
-        let text = instance.given_metadata.of_protocol(Protocol::Eureka)?;
-        serde_json::from_str::<Dirty>(text).ok()?.dirty
+    /// Returns whether an instance was registered with an earlier `lastDirtyTimestamp` than this one.
+    pub(super) fn is_earlier(instance: &Instance, dirty: &str) -> bool {
+        let Some(text) = instance.given_metadata.of_protocol(Protocol::Eureka) else {
+            return false;
+        };
+        // Nearly always they are equal, and it is the last member of the entry. No text has an
+        // unescaped quotation mark.
+        let rest = text.strip_suffix('}');
+        let rest = rest.and_then(|rest| rest.strip_suffix(dirty));
+        if rest.is_some_and(|rest| rest.ends_with("\"dirty\":")) {
+            return false;
+        }
+        let known = serde_json::from_str::<Dirty>(text).ok();
+        let known = known.and_then(|known| known.dirty);
+        let given = dirty.parse::<i64>().ok();
+        given.zip(known).is_some_and(|(given, known)| given > known)
     }
 }
 

@@ -113,11 +113,9 @@ pub(in crate::http) async fn renew(
     caller: Caller,
 ) -> Answer {
     let listed = named(&request, &api, &caller).await?;
-    let known = Entry::dirty_of(&listed.instance);
-    let given = parameter(&request, "lastDirtyTimestamp");
-    let given = given.and_then(|given| given.parse::<i64>().ok());
+    let dirty = parameter(&request, "lastDirtyTimestamp");
     // The client has changed, and is to register that.
-    if given.zip(known).is_some_and(|(given, known)| given > known) {
+    if dirty.is_some_and(|dirty| Entry::is_earlier(&listed.instance, &dirty)) {
         return Err(unknown(&listed.instance.key.to_string()));
     }
     match published::renew(&api, &listed).await? {

@@ -334,6 +334,25 @@ mod tests {
     }
 
     #[test]
+    fn a_renewal_with_a_later_time_is_of_a_client_that_has_changed() {
+        let registration = parsed(with("lastDirtyTimestamp", json!("100"))).unwrap();
+        let instance = registered(&registration);
+        for (time, is_earlier) in [
+            ("100", false),
+            ("99", false),
+            ("101", true),
+            ("1000", true),
+            ("00", false),
+            ("", false),
+            ("soon", false),
+        ] {
+            assert_eq!(Entry::is_earlier(&instance, time), is_earlier, "{time}");
+        }
+        let without = registered(&parsed(bare()).unwrap());
+        assert!(!Entry::is_earlier(&without, "101"));
+    }
+
+    #[test]
     fn another_status_than_up_accepts_no_traffic() {
         let registration = parsed(with("status", json!("STARTING"))).unwrap();
         assert_eq!(registration.status, RegisteredStatus::Disabled);
