@@ -24,6 +24,14 @@ impl Address {
     /// The longest address, in characters (all of them ASCII).
     pub(crate) const MAX_LEN: usize = 100;
 
+    /// Returns the text of an address: a host, or an IP address with or without brackets, and a port.
+    pub(crate) fn text_of(host: &str, port: impl fmt::Display) -> String {
+        match host.contains(':') && !host.starts_with('[') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
+        }
+    }
+
     /// Returns the address as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -184,6 +192,18 @@ mod tests {
             let address: Address = given.parse().unwrap();
             assert_eq!(address.as_str(), normal);
             assert_eq!(normal.parse(), Ok(address));
+        }
+    }
+
+    #[test]
+    fn a_host_and_a_port_are_an_address() {
+        for (host, address) in [
+            ("10.0.0.5", "10.0.0.5:80"),
+            ("a.b", "a.b:80"),
+            ("::1", "[::1]:80"),
+            ("[::1]", "[::1]:80"),
+        ] {
+            assert_eq!(Address::text_of(host, 80), address);
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{DisplayName, InstanceKey, Metadata, ScopeKind, Status, Ttl, Weight};
+use super::{DisplayName, Instance, InstanceKey, Metadata, ScopeKind, Status, Ttl, Weight};
 
 /// A field of a request that may be omitted or `null`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -163,6 +163,19 @@ impl Registration {
             metadata: Field::Omitted,
             ttl: Field::Omitted,
             status: RegisteredStatus::default(),
+            by: None,
+        }
+    }
+
+    /// A registration of an instance as it is, and with its status; also after its lease has ended.
+    pub(crate) fn unchanged(instance: &Instance) -> Self {
+        Self {
+            key: instance.key.clone(),
+            name: instance.name.as_ref().map(|name| (**name).clone()).into(),
+            weight: instance.given_weight.into(),
+            metadata: Field::Given(instance.given_metadata.clone()),
+            ttl: instance.ttl.into(),
+            status: RegisteredStatus::Unchanged,
             by: None,
         }
     }

@@ -35,7 +35,7 @@ use super::access::Caller;
 use super::extract::BODY_LIMIT;
 use super::{Api, Code, Problem, dialect, extract};
 use crate::directory::{Directory, InstanceEntry, KeyParts, ScopeSnapshot};
-use crate::model::{Field, InstanceKey, Protocol, Registration, ScopeKind};
+use crate::model::{Address, Field, InstanceKey, Protocol, Registration, ScopeKind};
 
 /// The protocols of other registries that are served, and the state that their handlers share.
 pub(crate) struct Facades {
@@ -157,6 +157,13 @@ fn visible_services(api: &Api, caller: &Caller) -> Vec<Arc<ScopeSnapshot>> {
     scopes
 }
 
+/// Returns the instances of all services that a caller may see.
+fn visible_instances(api: &Api, caller: &Caller) -> Vec<Arc<InstanceEntry>> {
+    let scopes = visible_services(api, caller);
+    let entries = scopes.iter().flat_map(|view| view.entries());
+    entries.cloned().collect()
+}
+
 /// Keeps the reserved entries of other protocols while the lease is alive: a process may register the
 /// same address by several protocols.
 fn keep_other_entries(api: &Api, registration: &mut Registration, own: Protocol) {
@@ -188,13 +195,9 @@ fn computed_id(key: &InstanceKey) -> String {
 fn find_computed(directory: &Directory, id: &str) -> Option<Arc<InstanceEntry>> {
     let (rest, port) = id.rsplit_once(':')?;
     let (host, key) = rest.rsplit_once(':')?;
-    let address = match host.contains(':') {
-        true => format!("[{host}]:{port}"),
-        false => format!("{host}:{port}"),
-    };
     directory.find_by_parts(KeyParts {
         kind: ScopeKind::Service,
         key,
-        address: &address,
+        address: &Address::text_of(host, port),
     })
 }

@@ -70,7 +70,8 @@ pub(super) fn tree() -> impl Strategy<Value = Value> {
 
 /// A registration that is right but for some members.
 pub(super) fn nearly_right(right: Value) -> impl Strategy<Value = Value> {
-    let names: Vec<String> = right.as_object().unwrap().keys().cloned().collect();
+    let members = right.as_object().into_iter().flatten();
+    let names: Vec<String> = members.map(|(name, _)| name.clone()).collect();
     let changes = prop::collection::vec((prop::sample::select(names), tree()), 0..3);
     changes.prop_map(move |changes| {
         let mut body = right.clone();

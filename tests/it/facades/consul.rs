@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{By, send, try_send};
+use super::{By, register_at_consul, send, try_send};
 use crate::support::backends::{Backends, Setup, Shared, on_both_backends};
 use crate::support::daemon::Daemon;
 use crate::support::eventually;
@@ -20,16 +20,6 @@ on_both_backends! {
     the_same_id_on_two_machines_is_two_services,
     a_service_without_a_check_stays_passing,
     what_is_not_supported_is_refused_in_words,
-}
-
-async fn register(daemon: &Daemon, body: Value) {
-    send(
-        daemon,
-        Method::PUT,
-        "/v1/agent/service/register",
-        Some(body),
-    )
-    .await;
 }
 
 fn orders(id: &str, ip: &str) -> Value {
@@ -54,7 +44,7 @@ async fn list(daemon: &Daemon, path: &str) -> (u64, Value) {
 async fn a_blocking_query_is_held_until_its_service_changes<B: Backends>() {
     let setup = Setup::<B>::start_with(&FLAGS).await;
     let daemon = &setup.daemon;
-    register(daemon, orders("o1", "10.0.0.1")).await;
+    register_at_consul(daemon, orders("o1", "10.0.0.1")).await;
     let (index, _) = list(daemon, "/v1/health/service/orders").await;
     assert!(
         (1..10_u64.pow(14)).contains(&index),
@@ -67,10 +57,16 @@ async fn a_blocking_query_is_held_until_its_service_changes<B: Backends>() {
 
     let path = format!("/v1/health/service/orders?index={index}&wait=30s");
     let (changed, ()) = tokio::join!(list(daemon, &path), async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Until the query is held: an answer at once would not be one after a wait.
+        let is_held = "rollcall_http_in_flight{work=\"wait\"} 1";
+        eventually(Duration::from_secs(10), "the query is held", || async {
+            let (_, metrics) = try_send(daemon, Method::GET, "/metrics", None).await;
+            metrics.contains(is_held).then_some(())
+        })
+        .await;
         let other = json!({"Name": "other", "Address": "10.0.0.9", "Port": 80});
-        register(daemon, other).await;
-        register(daemon, orders("o2", "10.0.0.2")).await;
+        register_at_consul(daemon, other).await;
+        register_at_consul(daemon, orders("o2", "10.0.0.2")).await;
     });
     assert!(changed.0 > index);
     assert_eq!(changed.1.as_array().unwrap().len(), 2, "{}", changed.1);
@@ -141,7 +137,7 @@ async fn a_service_without_a_check_stays_passing<B: Backends>() {
     let setup = Setup::<B>::start_with(&FLAGS).await;
     let daemon = &setup.daemon;
     let body = json!({"Name": "orders", "Address": "10.0.0.1", "Port": 80});
-    register(daemon, body).await;
+    register_at_consul(daemon, body).await;
     let remaining = async || {
         let leases = daemon.get("/v1/services/orders/leases").await.1;
         leases["leases"][0]["remaining_ms"].as_u64().unwrap()

@@ -72,13 +72,7 @@ impl By {
                     "Name": service, "ID": format!("{service}-{ip}"), "Address": ip, "Port": 80,
                     "Check": {"TTL": "60s", "Status": "passing"},
                 });
-                send(
-                    daemon,
-                    Method::PUT,
-                    "/v1/agent/service/register",
-                    Some(body),
-                )
-                .await;
+                register_at_consul(daemon, body).await;
             }
             Self::Nacos => {
                 let path = format!("/nacos/v1/ns/instance?serviceName={service}&ip={ip}&port=80");
@@ -162,6 +156,12 @@ impl By {
             }
         }
     }
+}
+
+/// Registers a service as a client of Consul.
+async fn register_at_consul(daemon: &Daemon, body: Value) {
+    let path = "/v1/agent/service/register";
+    send(daemon, Method::PUT, path, Some(body)).await;
 }
 
 /// Sends a request, which must succeed, and returns its body.

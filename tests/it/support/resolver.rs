@@ -1,7 +1,6 @@
 //! A private HAProxy whose servers come from DNS.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -11,7 +10,8 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::eventually;
-use super::process::{Process, free_port, spawn};
+use super::process::{Process, free_port};
+use super::web_proxies::haproxy;
 
 /// A running HAProxy that follows the SRV records of one service.
 pub(crate) struct Resolver {
@@ -23,7 +23,7 @@ impl Resolver {
     /// Follows `SERVICE.service.consul` at a DNS server.
     pub(crate) async fn start(dns: SocketAddr, service: &str) -> Self {
         let dir = TempDir::new().unwrap();
-        let (config, stats) = (dir.path().join("haproxy.cfg"), dir.path().join("stats"));
+        let stats = dir.path().join("stats");
         let text = format!(
             "global\n  stats socket {stats} level admin\n\
              defaults\n  timeout connect 5s\n  timeout client 5s\n  timeout server 5s\n\
@@ -35,16 +35,8 @@ impl Resolver {
             stats = stats.display(),
             port = free_port(),
         );
-        fs::write(&config, text).unwrap();
-        let child = spawn("haproxy", None, |command| {
-            command
-                .args(["-db", "-f"])
-                .arg(&config)
-                .stdout(File::create(dir.path().join("stdout")).unwrap())
-                .stderr(File::create(dir.path().join("stderr")).unwrap());
-        });
         let resolver = Self {
-            process: Process::new(child),
+            process: haproxy(dir.path(), &text),
             dir,
         };
         eventually(Duration::from_secs(20), "HAProxy runs", || {

@@ -29,21 +29,12 @@ impl WebProxy {
     /// HAProxy with the time limits of Debian's package, whose backend has these lines.
     pub(crate) async fn haproxy(backend: &str) -> Self {
         let (port, dir) = (free_port(), TempDir::new().unwrap());
-        let config = dir.path().join("haproxy.cfg");
         let text = format!(
             "defaults\n  mode http\n  timeout connect 5000\n  timeout client 50000\n  timeout server 50000\n\
              frontend all\n  bind 127.0.0.1:{port}\n  default_backend rollcall\n\
              backend rollcall\n{backend}\n"
         );
-        fs::write(&config, text).unwrap();
-        let child = spawn("haproxy", None, |command| {
-            command
-                .args(["-db", "-f"])
-                .arg(&config)
-                .stdout(File::create(dir.path().join("stdout")).unwrap())
-                .stderr(File::create(dir.path().join("stderr")).unwrap());
-        });
-        Self::listening(Process::new(child), port, dir).await
+        Self::listening(haproxy(dir.path(), &text), port, dir).await
     }
 
     async fn listening(process: Process, port: u16, dir: TempDir) -> Self {
@@ -82,6 +73,19 @@ impl Drop for WebProxy {
     fn drop(&mut self) {
         self.process.end_by(Signal::TERM);
     }
+}
+
+/// Starts an HAProxy with this configuration, in a folder.
+pub(crate) fn haproxy(folder: &Path, text: &str) -> Process {
+    let config = folder.join("haproxy.cfg");
+    fs::write(&config, text).unwrap();
+    Process::new(spawn("haproxy", None, |command| {
+        command
+            .args(["-db", "-f"])
+            .arg(&config)
+            .stdout(File::create(folder.join("stdout")).unwrap())
+            .stderr(File::create(folder.join("stderr")).unwrap());
+    }))
 }
 
 /// Writes the configuration of an nginx in a folder.

@@ -1,19 +1,18 @@
 //! The agent of Consul: registrations, checks, maintenance.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
-use super::entry::{CheckStatus, registration, service_id};
+use super::entry::{CheckStatus, service_id};
 use super::named::{body, named_scope, named_service, unknown};
+use super::registration::registration;
 use super::show::{DATACENTER, Shown, node_id};
-use crate::directory::InstanceEntry;
 use crate::http::access::Caller;
 use crate::http::facade::{
-    Answer, AnyBody, keep_other_entries, parameter, published, visible_services,
+    Answer, AnyBody, keep_other_entries, parameter, published, visible_instances,
 };
 use crate::http::problem::InField;
 use crate::http::{Api, Problem};
@@ -92,18 +91,9 @@ pub(in crate::http) async fn maintenance(
     Ok(done())
 }
 
-/// Returns the instances of all services that a caller may see.
-fn all(api: &Api, caller: &Caller) -> Vec<Arc<InstanceEntry>> {
-    let scopes = visible_services(api, caller);
-    scopes
-        .iter()
-        .flat_map(|view| view.entries().cloned())
-        .collect()
-}
-
 /// Lists the services by their IDs.
 pub(in crate::http) async fn services(api: web::Data<Api>, caller: Caller) -> HttpResponse {
-    let listed = all(&api, &caller);
+    let listed = visible_instances(&api, &caller);
     let shown = listed.iter().map(|listed| Shown::of(listed));
     let services: BTreeMap<String, Value> =
         shown.map(|one| (one.id.clone(), one.agent())).collect();
@@ -112,7 +102,7 @@ pub(in crate::http) async fn services(api: web::Data<Api>, caller: Caller) -> Ht
 
 /// Lists the checks by their IDs.
 pub(in crate::http) async fn checks(api: web::Data<Api>, caller: Caller) -> HttpResponse {
-    let listed = all(&api, &caller);
+    let listed = visible_instances(&api, &caller);
     let checks = listed.iter().flat_map(|listed| Shown::of(listed).checks());
     let checks: BTreeMap<String, _> = checks
         .map(|check| (check.check_id.clone(), check))

@@ -13,9 +13,9 @@ use super::blocking::{respond, wait};
 use super::entry::CheckStatus;
 use super::named::{NamePath, named_scope};
 use super::show::{Check, DATACENTER, Node, Shown};
-use crate::directory::ScopeSnapshot;
+use crate::directory::{InstanceEntry, ScopeSnapshot};
 use crate::http::access::Caller;
-use crate::http::facade::{Answer, parameter, variables, visible_services};
+use crate::http::facade::{Answer, parameter, variables, visible_instances, visible_services};
 use crate::http::{Api, Problem};
 use crate::model::{Scope, ScopeKind};
 
@@ -224,6 +224,12 @@ pub(in crate::http) async fn checks_in_state(
     over_all(&request, &api, &caller, ConsulList::Checks(state), make).await
 }
 
+/// Returns the instances of a node.
+fn of_node<'a>(listed: &'a [Arc<InstanceEntry>], name: &str) -> impl Iterator<Item = Shown<'a>> {
+    let shown = listed.iter().map(|listed| Shown::of(listed));
+    shown.filter(move |one| one.host() == name)
+}
+
 /// Lists the checks of a node.
 pub(in crate::http) async fn checks_of_node(
     request: HttpRequest,
@@ -233,10 +239,10 @@ pub(in crate::http) async fn checks_of_node(
     check_parameters(&request)?;
     let NamePath { name } = variables(&request)?;
     let index = wait(&request, &api, None).await?;
-    let scopes = visible_services(&api, &caller);
-    let listed = scopes.iter().flat_map(|view| view.iter());
-    let of_node = listed.map(Shown::of).filter(|one| one.host() == name);
-    let checks: Vec<Check> = of_node.flat_map(|one| one.checks()).collect();
+    let listed = visible_instances(&api, &caller);
+    let checks: Vec<Check> = of_node(&listed, &name)
+        .flat_map(|one| one.checks())
+        .collect();
     Ok(respond(&api, index, json_bytes(&checks).into()))
 }
 
@@ -263,11 +269,9 @@ pub(in crate::http) async fn node(
     check_parameters(&request)?;
     let NamePath { name } = variables(&request)?;
     let index = wait(&request, &api, None).await?;
-    let scopes = visible_services(&api, &caller);
-    let listed = scopes.iter().flat_map(|view| view.iter());
-    let of_node = listed.map(Shown::of).filter(|one| one.host() == name);
-    let services: BTreeMap<String, Value> =
-        of_node.map(|one| (one.id.clone(), one.agent())).collect();
+    let listed = visible_instances(&api, &caller);
+    let services = of_node(&listed, &name).map(|one| (one.id.clone(), one.agent()));
+    let services: BTreeMap<String, Value> = services.collect();
     let shown = match services.is_empty() {
         true => Value::Null,
         false => json!({ "Node": Node::of(&name), "Services": services }),

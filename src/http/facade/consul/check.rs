@@ -2,8 +2,9 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::entry::{CheckStatus, Entry, Members, check_id, service_id};
+use super::entry::{CheckStatus, Entry, check_id, service_id};
 use super::named::{NamePath, body, named, unknown};
+use super::registration::Members;
 use crate::directory::InstanceEntry;
 use crate::http::access::Caller;
 use crate::http::facade::{Answer, AnyBody, find_computed, parameter, published, variables};

@@ -10,6 +10,7 @@ mod check;
 mod duration;
 mod entry;
 mod named;
+mod registration;
 mod show;
 mod unchecked;
 

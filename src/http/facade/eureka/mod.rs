@@ -30,9 +30,7 @@ use crate::directory::{InstanceEntry, ScopeSnapshot};
 use crate::http::access::Caller;
 use crate::http::problem::InField;
 use crate::http::{Api, Code, Problem};
-use crate::model::{
-    Field, Hold, Metadata, Note, Protocol, RegisteredStatus, Registration, ScopeKind, StatusChange,
-};
+use crate::model::{Field, Hold, Metadata, Note, Protocol, Registration, ScopeKind, StatusChange};
 
 /// An application in a path.
 #[derive(Deserialize)]
@@ -204,13 +202,9 @@ pub(in crate::http) async fn add_metadata(
     let metadata = metadata
         .and_then(|metadata| metadata.with_protocol(Protocol::Eureka, entry.map(str::to_owned)));
     let mut registration = Registration {
-        name: instance.name.as_ref().map(|name| (**name).clone()).into(),
-        weight: instance.given_weight.into(),
         metadata: Field::Given(metadata.in_field("metadata")?),
-        ttl: instance.ttl.into(),
-        status: RegisteredStatus::Unchanged,
         by: Some(caller.registrant()),
-        ..Registration::of(instance.key.clone())
+        ..Registration::unchanged(instance)
     };
     keep_other_entries(&api, &mut registration, Protocol::Eureka);
     published::register(&api, registration).await?;

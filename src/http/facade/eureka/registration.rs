@@ -2,7 +2,6 @@
 //! or not, and members that no server reads, so the known members are taken from a tree.
 
 use std::collections::BTreeMap;
-use std::net::Ipv6Addr;
 
 use serde_json::{Map, Value};
 
@@ -11,8 +10,8 @@ use crate::http::Problem;
 use crate::http::facade::key::scope_key;
 use crate::http::problem::InField;
 use crate::model::{
-    Field, InstanceKey, Metadata, Protocol, RegisteredStatus, Registrant, Registration, ScopeKind,
-    Ttl,
+    Address, Field, InstanceKey, Metadata, Protocol, RegisteredStatus, Registrant, Registration,
+    ScopeKind, Ttl,
 };
 
 /// The TTL of a lease, in seconds, unless the client asks for another one.
@@ -39,10 +38,6 @@ pub(super) fn parse(app: &str, body: &Value, by: Registrant) -> Result<Registrat
         (Some(port), _) if port.enabled => port.number,
         (_, Some(secure)) if secure.enabled => secure.number,
         _ => return Err(Problem::invalid("port", "must be a port that is enabled")),
-    };
-    let address = match ip.parse::<Ipv6Addr>() {
-        Ok(ip) => format!("[{ip}]:{number}"),
-        Err(_) => format!("{ip}:{number}"),
     };
     let vip = members.text("vipAddress");
     let name = match &vip {
@@ -92,7 +87,7 @@ pub(super) fn parse(app: &str, body: &Value, by: Registrant) -> Result<Registrat
         by: Some(by),
         ..Registration::of(InstanceKey {
             scope,
-            address: address.parse().in_field("ipAddr")?,
+            address: Address::text_of(&ip, number).parse().in_field("ipAddr")?,
         })
     })
 }

@@ -25,7 +25,7 @@ use crate::directory::{InstanceEntry, KeyParts};
 use crate::http::access::Caller;
 use crate::http::dialect::{parameter, plain};
 use crate::http::{Api, Code, Problem, presence};
-use crate::model::{Instance, InstanceKey, Protocol, Scope, ScopeKind};
+use crate::model::{Address, Instance, InstanceKey, Protocol, Scope, ScopeKind};
 
 /// The time after which a client logs in again, in seconds. Its token is a token of the daemon, and
 /// stays valid.
@@ -194,9 +194,9 @@ fn beating(api: &Api, request: &HttpRequest) -> Option<Arc<InstanceEntry>> {
     let address = match given("beat") {
         Some(beat) => {
             let BeatAddress { ip, port } = serde_json::from_str(&beat).ok()?;
-            format!("{ip}:{port}")
+            Address::text_of(&ip, port)
         }
-        None => format!("{}:{}", given("ip")?, given("port")?),
+        None => Address::text_of(&given("ip")?, given("port")?),
     };
     let (name, group) = (given("serviceName")?, given("groupName"));
     let namespace = given("namespaceId");
@@ -235,9 +235,7 @@ pub(in crate::http) async fn list(
     caller: Caller,
 ) -> Answer {
     let params = Params::of(&request, b"");
-    let service = ServiceName::of(&params)?;
-    let scope = service.scope()?;
-    caller.check(&scope)?;
+    let (service, scope) = service(&params, &caller)?;
     let healthy_only = params.flag("healthyOnly")? == Some(true);
     let view = api.directory.scope(&scope);
     let asked = params.get("clusters").unwrap_or_default();
@@ -285,9 +283,7 @@ pub(in crate::http) async fn show_service(
     caller: Caller,
 ) -> Answer {
     let params = Params::of(&request, b"");
-    let service = ServiceName::of(&params)?;
-    let scope = service.scope()?;
-    caller.check(&scope)?;
+    let (service, scope) = service(&params, &caller)?;
     if api.directory.declared(&scope).await?.is_none() {
         return Err(Problem::scope_not_found(&scope).into());
     }
@@ -328,9 +324,15 @@ pub(in crate::http) async fn remove(
 }
 
 fn scope(params: &Params<'_>, caller: &Caller) -> Result<Scope, Problem> {
-    let scope = ServiceName::of(params)?.scope()?;
+    service(params, caller).map(|(_, scope)| scope)
+}
+
+/// Returns the service that the parameters name, which the caller may see and change.
+fn service(params: &Params<'_>, caller: &Caller) -> Result<(ServiceName, Scope), Problem> {
+    let service = ServiceName::of(params)?;
+    let scope = service.scope()?;
     caller.check(&scope)?;
-    Ok(scope)
+    Ok((service, scope))
 }
 
 /// Says that the server works, for clients that ask before they register.

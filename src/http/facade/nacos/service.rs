@@ -142,11 +142,7 @@ impl ServiceName {
 /// Reads the parameters `ip` and `port`.
 pub(super) fn address(params: &Params<'_>) -> Result<Address, Problem> {
     let (ip, port) = (params.required("ip")?, params.required("port")?);
-    let address = match ip.contains(':') && !ip.starts_with('[') {
-        true => format!("[{ip}]:{port}"),
-        false => format!("{ip}:{port}"),
-    };
-    address.parse().in_field("ip and port")
+    Address::text_of(ip, port).parse().in_field("ip and port")
 }
 
 /// Reads the registration of an instance.
@@ -212,7 +208,6 @@ pub(super) fn change(
     let known = || known().map(|(name, text)| (name.to_owned(), text.to_owned()));
     let metadata = given.unwrap_or_else(|| known().collect());
     Ok(Registration {
-        name: instance.name.as_ref().map(|name| (**name).clone()).into(),
         weight: weight_now.into(),
         metadata: Field::Given(with_entry(metadata, &entry)?),
         ttl: ttl.or(instance.ttl).into(),
@@ -222,7 +217,7 @@ pub(super) fn change(
             None => RegisteredStatus::Unchanged,
         },
         by: Some(by),
-        ..Registration::of(instance.key.clone())
+        ..Registration::unchanged(instance)
     })
 }
 
