@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Arbiter, ArbiterHandle};
+use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -94,6 +95,10 @@ impl Threads {
 
 /// The running core. Its roll calls, jobs and Follower end when it is dropped.
 pub struct Core {
+    /// The ID of this replica.
+    pub(crate) replica: ReplicaId,
+    /// When it started.
+    pub(crate) started_at: DateTime<Utc>,
     /// Changes the registry.
     pub registry: Mailbox<RegistryActor>,
     /// Calls the roll.
@@ -152,6 +157,7 @@ impl Core {
             clock,
         } = backends;
         let cancelled = CancellationToken::new();
+        let (replica, started_at) = (replica_id(), clock.now());
         let spawner =
             |thread: &ArbiterHandle| Spawner::new(thread.clone(), cancelled.clone(), ends.clone());
         let health = Arc::<Health>::default();
@@ -213,7 +219,7 @@ impl Core {
             expiry: Arc::clone(&expiry),
             reconciler: Arc::clone(&reconciler),
             agreement: Agreement {
-                replica: replica_id(),
+                replica: replica.clone(),
                 health: Arc::clone(&health),
                 registry: mailbox(AGREEMENT, "agreement"),
                 protection: Arc::clone(&protection),
@@ -239,6 +245,8 @@ impl Core {
             metrics: Arc::clone(&metrics),
         });
         Self {
+            replica,
+            started_at,
             registry: mailbox(REGISTRY, "registry"),
             scheduler: Mailbox::new(scheduler, SCHEDULER, metrics.mailbox("scheduler")),
             roll_calls,
@@ -326,5 +334,5 @@ fn replica_id() -> ReplicaId {
     let system = rustix::system::uname();
     let host = system.nodename().to_string_lossy();
     let random = RandomState::new().hash_one(Instant::now());
-    ReplicaId(format!("{host}-{random:016x}"))
+    ReplicaId::new(&host, random)
 }

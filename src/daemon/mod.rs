@@ -315,6 +315,8 @@ impl Shared {
         let core = &self.core;
         let leases = core.connect();
         Api {
+            replica: core.replica.clone(),
+            started_at: core.started_at,
             registry: core.registry.clone(),
             heartbeat: core.start_heartbeat_actor(Arc::clone(&leases)),
             scheduler: core.scheduler.clone(),

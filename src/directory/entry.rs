@@ -36,6 +36,8 @@ pub struct Counts {
     pub(crate) suspect: usize,
     /// Instances that an operator holds.
     pub(crate) held: usize,
+    /// Disabled instances.
+    pub(crate) disabled: usize,
 }
 
 impl Counts {
@@ -46,6 +48,7 @@ impl Counts {
             available: listed.instance.available().into(),
             suspect: listed.suspect.into(),
             held: (listed.instance.status == Status::Held).into(),
+            disabled: (listed.instance.status == Status::Disabled).into(),
         }
     }
 }
@@ -73,6 +76,7 @@ impl Add for Counts {
             available: self.available + other.available,
             suspect: self.suspect + other.suspect,
             held: self.held + other.held,
+            disabled: self.disabled + other.disabled,
         }
     }
 }

@@ -4,6 +4,8 @@
 use std::mem;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+
 use super::entry::{Counts, InstanceEntry};
 use crate::model::Address;
 
@@ -23,6 +25,8 @@ pub(crate) struct InstanceList {
 struct Part {
     instances: Box<[Arc<InstanceEntry>]>,
     counts: Counts,
+    /// When one of them last changed or went online or offline.
+    changed_at: Option<DateTime<Utc>>,
 }
 
 impl Part {
@@ -30,6 +34,7 @@ impl Part {
         Arc::new(Self {
             instances: instances.into(),
             counts: instances.iter().map(|listed| Counts::of(listed)).sum(),
+            changed_at: instances.iter().map(|it| it.instance.changed_at()).max(),
         })
     }
 
@@ -49,6 +54,11 @@ impl InstanceList {
     /// Returns the counts.
     pub(crate) fn counts(&self) -> Counts {
         self.parts.iter().map(|part| part.counts).sum()
+    }
+
+    /// Returns when an instance last changed or went online or offline.
+    pub(super) fn changed_at(&self) -> Option<DateTime<Utc>> {
+        self.parts.iter().filter_map(|part| part.changed_at).max()
     }
 
     /// Returns the list after `edits`. Of several edits of one address the last wins.

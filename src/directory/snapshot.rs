@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
@@ -27,6 +28,34 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
+    /// The totals of a single scope.
+    pub(crate) fn of(view: &ScopeSnapshot) -> Self {
+        let counts = view.counts;
+        let is = |state: bool| usize::from(view.record.is_some() && state);
+        Self {
+            empty: is(counts.instances == 0),
+            unavailable: is(counts.instances > 0 && counts.available == 0),
+            available: is(counts.available > 0),
+            instances: counts,
+        }
+    }
+
+    /// Returns all figures, for [`AtomicTotals`].
+    fn figures(self) -> [usize; 9] {
+        let counts = self.instances;
+        [
+            self.empty,
+            self.unavailable,
+            self.available,
+            counts.instances,
+            counts.online,
+            counts.available,
+            counts.suspect,
+            counts.held,
+            counts.disabled,
+        ]
+    }
+
     /// Returns the number of scopes.
     pub(crate) fn scopes(&self) -> usize {
         self.empty + self.unavailable + self.available
@@ -48,27 +77,13 @@ impl Add for Totals {
 
 /// [`Totals`] that one thread changes and any thread reads.
 #[derive(Default)]
-pub(super) struct AtomicTotals([AtomicUsize; 8]);
+pub(super) struct AtomicTotals([AtomicUsize; 9]);
 
 impl AtomicTotals {
     /// Counts `now` in the place of `before`.
     pub(super) fn replace(&self, before: Option<&ScopeSnapshot>, now: Option<&ScopeSnapshot>) {
-        let figures = |view: Option<&ScopeSnapshot>| {
-            view.map_or([0; 8], |view| {
-                let counts = view.counts;
-                let is = |state: bool| usize::from(view.record.is_some() && state);
-                [
-                    is(counts.instances == 0),
-                    is(counts.instances > 0 && counts.available == 0),
-                    is(counts.available > 0),
-                    counts.instances,
-                    counts.online,
-                    counts.available,
-                    counts.suspect,
-                    counts.held,
-                ]
-            })
-        };
+        let figures =
+            |view: Option<&ScopeSnapshot>| view.map(Totals::of).unwrap_or_default().figures();
         for ((total, before), now) in self.0.iter().zip(figures(before)).zip(figures(now)) {
             // Wraps back: what is subtracted was added before.
             total.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
@@ -87,6 +102,7 @@ impl AtomicTotals {
                 available: total(5),
                 suspect: total(6),
                 held: total(7),
+                disabled: total(8),
             },
         }
     }
@@ -180,6 +196,11 @@ impl ScopeSnapshot {
     /// Iterates over all instances, by address.
     pub fn iter(&self) -> impl Iterator<Item = &InstanceEntry> {
         self.instances.iter().map(|listed| &**listed)
+    }
+
+    /// Returns when an instance last changed or went online or offline.
+    pub(crate) fn changed_at(&self) -> Option<DateTime<Utc>> {
+        self.instances.changed_at()
     }
 
     /// Does the same for instances that outlive the snapshot.

@@ -19,7 +19,7 @@ use super::dialect::Dialect;
 use super::extract::api;
 use super::{Api, Code, Problem};
 use crate::admission::Client;
-use crate::auth::{Identity, Role};
+use crate::auth::{Identity, Role, ScopePattern};
 use crate::model::{Registrant, Scope};
 
 /// Returns the caller of a request, by the token in its `Authorization` header, or else in the place
@@ -112,6 +112,17 @@ impl Caller {
         &self.identity.name
     }
 
+    /// Returns the role of its token.
+    pub(super) fn role(&self) -> Role {
+        self.identity.role
+    }
+
+    /// Returns whether it has no token.
+    pub(super) fn is_anonymous(&self, api: &Api) -> bool {
+        let anonymous = api.tokens.anonymous();
+        anonymous.is_some_and(|anonymous| Arc::ptr_eq(anonymous, &self.identity))
+    }
+
     /// Returns whether its token has at least this role.
     pub(super) fn has_role(&self, role: Role) -> bool {
         self.identity.role >= role
@@ -150,10 +161,9 @@ impl Caller {
         }
     }
 
-    /// Returns the scopes to which the token is limited, as text.
-    pub(super) fn limit(&self) -> String {
-        let limit = self.identity.limit.as_ref();
-        limit.map(ToString::to_string).unwrap_or_default()
+    /// Returns the scopes to which the token is limited.
+    pub(super) fn limit(&self) -> Option<&ScopePattern> {
+        self.identity.limit.as_ref()
     }
 }
 

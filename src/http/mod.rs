@@ -42,6 +42,7 @@ pub(crate) use self::ops::LastProbe;
 pub(crate) use self::problem::Problem;
 pub(crate) use self::routes::configure;
 pub use self::routes::routes;
+use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
@@ -53,12 +54,16 @@ use crate::directory::Directory;
 use crate::lease::LeaseStore;
 use crate::liveness::{ExpiryHandler, Protection, Reconciler, UnregisteredLeases};
 use crate::metrics::Metrics;
-use crate::model::Ttl;
+use crate::model::{ReplicaId, Ttl};
 use crate::replication::{EventBroadcast, ScopeIndexes};
 use crate::store::RegistryReader;
 
 /// The state that handlers use; one per HTTP worker.
 pub(crate) struct Api {
+    /// This replica.
+    pub(crate) replica: ReplicaId,
+    /// When it started.
+    pub(crate) started_at: DateTime<Utc>,
     /// Changes the registry.
     pub(crate) registry: Mailbox<RegistryActor>,
     /// Records heartbeats; this worker's own.

@@ -13,6 +13,7 @@ use super::facade::{Facades, table as facades};
 use super::guard::{RouteGuard, add_headers};
 use super::v1::{
     bulk, events, heartbeats, instance_list, instances, leases, overview, scopes, search, targets,
+    whoami,
 };
 use super::{Api, Code, Problem, console, gateway_center, openapi, ops};
 use crate::admission::RequestClass;
@@ -48,7 +49,10 @@ fn table() -> Vec<Path> {
                 patch(Admin, bulk::change).checks_scopes(),
             ],
         ),
-        path("/v1/{kind}", [get(Read, scopes::list).with_query()]),
+        path(
+            "/v1/{kind}",
+            [get(Read, scopes::list).checks_scopes().with_query()],
+        ),
         path(
             "/v1/{kind}/{key}",
             [
@@ -78,7 +82,8 @@ fn table() -> Vec<Path> {
             "/v1/events",
             [get(Read, events::stream).checks_scopes().with_query()],
         ),
-        path("/v1/overview", [get(Read, overview::show)]),
+        path("/v1/overview", [get(Read, overview::show).checks_scopes()]),
+        path("/v1/whoami", [get(Read, whoami::show).checks_scopes()]),
         path(
             "/v1/prometheus/targets",
             [get(Read, targets::list).checks_scopes().with_query()],

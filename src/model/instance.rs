@@ -269,6 +269,13 @@ impl Instance {
         changed.map(|(name, _)| name.to_owned()).collect()
     }
 
+    /// Returns when it last changed or went online or offline.
+    pub(crate) fn changed_at(&self) -> DateTime<Utc> {
+        self.presence
+            .changed_at
+            .map_or(self.updated_at, |at| at.max(self.updated_at))
+    }
+
     /// Returns whether it accepts traffic: enabled, and recorded as online.
     pub(crate) fn available(&self) -> bool {
         self.is_available_with(self.status)

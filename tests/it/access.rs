@@ -9,6 +9,7 @@ use rollcalld::auth::Role;
 use rollcalld::http::Code;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::support::daemon::{Answer, BINARY, Daemon};
 use crate::support::{eventually, raw};
@@ -239,9 +240,7 @@ async fn a_limited_token_reaches_its_scopes_and_nothing_else() {
     out(Method::DELETE, other, json!({})).await;
     out(Method::PATCH, other, json!({"weight": 2})).await;
     out(Method::PUT, "/v1/groups/orders", json!({})).await;
-    for path in ["/v1/services", "/v1/overview", "/metrics", "/v1/events"] {
-        out(Method::GET, path, json!({})).await;
-    }
+    out(Method::GET, "/metrics", json!({})).await;
     out(Method::GET, "/v1/events?service=payments", json!({})).await;
     out(Method::POST, "/v1/protection/release", json!({})).await;
     out(
@@ -286,6 +285,67 @@ async fn a_limited_token_reaches_its_scopes_and_nothing_else() {
     let register = json!({"serverId": "payments", "serverAddress": "h:1"});
     let (_, body) = send(Method::POST, "/gateway-server-detail/register", register).await;
     assert_eq!(body["code"], json!(0), "{body}");
+}
+
+#[tokio::test]
+async fn a_limited_token_sees_its_own_scopes_in_lists_totals_and_events() {
+    let (own, own_line) = make("admin", "orders-team", &["services/orders*"]);
+    let (all, all_line) = make("admin", "ops", &[]);
+    let guarded = Guarded::start(&[&own_line, &all_line]).await;
+    let url = guarded.daemon.url();
+    let events = guarded.daemon.client().get(format!("{url}/v1/events"));
+    let mut events = events.bearer_auth(&own).send().await.unwrap();
+    let other = "/v1/services/payments/instances/10.0.0.5:8080";
+    for path in [other, ORDERS] {
+        guarded.send(Method::PUT, path, &all, json!({})).await;
+    }
+    let get = |path: &'static str| guarded.send(Method::GET, path, &own, json!({}));
+
+    let (_, services) = get("/v1/services").await;
+    let keys = |list: &Value| {
+        let keys = list.as_array().unwrap().iter();
+        Vec::from_iter(keys.map(|it| it["key"].as_str().unwrap().to_owned()))
+    };
+    assert_eq!(keys(&services["services"]), ["orders"]);
+    let (_, everything) = guarded
+        .send(Method::GET, "/v1/services", &all, json!({}))
+        .await;
+    assert_eq!(keys(&everything["services"]), ["orders", "payments"]);
+    assert_eq!(get("/v1/groups").await.1, json!({"groups": []}));
+    let (_, overview) = get("/v1/overview").await;
+    assert_eq!(overview["scopes"], json!(1));
+    assert_eq!(overview["instances"], json!(1));
+
+    let mut heard = String::new();
+    while !heard.contains("\"orders\"") {
+        let chunk = timeout(Duration::from_secs(10), events.chunk()).await;
+        heard.push_str(&String::from_utf8_lossy(&chunk.unwrap().unwrap().unwrap()));
+    }
+    assert!(!heard.contains("payments"), "{heard}");
+}
+
+#[tokio::test]
+async fn a_caller_learns_the_name_the_role_and_the_scopes_of_its_token() {
+    let (own, own_line) = make("agent", "orders-team", &["services/orders*"]);
+    let guarded = Guarded::start(&[&own_line]).await;
+    let whoami = "/v1/whoami";
+    assert_eq!(
+        guarded.send(Method::GET, whoami, &own, json!({})).await.1,
+        json!({"name": "orders-team", "role": "agent", "scope": "services/orders*", "anonymous": false})
+    );
+    let unknown = "unknown-unknown-unknown-unknown-unknown";
+    assert_eq!(
+        guarded
+            .send(Method::GET, whoami, unknown, json!({}))
+            .await
+            .0,
+        401
+    );
+    let open = Daemon::start(&[]).await;
+    assert_eq!(
+        open.get(whoami).await.1,
+        json!({"name": "anonymous", "role": "admin", "anonymous": true})
+    );
 }
 
 #[tokio::test]

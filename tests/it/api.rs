@@ -45,6 +45,7 @@ fn stable(mut body: Value) -> Value {
                     "updated_at",
                     "created_at",
                     "online_changed_at",
+                    "changed_at",
                 ] {
                     if let Some(text) = members.remove(time) {
                         let text = text.as_str().unwrap();
@@ -87,8 +88,10 @@ async fn a_scope_is_declared_shown_listed_and_removed<B: Backends>() {
     let (status, again) = daemon.put("/v1/groups/edge", json!({})).await;
     assert_eq!((status, &again), (StatusCode::OK, &body));
     let (_, shown) = daemon.get("/v1/groups/edge").await;
-    let counted =
-        json!({"key": "edge", "name": "Edge", "instances": 0, "online": 0, "available": 0});
+    let counted = json!({
+        "key": "edge", "name": "Edge", "instances": 0, "online": 0, "available": 0,
+        "suspect": 0, "held": 0, "disabled": 0
+    });
     assert_eq!(stable(shown), counted);
     let (_, listed) = daemon.get("/v1/groups").await;
     assert_eq!(stable(listed), json!({"groups": [counted]}));
@@ -155,7 +158,10 @@ async fn a_service_instance_registers_sends_a_heartbeat_and_is_listed<B: Backend
     let (_, service) = daemon.get("/v1/services/orders").await;
     assert_eq!(
         stable(service),
-        json!({"key": "orders", "name": "orders", "instances": 1, "online": 1, "available": 1})
+        json!({
+            "key": "orders", "name": "orders", "instances": 1, "online": 1, "available": 1,
+            "suspect": 0, "held": 0, "disabled": 0
+        })
     );
     assert_eq!(
         code(&daemon.delete("/v1/services/orders").await),

@@ -10,6 +10,7 @@ use super::page;
 use crate::http::problem::Document;
 use crate::http::v1::{
     bulk, events, heartbeats, instance_list, instances, leases, overview, scopes, search, targets,
+    whoami,
 };
 use crate::http::{console, gateway_center, ops};
 
@@ -41,6 +42,7 @@ use crate::http::{console, gateway_center, ops};
         overview::show,
         overview::release,
         targets::list,
+        whoami::show,
         gateway_center::create,
         gateway_center::keep_gateway_alive,
         gateway_center::register,

@@ -40,10 +40,11 @@ const UNKNOWN_ID: EventId = EventId {
     sequence: 0,
 };
 
-/// Returns whether an event concerns the scopes of a selection, or the registry as a whole.
-fn concerns(selection: &Selection, kind: &EventKind) -> bool {
+/// Returns whether an event concerns the registry as a whole, or the scopes of a selection
+/// that the caller's token permits.
+fn concerns(selection: &Selection, caller: &Caller, kind: &EventKind) -> bool {
     kind.scope()
-        .is_none_or(|scope| selection.selects_scope(scope))
+        .is_none_or(|scope| selection.selects_scope(scope) && caller.check(scope).is_ok())
 }
 
 /// The data of an event.
@@ -175,9 +176,6 @@ pub(in crate::http) async fn stream(
 ) -> Result<HttpResponse, Problem> {
     let SelectionQuery { selection, .. } = SelectionQuery::of(&request, &[Accepts::Scopes])?;
     caller.check_selection(&selection)?;
-    if !selection.names_scopes() {
-        caller.check_unlimited()?;
-    }
     api.spare_connection()?;
     let permit = api.admission.stream(caller.client());
     let permit = permit.map_err(|exceeded| api.shed(exceeded))?;
@@ -191,7 +189,7 @@ pub(in crate::http) async fn stream(
     let items = items.filter_map(move |item| {
         future::ready(match item {
             FeedItem::From(id) => Some(format!("retry: {RETRY}\nid: {id}\n\n").into()),
-            FeedItem::Event(published) if concerns(&selection, &published.event.kind) => {
+            FeedItem::Event(published) if concerns(&selection, &caller, &published.event.kind) => {
                 let frame = published.frame(frame);
                 (!frame.is_empty()).then_some(frame)
             }

@@ -12,3 +12,4 @@ pub(super) mod scopes;
 pub(super) mod search;
 mod selection_query;
 pub(super) mod targets;
+pub(super) mod whoami;

@@ -8,9 +8,11 @@ use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
+use super::scopes;
 use crate::actor::{AskError, until_next};
 use crate::admission::RequestClass;
 use crate::directory::Totals;
+
 use crate::http::access::Caller;
 use crate::http::openapi::responses::{AuthErrors, OutcomeErrors};
 use crate::http::{Api, Problem};
@@ -22,8 +24,12 @@ const RELEASE: Duration = Duration::from_secs(8);
 
 /// The state of the registry.
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct Overview {
+pub(in crate::http) struct Overview<'a> {
     version: &'static str,
+    /// The host name of the replica that answers.
+    replica: &'a str,
+    /// When that replica started.
+    started_at: String,
     /// Clients without a token may do everything.
     auth_disabled: bool,
     #[serde(flatten)]
@@ -50,6 +56,11 @@ struct TotalsResponse {
     online: usize,
     available: usize,
     suspect: usize,
+    held: usize,
+    /// The number of scopes that have instances, none of them available.
+    unavailable_scopes: usize,
+    /// The number of scopes without instances.
+    empty_scopes: usize,
 }
 
 /// Whether each backend answered the last call.
@@ -72,6 +83,9 @@ impl From<Totals> for TotalsResponse {
             online: counts.online,
             available: counts.available,
             suspect: counts.suspect,
+            held: counts.held,
+            unavailable_scopes: totals.unavailable,
+            empty_scopes: totals.empty,
         }
     }
 }
@@ -179,6 +193,17 @@ impl ProtectionResponse {
     }
 }
 
+/// Returns the totals of the scopes that the caller's token permits; without a limit in constant
+/// time.
+fn totals(api: &Api, caller: &Caller, kind: ScopeKind) -> Totals {
+    match caller.limit() {
+        None => api.directory.totals_of(kind),
+        Some(_) => scopes::visible(api, caller, kind)
+            .iter()
+            .fold(Totals::default(), |sum, view| sum + Totals::of(view)),
+    }
+}
+
 #[derive(Serialize, ToSchema)]
 #[schema(as = Subscriptions)]
 struct EventsResponse {
@@ -187,20 +212,30 @@ struct EventsResponse {
     waiting: usize,
 }
 
-/// Returns the state of the registry, from memory, in constant time.
+/// Returns the state of the registry, from memory; for a token that is limited to scopes, with the
+/// totals of these.
 #[utoipa::path(
     get, path = "/v1/overview", operation_id = "get_overview", tag = "daemon",
-    responses((status = 200, description = "the state of the registry", body = Overview), AuthErrors, OutcomeErrors)
+    responses((status = 200, description = "the state of the registry", body = Overview<'_>), AuthErrors, OutcomeErrors)
 )]
-pub(in crate::http) async fn show(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
+pub(in crate::http) async fn show(
+    api: web::Data<Api>,
+    caller: Caller,
+) -> Result<HttpResponse, Problem> {
     let backends = &api.metrics.backends;
+    let (groups, services) = (
+        totals(&api, &caller, ScopeKind::Group),
+        totals(&api, &caller, ScopeKind::Service),
+    );
     Ok(HttpResponse::Ok().json(Overview {
         version: env!("CARGO_PKG_VERSION"),
+        replica: api.replica.host(),
+        started_at: rfc3339_millis(api.started_at),
         auth_disabled: api.tokens.is_open(),
         lease_ttl_seconds: api.default_ttl,
-        totals: api.directory.totals().into(),
-        groups: api.directory.totals_of(ScopeKind::Group).into(),
-        services: api.directory.totals_of(ScopeKind::Service).into(),
+        totals: (groups + services).into(),
+        groups: groups.into(),
+        services: services.into(),
         backends: BackendsResponse {
             store: backends.store.get() == 1,
             leases: backends.leases.get() == 1,

@@ -1,12 +1,14 @@
 //! Groups and services: `/v1/groups`, `/v1/services` and the paths directly below.
 
+use std::sync::Arc;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::actor::DeclareScope;
-use crate::directory::Counts;
+use crate::directory::ScopeSnapshot;
 use crate::http::access::Caller;
 use crate::http::conditional::{Conditional, WaitQuery};
 use crate::http::extract::{Json, KindPath, Query, ScopePath};
@@ -49,6 +51,16 @@ pub(in crate::http) struct ScopeSummaryResponse<'a> {
     online: usize,
     /// Online and enabled instances.
     available: usize,
+    /// Online instances without a lease, which protection mode keeps listed.
+    suspect: usize,
+    /// Instances that an operator holds.
+    held: usize,
+    /// Instances that are not enabled yet, or not any more.
+    disabled: usize,
+    /// When an instance of it last changed or went online or offline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    changed_at: Option<String>,
 }
 
 /// All scopes of one kind.
@@ -75,13 +87,19 @@ impl<'a> ScopeResponse<'a> {
 }
 
 impl<'a> ScopeSummaryResponse<'a> {
-    fn of(record: &'a ScopeRecord, counts: Counts) -> Self {
-        Self {
-            scope: ScopeResponse::of(record),
+    /// Returns `None` if the scope is not declared.
+    fn of(view: &'a ScopeSnapshot) -> Option<Self> {
+        let counts = view.counts;
+        Some(Self {
+            scope: ScopeResponse::of(view.record.as_ref()?),
             instances: counts.instances,
             online: counts.online,
             available: counts.available,
-        }
+            suspect: counts.suspect,
+            held: counts.held,
+            disabled: counts.disabled,
+            changed_at: view.changed_at().map(rfc3339_millis),
+        })
     }
 }
 
@@ -112,7 +130,20 @@ pub(in crate::http) async fn declare(
     Ok(HttpResponse::build(status).json(ScopeResponse::of(&declared.record)))
 }
 
-/// Lists all groups or all services.
+/// Returns the scopes of a kind that the caller's token permits, by key.
+pub(super) fn visible(api: &Api, caller: &Caller, kind: ScopeKind) -> Vec<Arc<ScopeSnapshot>> {
+    let mut scopes = api.directory.scopes(kind);
+    if caller.limit().is_some() {
+        scopes.retain(|view| {
+            view.record
+                .as_ref()
+                .is_some_and(|it| caller.check(&it.scope).is_ok())
+        });
+    }
+    scopes
+}
+
+/// Lists all groups or all services; for a token that is limited to scopes, these.
 #[utoipa::path(
     get, path = "/v1/{kind}", operation_id = "list_scopes", tag = "scopes",
     params(
@@ -128,27 +159,26 @@ pub(in crate::http) async fn declare(
 pub(in crate::http) async fn list(
     request: HttpRequest,
     api: web::Data<Api>,
+    caller: Caller,
     KindPath(kind): KindPath,
     Query(query): Query<WaitQuery>,
 ) -> Result<HttpResponse, Problem> {
     let conditional = Conditional::new(&request, &api, query.wait)?;
+    let list = format!("{} {:?}", kind.plural(), caller.limit());
     let answer = || {
         let version = api.directory.version();
-        let make = || scope_list(&api, kind);
-        conditional.unless_known(api.bodies.get(version, kind.plural(), make))
+        let make = || scope_list(&api, &caller, kind);
+        conditional.unless_known(api.bodies.get(version, &list, make))
     };
     let changed = api.directory.wait_for_any(conditional.deadline, answer);
     Ok(Conditional::answer(&api, changed).await)
 }
 
-fn scope_list(api: &Api, kind: ScopeKind) -> Vec<u8> {
-    let scopes = api.directory.scopes(kind);
-    let views = scopes.iter().filter_map(|scope| {
-        Some(ScopeSummaryResponse::of(
-            scope.record.as_ref()?,
-            scope.counts,
-        ))
-    });
+fn scope_list(api: &Api, caller: &Caller, kind: ScopeKind) -> Vec<u8> {
+    let scopes = visible(api, caller, kind);
+    let views = scopes
+        .iter()
+        .filter_map(|view| ScopeSummaryResponse::of(view));
     let views = Some(views.collect());
     let (groups, services) = match kind {
         ScopeKind::Group => (views, None),
@@ -172,13 +202,9 @@ pub(in crate::http) async fn show(
     ScopePath(scope): ScopePath,
 ) -> Result<HttpResponse, Problem> {
     let view = api.directory.declared(&scope).await?;
-    match view
-        .as_ref()
-        .and_then(|view| view.record.as_ref().zip(Some(view.counts)))
-    {
-        Some((record, counts)) => {
-            Ok(HttpResponse::Ok().json(ScopeSummaryResponse::of(record, counts)))
-        }
+    let summary = view.as_deref().and_then(ScopeSummaryResponse::of);
+    match summary {
+        Some(summary) => Ok(HttpResponse::Ok().json(summary)),
         None => Err(Problem::scope_not_found(&scope)),
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::instance_response::ListedInstanceResponse;
+use super::scopes;
 use super::selection_query::{Accepts, FilterParams, MAX_LIMIT, ScopeParams, SelectionQuery};
 use crate::directory::{InstanceEntry, ScopeSnapshot};
 use crate::http::access::Caller;
@@ -77,7 +78,7 @@ pub(in crate::http) async fn list(
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     let conditional = Conditional::new(&request, &api, wait)?;
     let list = format!(
-        "instances {selection:?} {after:?} {limit} {}",
+        "instances {selection:?} {after:?} {limit} {:?}",
         caller.limit()
     );
     let answer = || {
@@ -134,7 +135,7 @@ pub(super) fn selected_scopes(
 ) -> Vec<Arc<ScopeSnapshot>> {
     let kinds = [ScopeKind::Service, ScopeKind::Group];
     let all = kinds.into_iter().flat_map(|kind| match kind {
-        _ if !selection.names_scopes() => api.directory.scopes(kind),
+        _ if !selection.names_scopes() => scopes::visible(api, caller, kind),
         ScopeKind::Service => named(api, kind, &selection.services),
         ScopeKind::Group => named(api, kind, &selection.groups),
     });

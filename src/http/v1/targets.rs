@@ -135,7 +135,7 @@ pub(in crate::http) async fn list(
     } = SelectionQuery::of(&request, &accepted)?;
     caller.check_selection(&selection)?;
     let conditional = Conditional::new(&request, &api, wait)?;
-    let list = format!("targets {selection:?} {}", caller.limit());
+    let list = format!("targets {selection:?} {:?}", caller.limit());
     let answer = || {
         let make = || {
             // Services and then groups, each by key, so that the same registry gives the same bytes.

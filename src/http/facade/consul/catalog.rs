@@ -70,7 +70,7 @@ async fn over_all(
 ) -> Answer {
     check_parameters(request)?;
     let index = wait(request, api, None).await?;
-    let body = if caller.limit().is_empty() {
+    let body = if caller.limit().is_none() {
         let version = || api.directory.version();
         let make = || async { make(&api.directory.scopes(ScopeKind::Service)).into() };
         api.facades.consul.get(list, version, make).await

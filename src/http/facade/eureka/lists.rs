@@ -44,7 +44,7 @@ pub(super) fn is_listed(listed: &InstanceEntry) -> bool {
 pub(super) async fn everything(request: &HttpRequest, api: &Api, caller: &Caller) -> HttpResponse {
     let (format, gzip) = (Format::of(request), accepts_gzip(request));
     let (directory, ttl) = (Arc::clone(&api.directory), api.default_ttl);
-    if !caller.limit().is_empty() {
+    if caller.limit().is_some() {
         let scopes = visible_services(api, caller);
         let version = directory.version();
         let body = applications(&scopes, &Header::of(&scopes, version), format, ttl);
