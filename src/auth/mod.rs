@@ -94,6 +94,13 @@ impl ScopePattern {
     }
 }
 
+impl ScopePattern {
+    /// Returns the kind and the key; the last part says whether it is the beginning of keys.
+    pub(crate) fn parts(&self) -> (ScopeKind, String, bool) {
+        (self.kind, self.key.clone(), self.any_end)
+    }
+}
+
 impl fmt::Display for ScopePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let end = if self.any_end { "*" } else { "" };

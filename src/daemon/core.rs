@@ -21,7 +21,8 @@ use crate::directory::Directory;
 use crate::event_log::EventLog;
 use crate::lease::{Health, LeaseStore, ObservedLeaseStore};
 use crate::liveness::{
-    Agreement, ClockWatch, ExpiryHandler, Jobs, Protection, Purge, Reconciler, UnregisteredLeases,
+    Agreement, AuditPurge, ClockWatch, ExpiryHandler, Holds, Jobs, Protection, Purge, Reconciler,
+    UnregisteredLeases,
 };
 use crate::metrics::Metrics;
 use crate::model::{EventId, ReplicaId};
@@ -228,6 +229,16 @@ impl Core {
                 after,
                 registry: recorder.clone(),
                 coordinator,
+                clock_watch: Arc::clone(&clock_watch),
+            }),
+            holds: Holds {
+                directory: Arc::clone(&directory),
+                registry: recorder.clone(),
+                clock: Arc::clone(&clock),
+            },
+            audit: settings.keep_audit.map(|keep| AuditPurge {
+                keep,
+                registry: recorder.clone(),
                 clock_watch: Arc::clone(&clock_watch),
             }),
         };

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -154,6 +155,17 @@ impl Directory {
         let listed = views.flat_map(|view| view.instances.iter());
         let online = listed.filter(|listed| listed.instance.presence.online);
         online.cloned().collect()
+    }
+
+    /// Returns whether the hold of an instance has ended by this time.
+    pub(crate) fn has_ended_hold(&self, now: DateTime<Utc>) -> bool {
+        let has_ended = |listed: &Arc<InstanceEntry>| {
+            let hold = listed.instance.hold.as_ref();
+            hold.is_some_and(|hold| hold.until.is_some_and(|until| until <= now))
+        };
+        let scopes = self.maps.scopes.pin();
+        let views = scopes.values().filter(|view| view.counts.held > 0);
+        views.flat_map(|view| view.instances.iter()).any(has_ended)
     }
 
     /// Returns the online instances for which this replica has no timely deadline, because another

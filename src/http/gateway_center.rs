@@ -15,7 +15,9 @@ use super::openapi::schema;
 use super::presence::show_status;
 use super::problem::InField;
 use super::{Api, Problem};
-use crate::actor::{DisableServiceInstance, HeartbeatOutcome, RecordHeartbeats, RegisterInstance};
+use crate::actor::{
+    DisableServiceInstance, HeartbeatOutcome, RecordHeartbeats, RegisterInstance, Requested,
+};
 use crate::auth::Role;
 use crate::model::{
     Address, DisplayName, Field, InstanceId, InstanceKey, Registration, Scope, ScopeId, ScopeKey,
@@ -362,7 +364,11 @@ pub(super) async fn offline(
         return Answer(Err(UNKNOWN_SERVICE.to_owned()));
     };
     let id = InstanceId(id);
-    let disabled = api.registry.write(DisableServiceInstance { id }).await;
+    let disable = Requested {
+        by: caller.registrant(),
+        write: DisableServiceInstance { id },
+    };
+    let disabled = api.registry.write(disable).await;
     Answer(match disabled {
         Ok(Some(instance)) => {
             show_status(&api, &instance).await;

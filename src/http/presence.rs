@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::access::Caller;
 use super::{Api, Code, Problem};
 use crate::actor::{
-    ChangeInstance, DeleteScope, HeartbeatOutcome, HideLease, LeaveInstance, Left,
-    RecordHeartbeats, RegisterInstance, Revoke, TakeOffline, WriteError,
+    ChangeInstance, DeleteScope, HeartbeatOutcome, HideLease, LeaveInstance, Left, OperatorAction,
+    RecordHeartbeats, Recorded, RegisterInstance, Requested, Revoke, TakeOffline, WriteError,
 };
 use crate::auth::Role;
 use crate::directory::{HeartbeatInfo, InstanceEntry};
@@ -73,8 +73,12 @@ pub(super) async fn renew(
 
 /// Marks an instance offline because it ends, and revokes its lease. Its registration is removed,
 /// unless an operator's decision is attached to it. Returns whether it was registered.
-pub(super) async fn leave(api: &Api, key: &InstanceKey) -> Result<bool, Problem> {
-    let left = api.registry.write(LeaveInstance { key: key.clone() }).await;
+pub(super) async fn leave(api: &Api, caller: &Caller, key: &InstanceKey) -> Result<bool, Problem> {
+    let message = Requested {
+        by: caller.registrant(),
+        write: LeaveInstance { key: key.clone() },
+    };
+    let left = api.registry.write(message).await;
     Ok(match then_revoke(api, key, left).await? {
         Left::Removed(_) | Left::WentOffline(_) | Left::WasOffline => true,
         Left::Unknown => false,
@@ -83,11 +87,19 @@ pub(super) async fn leave(api: &Api, key: &InstanceKey) -> Result<bool, Problem>
 
 /// Marks an instance offline because it is not able to serve, and revokes its lease. It stays
 /// registered. Returns whether it is.
-pub(super) async fn end_lease(api: &Api, key: &InstanceKey) -> Result<bool, Problem> {
+pub(super) async fn end_lease(
+    api: &Api,
+    caller: &Caller,
+    key: &InstanceKey,
+) -> Result<bool, Problem> {
     if api.directory.instance(key).await?.is_none() {
         return Ok(false);
     }
-    let ended = api.registry.write(TakeOffline { key: key.clone() }).await;
+    let message = Requested {
+        by: caller.registrant(),
+        write: TakeOffline { key: key.clone() },
+    };
+    let ended = api.registry.write(message).await;
     then_revoke(api, key, ended).await?;
     Ok(true)
 }
@@ -109,6 +121,19 @@ pub(super) async fn then_revoke<T>(
     Ok(written)
 }
 
+/// Sends a write for a caller. If it is an operator, the write is recorded as its action.
+pub(super) async fn write<W: Recorded>(
+    api: &Api,
+    caller: &Caller,
+    write: W,
+) -> Result<W::Output, WriteError> {
+    let by = caller.registrant();
+    match caller.has_role(Role::Admin) {
+        true => api.registry.write(OperatorAction { by, write }).await,
+        false => api.registry.write(Requested { by, write }).await,
+    }
+}
+
 /// Changes an instance for a caller, and returns it; `None` if it is not registered.
 pub(super) async fn change(
     api: &Api,
@@ -117,15 +142,11 @@ pub(super) async fn change(
     change: InstanceChange,
 ) -> Result<Option<Instance>, Problem> {
     let changed = change.describe();
-    let message = ChangeInstance {
-        key: key.clone(),
-        change,
-        by: Some(caller.registrant()),
-    };
-    let instance = api.registry.write(message).await?;
+    let key = key.clone();
+    let instance = write(api, caller, ChangeInstance { key, change }).await?;
     if let Some(instance) = &instance {
         show_status(api, instance).await;
-        caller.log_action(format_args!("changed {key}: {changed}"));
+        caller.log_action(format_args!("changed {}: {changed}", instance.key));
     }
     Ok(instance)
 }
@@ -165,7 +186,7 @@ pub(super) async fn remove_scope(api: &Api, caller: &Caller, scope: &Scope) -> R
     let message = DeleteScope {
         scope: scope.clone(),
     };
-    match api.registry.write(message).await? {
+    match write(api, caller, message).await? {
         ScopeDeletion::Deleted(_) => {
             caller.log_action(format_args!("removed {scope}"));
             Ok(())

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::directory::{Directory, InstanceEntry, Stale};
 use crate::lease::{Health, Lease, LeaseStore};
 use crate::metrics::Metrics;
-use crate::model::{Event, EventKind, InstanceKey, Ttl};
+use crate::model::{Event, EventKind, InstanceKey, Registrant, Ttl};
 use crate::store::LeaseStart;
 
 /// The most leases in one round trip to the lease store.
@@ -130,7 +130,7 @@ impl ExpiryHandler {
                 let keys = keys(proven.iter().map(|expired| &expired.listed));
                 self.directory.set_suspect(&keys, true);
                 if let Some(reason) = began {
-                    self.append_protection(EventKind::ProtectionEntered { reason })
+                    self.append_protection(EventKind::ProtectionEntered { reason }, None)
                         .await;
                 }
             }
@@ -175,18 +175,23 @@ impl ExpiryHandler {
             self.directory.set_suspect(&alive, false);
         }
         if let Some(reason) = self.protection.review(online.len(), suspects) {
-            self.end_protection(reason).await;
+            self.end_protection(reason, None).await;
         }
         Ok(())
     }
 
     /// Ends protection mode on every replica and marks the suspects without a lease offline.
-    /// Returns how many, or `None` if protection mode was not active.
-    pub(crate) async fn end_protection(&self, reason: String) -> Option<usize> {
+    /// Returns how many, or `None` if protection mode was not active. `by` is the operator who
+    /// requested it.
+    pub(crate) async fn end_protection(
+        &self,
+        reason: String,
+        by: Option<Registrant>,
+    ) -> Option<usize> {
         if !self.protection.leave(&reason) {
             return None;
         }
-        self.append_protection(EventKind::ProtectionLeft { reason })
+        self.append_protection(EventKind::ProtectionLeft { reason }, by)
             .await;
         Some(self.release_suspects().await)
     }
@@ -304,10 +309,11 @@ impl ExpiryHandler {
         listed.instance.ttl.unwrap_or(self.default_ttl())
     }
 
-    async fn append_protection(&self, kind: EventKind) {
-        let at = self.clock.now();
-        self.registry
-            .append_events(vec![Event::new(at, kind)])
-            .await;
+    async fn append_protection(&self, kind: EventKind, by: Option<Registrant>) {
+        let event = Event {
+            by,
+            ..Event::new(self.clock.now(), kind)
+        };
+        self.registry.append_events(vec![event]).await;
     }
 }

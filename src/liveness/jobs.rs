@@ -10,8 +10,10 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::protection::TICK;
 use super::{Agreement, ClockWatch, ExpiryHandler, Protection, Reconciler, UnregisteredLeases};
-use crate::actor::{Mailbox, PurgeOffline, RegistryActor, Spawner};
+use crate::actor::{EndHolds, Mailbox, PurgeActions, PurgeOffline, RegistryActor, Spawner};
+use crate::clock::Clock;
 use crate::coordination::Coordinator;
+use crate::directory::Directory;
 
 /// The time between reviews of the suspects during protection mode.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(2);
@@ -19,6 +21,12 @@ const REVIEW_INTERVAL: Duration = Duration::from_secs(2);
 /// The time between purges of offline instances: a tenth of `--remove-offline-after`, within
 /// these limits.
 const PURGE_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+
+/// The time between looks for holds that have ended.
+const HOLD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The time between deletions of old actions.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The name of the claim that makes the purge run on one replica at a time.
 const PURGE_CLAIM: &str = "purge";
@@ -39,6 +47,30 @@ pub(crate) struct Jobs {
     pub(crate) agreement: Agreement,
     /// Removes offline instances; `None` disables it.
     pub(crate) purge: Option<Purge>,
+    /// Enables the instances whose holds have ended.
+    pub(crate) holds: Holds,
+    /// Deletes old actions of operators; `None` keeps them for ever.
+    pub(crate) audit: Option<AuditPurge>,
+}
+
+/// Ends the holds that have an end.
+pub(crate) struct Holds {
+    /// Has the held instances.
+    pub(crate) directory: Arc<Directory>,
+    /// Enables them.
+    pub(crate) registry: Mailbox<RegistryActor>,
+    /// Says whether the end has come.
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// Deletes the actions of operators that are older than a time.
+pub(crate) struct AuditPurge {
+    /// How long they are kept.
+    pub(crate) keep: Duration,
+    /// Deletes them.
+    pub(crate) registry: Mailbox<RegistryActor>,
+    /// Gives the time to compare the recorded times with.
+    pub(crate) clock_watch: Arc<ClockWatch>,
 }
 
 /// Removes instances that have been offline for a time.
@@ -68,6 +100,10 @@ impl Jobs {
         spawner.spawn("agreement loop", attest(self.agreement));
         if let Some(purge) = self.purge {
             spawner.spawn("purge loop", purge.run());
+        }
+        spawner.spawn("holds loop", self.holds.run());
+        if let Some(audit) = self.audit {
+            spawner.spawn("audit purge loop", audit.run());
         }
     }
 }
@@ -143,6 +179,51 @@ async fn attest(agreement: Agreement) -> Infallible {
     loop {
         ticks.tick().await;
         agreement.attest().await;
+    }
+}
+
+impl Holds {
+    /// The replicas may all do it: each hold is ended by one statement.
+    async fn run(self) -> Infallible {
+        let mut ticks = every(HOLD_INTERVAL);
+        loop {
+            ticks.tick().await;
+            if self.directory.has_ended_hold(self.clock.now()) {
+                match self.registry.write(EndHolds).await {
+                    Ok(enabled) => {
+                        for instance in enabled {
+                            log::info!("the hold of {} has ended", instance.key);
+                        }
+                    }
+                    Err(error) => log::debug!("cannot end holds, retrying: {error}"),
+                }
+            }
+        }
+    }
+}
+
+impl AuditPurge {
+    /// A wall clock that jumped ahead deletes nothing, as for [`Purge`].
+    async fn run(self) -> Infallible {
+        let keep = TimeDelta::from_std(self.keep).unwrap_or(TimeDelta::MAX);
+        let mut ticks = every(AUDIT_INTERVAL);
+        loop {
+            ticks.tick().await;
+            let now = self.clock_watch.slowest();
+            let Some(before) = now.and_then(|now| now.checked_sub_signed(keep)) else {
+                continue;
+            };
+            loop {
+                match self.registry.write(PurgeActions { before }).await {
+                    Ok(deleted) if deleted == usize::from(PurgeActions::LIMIT) => {}
+                    Ok(_) => break,
+                    Err(error) => {
+                        log::debug!("cannot delete old actions, retrying: {error}");
+                        break;
+                    }
+                }
+            }
+        }
     }
 }
 

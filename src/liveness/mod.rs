@@ -14,7 +14,7 @@ mod unregistered;
 pub(crate) use self::agreement::Agreement;
 pub(crate) use self::clock_watch::ClockWatch;
 pub use self::expiry::ExpiryHandler;
-pub(crate) use self::jobs::{Jobs, Purge};
+pub(crate) use self::jobs::{AuditPurge, Holds, Jobs, Purge};
 pub use self::protection::{Limits, Protection};
 pub use self::reconcile::{ReconcileReport, ReconcileResult, Reconciler};
 pub use self::unregistered::UnregisteredLeases;

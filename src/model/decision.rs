@@ -1,9 +1,10 @@
 //! Decisions of operators about instances. No heartbeat, registration or end of a process changes
 //! them.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Field, Metadata, Note, Status, Weight};
+use super::{Field, Metadata, Note, Status, Weight, rfc3339_millis};
 
 /// Who holds an instance, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +13,10 @@ pub struct Hold {
     pub by: String,
     /// The reason, if one was given.
     pub reason: Option<Note>,
+    /// When the hold ends by itself and the instance is enabled; `None` for a hold that only an
+    /// operator ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
 }
 
 /// An operator's values, which win over those that the instance registers; at least one.
@@ -77,9 +82,13 @@ impl InstanceChange {
     /// Returns the change as it is logged, such as `status held (disk full), weight 5`.
     pub(crate) fn describe(&self) -> String {
         let status = self.status.as_ref();
-        let reason = status.and_then(|status| status.hold()?.reason.as_ref());
+        let hold = status.and_then(StatusChange::hold);
+        let reason = hold.and_then(|hold| hold.reason.as_ref());
         let reason = reason.map_or_else(String::new, |reason| format!(" ({})", reason.as_str()));
-        let status = status.map(|status| format!("status {}{reason}", status.status().as_str()));
+        let until = hold.and_then(|hold| hold.until);
+        let until = until.map_or_else(String::new, |it| format!(" until {}", rfc3339_millis(it)));
+        let status =
+            status.map(|status| format!("status {}{until}{reason}", status.status().as_str()));
         let weight = match &self.weight {
             Field::Omitted => None,
             Field::Null => Some("weight as registered".to_owned()),

@@ -63,7 +63,7 @@ pub struct Event {
     /// The change.
     #[serde(flatten)]
     pub kind: EventKind,
-    /// Who requested an `instance.changed`.
+    /// Who requested the change; `None` if the daemon made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Registrant>,
     /// The fields that an `instance.changed` changed, as the API names them.

@@ -256,13 +256,25 @@ impl Instance {
     /// Returns the fields, as the API names them, in which an operator or a registration has made it
     /// another than `before`.
     pub(crate) fn changed_fields(&self, before: &Self) -> Vec<String> {
+        let (hold, hold_before) = (self.hold.as_deref(), before.hold.as_deref());
         let fields = [
             ("name", self.name == before.name),
             ("weight", self.weight() == before.weight()),
             ("metadata", self.metadata() == before.metadata()),
             ("ttl_seconds", self.ttl == before.ttl),
             ("status", self.status == before.status),
-            ("reason", self.hold == before.hold),
+            (
+                "reason",
+                hold.map(|it| &it.reason) == hold_before.map(|it| &it.reason),
+            ),
+            (
+                "held_by",
+                hold.map(|it| &it.by) == hold_before.map(|it| &it.by),
+            ),
+            (
+                "held_until",
+                hold.and_then(|it| it.until) == hold_before.and_then(|it| it.until),
+            ),
             ("overrides", self.overrides == before.overrides),
         ];
         let changed = fields.into_iter().filter(|(_, is_same)| !is_same);

@@ -4,6 +4,7 @@
 //! enters the daemon. This module knows no database, no wire format other than its own text,
 //! and no time.
 
+mod action;
 mod address;
 mod decision;
 mod event;
@@ -24,6 +25,7 @@ use std::str::FromStr;
 use serde::Deserializer;
 use serde::de::{Error, Visitor};
 
+pub use action::{Action, ActionKind, ActionRecord, ActionSelection, Subject};
 pub use address::Address;
 pub use decision::{Hold, InstanceChange, Overrides, StatusChange};
 pub use event::{Event, EventId, EventKind};

@@ -121,6 +121,10 @@ pub struct ServeSettings {
     #[arg(long, value_name = "DURATION", default_value = "72h")]
     remove_offline_after: humantime::Duration,
 
+    /// How long the actions of operators are kept; 0s keeps them for ever
+    #[arg(long, value_name = "DURATION", default_value = "90d")]
+    keep_audit: humantime::Duration,
+
     /// Publish the original gateway center's refresh message on the channel service-launched when
     /// the available instances of a service change, at most twice a second
     #[arg(
@@ -225,6 +229,8 @@ pub struct CoreSettings {
     pub announcement: Option<RefreshNotice>,
     /// How long an instance is offline before it is removed; `None` for ever.
     pub remove_offline_after: Option<Duration>,
+    /// How long the actions of operators are kept; `None` for ever.
+    pub keep_audit: Option<Duration>,
 }
 
 impl ServeSettings {
@@ -285,6 +291,7 @@ impl ServeSettings {
                 message: ANNOUNCE_MESSAGE.to_owned(),
             }),
             remove_offline_after: Some(*self.remove_offline_after).filter(|after| !after.is_zero()),
+            keep_audit: Some(*self.keep_audit).filter(|keep| !keep.is_zero()),
         }
     }
 

@@ -16,8 +16,8 @@ use chrono::{DateTime, Utc};
 pub use self::url::StoreUrl;
 use crate::backend::OpenError;
 use crate::model::{
-    DisplayName, Epoch, Instance, InstanceChange, InstanceId, InstanceKey, Registration, ReplicaId,
-    Scope, ScopeId, ScopeRecord,
+    Action, ActionRecord, ActionSelection, DisplayName, Epoch, Instance, InstanceChange,
+    InstanceId, InstanceKey, Registration, ReplicaId, Scope, ScopeId, ScopeRecord,
 };
 
 /// Why a call of the registry store failed.
@@ -79,6 +79,14 @@ pub trait RegistryReader: Send + Sync {
 
     /// Returns those of the given instances that are registered, in no order, in one round trip.
     async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError>;
+
+    /// Returns at most `limit` actions of operators with smaller IDs than `before`, the latest first.
+    async fn list_actions(
+        &self,
+        selection: &ActionSelection,
+        before: Option<i64>,
+        limit: u16,
+    ) -> Result<Vec<ActionRecord>, StoreError>;
 
     /// Returns counts and sums that change with every change.
     async fn digest(&self) -> Result<Digest, StoreError>;
@@ -185,6 +193,23 @@ pub trait RegistryTransaction: Send {
     /// Marks instances offline if the given lease is still the recorded one, and returns the
     /// changed instances, in no order. Keys must be unique.
     async fn record_offline(&mut self, starts: &[LeaseStart]) -> Result<Vec<Instance>, StoreError>;
+
+    /// Enables the instances whose holds have ended, at most `limit`, and returns them.
+    async fn end_holds(&mut self, limit: u16) -> Result<Vec<Instance>, StoreError>;
+
+    /// Returns an instance.
+    async fn find_instance(&mut self, key: &InstanceKey) -> Result<Option<Instance>, StoreError>;
+
+    /// Records an action of an operator.
+    async fn record_action(&mut self, action: &Action) -> Result<(), StoreError>;
+
+    /// Deletes the oldest actions that were recorded before a time, at most `limit`, and returns how
+    /// many.
+    async fn purge_actions(
+        &mut self,
+        before: DateTime<Utc>,
+        limit: u16,
+    ) -> Result<usize, StoreError>;
 
     /// Records which lease store a replica uses, and returns what all other running replicas
     /// recorded. Removes old records of replicas that ended. A store for one replica alone records

@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
+use rollcalld::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::backends::{Backends, Setup, on_both_backends};
 use crate::support::command::Agent;
 use crate::support::daemon::Daemon;
-use crate::support::eventually;
 use crate::support::sse::Subscriber;
+use crate::support::{addresses, eventually};
 use rustix::process::Signal;
 
 on_both_backends! {
@@ -23,6 +24,9 @@ on_both_backends! {
     leaving_twice_or_unknown_changes_nothing,
     complaint_3_a_new_process_on_an_old_address_starts_clean,
     complaint_27_a_registration_does_not_undo_an_operators_values,
+    a_hold_with_an_end_enables_the_instance_by_itself,
+    what_an_operator_did_is_recorded_with_the_state_before_and_after,
+    a_change_of_many_instances_is_one_action,
 }
 
 const ORDERS: &str = "/v1/services/orders/instances/10.0.0.5:8080";
@@ -49,6 +53,127 @@ async fn hold(daemon: &Daemon, instance: &str) {
 async fn has_no_lease(daemon: &Daemon, scope: &str) {
     let (_, leases) = daemon.get(&format!("/v1/{scope}/leases")).await;
     assert_eq!(leases["leases"], json!([]), "{leases}");
+}
+
+async fn a_hold_with_an_end_enables_the_instance_by_itself<B: Backends>() {
+    let daemon = Setup::<B>::start().await;
+    daemon.put(ORDERS, json!({})).await;
+    let mut subscriber = Subscriber::new(&daemon, "").await;
+    let until = SystemClock.now() + Duration::from_secs(2);
+    let until = until.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+    let body = json!({"status": "held", "held_until": until});
+    let (_, held) = daemon.patch(ORDERS, body).await;
+    assert_eq!(held["held_until"], json!(until));
+    let event = subscriber.expect("instance.changed", SOON).await;
+    assert_eq!(event.data["status"], json!("held"));
+    let event = subscriber.expect("instance.changed", SOON).await;
+    assert_eq!(event.data["status"], json!("enabled"));
+    assert!(event.data.get("by").is_none(), "{}", event.data);
+    let (_, instance) = daemon.get(ORDERS).await;
+    assert_eq!(instance["status"], json!("enabled"));
+    assert!(instance.get("held_until").is_none(), "{instance}");
+
+    let without_hold = json!({"status": "enabled", "held_until": until});
+    assert_eq!(daemon.patch(ORDERS, without_hold).await.0, 400);
+}
+
+/// What the actions have in common is left out.
+fn actions(list: &Value) -> Vec<Value> {
+    let mut actions = list["actions"].as_array().unwrap().clone();
+    for action in &mut actions {
+        let members = action.as_object_mut().unwrap();
+        assert_eq!(members.remove("by").unwrap()["token"], json!("anonymous"));
+        for time in ["id", "at"] {
+            assert!(members.remove(time).is_some_and(|it| it.is_string()));
+        }
+    }
+    actions
+}
+
+async fn what_an_operator_did_is_recorded_with_the_state_before_and_after<B: Backends>() {
+    let daemon = Setup::<B>::start().await;
+    daemon.put("/v1/groups/edge", json!({})).await;
+    daemon.put(ORDERS, json!({"weight": 3})).await;
+    hold(&daemon, ORDERS).await;
+    daemon.patch(ORDERS, json!({"weight": 7})).await;
+    daemon.patch(ORDERS, json!({"status": "enabled"})).await;
+    daemon.delete(ORDERS).await;
+    daemon.delete("/v1/groups/edge").await;
+    assert_eq!(daemon.delete(ORDERS).await.0, 404, "nothing was done");
+    let on = |action: &str, before: Value, after: Value| {
+        json!({
+            "service": "orders", "address": "10.0.0.5:8080", "action": action,
+            "before": before, "after": after, "instances": 1
+        })
+    };
+    let mut held = on(
+        "hold",
+        json!({"status": "enabled", "held_by": null}),
+        json!({"status": "held", "held_by": "anonymous"}),
+    );
+    held["reason"] = json!("disk is failing");
+    let expected = [
+        json!({"group": "edge", "action": "remove", "before": {}, "after": {}, "instances": 0}),
+        on("deregister", json!({}), json!({})),
+        on(
+            "enable",
+            json!({"status": "held", "held_by": "anonymous"}),
+            json!({"status": "enabled", "held_by": null}),
+        ),
+        on("override", json!({"weight": 3}), json!({"weight": 7})),
+        held,
+        json!({"group": "edge", "action": "declare", "before": {}, "after": {}, "instances": 0}),
+    ];
+    let (_, listed) = daemon.get("/v1/actions").await;
+    assert_eq!(actions(&listed), expected);
+    for (query, count) in [
+        ("?service=orders&limit=2", 2),
+        ("?group=edge", 2),
+        ("?address=10.0.0.5:8080", 4),
+        ("?action=hold", 1),
+        ("?by=anonymous&since=1h", 6),
+        ("?by=another", 0),
+        ("?until=1h", 0),
+    ] {
+        let (_, listed) = daemon.get(&format!("/v1/actions{query}")).await;
+        assert_eq!(actions(&listed).len(), count, "{query}");
+    }
+    let (_, first) = daemon.get("/v1/actions?limit=4").await;
+    let cursor = first["next_cursor"].as_str().unwrap();
+    let (_, rest) = daemon.get(&format!("/v1/actions?cursor={cursor}")).await;
+    assert_eq!(actions(&rest), expected[4..]);
+    assert!(rest.get("next_cursor").is_none());
+    for bad in [
+        "?since=yesterday",
+        "?limit=0",
+        "?action=fire",
+        "?x=1",
+        "?cursor=x",
+    ] {
+        assert_eq!(
+            daemon.get(&format!("/v1/actions{bad}")).await.0,
+            400,
+            "{bad}"
+        );
+    }
+}
+
+async fn a_change_of_many_instances_is_one_action<B: Backends>() {
+    let daemon = Setup::<B>::start().await;
+    let addresses = addresses(5);
+    daemon.register("orders", &addresses, &json!({})).await;
+    let body = json!({
+        "selection": {"service": ["orders"]},
+        "change": {"status": "held", "reason": "drain"}
+    });
+    assert_eq!(daemon.patch("/v1/instances", body).await.0, 200);
+    let (_, listed) = daemon.get("/v1/actions").await;
+    let expected = json!({
+        "service": "orders", "action": "hold", "before": {},
+        "after": {"status": "held", "held_by": "anonymous", "held_until": null},
+        "reason": "drain", "instances": 5
+    });
+    assert_eq!(actions(&listed), [expected]);
 }
 
 async fn an_instance_that_leaves_is_removed_with_one_event<B: Backends>() {

@@ -42,6 +42,7 @@ async fn each_change_is_an_event<B: Backends>() {
         json!({
             "service": "orders", "address": "10.0.0.5:8080", "id": id, "weight": 3,
             "status": "enabled", "online": false, "available": false,
+            "by": {"token": "anonymous", "peer": "127.0.0.1"},
         })
     );
     // A registration without a difference is no event; the next event is that of the heartbeat.
@@ -70,17 +71,18 @@ async fn each_change_is_an_event<B: Backends>() {
         ),
         (&json!("held"), &json!(true), &json!(false))
     );
+    assert_eq!(event.data["by"]["token"], json!("anonymous"));
     let event = subscriber.expect("instance.offline", SOON).await;
+    assert!(event.data.get("by").is_none(), "nobody requested it");
     assert!(beaten.elapsed() >= Duration::from_secs(5));
     assert_eq!(
         (&event.data["id"], &event.data["online"]),
         (&id, &json!(false))
     );
     daemon.delete(ORDERS).await;
-    assert_eq!(
-        subscriber.expect("instance.deregistered", SOON).await.data["id"],
-        id
-    );
+    let event = subscriber.expect("instance.deregistered", SOON).await;
+    assert_eq!(event.data["id"], id);
+    assert_eq!(event.data["by"]["peer"], json!("127.0.0.1"));
     daemon.delete("/v1/services/orders").await;
     assert_eq!(
         subscriber.expect("scope.removed", SOON).await.data["service"],

@@ -252,6 +252,7 @@ impl World {
                         Status::Held => StatusChange::Hold(Hold {
                             by: "ada".into(),
                             reason: None,
+                            until: None,
                         }),
                     }),
                     ..InstanceChange::default()
@@ -259,7 +260,6 @@ impl World {
                 let message = ChangeInstance {
                     key: key(i),
                     change,
-                    by: None,
                 };
                 let changed = self.replicas[r].core.registry.ask(message).await.unwrap();
                 assert_eq!(changed.unwrap().is_some(), self.expected[i].is_some());

@@ -8,7 +8,7 @@ WHERE scope.id = instance.scope_id AND scope.kind = $1 AND scope.key = $2 AND in
   AND NOT ($4 AND (instance.status = 'held' OR (scope.kind = 'group' AND instance.status = 'enabled')
      OR instance.override_weight IS NOT NULL OR instance.override_metadata IS NOT NULL))
 RETURNING instance.id, scope.kind, scope.key, instance.address, instance.name, instance.weight, instance.metadata,
-       instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
+       instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason, instance.held_until,
        instance.override_weight, instance.override_metadata, instance.registered_by,
        instance.online, instance.lease_epoch, instance.online_changed_at,
        instance.registered_at, instance.updated_at, instance.revision

@@ -20,7 +20,7 @@ SET online            = true,
 FROM earlier, scope
 WHERE instance.id = earlier.id AND scope.id = instance.scope_id
 RETURNING instance.id, scope.kind, scope.key, instance.address, instance.name, instance.weight, instance.metadata,
-       instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
+       instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason, instance.held_until,
        instance.override_weight, instance.override_metadata, instance.registered_by,
        instance.online, instance.lease_epoch, instance.online_changed_at,
        instance.registered_at, instance.updated_at, instance.revision,

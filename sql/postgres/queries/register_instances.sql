@@ -51,7 +51,7 @@ registered AS (
     RETURNING *
 )
 SELECT instance.id, target.kind, target.key, instance.address, instance.name, instance.weight, instance.metadata,
-       instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason,
+       instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason, instance.held_until,
        instance.override_weight, instance.override_metadata, instance.registered_by,
        instance.online, instance.lease_epoch, instance.online_changed_at,
        instance.registered_at, instance.updated_at, instance.revision, instance.revision = 1 AS created

@@ -8,7 +8,7 @@ WHERE scope_id = (SELECT scope.id FROM scope WHERE scope.kind = ?1 AND scope.key
   AND NOT (?4 AND (status = 'held' OR (?1 = 'group' AND status = 'enabled')
      OR override_weight IS NOT NULL OR override_metadata IS NOT NULL))
 RETURNING id, ?1 AS kind, ?2 AS key, address, name, weight, metadata,
-       ttl_seconds, status, held_by, held_reason,
+       ttl_seconds, status, held_by, held_reason, held_until,
        override_weight, override_metadata, registered_by,
        online, lease_epoch, online_changed_at,
        registered_at, updated_at, revision

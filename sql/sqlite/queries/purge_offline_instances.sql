@@ -13,7 +13,7 @@ WHERE id IN (
 )
 RETURNING id, (SELECT scope.kind FROM scope WHERE scope.id = scope_id) AS kind,
        (SELECT scope.key FROM scope WHERE scope.id = scope_id) AS key, address, name, weight, metadata,
-       ttl_seconds, status, held_by, held_reason,
+       ttl_seconds, status, held_by, held_reason, held_until,
        override_weight, override_metadata, registered_by,
        online, lease_epoch, online_changed_at,
        registered_at, updated_at, revision

@@ -11,7 +11,7 @@ WHERE scope_id = (SELECT scope.id FROM scope WHERE scope.kind = ?1 AND scope.key
   AND address = ?3
   AND (lease_epoch IS NULL OR lease_epoch < ?4)
 RETURNING id, ?1 AS kind, ?2 AS key, address, name, weight, metadata,
-       ttl_seconds, status, held_by, held_reason,
+       ttl_seconds, status, held_by, held_reason, held_until,
        override_weight, override_metadata, registered_by,
        online, lease_epoch, online_changed_at,
        registered_at, updated_at, revision

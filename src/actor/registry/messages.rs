@@ -7,8 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::write::Write;
 use crate::model::{
-    DisplayName, EventKind, Instance, InstanceChange, InstanceId, InstanceKey, Registrant,
-    Registration, Scope,
+    DisplayName, EventKind, Instance, InstanceChange, InstanceId, InstanceKey, Registration, Scope,
 };
 use crate::store::{
     Attestation, Declared, Deregistration, LeaseStart, Registered, RegistryTransaction, Removal,
@@ -85,8 +84,6 @@ pub struct ChangeInstance {
     pub key: InstanceKey,
     /// The changed fields.
     pub change: InstanceChange,
-    /// Who changes it.
-    pub by: Option<Registrant>,
 }
 
 #[async_trait]
@@ -102,10 +99,6 @@ impl Write for ChangeInstance {
 
     fn events(&self, changed: &Option<Instance>) -> Vec<EventKind> {
         Vec::from_iter(changed.clone().map(EventKind::InstanceChanged))
-    }
-
-    fn by(&self) -> Option<&Registrant> {
-        self.by.as_ref()
     }
 }
 
@@ -281,6 +274,64 @@ impl Write for PurgeOffline {
 
     fn events(&self, removal: &Removal) -> Vec<EventKind> {
         events_of(removal)
+    }
+}
+
+/// Enables the instances whose holds have ended, [`EndHolds::LIMIT`] at most, and returns them.
+/// Idempotent.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Vec<Instance>, StoreError>")]
+pub(crate) struct EndHolds;
+
+impl EndHolds {
+    /// The most instances that one message enables.
+    pub(crate) const LIMIT: u16 = 500;
+}
+
+#[async_trait]
+impl Write for EndHolds {
+    type Output = Vec<Instance>;
+
+    async fn apply(
+        &self,
+        transaction: &mut dyn RegistryTransaction,
+    ) -> Result<Vec<Instance>, StoreError> {
+        transaction.end_holds(Self::LIMIT).await
+    }
+
+    fn events(&self, enabled: &Vec<Instance>) -> Vec<EventKind> {
+        enabled
+            .iter()
+            .cloned()
+            .map(EventKind::InstanceChanged)
+            .collect()
+    }
+}
+
+/// Deletes the oldest actions of operators that were recorded before a time, [`PurgeActions::LIMIT`]
+/// at most, and returns how many. Idempotent.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<usize, StoreError>")]
+pub(crate) struct PurgeActions {
+    /// The time.
+    pub(crate) before: DateTime<Utc>,
+}
+
+impl PurgeActions {
+    /// The most actions that one message deletes.
+    pub(crate) const LIMIT: u16 = 500;
+}
+
+#[async_trait]
+impl Write for PurgeActions {
+    type Output = usize;
+
+    async fn apply(&self, transaction: &mut dyn RegistryTransaction) -> Result<usize, StoreError> {
+        transaction.purge_actions(self.before, Self::LIMIT).await
+    }
+
+    fn events(&self, _: &usize) -> Vec<EventKind> {
+        Vec::new()
     }
 }
 

@@ -8,6 +8,7 @@
 mod messages;
 mod outbox;
 mod queue;
+mod requested;
 mod write;
 
 use std::collections::VecDeque;
@@ -21,7 +22,8 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 pub(crate) use self::messages::{
-    Attest, DeleteScope, DisableServiceInstance, PurgeOffline, RecordOnline, TakeOffline,
+    Attest, DeleteScope, DisableServiceInstance, EndHolds, PurgeActions, PurgeOffline,
+    RecordOnline, TakeOffline,
 };
 pub use self::messages::{
     ChangeInstance, DeclareScope, DeregisterInstance, LeaveInstance, Left, RecordOffline,
@@ -30,6 +32,7 @@ pub use self::messages::{
 use self::outbox::Outbox;
 pub use self::outbox::RefreshNotice;
 use self::queue::{Done, Enqueue, Queue};
+pub(crate) use self::requested::{OperatorAction, RecordAction, Recorded, Requested};
 pub use self::write::Write;
 use super::{Admitted, AskError, Lifeline, Mailbox, Ping};
 use crate::clock::Clock;

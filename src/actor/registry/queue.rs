@@ -113,7 +113,7 @@ impl Done {
                 let by = entry.by().cloned();
                 entry.events().into_iter().map(move |kind| Event {
                     changed: changed_fields(directory, &kind),
-                    by: by.clone().filter(|_| is_change(&kind)),
+                    by: by.clone(),
                     ..Event::new(now, kind)
                 })
             })
@@ -128,10 +128,6 @@ impl Done {
             entry.answer(Ok(()));
         }
     }
-}
-
-fn is_change(kind: &EventKind) -> bool {
-    matches!(kind, EventKind::InstanceChanged(_))
 }
 
 /// Returns the fields in which a changed instance differs from the known one.

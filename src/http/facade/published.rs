@@ -73,13 +73,17 @@ pub(super) async fn renew(api: &Api, listed: &InstanceEntry) -> Result<bool, Pro
 }
 
 /// Does [`presence::leave`].
-pub(super) async fn leave(api: &Api, key: &InstanceKey) -> Result<bool, Problem> {
-    published(api, &key.scope, presence::leave(api, key)).await
+pub(super) async fn leave(api: &Api, caller: &Caller, key: &InstanceKey) -> Result<bool, Problem> {
+    published(api, &key.scope, presence::leave(api, caller, key)).await
 }
 
 /// Does [`presence::end_lease`].
-pub(super) async fn end_lease(api: &Api, key: &InstanceKey) -> Result<bool, Problem> {
-    published(api, &key.scope, presence::end_lease(api, key)).await
+pub(super) async fn end_lease(
+    api: &Api,
+    caller: &Caller,
+    key: &InstanceKey,
+) -> Result<bool, Problem> {
+    published(api, &key.scope, presence::end_lease(api, caller, key)).await
 }
 
 /// Does [`presence::set_own_status`].

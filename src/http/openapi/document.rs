@@ -9,8 +9,8 @@ use utoipa::{Modify, OpenApi};
 use super::page;
 use crate::http::problem::Document;
 use crate::http::v1::{
-    bulk, events, heartbeats, instance_list, instances, leases, overview, scopes, search, targets,
-    whoami,
+    actions, bulk, events, heartbeats, instance_list, instances, leases, overview, scopes, search,
+    targets, whoami,
 };
 use crate::http::{console, gateway_center, ops};
 
@@ -41,6 +41,7 @@ use crate::http::{console, gateway_center, ops};
         events::stream,
         overview::show,
         overview::release,
+        actions::list,
         targets::list,
         whoami::show,
         gateway_center::create,

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::instances::ChangeBody;
 use super::search::selected_scopes;
 use super::selection_query::MAX_LIMIT;
-use crate::actor::ChangeInstance;
+use crate::actor::{ChangeInstance, RecordAction, Requested};
 use crate::http::access::Caller;
 use crate::http::extract::Json;
 use crate::http::openapi::responses::{AuthErrors, BodyErrors, OutcomeErrors};
@@ -18,8 +18,8 @@ use crate::http::openapi::schema;
 use crate::http::presence::show_status;
 use crate::http::{Api, Code, Problem};
 use crate::model::{
-    AddressPattern, InstanceChange, InstanceKey, ScopeKey, ScopeKind, Selection, Status,
-    StatusChange,
+    Action, AddressPattern, InstanceChange, InstanceKey, ScopeKey, ScopeKind, Selection, Status,
+    StatusChange, Subject,
 };
 
 /// The number of changes in flight.
@@ -142,8 +142,7 @@ pub(in crate::http) async fn change(
         return Err(Problem::invalid("selection", reason));
     }
     caller.check_selection(&selection)?;
-    let mut keys = Vec::new();
-    let mut scopes = Vec::new();
+    let (mut keys, mut scopes, mut subject) = (Vec::new(), Vec::new(), None);
     for scope in selected_scopes(&api, &caller, &selection) {
         let before = keys.len();
         let (mut available_now, mut available_then) = (0, 0);
@@ -157,6 +156,10 @@ pub(in crate::http) async fn change(
         let Some(record) = scope.record.as_ref().filter(|_| keys.len() > before) else {
             continue;
         };
+        subject = Some(match subject {
+            None => Subject::Scope(record.scope.clone()),
+            Some(_) => Subject::Registry,
+        });
         let text = |kind| {
             let scope = &record.scope;
             (scope.kind == kind).then(|| scope.key.as_str().to_owned())
@@ -178,6 +181,18 @@ pub(in crate::http) async fn change(
     if !body.dry_run {
         failures = change_all(&api, &caller, keys, &change).await;
         changed = selected - failures.len();
+        let message = RecordAction(Action::of_changes(
+            &caller.registrant(),
+            &change,
+            subject.unwrap_or(Subject::Registry),
+            changed,
+        ));
+        if changed > 0
+            && let Err(error) = api.registry.write(message).await
+        {
+            // The changes are made, and their events name the operator.
+            log::error!("cannot record an action of {:?}: {error}", caller.name());
+        }
         caller.log_action(format_args!(
             "changed {changed} of {selected} instances in {} scopes: {}",
             scopes.len(),
@@ -202,10 +217,12 @@ async fn change_all(
 ) -> Vec<Failure> {
     let by = &caller.registrant();
     let outcomes = stream::iter(keys).map(|key| async move {
-        let message = ChangeInstance {
-            key: key.clone(),
-            change: change.clone(),
-            by: Some(by.clone()),
+        let message = Requested {
+            by: by.clone(),
+            write: ChangeInstance {
+                key: key.clone(),
+                change: change.clone(),
+            },
         };
         let problem = match api.registry.write(message).await {
             Ok(Some(instance)) => {

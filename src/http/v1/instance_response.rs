@@ -34,6 +34,10 @@ pub(in crate::http) struct InstanceResponse<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     reason: Option<&'a Note>,
+    /// When the hold ends by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    held_until: Option<String>,
     /// An operator's values, which win over those that the instance registers.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -115,6 +119,7 @@ impl<'a> InstanceResponse<'a> {
             status: instance.status,
             held_by: hold.map(|hold| hold.by.as_str()),
             reason: hold.and_then(|hold| hold.reason.as_ref()),
+            held_until: hold.and_then(|hold| hold.until).map(rfc3339_millis),
             overrides: overrides.map(|overrides| ValuesResponse {
                 weight: overrides.weight,
                 metadata: overrides.metadata.as_ref(),

@@ -2,6 +2,7 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -56,6 +57,9 @@ pub(in crate::http) struct ChangeBody {
     /// The reason of a hold.
     #[schema(schema_with = schema::note)]
     reason: Option<Note>,
+    /// When the hold ends and the instance is enabled; by default only an operator ends it.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    held_until: Option<DateTime<Utc>>,
     /// Who holds the instance; the name of the token by default.
     #[schema(schema_with = schema::display_name)]
     held_by: Option<DisplayName>,
@@ -78,6 +82,7 @@ impl ChangeBody {
         for (field, is_given) in [
             ("reason", self.reason.is_some()),
             ("held_by", self.held_by.is_some()),
+            ("held_until", self.held_until.is_some()),
         ] {
             if is_given && self.status != Some(Status::Held) {
                 let reason = "is allowed only with \"status\":\"held\"";
@@ -92,6 +97,7 @@ impl ChangeBody {
                     .held_by
                     .map_or_else(|| caller.name().to_owned(), String::from),
                 reason: self.reason,
+                until: self.held_until,
             }),
         });
         Ok(InstanceChange {
@@ -203,7 +209,7 @@ pub(in crate::http) async fn deregister(
         key: key.clone(),
         keep_decided: !is_operator,
     };
-    let outcome = api.registry.write(message).await;
+    let outcome = presence::write(&api, &caller, message).await;
     if let Ok(Deregistration::Kept(instance)) = &outcome {
         return Err(Problem::decided(instance));
     }
@@ -231,9 +237,10 @@ pub(in crate::http) async fn deregister(
 )]
 pub(in crate::http) async fn leave(
     api: web::Data<Api>,
+    caller: Caller,
     InstancePath(key): InstancePath,
 ) -> Result<HttpResponse, Problem> {
-    match presence::leave(&api, &key).await? {
+    match presence::leave(&api, &caller, &key).await? {
         true => Ok(HttpResponse::NoContent().finish()),
         false => Err(Problem::instance_not_found(&key)),
     }
@@ -251,9 +258,10 @@ pub(in crate::http) async fn leave(
 )]
 pub(in crate::http) async fn end_lease(
     api: web::Data<Api>,
+    caller: Caller,
     InstancePath(key): InstancePath,
 ) -> Result<HttpResponse, Problem> {
-    match presence::end_lease(&api, &key).await? {
+    match presence::end_lease(&api, &caller, &key).await? {
         true => Ok(HttpResponse::NoContent().finish()),
         false => Err(Problem::instance_not_found(&key)),
     }

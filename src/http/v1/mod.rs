@@ -1,8 +1,10 @@
 //! The API v1.
 
+pub(super) mod actions;
 pub(super) mod bulk;
 pub(super) mod events;
 pub(super) mod heartbeats;
+mod history_query;
 pub(super) mod instance_list;
 mod instance_response;
 pub(super) mod instances;

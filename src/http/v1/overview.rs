@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use super::scopes;
-use crate::actor::{AskError, until_next};
+use crate::actor::{AskError, RecordAction, until_next};
 use crate::admission::RequestClass;
 use crate::directory::Totals;
 
@@ -17,7 +17,7 @@ use crate::http::access::Caller;
 use crate::http::openapi::responses::{AuthErrors, OutcomeErrors};
 use crate::http::{Api, Problem};
 use crate::liveness::ReconcileReport;
-use crate::model::{ScopeKind, Ttl, rfc3339_millis};
+use crate::model::{Action, ScopeKind, Ttl, rfc3339_millis};
 
 /// The time limit for the release of protection mode.
 const RELEASE: Duration = Duration::from_secs(8);
@@ -271,10 +271,18 @@ pub(in crate::http) async fn release(
     api: web::Data<Api>,
     caller: Caller,
 ) -> Result<HttpResponse, Problem> {
-    let expiry = Arc::clone(&api.expiry);
-    let reason = "an operator released it".to_owned();
+    let (expiry, by) = (Arc::clone(&api.expiry), caller.registrant());
+    let registry = api.registry.clone();
     // A task of its own, because it must run to its end also if the client disconnects.
-    let release = actix_web::rt::spawn(async move { expiry.end_protection(reason).await });
+    let release = actix_web::rt::spawn(async move {
+        let reason = "an operator released it".to_owned();
+        let released = expiry.end_protection(reason, Some(by.clone())).await?;
+        let action = Action::of_release(&by, released);
+        if let Err(error) = registry.write(RecordAction(action)).await {
+            log::error!("cannot record an action of {:?}: {error}", by.token());
+        }
+        Some(released)
+    });
     let ended = timeout(RELEASE, release).await;
     let ended = ended
         .map_err(|_| AskError::TimedOut)?

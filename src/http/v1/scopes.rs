@@ -120,7 +120,7 @@ pub(in crate::http) async fn declare(
     Json(body): Json<Declaration>,
 ) -> Result<HttpResponse, Problem> {
     let name = body.name;
-    let declared = api.registry.write(DeclareScope { scope, name }).await?;
+    let declared = presence::write(&api, &caller, DeclareScope { scope, name }).await?;
     caller.log_action(format_args!("declared {}", declared.record.scope));
     let status = if declared.created {
         StatusCode::CREATED

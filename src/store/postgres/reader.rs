@@ -7,7 +7,10 @@ use tokio_postgres::types::Type;
 
 use super::checkout::PooledConnection;
 use super::{KeyColumns, Params, one, rows};
-use crate::model::{Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeRecord};
+use crate::model::{
+    ActionKind, ActionRecord, ActionSelection, Address, Instance, InstanceId, InstanceKey, Scope,
+    ScopeId, ScopeRecord,
+};
 use crate::store::{Digest, PoolFigures, RegistryReader, StoreError};
 
 pub(super) struct PostgresReader {
@@ -72,6 +75,31 @@ impl RegistryReader for PostgresReader {
             .query(sql!("find_instances"), &columns.params())
             .await?;
         rows.iter().map(rows::instance).collect()
+    }
+
+    async fn list_actions(
+        &self,
+        selection: &ActionSelection,
+        before: Option<i64>,
+        limit: u16,
+    ) -> Result<Vec<ActionRecord>, StoreError> {
+        let (scope, within) = (selection.scope.as_ref(), selection.within.as_ref());
+        let params: Params<'_> = &[
+            (&before.unwrap_or(i64::MAX), Type::INT8),
+            (&scope.map(|scope| scope.kind.as_str()), Type::TEXT),
+            (&scope.map(|scope| scope.key.as_str()), Type::TEXT),
+            (&selection.address.as_ref().map(Address::as_str), Type::TEXT),
+            (&selection.token, Type::TEXT),
+            (&selection.kind.map(ActionKind::as_str), Type::TEXT),
+            (&selection.since, Type::TIMESTAMPTZ),
+            (&selection.until, Type::TIMESTAMPTZ),
+            (&within.map(|(kind, ..)| kind.as_str()), Type::TEXT),
+            (&within.map(|(_, key, _)| key.as_str()), Type::TEXT),
+            (&within.is_some_and(|(.., any_end)| *any_end), Type::BOOL),
+            (&i64::from(limit), Type::INT8),
+        ];
+        let rows = self.query(sql!("list_actions"), params).await?;
+        rows.iter().map(rows::action).collect()
     }
 
     async fn digest(&self) -> Result<Digest, StoreError> {

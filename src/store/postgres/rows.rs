@@ -3,19 +3,21 @@
 
 use std::fmt::Display;
 
+use serde_json::{Map, Value};
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSqlOwned;
 
 use crate::model::{
-    Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, Overrides, Presence,
-    Registrant, ScopeId, ScopeKind, ScopeRecord, stored_metadata,
+    Action, ActionRecord, Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata,
+    Overrides, Presence, Registrant, Scope, ScopeId, ScopeKind, ScopeRecord, Subject,
+    stored_metadata,
 };
 use crate::store::{Digest, StoreError};
 
 pub(super) fn scope(row: &Row) -> Result<ScopeRecord, StoreError> {
     Ok(ScopeRecord {
         id: ScopeId(get(row, "id")?),
-        scope: parse::<ScopeKind, _>(row, "kind")?.with(parse(row, "key")?),
+        scope: scope_of(row)?,
         name: given::<String, _>(row, "name")?,
         created_at: get(row, "created_at")?,
         revision: get(row, "revision")?,
@@ -27,6 +29,7 @@ pub(super) fn instance(row: &Row) -> Result<Instance, StoreError> {
         Some(by) => Some(Box::new(Hold {
             by,
             reason: given::<String, _>(row, "held_reason")?,
+            until: get(row, "held_until")?,
         })),
         None => None,
     };
@@ -55,6 +58,40 @@ pub(super) fn instance(row: &Row) -> Result<Instance, StoreError> {
     })
 }
 
+pub(super) fn action(row: &Row) -> Result<ActionRecord, StoreError> {
+    let (token, peer) = (get::<String>(row, "token")?, get::<String>(row, "peer")?);
+    let subject = match (
+        get::<Option<String>>(row, "kind")?,
+        get::<Option<String>>(row, "address")?,
+    ) {
+        (None, _) => Subject::Registry,
+        (Some(_), None) => Subject::Scope(scope_of(row)?),
+        (Some(_), Some(_)) => Subject::Instance(key(row)?),
+    };
+    Ok(ActionRecord {
+        id: get(row, "id")?,
+        at: get(row, "at")?,
+        action: Action {
+            by: Registrant::from(format!("{token} {peer}")),
+            kind: parse(row, "action")?,
+            subject,
+            before: members(row, "before")?,
+            after: members(row, "after")?,
+            reason: given::<String, _>(row, "reason")?,
+            count: get::<i64>(row, "count")?.unsigned_abs(),
+        },
+    })
+}
+
+fn members(row: &Row, column: &str) -> Result<Map<String, Value>, StoreError> {
+    let value = get::<Value>(row, column)?;
+    serde_json::from_value(value).map_err(|error| invalid(column, error))
+}
+
+fn scope_of(row: &Row) -> Result<Scope, StoreError> {
+    Ok(parse::<ScopeKind, _>(row, "kind")?.with(parse(row, "key")?))
+}
+
 pub(super) fn digest(row: &Row) -> Result<Digest, StoreError> {
     Ok(Digest {
         scopes: get(row, "scopes")?,
@@ -65,14 +102,14 @@ pub(super) fn digest(row: &Row) -> Result<Digest, StoreError> {
 }
 
 fn metadata(row: &Row, column: &str) -> Result<Option<Metadata>, StoreError> {
-    let json = get::<Option<serde_json::Value>>(row, column)?;
+    let json = get::<Option<Value>>(row, column)?;
     let metadata = json.map(stored_metadata::deserialize).transpose();
     metadata.map_err(|error| invalid(column, error))
 }
 
 fn key(row: &Row) -> Result<InstanceKey, StoreError> {
     Ok(InstanceKey {
-        scope: parse::<ScopeKind, _>(row, "kind")?.with(parse(row, "key")?),
+        scope: scope_of(row)?,
         address: parse(row, "address")?,
     })
 }

@@ -3,14 +3,15 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Pool;
+use serde_json::Value;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::checkout::PooledConnection;
 use super::{KeyColumns, Params, migrate, one, rows};
 use crate::model::{
-    DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Note, Registration,
-    ReplicaId, Scope, ScopeKind, StoredMetadata,
+    Action, DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Note,
+    Registration, ReplicaId, Scope, ScopeKind, StoredMetadata,
 };
 use crate::store::{
     Attestation, Declared, Deregistration, LeaseStart, MigrateError, RegisteredMany,
@@ -215,6 +216,7 @@ impl RegistryTransaction for PostgresTransaction<'_> {
             (&change.weight.is_null(), Type::BOOL),
             (&change.metadata.is_null(), Type::BOOL),
             (&change.only_own_hold, Type::TEXT),
+            (&hold.and_then(|hold| hold.until), Type::TIMESTAMPTZ),
         ];
         let rows = self.query(sql!("change_instance"), params).await?;
         one(&rows, rows::instance)
@@ -303,6 +305,51 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         rows.iter().map(rows::instance).collect()
     }
 
+    async fn end_holds(&mut self, limit: u16) -> Result<Vec<Instance>, StoreError> {
+        let now = self.now;
+        let params: Params<'_> = &[(&now, Type::TIMESTAMPTZ), (&i64::from(limit), Type::INT8)];
+        let rows = self.query(sql!("end_holds"), params).await?;
+        rows.iter().map(rows::instance).collect()
+    }
+
+    async fn find_instance(&mut self, key: &InstanceKey) -> Result<Option<Instance>, StoreError> {
+        Ok(self.find(std::slice::from_ref(key)).await?.pop())
+    }
+
+    async fn record_action(&mut self, action: &Action) -> Result<(), StoreError> {
+        let now = self.now;
+        let scope = action.subject.scope();
+        let address = action.subject.instance().map(|key| key.address.as_str());
+        let count = i64::try_from(action.count).unwrap_or(i64::MAX);
+        let params: Params<'_> = &[
+            (&now, Type::TIMESTAMPTZ),
+            (&action.by.token(), Type::TEXT),
+            (&action.by.peer(), Type::TEXT),
+            (&action.kind.as_str(), Type::TEXT),
+            (&scope.map(|scope| scope.kind.as_str()), Type::TEXT),
+            (&scope.map(|scope| scope.key.as_str()), Type::TEXT),
+            (&address, Type::TEXT),
+            (&Value::from(action.before.clone()), Type::JSONB),
+            (&Value::from(action.after.clone()), Type::JSONB),
+            (&action.reason.as_ref().map(Note::as_str), Type::TEXT),
+            (&count, Type::INT8),
+        ];
+        self.query(sql!("record_action"), params).await?;
+        Ok(())
+    }
+
+    async fn purge_actions(
+        &mut self,
+        before: DateTime<Utc>,
+        limit: u16,
+    ) -> Result<usize, StoreError> {
+        let params: Params<'_> = &[
+            (&before, Type::TIMESTAMPTZ),
+            (&i64::from(limit), Type::INT8),
+        ];
+        Ok(self.query(sql!("purge_actions"), params).await?.len())
+    }
+
     async fn attest(&mut self, own: &Attestation) -> Result<Vec<Attestation>, StoreError> {
         let params: Params<'_> = &[(&own.replica.0, Type::TEXT), (&own.lease_store, Type::TEXT)];
         let rows = self.query(sql!("attest"), params).await?;
@@ -330,7 +377,7 @@ impl RegistryTransaction for PostgresTransaction<'_> {
     }
 }
 
-pub(super) fn json(metadata: &Metadata) -> Result<serde_json::Value, StoreError> {
+pub(super) fn json(metadata: &Metadata) -> Result<Value, StoreError> {
     serde_json::to_value(StoredMetadata(metadata))
         .map_err(|error| StoreError::Refused(error.to_string()))
 }

@@ -1,11 +1,15 @@
 //! Reads, which wait for their turn on the thread.
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension};
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::thread::{SqliteThread, store_error};
 use super::{find_scope, rows};
-use crate::model::{Instance, InstanceId, InstanceKey, Scope, ScopeId, ScopeRecord};
+use crate::model::{
+    ActionKind, ActionRecord, ActionSelection, Address, Instance, InstanceId, InstanceKey, Scope,
+    ScopeId, ScopeRecord,
+};
 use crate::store::{Digest, RegistryReader, StoreError};
 
 pub(super) struct SqliteReader {
@@ -76,6 +80,40 @@ impl RegistryReader for SqliteReader {
                 found.extend(row.optional()?);
             }
             Ok(found)
+        })
+        .await
+    }
+
+    async fn list_actions(
+        &self,
+        selection: &ActionSelection,
+        before: Option<i64>,
+        limit: u16,
+    ) -> Result<Vec<ActionRecord>, StoreError> {
+        let selection = selection.clone();
+        self.read(move |connection| {
+            let (scope, within) = (selection.scope.as_ref(), selection.within.as_ref());
+            let millis = |time: DateTime<Utc>| time.timestamp_millis();
+            connection
+                .prepare_cached(sql!("list_actions"))?
+                .query_map(
+                    params![
+                        before.unwrap_or(i64::MAX),
+                        scope.map(|scope| scope.kind.as_str()),
+                        scope.map(|scope| scope.key.as_str()),
+                        selection.address.as_ref().map(Address::as_str),
+                        selection.token,
+                        selection.kind.map(ActionKind::as_str),
+                        selection.since.map(millis),
+                        selection.until.map(millis),
+                        within.map(|(kind, ..)| kind.as_str()),
+                        within.map(|(_, key, _)| key.as_str()),
+                        within.is_some_and(|(.., any_end)| *any_end),
+                        i64::from(limit)
+                    ],
+                    rows::action,
+                )?
+                .collect()
         })
         .await
     }

@@ -6,10 +6,12 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use rusqlite::types::{FromSql, Type};
 use rusqlite::{Error, Params, Result, Row};
+use serde_json::{Map, Value};
 
 use crate::model::{
-    Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata, Overrides, Presence,
-    Registrant, Scope, ScopeId, ScopeKind, ScopeRecord, StoredMetadata, stored_metadata,
+    Action, ActionRecord, Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata,
+    Overrides, Presence, Registrant, Scope, ScopeId, ScopeKind, ScopeRecord, StoredMetadata,
+    Subject, stored_metadata,
 };
 use crate::store::{Digest, LeaseStart};
 
@@ -26,7 +28,7 @@ pub(super) fn scope(row: &Row<'_>) -> Result<ScopeRecord> {
 }
 
 /// `id, kind, key, address, name, weight, metadata, ttl_seconds, status, held_by, held_reason,
-/// override_weight, override_metadata, registered_by, online, lease_epoch, online_changed_at,
+/// held_until, override_weight, override_metadata, registered_by, online, lease_epoch, online_changed_at,
 /// registered_at, updated_at, revision`, in this order in every query.
 pub(super) fn instance(row: &Row<'_>) -> Result<Instance> {
     let mut columns = Columns::of(row);
@@ -52,6 +54,28 @@ pub(super) fn instance(row: &Row<'_>) -> Result<Instance> {
         registered_at: columns.time()?,
         updated_at: columns.time()?,
         revision: columns.get()?,
+    })
+}
+
+/// `id, at, token, peer, action, kind, key, address, before, after, reason, count`.
+pub(super) fn action(row: &Row<'_>) -> Result<ActionRecord> {
+    let mut columns = Columns::of(row);
+    Ok(ActionRecord {
+        id: columns.get()?,
+        at: columns.time()?,
+        action: Action {
+            by: Registrant::from(format!(
+                "{} {}",
+                columns.get::<String>()?,
+                columns.get::<String>()?
+            )),
+            kind: columns.parse()?,
+            subject: columns.subject()?,
+            before: columns.members()?,
+            after: columns.members()?,
+            reason: columns.given::<String, _>()?,
+            count: columns.get::<i64>()?.unsigned_abs(),
+        },
     })
 }
 
@@ -131,6 +155,31 @@ impl<'r, 's> Columns<'r, 's> {
         Ok(kind.with(self.parse()?))
     }
 
+    /// `kind, key, address`, of which the last ones may be NULL.
+    fn subject(&mut self) -> Result<Subject> {
+        let is_null =
+            |row: &Row<'_>, column| Ok::<_, Error>(row.get_ref(column)?.data_type() == Type::Null);
+        let (kind, address) = (self.next, self.next + 2);
+        let subject = if is_null(self.row, kind)? {
+            Subject::Registry
+        } else {
+            let scope = self.scope()?;
+            if is_null(self.row, address)? {
+                Subject::Scope(scope)
+            } else {
+                let address = self.parse()?;
+                Subject::Instance(InstanceKey { scope, address })
+            }
+        };
+        self.next = address + 1;
+        Ok(subject)
+    }
+
+    fn members(&mut self) -> Result<Map<String, Value>> {
+        let members = serde_json::from_str(self.text()?.unwrap_or_default());
+        members.map_err(|error| self.invalid(error))
+    }
+
     fn metadata(&mut self) -> Result<Option<Metadata>> {
         let read = |text: &str| {
             stored_metadata::deserialize(&mut serde_json::Deserializer::from_str(text))
@@ -141,7 +190,8 @@ impl<'r, 's> Columns<'r, 's> {
 
     fn hold(&mut self) -> Result<Option<Box<Hold>>> {
         let (by, reason) = (self.get::<Option<String>>()?, self.given::<String, _>()?);
-        Ok(by.map(|by| Box::new(Hold { by, reason })))
+        let until = self.get::<Option<i64>>()?.map(from_millis).transpose()?;
+        Ok(by.map(|by| Box::new(Hold { by, reason, until })))
     }
 
     fn time(&mut self) -> Result<DateTime<Utc>> {

@@ -5,14 +5,15 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::thread::{self, SqliteThread, Writes, closed, store_error};
 use super::{find_scope, migrate, rows, with_services};
 use crate::model::{
-    DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Note, Registration, Scope,
-    ScopeId, ScopeKind,
+    Action, DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Note, Registration,
+    Scope, ScopeId, ScopeKind,
 };
 use crate::store::{
     Attestation, Declared, Deregistration, LeaseStart, MigrateError, Registered, RegisteredMany,
@@ -241,7 +242,9 @@ impl RegistryTransaction for SqliteTransaction {
                         now,
                         change.weight.is_null(),
                         change.metadata.is_null(),
-                        change.only_own_hold
+                        change.only_own_hold,
+                        hold.and_then(|hold| hold.until)
+                            .map(|until| until.timestamp_millis())
                     ],
                     rows::instance,
                 )
@@ -362,6 +365,70 @@ impl RegistryTransaction for SqliteTransaction {
                 changed.extend(row.optional()?);
             }
             Ok(changed)
+        })
+        .await
+    }
+
+    async fn end_holds(&mut self, limit: u16) -> Result<Vec<Instance>, StoreError> {
+        let now = self.now.timestamp_millis();
+        self.run(move |connection| {
+            connection
+                .prepare_cached(sql!("end_holds"))?
+                .query_map([now, i64::from(limit)], rows::instance)?
+                .collect()
+        })
+        .await
+    }
+
+    async fn find_instance(&mut self, key: &InstanceKey) -> Result<Option<Instance>, StoreError> {
+        let key = key.clone();
+        self.run(move |connection| {
+            connection
+                .prepare_cached(sql!("find_instances"))?
+                .query_row(rows::key_params(&key), rows::instance)
+                .optional()
+        })
+        .await
+    }
+
+    async fn record_action(&mut self, action: &Action) -> Result<(), StoreError> {
+        let (action, now) = (action.clone(), self.now.timestamp_millis());
+        self.run(move |connection| {
+            let scope = action.subject.scope();
+            let address = action.subject.instance().map(|key| key.address.as_str());
+            connection
+                .prepare_cached(sql!("record_action"))?
+                .execute(params![
+                    now,
+                    action.by.token(),
+                    action.by.peer(),
+                    action.kind.as_str(),
+                    scope.map(|scope| scope.kind.as_str()),
+                    scope.map(|scope| scope.key.as_str()),
+                    address,
+                    Value::from(action.before.clone()).to_string(),
+                    Value::from(action.after.clone()).to_string(),
+                    action.reason.as_ref().map(Note::as_str),
+                    i64::try_from(action.count).unwrap_or(i64::MAX)
+                ])?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn purge_actions(
+        &mut self,
+        before: DateTime<Utc>,
+        limit: u16,
+    ) -> Result<usize, StoreError> {
+        self.run(move |connection| {
+            let mut purge = connection.prepare_cached(sql!("purge_actions"))?;
+            let mut deleted = purge.query([before.timestamp_millis(), i64::from(limit)])?;
+            let mut count = 0;
+            while deleted.next()?.is_some() {
+                count += 1;
+            }
+            Ok(count)
         })
         .await
     }

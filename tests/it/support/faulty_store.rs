@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use rollcalld::clock::{Clock, SystemClock};
 use rollcalld::model::{
-    DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Registration, Scope, ScopeId,
-    ScopeRecord,
+    Action, ActionRecord, ActionSelection, DisplayName, Instance, InstanceChange, InstanceId,
+    InstanceKey, Registration, Scope, ScopeId, ScopeRecord,
 };
 use rollcalld::store::{
     Attestation, Declared, Deregistration, Digest, LeaseStart, MigrateError, RegisteredMany,
@@ -182,6 +182,26 @@ impl RegistryTransaction for FaultyTransaction<'_> {
         self.inner.purge_offline_instances(before, limit).await
     }
 
+    async fn end_holds(&mut self, limit: u16) -> Result<Vec<Instance>, StoreError> {
+        self.inner.end_holds(limit).await
+    }
+
+    async fn find_instance(&mut self, key: &InstanceKey) -> Result<Option<Instance>, StoreError> {
+        self.inner.find_instance(key).await
+    }
+
+    async fn record_action(&mut self, action: &Action) -> Result<(), StoreError> {
+        self.inner.record_action(action).await
+    }
+
+    async fn purge_actions(
+        &mut self,
+        before: DateTime<Utc>,
+        limit: u16,
+    ) -> Result<usize, StoreError> {
+        self.inner.purge_actions(before, limit).await
+    }
+
     async fn record_online(
         &mut self,
         starts: &[LeaseStart],
@@ -226,6 +246,15 @@ impl RegistryReader for FaultyStore {
         limit: u16,
     ) -> Result<Vec<Instance>, StoreError> {
         self.store.list_instances(after, limit).await
+    }
+
+    async fn list_actions(
+        &self,
+        selection: &ActionSelection,
+        before: Option<i64>,
+        limit: u16,
+    ) -> Result<Vec<ActionRecord>, StoreError> {
+        self.store.list_actions(selection, before, limit).await
     }
 
     async fn digest(&self) -> Result<Digest, StoreError> {

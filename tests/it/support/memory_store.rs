@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use rollcalld::model::{
-    DisplayName, Epoch, Field, Instance, InstanceChange, InstanceId, InstanceKey, Overrides,
-    Presence, RegisteredStatus, Registration, Scope, ScopeId, ScopeKind, ScopeRecord, Status,
+    Action, ActionRecord, ActionSelection, DisplayName, Epoch, Field, Instance, InstanceChange,
+    InstanceId, InstanceKey, Overrides, Presence, RegisteredStatus, Registration, Scope, ScopeId,
+    ScopeKind, ScopeRecord, Status,
 };
 use rollcalld::store::{
     Attestation, Declared, Deregistration, Digest, LeaseStart, MigrateError, Registered,
@@ -31,6 +32,7 @@ struct Rows {
     /// The last attestation of each replica, and its time.
     replicas: BTreeMap<String, (Attestation, Instant)>,
     transitions: Vec<(InstanceId, i64, bool)>,
+    actions: Vec<ActionRecord>,
 }
 
 /// The rows at some moment.
@@ -99,6 +101,43 @@ impl RegistryReader for MemoryStore {
             let found = keys.iter().filter_map(|key| rows.instances.get(key));
             found.cloned().collect()
         })
+    }
+
+    async fn list_actions(
+        &self,
+        selection: &ActionSelection,
+        before: Option<i64>,
+        limit: u16,
+    ) -> Result<Vec<ActionRecord>, StoreError> {
+        let mut actions = self.read(|rows| rows.actions.clone())?;
+        actions.retain(|ActionRecord { id, at, action }| {
+            let scope = action.subject.scope();
+            let is_within = |(kind, key, any_end): &(ScopeKind, String, bool)| {
+                scope.is_some_and(|scope| {
+                    let own = scope.key.to_string();
+                    let matches = own == *key || (*any_end && own.starts_with(key.as_str()));
+                    scope.kind == *kind && matches
+                })
+            };
+            let address = action.subject.instance().map(|key| &key.address);
+            before.is_none_or(|before| *id < before)
+                && selection.scope.as_ref().is_none_or(|it| scope == Some(it))
+                && selection
+                    .address
+                    .as_ref()
+                    .is_none_or(|it| address == Some(it))
+                && selection
+                    .token
+                    .as_ref()
+                    .is_none_or(|it| action.by.token() == it)
+                && selection.kind.is_none_or(|it| action.kind == it)
+                && selection.since.is_none_or(|it| *at >= it)
+                && selection.until.is_none_or(|it| *at < it)
+                && selection.within.as_ref().is_none_or(is_within)
+        });
+        actions.reverse();
+        actions.truncate(limit.into());
+        Ok(actions)
     }
 
     async fn digest(&self) -> Result<Digest, StoreError> {
@@ -412,6 +451,51 @@ impl RegistryTransaction for MemoryTransaction {
             old.sort_by_key(|instance| instance.id);
             old.truncate(limit.into());
             rows.remove(old)
+        })
+    }
+
+    async fn end_holds(&mut self, limit: u16) -> Result<Vec<Instance>, StoreError> {
+        let now = self.now;
+        self.write(move |rows| {
+            let has_ended = |instance: &&mut Instance| {
+                let hold = instance.hold.as_ref();
+                hold.is_some_and(|hold| hold.until.is_some_and(|until| until <= now))
+            };
+            let ended = rows.instances.values_mut().filter(has_ended);
+            let enabled = ended.take(limit.into()).map(|instance| {
+                instance.status = Status::Enabled;
+                instance.hold = None;
+                instance.updated_at = now;
+                instance.revision += 1;
+                instance.clone()
+            });
+            enabled.collect()
+        })
+    }
+
+    async fn find_instance(&mut self, key: &InstanceKey) -> Result<Option<Instance>, StoreError> {
+        let key = key.clone();
+        self.write(move |rows| rows.instances.get(&key).cloned())
+    }
+
+    async fn record_action(&mut self, action: &Action) -> Result<(), StoreError> {
+        let (action, at) = (action.clone(), self.now);
+        self.write(move |rows| {
+            let (id, action) = (rows.next_id(), action.clone());
+            rows.actions.push(ActionRecord { id, at, action });
+        })
+    }
+
+    async fn purge_actions(
+        &mut self,
+        before: DateTime<Utc>,
+        limit: u16,
+    ) -> Result<usize, StoreError> {
+        self.write(move |rows| {
+            let old = rows.actions.iter().take_while(|it| it.at < before);
+            let count = old.count().min(limit.into());
+            rows.actions.drain(..count);
+            count
         })
     }
 

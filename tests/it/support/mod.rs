@@ -76,6 +76,7 @@ pub(crate) fn core_settings(limits: Limits) -> CoreSettings {
         },
         announcement: None,
         remove_offline_after: None,
+        keep_audit: None,
     }
 }
 

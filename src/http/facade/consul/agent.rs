@@ -51,7 +51,7 @@ pub(in crate::http) async fn register(
         let is_same = known.key.address.host() == key.address.host()
             || registrant.is_some_and(|by| by.peer() == peer);
         if known.key != key && is_same && caller.check(&known.key.scope).is_ok() {
-            published::leave(&api, &known.key).await?;
+            published::leave(&api, &caller, &known.key).await?;
         }
     }
     Ok(done())
@@ -64,7 +64,7 @@ pub(in crate::http) async fn deregister(
     caller: Caller,
 ) -> Answer {
     let listed = named_service(&request, &api, &caller).await?;
-    published::leave(&api, &listed.instance.key).await?;
+    published::leave(&api, &caller, &listed.instance.key).await?;
     Ok(done())
 }
 
@@ -79,6 +79,7 @@ pub(in crate::http) async fn maintenance(
             let reason = parameter(&request, "reason").filter(|reason| !reason.is_empty());
             let reason = reason.unwrap_or_else(|| "Consul maintenance".to_owned());
             StatusChange::Hold(Hold {
+                until: None,
                 by: caller.name().to_owned(),
                 reason: Some(Note::try_from(reason).in_field("reason")?),
             })

@@ -96,7 +96,7 @@ async fn update(api: &Api, caller: &Caller, id: &str, status: CheckStatus, outpu
     if !is_critical {
         published::renew(api, &listed).await?;
     } else if instance.presence.online {
-        published::end_lease(api, &instance.key).await?;
+        published::end_lease(api, caller, &instance.key).await?;
     }
     Ok(done())
 }
@@ -145,7 +145,7 @@ async fn change(api: &Api, caller: &Caller, listed: &InstanceEntry, entry: Entry
     let registration = entry.change(instance, caller.registrant())?;
     if is_critical {
         published::register(api, registration).await?;
-        published::end_lease(api, &instance.key).await?;
+        published::end_lease(api, caller, &instance.key).await?;
     } else {
         published::register_online(api, registration).await?;
     }

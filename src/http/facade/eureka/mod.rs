@@ -85,7 +85,7 @@ pub(in crate::http) async fn register(
     for before in api.directory.find_by_id(Protocol::Eureka, &id) {
         let before = &before.instance.key;
         if before.scope == key.scope && before.address != key.address {
-            published::leave(&api, before).await?;
+            published::leave(&api, &caller, before).await?;
         }
     }
     Ok(HttpResponse::NoContent().finish())
@@ -130,7 +130,7 @@ pub(in crate::http) async fn cancel(
 ) -> Answer {
     let listed = named(&request, &api, &caller).await?;
     let key = &listed.instance.key;
-    match published::leave(&api, key).await? {
+    match published::leave(&api, &caller, key).await? {
         true => Ok(HttpResponse::Ok().finish()),
         false => Err(unknown(&key.to_string())),
     }
@@ -152,6 +152,7 @@ pub(in crate::http) async fn set_status(
     let change = match status {
         "UP" => StatusChange::Enable,
         value => StatusChange::Hold(Hold {
+            until: None,
             by: caller.name().to_owned(),
             reason: Some(Note::try_from(format!("{OVERRIDE_REASON}{value}")).in_field("value")?),
         }),

@@ -119,7 +119,7 @@ pub(in crate::http) async fn leave(
     body: AnyBody,
 ) -> Answer {
     let key = key(&params(&request, &body), &caller)?;
-    published::leave(&api, &key).await?;
+    published::leave(&api, &caller, &key).await?;
     Ok(ok())
 }
 
@@ -306,8 +306,7 @@ pub(in crate::http) async fn declare(
     body: AnyBody,
 ) -> Answer {
     let scope = scope(&params(&request, &body), &caller)?;
-    let declared = DeclareScope { scope, name: None };
-    api.registry.write(declared).await?;
+    presence::write(&api, &caller, DeclareScope { scope, name: None }).await?;
     Ok(ok())
 }
 

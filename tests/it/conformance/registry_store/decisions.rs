@@ -1,5 +1,7 @@
 //! Decisions of operators: holds, approvals and overrides, and what ends them.
 
+use chrono::TimeDelta;
+
 use super::*;
 use crate::conformance::suite;
 
@@ -11,6 +13,7 @@ suite! {
     tests: {
         a_held_instance_stays_held_through_re_registration,
         a_hold_has_a_name_and_a_reason_and_ends_with_another_status,
+        a_hold_with_an_end_is_ended_once_it_has_come,
         a_change_leaves_what_it_does_not_name,
         an_override_wins_over_registrations_until_it_is_cleared,
         a_decided_instance_is_deregistered_only_if_that_is_asked,
@@ -47,6 +50,37 @@ async fn a_hold_has_a_name_and_a_reason_and_ends_with_another_status(mut fixture
     assert_eq!((without.by.as_str(), without.reason), ("bob", None));
     let enabled = fixture.set(&key, StatusChange::Enable).await;
     assert_eq!((enabled.status, enabled.hold), (Status::Enabled, None));
+}
+
+async fn a_hold_with_an_end_is_ended_once_it_has_come(mut fixture: Fixture) {
+    let keys = ["a:1", "b:1", "c:1"].map(|address| instance(service("orders"), address));
+    for (key, end) in keys.iter().zip([Some(-1), Some(1), None]) {
+        fixture.register(Registration::of(key.clone())).await;
+        let until = end.map(|seconds| now() + TimeDelta::seconds(seconds));
+        let held = StatusChange::Hold(Hold {
+            by: "ada".to_owned(),
+            reason: None,
+            until,
+        });
+        let held = fixture.set(key, held).await;
+        assert_eq!(held.hold.unwrap().until, until);
+    }
+    let ended = fixture
+        .write(async |tx| tx.end_holds(10).await.unwrap())
+        .await;
+    let [ended] = ended.try_into().unwrap();
+    assert_eq!(
+        (&ended.key, ended.status, &ended.hold),
+        (&keys[0], Status::Enabled, &None)
+    );
+    assert_eq!(fixture.find(&keys[0]).await, Some(ended));
+    for key in &keys[1..] {
+        assert_eq!(fixture.find(key).await.unwrap().status, Status::Held);
+    }
+    let again = fixture
+        .write(async |tx| tx.end_holds(10).await.unwrap())
+        .await;
+    assert_eq!(again, []);
 }
 
 async fn a_change_leaves_what_it_does_not_name(mut fixture: Fixture) {

@@ -1,5 +1,6 @@
 //! The suite of the registry store.
 
+mod actions;
 mod decisions;
 mod presence;
 mod registration;
@@ -55,7 +56,7 @@ impl Fixture {
         let mut migrations = vec!["V1__registry", "V2__keys_by_bytes"];
         // A SQLite has no other replicas.
         migrations.extend((dir.is_none()).then_some("V3__replicas"));
-        migrations.extend(["V4__addresses", "V5__decisions"]);
+        migrations.extend(["V4__addresses", "V5__decisions", "V6__actions"]);
         assert_eq!(store.writer.migrate().await.unwrap(), migrations);
         Self {
             store,
@@ -188,5 +189,6 @@ pub(super) fn hold(by: &str, reason: Option<&str>) -> StatusChange {
     StatusChange::Hold(Hold {
         by: by.to_owned(),
         reason: reason.map(|reason| Note::try_from(reason.to_owned()).unwrap()),
+        until: None,
     })
 }

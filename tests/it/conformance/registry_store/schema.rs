@@ -50,7 +50,7 @@ async fn a_schema_newer_than_this_binary_is_refused(mut fixture: Fixture) {
         VALUES (99, 'later', '2030-01-01T00:00:00Z', '1')";
     execute(&fixture, newer).await;
     match fixture.store.writer.migrate().await.unwrap_err() {
-        MigrateError::SchemaNewer { found, known } => assert_eq!((found, known), (99, 5)),
+        MigrateError::SchemaNewer { found, known } => assert_eq!((found, known), (99, 6)),
         error => panic!("{error}"),
     }
 }
@@ -64,6 +64,8 @@ async fn addresses_of_older_versions_become_normal_and_one_instance_each(mut fix
         ALTER TABLE instance DROP COLUMN override_metadata;
         ALTER TABLE instance DROP COLUMN registered_by;
         ALTER TABLE scope DROP COLUMN declared;
+        ALTER TABLE instance DROP COLUMN held_until;
+        DROP TABLE action;
         INSERT INTO instance (scope_id, address, status, registered_at, updated_at)
         SELECT instance.scope_id, given.address, 'enabled', instance.registered_at,
                instance.updated_at
@@ -75,7 +77,7 @@ async fn addresses_of_older_versions_become_normal_and_one_instance_each(mut fix
         ) AS given";
     execute(&fixture, older).await;
     let applied = fixture.store.writer.migrate().await.unwrap();
-    assert_eq!(applied, ["V4__addresses", "V5__decisions"]);
+    assert_eq!(applied, ["V4__addresses", "V5__decisions", "V6__actions"]);
     let all = fixture
         .store
         .reader
