@@ -37,6 +37,7 @@ pub mod daemon;
 pub mod directory;
 mod dns;
 pub mod event_log;
+mod history;
 #[expect(unused_qualifications, reason = "utoipa's macros write them")]
 pub mod http;
 pub mod lease;

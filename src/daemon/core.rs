@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::coordination::Coordinator;
 use crate::directory::Directory;
 use crate::event_log::EventLog;
+use crate::history::{CountSamples, History};
 use crate::lease::{Health, LeaseStore, ObservedLeaseStore};
 use crate::liveness::{
     Agreement, AuditPurge, ClockWatch, ExpiryHandler, Holds, Jobs, Protection, Purge, Reconciler,
@@ -124,6 +125,10 @@ pub struct Core {
     pub(crate) clock_watch: Arc<ClockWatch>,
     /// Sends events to subscribers.
     pub(crate) feed: Arc<EventBroadcast>,
+    /// The latest events.
+    pub(crate) history: Arc<History>,
+    /// Samples of the numbers of instances.
+    pub(crate) counts: Arc<CountSamples>,
     /// The indexes of the scopes.
     pub(crate) indexes: Arc<ScopeIndexes>,
     /// Keeps the Directory current.
@@ -166,6 +171,8 @@ impl Core {
         let directory = Arc::new(Directory::new(Arc::clone(&reader)));
         let protection = Arc::new(Protection::new(settings.limits, Arc::clone(&health)));
         let feed = Arc::new(EventBroadcast::new(Arc::clone(&log)));
+        let history = Arc::new(History::new(settings.event_log_length));
+        let counts = Arc::<CountSamples>::default();
         let indexes = Arc::new(ScopeIndexes::new(Arc::clone(&log)));
 
         let registry = RegistryActor::new(
@@ -243,11 +250,14 @@ impl Core {
             }),
         };
         jobs.start(&spawner(&threads.scheduler));
+        let sampling = Arc::clone(&counts).run(Arc::clone(&directory), Arc::clone(&clock));
+        spawner(&threads.scheduler).spawn("count samples loop", sampling);
         let follower = Arc::new(Follower {
             directory: Arc::clone(&directory),
             reader: Arc::clone(&reader),
             log,
             indexes: Arc::clone(&indexes),
+            history: Arc::clone(&history),
             feed: Arc::clone(&feed),
             protection: Arc::clone(&protection),
             expiry: Arc::clone(&expiry),
@@ -270,6 +280,8 @@ impl Core {
             reconciler,
             clock_watch,
             feed,
+            history,
+            counts,
             indexes,
             follower,
             clock,

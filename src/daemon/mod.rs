@@ -302,7 +302,11 @@ fn open_backends(
     }
     Ok(Backends {
         store,
-        log: event_log::open(leases.redis(), Arc::clone(&clock)),
+        log: event_log::open(
+            leases.redis(),
+            Arc::clone(&clock),
+            settings.event_log_length,
+        ),
         coordinator: coordination::open(leases.redis()),
         connect: Box::new(move || leases.connect()),
         clock,
@@ -329,6 +333,8 @@ impl Shared {
             expiry: Arc::clone(&core.expiry),
             reconciler: Arc::clone(&core.reconciler),
             feed: Arc::clone(&core.feed),
+            history: Arc::clone(&core.history),
+            counts: Arc::clone(&core.counts),
             indexes: Arc::clone(&core.indexes),
             clock: Arc::clone(&core.clock),
             roll_call_interval: self.roll_call_interval,

@@ -10,12 +10,14 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::{EventLog, LOG_CAPACITY, LogEntry, READ_LIMIT, ReadOutcome, TRANSITION_MEMORY};
+use super::{EventLog, LogEntry, READ_LIMIT, ReadOutcome, TRANSITION_MEMORY};
 use crate::backend::BackendError;
 use crate::clock::Clock;
 use crate::model::{Event, EventId, EventKind, InstanceId};
 
 pub(super) struct MemoryEventLog {
+    /// The most events.
+    length: usize,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
     appended: Notify,
@@ -40,7 +42,7 @@ struct Transition {
 const MIN_SWEEP: usize = 1024;
 
 impl State {
-    fn append(&mut self, event: &Event, epoch: u64) {
+    fn append(&mut self, event: &Event, epoch: u64, length: usize) {
         if event.kind == EventKind::EventsLost {
             // A restored registry store may assign the same revisions again.
             self.transitions.clear();
@@ -60,7 +62,7 @@ impl State {
             if previous.is_some_and(|previous| previous.online == online)
                 && let Some(kind) = event.kind.opposite()
             {
-                self.push(Event::new(event.at, kind), epoch);
+                self.push(Event::new(event.at, kind), epoch, length);
             }
             let transition = Transition {
                 revision: instance.revision,
@@ -74,10 +76,10 @@ impl State {
                 self.sweep_at = 2 * self.transitions.len();
             }
         }
-        self.push(event.clone(), epoch);
+        self.push(event.clone(), epoch, length);
     }
 
-    fn push(&mut self, event: Event, epoch: u64) {
+    fn push(&mut self, event: Event, epoch: u64, length: usize) {
         let last = self
             .log
             .back()
@@ -87,7 +89,7 @@ impl State {
             ..last
         };
         self.log.push_back(LogEntry { id, event });
-        if self.log.len() > LOG_CAPACITY {
+        if self.log.len() > length {
             self.log.pop_front();
         }
     }
@@ -117,8 +119,9 @@ impl State {
 }
 
 impl MemoryEventLog {
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(clock: Arc<dyn Clock>, length: usize) -> Self {
         Self {
+            length,
             clock,
             state: Mutex::default(),
             appended: Notify::new(),
@@ -134,11 +137,18 @@ impl EventLog for MemoryEventLog {
         {
             let mut state = self.state.lock();
             for event in events {
-                state.append(event, epoch);
+                state.append(event, epoch, self.length);
             }
         }
         self.appended.notify_waiters();
         Ok(())
+    }
+
+    async fn read_before(&self, before: EventId) -> Result<Vec<LogEntry>, BackendError> {
+        let state = self.state.lock();
+        let latest = state.log.iter().rev();
+        let earlier = latest.skip_while(|entry| entry.id >= before);
+        Ok(earlier.take(READ_LIMIT).cloned().collect())
     }
 
     async fn head(&self) -> Result<EventId, BackendError> {

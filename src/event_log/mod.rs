@@ -16,9 +16,6 @@ use crate::clock::Clock;
 use crate::model::{Event, EventId};
 use crate::redis::RedisBackend;
 
-/// The approximate number of events that the log keeps.
-const LOG_CAPACITY: usize = 20_000;
-
 /// The maximum number of events that one read returns.
 const READ_LIMIT: usize = 500;
 
@@ -53,6 +50,10 @@ pub trait EventLog: Send + Sync {
     /// repeats the last one.
     async fn append(&self, events: &[Event]) -> Result<(), BackendError>;
 
+    /// Returns the last events before `before`, at most 500, the latest first; none if there are no
+    /// earlier ones.
+    async fn read_before(&self, before: EventId) -> Result<Vec<LogEntry>, BackendError>;
+
     /// Returns the ID of the last event.
     async fn head(&self) -> Result<EventId, BackendError>;
 
@@ -61,11 +62,15 @@ pub trait EventLog: Send + Sync {
     async fn read(&self, after: EventId, wait: Duration) -> Result<ReadOutcome, BackendError>;
 }
 
-/// Opens the event log on `redis`, or in memory without it. Connections run on the current
-/// runtime. Only a log in memory uses `clock`.
-pub fn open(redis: Option<&Arc<RedisBackend>>, clock: Arc<dyn Clock>) -> Arc<dyn EventLog> {
+/// Opens the event log on `redis`, or in memory without it. It keeps about `length` events.
+/// Connections run on the current runtime. Only a log in memory uses `clock`.
+pub fn open(
+    redis: Option<&Arc<RedisBackend>>,
+    clock: Arc<dyn Clock>,
+    length: usize,
+) -> Arc<dyn EventLog> {
     match redis {
-        None => Arc::new(memory::MemoryEventLog::new(clock)),
-        Some(backend) => Arc::new(redis::RedisEventLog::new(backend)),
+        None => Arc::new(memory::MemoryEventLog::new(clock, length)),
+        Some(backend) => Arc::new(redis::RedisEventLog::new(backend, length)),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::Script;
 
-use super::{EventLog, LOG_CAPACITY, LogEntry, READ_LIMIT, ReadOutcome, TRANSITION_MEMORY};
+use super::{EventLog, LogEntry, READ_LIMIT, ReadOutcome, TRANSITION_MEMORY};
 use crate::backend::BackendError;
 use crate::model::{Event, EventId, EventKind};
 use crate::redis::{Call, RedisBackend, RedisConnection, millis};
@@ -30,6 +30,8 @@ const RUN_KEY: &str = "{rollcall}:run";
 const TRANSITION_PREFIX: &str = "{rollcall}:transition:";
 
 pub(super) struct RedisEventLog {
+    /// The approximate number of events that are kept.
+    length: usize,
     connection: RedisConnection,
     /// A connection for blocking reads, because these delay all later calls on it.
     blocking: RedisConnection,
@@ -37,8 +39,9 @@ pub(super) struct RedisEventLog {
 }
 
 impl RedisEventLog {
-    pub(super) fn new(backend: &Arc<RedisBackend>) -> Self {
+    pub(super) fn new(backend: &Arc<RedisBackend>, length: usize) -> Self {
         Self {
+            length,
             connection: backend.connection(),
             blocking: backend.connection(),
             append: Script::new(include_str!("append.lua")),
@@ -87,7 +90,7 @@ impl EventLog for RedisEventLog {
                 None => call.arg(LOG_KEY),
             };
         }
-        call.arg(LOG_CAPACITY).arg(millis(TRANSITION_MEMORY));
+        call.arg(self.length).arg(millis(TRANSITION_MEMORY));
         for event in events {
             let json = serde_json::to_string(event)
                 .map_err(|error| BackendError::Refused(error.to_string()))?;
@@ -101,6 +104,17 @@ impl EventLog for RedisEventLog {
         }
         self.connection.query::<()>(LOG_KEY, &call).await?;
         Ok(())
+    }
+
+    async fn read_before(&self, before: EventId) -> Result<Vec<LogEntry>, BackendError> {
+        let mut read = Call::command("XREVRANGE");
+        read.arg(LOG_KEY)
+            .arg(format!("({before}"))
+            .arg("-")
+            .arg("COUNT")
+            .arg(READ_LIMIT);
+        let entries: Vec<Entry> = self.connection.query(LOG_KEY, &read).await?;
+        entries.into_iter().map(log_entry).collect()
     }
 
     async fn head(&self) -> Result<EventId, BackendError> {

@@ -51,6 +51,7 @@ use crate::admission::{ConcurrencyLimits, LimitExceeded, Permit, RequestClass};
 use crate::auth::Tokens;
 use crate::clock::Clock;
 use crate::directory::Directory;
+use crate::history::{CountSamples, History};
 use crate::lease::LeaseStore;
 use crate::liveness::{ExpiryHandler, Protection, Reconciler, UnregisteredLeases};
 use crate::metrics::Metrics;
@@ -88,6 +89,10 @@ pub(crate) struct Api {
     pub(crate) reconciler: Arc<Reconciler>,
     /// The events for subscribers.
     pub(crate) feed: Arc<EventBroadcast>,
+    /// The latest events.
+    pub(crate) history: Arc<History>,
+    /// Samples of the numbers of instances.
+    pub(crate) counts: Arc<CountSamples>,
     /// The indexes of the scopes.
     pub(crate) indexes: Arc<ScopeIndexes>,
     /// Spreads heartbeats over the interval.

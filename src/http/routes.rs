@@ -12,8 +12,8 @@ use super::endpoint::{Path, Public, delete, get, patch, path, post, put};
 use super::facade::{Facades, table as facades};
 use super::guard::{RouteGuard, add_headers};
 use super::v1::{
-    actions, bulk, events, heartbeats, instance_list, instances, leases, overview, scopes, search,
-    targets, whoami,
+    actions, attention, bulk, counts, events, heartbeats, history, instance_list, instances,
+    leases, overview, scopes, search, targets, whoami,
 };
 use super::{Api, Code, Problem, console, gateway_center, openapi, ops};
 use crate::admission::RequestClass;
@@ -83,6 +83,18 @@ fn table() -> Vec<Path> {
             [get(Read, events::stream).checks_scopes().with_query()],
         ),
         path("/v1/overview", [get(Read, overview::show).checks_scopes()]),
+        path(
+            "/v1/attention",
+            [get(Read, attention::show).checks_scopes()],
+        ),
+        path(
+            "/v1/counts",
+            [get(Read, counts::show).checks_scopes().with_query()],
+        ),
+        path(
+            "/v1/history",
+            [get(Read, history::list).checks_scopes().with_query()],
+        ),
         path(
             "/v1/actions",
             [get(Read, actions::list).checks_scopes().with_query()],

@@ -10,7 +10,7 @@ use super::{Instance, Registrant, Scope, ScopeRecord};
 
 /// The position of an event: the epoch of the event log and the sequence in it. After the log
 /// is lost, another epoch begins.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId {
     /// When the log began, in Unix milliseconds; 0 for a log without events.
     pub epoch: u64,
@@ -134,6 +134,20 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// The names that subscribers see, without that of the roll call.
+    pub(crate) const NAMES: [&str; 10] = [
+        "instance.registered",
+        "instance.online",
+        "instance.offline",
+        "instance.changed",
+        "instance.deregistered",
+        "scope.declared",
+        "scope.removed",
+        "protection.entered",
+        "protection.left",
+        "resync",
+    ];
+
     /// Returns the name that subscribers see.
     pub fn name(&self) -> &'static str {
         match self {

@@ -102,7 +102,8 @@ pub enum AddressPattern {
 }
 
 impl AddressPattern {
-    fn matches(&self, address: &Address) -> bool {
+    /// Returns whether an address is meant.
+    pub(crate) fn matches(&self, address: &Address) -> bool {
         match self {
             Self::Address(one) => one == address,
             Self::Host(host) => host == address.host(),

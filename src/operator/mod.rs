@@ -5,6 +5,7 @@
 
 mod backup;
 mod change;
+mod history;
 mod list;
 mod table;
 mod time;
@@ -119,10 +120,12 @@ pub(crate) async fn run(mut command: OperatorCommand) -> Result<(), CommandError
             address,
             output,
         } => list::show(&client, InstanceKey { scope, address }, output.format()).await,
+        OperatorCommand::History(settings) => history::run(&client, &settings).await,
         OperatorCommand::Watch(settings) => watch::run(&client, settings).await,
         OperatorCommand::Hold {
             reason,
             by,
+            duration,
             instances,
         } => {
             let mut change = json!({ "status": "held" });
@@ -131,6 +134,9 @@ pub(crate) async fn run(mut command: OperatorCommand) -> Result<(), CommandError
             }
             if let Some(by) = by {
                 change["held_by"] = json!(by);
+            }
+            if let Some(duration) = duration {
+                change["held_until"] = json!(time::after(*duration));
             }
             change::change(&client, instances, &change, "held").await
         }

@@ -232,7 +232,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_event_is_serialised_once_for_all_subscribers() {
-        let log = event_log::open(None, Arc::new(SystemClock));
+        let log = event_log::open(None, Arc::new(SystemClock), 20_000);
         let feed = EventBroadcast::new(log);
         let subscribers: Vec<_> = (0..1000).map(|_| feed.subscribe(None)).collect();
         feed.publish(LogEntry {

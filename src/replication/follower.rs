@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join;
 use tokio::time::{Instant, sleep};
 
 use super::comparison::Comparison;
@@ -17,6 +18,7 @@ use crate::backend::BackendError;
 use crate::clock::Clock;
 use crate::directory::{Directory, Drift, Stale};
 use crate::event_log::{EventLog, LogEntry, ReadOutcome};
+use crate::history::{History, HistoryEntry};
 use crate::liveness::{ExpiryHandler, Protection};
 use crate::metrics::Metrics;
 use crate::model::{Event, EventId, EventKind, Instance};
@@ -38,6 +40,8 @@ pub(crate) struct Follower {
     pub(crate) log: Arc<dyn EventLog>,
     /// The indexes of the scopes, which follow the log.
     pub(crate) indexes: Arc<ScopeIndexes>,
+    /// Remembers the events.
+    pub(crate) history: Arc<History>,
     /// Where the events are published to the subscribers of this replica.
     pub(crate) feed: Arc<EventBroadcast>,
     /// Is informed of offline transitions and of protection mode.
@@ -79,8 +83,17 @@ impl Follower {
         Ok(head)
     }
 
-    /// Follows the event log for ever.
+    /// Follows the event log for ever, and reads what it kept from before.
     pub(crate) async fn follow(&self, head: EventId) -> Infallible {
+        let ((), never) = join(
+            self.history.read_log(&*self.log, head),
+            self.follow_after(head),
+        )
+        .await;
+        never
+    }
+
+    async fn follow_after(&self, head: EventId) -> Infallible {
         let mut comparison = Comparison::new(Instant::now());
         let mut last = head;
         let backends = &self.metrics.backends;
@@ -138,6 +151,13 @@ impl Follower {
                 EventKind::EventsLost => lost = Some(logged.id),
                 _ => {}
             }
+            if let Some(mut entry) = HistoryEntry::of(&logged) {
+                let known = entry.instance().and_then(|it| self.directory.find(&it.key));
+                if let Some(known) = known {
+                    entry.share(&known.instance.key);
+                }
+                self.history.add(entry);
+            }
             self.feed.publish(logged);
         }
         lost
@@ -156,6 +176,7 @@ impl Follower {
                         self.indexes.lost(head);
                     }
                     self.directory.set_stale(Stale::Events, false);
+                    self.history.read_log(&*self.log, head).await;
                     return head;
                 }
                 Err(error) => log::debug!("cannot read the event log, retrying: {error}"),

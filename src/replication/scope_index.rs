@@ -261,7 +261,7 @@ mod tests {
     use crate::model::{ScopeId, ScopeRecord};
 
     fn indexes() -> ScopeIndexes {
-        ScopeIndexes::new(event_log::open(None, Arc::new(SystemClock)))
+        ScopeIndexes::new(event_log::open(None, Arc::new(SystemClock), 20_000))
     }
 
     fn service(key: &str) -> Scope {

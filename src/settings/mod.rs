@@ -27,7 +27,7 @@ pub(crate) use clap_complete::Shell;
 pub(crate) use self::agent::{AgentSettings, CheckSettings, CheckTarget};
 pub(crate) use self::client::ClientSettings;
 pub(crate) use self::operator::{
-    Format, ImportSettings, Instances, OperatorCommand, WatchSettings,
+    Format, HistorySettings, ImportSettings, Instances, OperatorCommand, WatchSettings,
 };
 pub(crate) use self::serve::StoreSettings;
 pub use self::serve::{CoreSettings, ServeSettings};

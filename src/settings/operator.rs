@@ -49,6 +49,8 @@ pub(crate) enum OperatorCommand {
     },
     /// Print events until it is stopped, or run a command whenever a list changes
     Watch(WatchSettings),
+    /// Print what happened, the latest last: events, or the actions of operators
+    History(HistorySettings),
     /// Hold instances: they receive no traffic until an operator enables them
     Hold {
         /// The reason, for other operators
@@ -58,6 +60,10 @@ pub(crate) enum OperatorCommand {
         /// Who holds them; the name of the token by default
         #[arg(long, value_parser = display_name)]
         by: Option<DisplayName>,
+
+        /// How long; then they are enabled. By default until an operator enables them
+        #[arg(long = "for", value_name = "DURATION")]
+        duration: Option<humantime::Duration>,
 
         /// The instances
         #[command(flatten)]
@@ -124,6 +130,46 @@ pub(crate) struct WatchSettings {
     pub(crate) output: OutputSettings,
 }
 
+/// The settings of `history`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HistorySettings {
+    /// The scope: services/KEY, groups/KEY, or KEY for a service; all scopes if omitted
+    #[arg(value_parser = scope)]
+    pub(crate) scope: Option<Scope>,
+
+    /// The address of an instance
+    #[arg(value_name = "HOST:PORT")]
+    pub(crate) address: Option<Address>,
+
+    /// Print the actions of operators instead of events
+    #[arg(long)]
+    pub(crate) actions: bool,
+
+    /// Only what the token of this name requested
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) by: Option<String>,
+
+    /// Only what happened within this duration, or since this time (RFC 3339)
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    pub(crate) since: String,
+
+    /// The most entries, from 1 to 1000
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value = "100",
+        value_parser = clap::value_parser!(u16).range(1..=1000)
+    )]
+    pub(crate) limit: u16,
+
+    /// Print the JSON of the registry instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) client: ClientSettings,
+}
+
 /// The settings of an import.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ImportSettings {
@@ -152,6 +198,7 @@ impl OperatorCommand {
             }
             Self::Instances { output, .. } | Self::Show { output, .. } => &mut output.client,
             Self::Watch(settings) => &mut settings.output.client,
+            Self::History(settings) => &mut settings.client,
             Self::Hold { instances, .. }
             | Self::Enable(instances)
             | Self::Disable(instances)

@@ -121,6 +121,16 @@ pub struct ServeSettings {
     #[arg(long, value_name = "DURATION", default_value = "72h")]
     remove_offline_after: humantime::Duration,
 
+    /// The number of events that the event log keeps, from 20000 to 500000: for subscribers that
+    /// reconnect, and for the history
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value = "20000",
+        value_parser = count(20_000..=500_000)
+    )]
+    pub(crate) event_log_length: usize,
+
     /// How long the actions of operators are kept; 0s keeps them for ever
     #[arg(long, value_name = "DURATION", default_value = "90d")]
     keep_audit: humantime::Duration,
@@ -229,6 +239,8 @@ pub struct CoreSettings {
     pub announcement: Option<RefreshNotice>,
     /// How long an instance is offline before it is removed; `None` for ever.
     pub remove_offline_after: Option<Duration>,
+    /// The number of events that the event log and the history keep.
+    pub event_log_length: usize,
     /// How long the actions of operators are kept; `None` for ever.
     pub keep_audit: Option<Duration>,
 }
@@ -291,6 +303,7 @@ impl ServeSettings {
                 message: ANNOUNCE_MESSAGE.to_owned(),
             }),
             remove_offline_after: Some(*self.remove_offline_after).filter(|after| !after.is_zero()),
+            event_log_length: self.event_log_length,
             keep_audit: Some(*self.keep_audit).filter(|keep| !keep.is_zero()),
         }
     }

@@ -368,7 +368,7 @@ async fn a_jump_of_the_clock_removes_no_instance() {
     let leases = lease::open(&LeaseUrl::Memory, clock.clone()).unwrap();
     let backends = rollcalld::daemon::Backends {
         store: MemoryStore::default().open(),
-        log: event_log::open(None, clock.clone()),
+        log: event_log::open(None, clock.clone(), 20_000),
         coordinator: coordination::open(None),
         connect: Box::new(move || leases.connect()),
         clock: clock.clone(),

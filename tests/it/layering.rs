@@ -24,6 +24,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("agent", &["client", "model", "settings"]),
     ("operator", &["client", "clock", "model", "settings"]),
     ("directory", &["model", "store"]),
+    ("history", &["model", "clock", "directory", "event_log"]),
     (
         "liveness",
         &[
@@ -46,6 +47,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "event_log",
             "backend",
             "directory",
+            "history",
             "store",
             "actor",
             "liveness",
@@ -77,6 +79,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "actor",
             "liveness",
             "directory",
+            "history",
             "replication",
             "auth",
             "admission",
@@ -112,6 +115,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "coordination",
             "liveness",
             "directory",
+            "history",
             "replication",
             "actor",
             "http",

@@ -30,6 +30,7 @@ mod expiry;
 mod facades;
 mod faults;
 mod gateway_center;
+mod history;
 mod layering;
 mod lease_faults;
 mod limits;

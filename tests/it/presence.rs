@@ -117,7 +117,7 @@ impl Fixture {
         let coordinator = coordination::open(leases.redis());
         let backends = rollcalld::daemon::Backends {
             store,
-            log: event_log::open(leases.redis(), clock.clone()),
+            log: event_log::open(leases.redis(), clock.clone(), 20_000),
             coordinator: coordinator.clone(),
             connect: Box::new(move || leases.connect()),
             clock,
@@ -267,7 +267,7 @@ async fn a_reconcile_of_many_leases_goes_on_where_the_last_one_ended() {
     let handle = leases.clone();
     let backends = rollcalld::daemon::Backends {
         store: MemoryStore::default().open(),
-        log: event_log::open(None, Arc::new(SystemClock)),
+        log: event_log::open(None, Arc::new(SystemClock), 20_000),
         coordinator: coordination::open(None),
         connect: Box::new(move || handle.clone()),
         clock: Arc::new(SystemClock),

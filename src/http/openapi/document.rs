@@ -9,8 +9,8 @@ use utoipa::{Modify, OpenApi};
 use super::page;
 use crate::http::problem::Document;
 use crate::http::v1::{
-    actions, bulk, events, heartbeats, instance_list, instances, leases, overview, scopes, search,
-    targets, whoami,
+    actions, attention, bulk, counts, events, heartbeats, history, instance_list, instances,
+    leases, overview, scopes, search, targets, whoami,
 };
 use crate::http::{console, gateway_center, ops};
 
@@ -41,6 +41,9 @@ use crate::http::{console, gateway_center, ops};
         events::stream,
         overview::show,
         overview::release,
+        attention::show,
+        counts::show,
+        history::list,
         actions::list,
         targets::list,
         whoami::show,

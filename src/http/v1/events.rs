@@ -10,18 +10,16 @@ use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::{StreamExt, future, stream};
-use serde::Serialize;
 use tokio::time::{Instant, interval_at};
 
-use super::instance_response::RegistrantResponse;
+use super::event_response::EventResponse;
 use super::selection_query::{Accepts, ScopeParams, SelectionQuery};
+use crate::history::HistoryEntry;
 use crate::http::access::Caller;
 use crate::http::context;
 use crate::http::openapi::responses::{AuthErrors, BadRequest};
 use crate::http::{Api, Problem};
-use crate::model::{
-    EventId, EventKind, Instance, ScopeKind, Selection, Status, Weight, rfc3339_millis,
-};
+use crate::model::{EventId, EventKind, Selection};
 use crate::replication::{FeedItem, PublishedEvent};
 
 /// The time between comments, so that no proxy closes an idle stream.
@@ -47,91 +45,6 @@ fn concerns(selection: &Selection, caller: &Caller, kind: &EventKind) -> bool {
         .is_none_or(|scope| selection.selects_scope(scope) && caller.check(scope).is_ok())
 }
 
-/// The data of an event.
-#[derive(Serialize)]
-struct Data<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    group: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    service: Option<&'a str>,
-    #[serde(flatten)]
-    instance: Option<InstanceData<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
-    /// The changed fields.
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    changed: &'a [String],
-    /// Who requested the change.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    by: Option<RegistrantResponse<'a>>,
-    at: String,
-}
-
-#[derive(Serialize)]
-struct InstanceData<'a> {
-    address: &'a str,
-    id: String,
-    weight: Weight,
-    status: Status,
-    online: bool,
-    available: bool,
-}
-
-impl<'a> InstanceData<'a> {
-    /// Returns the instance of an event. A transition itself determines whether it is online.
-    fn of(kind: &'a EventKind) -> Option<Self> {
-        let instance: &Instance = kind.instance()?;
-        let online = match kind.transition() {
-            Some((_, online)) => online,
-            None => instance.presence.online && !matches!(kind, EventKind::InstanceDeregistered(_)),
-        };
-        Some(Self {
-            address: instance.key.address.as_str(),
-            id: instance.id.to_string(),
-            weight: instance.weight(),
-            status: instance.status,
-            online,
-            available: online && instance.status == Status::Enabled,
-        })
-    }
-}
-
-fn reason_of(instance: &Instance) -> Option<&str> {
-    let reason = instance.hold.as_ref()?.reason.as_ref();
-    reason.map(|reason| reason.as_str())
-}
-
-impl<'a> Data<'a> {
-    fn of(published: &'a PublishedEvent) -> Self {
-        let kind = &published.event.kind;
-        let scope = kind.scope();
-        let key = |wanted| {
-            let scope = scope.filter(|scope| scope.kind == wanted)?;
-            Some(scope.key.as_str())
-        };
-        let (name, reason) = match kind {
-            EventKind::ScopeDeclared(record) => (Some(record.display_name()), None),
-            EventKind::ProtectionEntered { reason } | EventKind::ProtectionLeft { reason } => {
-                (None, Some(reason.as_str()))
-            }
-            EventKind::InstanceChanged(instance) => (None, reason_of(instance)),
-            _ => (None, None),
-        };
-        Self {
-            group: key(ScopeKind::Group),
-            service: key(ScopeKind::Service),
-            instance: InstanceData::of(kind),
-            name,
-            reason,
-            changed: &published.event.changed,
-            by: published.event.by.as_ref().map(RegistrantResponse::from),
-            at: rfc3339_millis(published.event.at),
-        }
-    }
-}
-
 /// Returns the reconnection time for the end of the stream; different for each client port.
 fn reconnect_after_ms(request: &HttpRequest) -> u64 {
     let port = request.peer_addr().map_or(0, |peer| peer.port());
@@ -141,11 +54,14 @@ fn reconnect_after_ms(request: &HttpRequest) -> u64 {
 /// Formats an event. An event that is only for replicas becomes empty, and its ID is not sent.
 fn frame(published: &PublishedEvent) -> Bytes {
     let kind = &published.event.kind;
-    if matches!(kind, EventKind::LeaseRestarted(_) | EventKind::EventsLost) {
+    if *kind == EventKind::EventsLost {
         return Bytes::new();
     }
-    let data = serde_json::to_string(&Data::of(published)).unwrap_or_default();
-    let (name, id) = (kind.name(), published.id);
+    let Some(entry) = HistoryEntry::of_event(published.id, &published.event) else {
+        return Bytes::new();
+    };
+    let data = serde_json::to_string(&EventResponse::from(&entry)).unwrap_or_default();
+    let (name, id) = (entry.name, entry.id);
     format!("id: {id}\nevent: {name}\ndata: {data}\n\n").into()
 }
 

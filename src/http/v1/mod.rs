@@ -1,9 +1,13 @@
 //! The API v1.
 
 pub(super) mod actions;
+pub(super) mod attention;
 pub(super) mod bulk;
+pub(super) mod counts;
+mod event_response;
 pub(super) mod events;
 pub(super) mod heartbeats;
+pub(super) mod history;
 mod history_query;
 pub(super) mod instance_list;
 mod instance_response;

@@ -67,7 +67,7 @@ fn registry_of(
 }
 
 fn memory_log() -> Arc<dyn EventLog> {
-    event_log::open(None, Arc::new(SystemClock))
+    event_log::open(None, Arc::new(SystemClock), 20_000)
 }
 
 fn recorder(store: &Arc<FaultyStore>, directory: &Arc<Directory>) -> Mailbox<RegistryActor> {

@@ -27,7 +27,7 @@ pub(super) struct Fixture {
 
 async fn memory() -> Fixture {
     Fixture {
-        log: event_log::open(None, Arc::new(SystemClock)),
+        log: event_log::open(None, Arc::new(SystemClock), 20_000),
         _servers: Box::new(()),
     }
 }
@@ -42,7 +42,7 @@ async fn redis(program: &str) -> Fixture {
 
 fn open(redis: &Redis) -> Arc<dyn EventLog> {
     let backend = RedisBackend::open(&redis.url().parse().unwrap()).unwrap();
-    event_log::open(Some(&backend), Arc::new(SystemClock))
+    event_log::open(Some(&backend), Arc::new(SystemClock), 20_000)
 }
 
 suite! {
@@ -52,6 +52,7 @@ suite! {
         on_valkey => super::redis(&crate::valkey::program());
     tests: {
         events_are_read_in_order_without_a_gap,
+        events_are_read_backwards_page_by_page,
         a_read_that_waits_for_an_event_is_woken_by_it,
         an_id_that_the_log_does_not_know_has_lost_what_followed,
         the_log_forgets_its_oldest_events_and_says_so,
@@ -121,6 +122,34 @@ impl Fixture {
         let all = self.following(EventId::default()).await.unwrap();
         all.iter().map(|logged| logged.event.kind.name()).collect()
     }
+}
+
+async fn events_are_read_backwards_page_by_page(fixture: Fixture) {
+    let start = EventId {
+        epoch: 1,
+        sequence: 1,
+    };
+    assert_eq!(fixture.log.read_before(start).await.unwrap(), []);
+    for i in 0..1200 {
+        let changed = event(EventKind::InstanceChanged(instance(i, i)));
+        fixture.log.append(&[changed]).await.unwrap();
+    }
+    let all = fixture.following(EventId::default()).await.unwrap();
+    let head = fixture.log.head().await.unwrap();
+    let mut before = EventId {
+        sequence: head.sequence + 1,
+        ..head
+    };
+    let mut read = Vec::new();
+    loop {
+        let page = fixture.log.read_before(before).await.unwrap();
+        let Some(last) = page.last() else { break };
+        assert!(page.len() <= 500);
+        before = last.id;
+        read.extend(page);
+    }
+    read.reverse();
+    assert_eq!(read, all);
 }
 
 async fn events_are_read_in_order_without_a_gap(fixture: Fixture) {

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use rollcalld::backend::BackendError;
 use rollcalld::clock::Clock;
 use rollcalld::coordination::{self, Coordinator};
-use rollcalld::event_log::{self, EventLog, ReadOutcome};
+use rollcalld::event_log::{self, EventLog, LogEntry, ReadOutcome};
 use rollcalld::lease::{
     Identity, Lease, LeasePage, LeaseSnapshot, LeaseStore, ListCursor, Renewal, Renewed,
 };
@@ -64,7 +64,7 @@ impl State {
             mode: Mode::Works,
             leases,
             history: Vec::new(),
-            log: event_log::open(None, self.clock.clone()),
+            log: event_log::open(None, self.clock.clone(), 20_000),
             coordinator: coordination::open(None),
         });
         self.servers.len() - 1
@@ -296,6 +296,10 @@ impl EventLog for Route {
 
     async fn head(&self) -> Result<EventId, BackendError> {
         self.log(false)?.head().await
+    }
+
+    async fn read_before(&self, before: EventId) -> Result<Vec<LogEntry>, BackendError> {
+        self.log(false)?.read_before(before).await
     }
 
     async fn read(&self, after: EventId, wait: Duration) -> Result<ReadOutcome, BackendError> {

@@ -76,6 +76,7 @@ pub(crate) fn core_settings(limits: Limits) -> CoreSettings {
         },
         announcement: None,
         remove_offline_after: None,
+        event_log_length: 20_000,
         keep_audit: None,
     }
 }
