@@ -187,6 +187,7 @@ impl Daemon {
             tokens: Arc::clone(&tokens),
             admission: Arc::clone(&shared.admission),
             connections: Arc::clone(&shared.connections),
+            roll_call_interval: shared.roll_call_interval,
         });
         let (server, address) = listen(&settings, &shared, tls.as_deref())?;
         let dns = settings.facades.dns();

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -20,6 +21,7 @@ pub(super) struct DaemonState {
     pub(super) tokens: Arc<Tokens>,
     pub(super) admission: Arc<ConcurrencyLimits>,
     pub(super) connections: Arc<Connections>,
+    pub(super) roll_call_interval: Duration,
 }
 
 /// Writes metrics: of each its kind, its name, its help, and its value or values.
@@ -45,6 +47,8 @@ impl State for DaemonState {
             gauge "http_connections", "Open client connections", self.connections.open();
             gauge "http_connections_limit", "Limit of open client connections",
                 self.connections.limit();
+            gauge "roll_call_interval_seconds", "Time between roll calls",
+                self.roll_call_interval.as_secs();
             counter "http_malformed_requests", "Requests that are not valid HTTP",
                 malformed_requests();
             gauges "http_in_flight",

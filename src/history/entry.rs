@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 
 use crate::event_log::LogEntry;
 use crate::model::{
-    Event, EventId, EventKind, Instance, InstanceId, InstanceKey, Note, Registrant, Scope, Status,
-    Weight,
+    Event, EventId, EventKind, Instance, InstanceId, InstanceKey, Note, ProtectionCause,
+    Registrant, Scope, Status, Weight,
 };
 
 /// An event, without what only replicas need.
@@ -21,6 +21,8 @@ pub(crate) struct HistoryEntry {
     pub(crate) subject: Subject,
     /// The reason of a hold, or of protection mode.
     pub(crate) reason: Option<Box<str>>,
+    /// The cause of the beginning or the end of protection mode.
+    pub(crate) cause: Option<ProtectionCause>,
     /// The fields that an `instance.changed` changed.
     pub(crate) changed: Box<[String]>,
     /// Who requested the change.
@@ -78,8 +80,8 @@ impl HistoryEntry {
             },
         };
         let reason = match kind {
-            EventKind::ProtectionEntered { reason } | EventKind::ProtectionLeft { reason } => {
-                Some(reason.as_str())
+            EventKind::ProtectionEntered(why) | EventKind::ProtectionLeft(why) => {
+                Some(why.reason.as_str())
             }
             EventKind::InstanceChanged(instance) => hold_reason(instance),
             _ => None,
@@ -90,6 +92,12 @@ impl HistoryEntry {
             name: kind.name(),
             subject,
             reason: reason.map(Box::from),
+            cause: match kind {
+                EventKind::ProtectionEntered(why) | EventKind::ProtectionLeft(why) => {
+                    why.cause.clone()
+                }
+                _ => None,
+            },
             changed: changed.clone().into(),
             by: by.clone(),
         })

@@ -128,10 +128,12 @@ pub(super) async fn write<W: Recorded>(
     write: W,
 ) -> Result<W::Output, WriteError> {
     let by = caller.registrant();
-    match caller.has_role(Role::Admin) {
-        true => api.registry.write(OperatorAction { by, write }).await,
-        false => api.registry.write(Requested { by, write }).await,
+    if !caller.has_role(Role::Admin) {
+        return api.registry.write(Requested { by, write }).await;
     }
+    let output = api.registry.write(OperatorAction { by, write }).await?;
+    api.metrics.operator_actions.inc();
+    Ok(output)
 }
 
 /// Changes an instance for a caller, and returns it; `None` if it is not registered.

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::directory::{Directory, InstanceEntry, Stale};
 use crate::lease::{Health, Lease, LeaseStore};
 use crate::metrics::Metrics;
-use crate::model::{Event, EventKind, InstanceKey, Registrant, Ttl};
+use crate::model::{Event, EventKind, InstanceKey, ProtectionReason, Registrant, Ttl};
 use crate::store::LeaseStart;
 
 /// The most leases in one round trip to the lease store.
@@ -129,8 +129,8 @@ impl ExpiryHandler {
             Verdict::Suspect(began) => {
                 let keys = keys(proven.iter().map(|expired| &expired.listed));
                 self.directory.set_suspect(&keys, true);
-                if let Some(reason) = began {
-                    self.append_protection(EventKind::ProtectionEntered { reason }, None)
+                if let Some(why) = began {
+                    self.append_protection(EventKind::ProtectionEntered(why), None)
                         .await;
                 }
             }
@@ -174,8 +174,8 @@ impl ExpiryHandler {
             self.directory.set_suspect(&missing, true);
             self.directory.set_suspect(&alive, false);
         }
-        if let Some(reason) = self.protection.review(online.len(), suspects) {
-            self.end_protection(reason, None).await;
+        if let Some(why) = self.protection.review(online.len(), suspects) {
+            self.end_protection(why, None).await;
         }
         Ok(())
     }
@@ -185,13 +185,13 @@ impl ExpiryHandler {
     /// requested it.
     pub(crate) async fn end_protection(
         &self,
-        reason: String,
+        why: ProtectionReason,
         by: Option<Registrant>,
     ) -> Option<usize> {
-        if !self.protection.leave(&reason) {
+        if !self.protection.leave(&why) {
             return None;
         }
-        self.append_protection(EventKind::ProtectionLeft { reason }, by)
+        self.append_protection(EventKind::ProtectionLeft(why), by)
             .await;
         Some(self.release_suspects().await)
     }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::lease::Health;
-use crate::model::Ttl;
+use crate::model::{ProtectionCause, ProtectionReason, Ttl};
 
 /// The interval at which [`Protection::tick`] is called.
 pub(super) const TICK: Duration = Duration::from_millis(500);
@@ -83,7 +83,7 @@ pub(crate) struct ActivePeriod {
     /// When it began, in wall time.
     pub(crate) at: DateTime<Utc>,
     /// Why it began.
-    pub(crate) reason: String,
+    pub(crate) why: ProtectionReason,
     since: Instant,
     /// When the share of suspects last exceeded `ratio`.
     exceeded_at: Instant,
@@ -104,7 +104,7 @@ pub(crate) enum Verdict {
     /// They are marked offline.
     Expired,
     /// They are suspects. Contains the reason if this decision entered protection mode.
-    Suspect(Option<String>),
+    Suspect(Option<ProtectionReason>),
 }
 
 /// The state of protection mode and of offline detection, for display.
@@ -228,33 +228,43 @@ impl Protection {
         if all < self.limits.min || expiring <= self.limits.ratio * all as f64 {
             return Verdict::Expired;
         }
+        // Whole numbers, because `expiring` is an estimate.
+        let cause = ProtectionCause::MassLoss {
+            missing: expiring.round() as u64,
+            online: all as u64,
+            within_seconds: self.limits.ttl.as_secs(),
+        };
         let reason = format!(
             "{expiring:.0} of {all} online instances would go offline within {} s, more than --protection-threshold {}",
             self.limits.ttl.as_secs(),
             self.limits.ratio
         );
         log::warn!("protection mode entered: {reason}");
-        state.enter(now, at, reason.clone());
-        Verdict::Suspect(Some(reason))
+        let why = ProtectionReason {
+            reason,
+            cause: Some(cause),
+        };
+        state.enter(now, at, why.clone());
+        Verdict::Suspect(Some(why))
     }
 
     /// Enters protection mode, because another replica did.
-    pub(crate) fn entered_elsewhere(&self, at: DateTime<Utc>, reason: &str) {
+    pub(crate) fn entered_elsewhere(&self, at: DateTime<Utc>, why: &ProtectionReason) {
         let mut state = self.state.lock();
         if state.active.is_none() {
-            log::warn!("protection mode entered by another replica: {reason}");
-            state.enter(Instant::now(), at, reason.to_owned());
+            log::warn!("protection mode entered by another replica: {}", why.reason);
+            state.enter(Instant::now(), at, why.clone());
         }
     }
 
     /// Ends protection mode and resets the count of instances that went offline. Returns
     /// whether it was active.
-    pub(crate) fn leave(&self, reason: &str) -> bool {
+    pub(crate) fn leave(&self, why: &ProtectionReason) -> bool {
         let mut state = self.state.lock();
         let active = state.active.take().is_some();
         if active {
             state.recent.clear();
-            log::warn!("protection mode ended: {reason}");
+            log::warn!("protection mode ended: {}", why.reason);
         }
         active
     }
@@ -266,26 +276,37 @@ impl Protection {
 
     /// Returns the reason to end protection mode now, if there is one. `online` is the number
     /// of online instances, and `suspects` is how many of them are suspects.
-    pub(crate) fn review(&self, online: usize, suspects: usize) -> Option<String> {
+    pub(crate) fn review(&self, online: usize, suspects: usize) -> Option<ProtectionReason> {
         let mut state = self.state.lock();
         let now = Instant::now();
         let limits = self.limits;
         let active = state.active.as_mut()?;
         if now.duration_since(active.since) >= limits.max {
-            return Some(format!(
-                "protection mode has lasted for --protection-max-duration {:?}",
-                limits.max
-            ));
+            return Some(ProtectionReason {
+                reason: format!(
+                    "protection mode has lasted for --protection-max-duration {:?}",
+                    limits.max
+                ),
+                cause: Some(ProtectionCause::MaxDuration),
+            });
         }
         if suspects as f64 > limits.ratio * online as f64 {
             active.exceeded_at = now;
         }
         if suspects == 0 {
-            return Some("all heartbeats have returned".to_owned());
+            return Some(ProtectionReason {
+                reason: "all heartbeats have returned".to_owned(),
+                cause: Some(ProtectionCause::HeartbeatsReturned),
+            });
         }
         let has_recovered = now.duration_since(active.exceeded_at) > limits.ttl.as_duration();
-        has_recovered
-            .then(|| format!("only {suspects} of {online} online instances are still suspect"))
+        has_recovered.then(|| ProtectionReason {
+            reason: format!("only {suspects} of {online} online instances are still suspect"),
+            cause: Some(ProtectionCause::FewSuspects {
+                suspects: suspects as u64,
+                online: online as u64,
+            }),
+        })
     }
 
     /// Returns the state for display.
@@ -354,10 +375,10 @@ impl State {
         self.trusted = (now, reason);
     }
 
-    fn enter(&mut self, now: Instant, at: DateTime<Utc>, reason: String) {
+    fn enter(&mut self, now: Instant, at: DateTime<Utc>, why: ProtectionReason) {
         self.active = Some(ActivePeriod {
             at,
-            reason,
+            why,
             since: now,
             exceeded_at: now,
         });
@@ -395,6 +416,13 @@ mod tests {
 
     fn ttl() -> Ttl {
         Ttl::try_from(i64::try_from(TTL).unwrap()).unwrap()
+    }
+
+    fn why(reason: &str) -> ProtectionReason {
+        ProtectionReason {
+            reason: reason.to_owned(),
+            cause: None,
+        }
     }
 
     async fn run(protection: &Protection, seconds: u64) {
@@ -501,7 +529,7 @@ mod tests {
             !assess(&protection, 100, 1),
             "while protection mode is active, no instance is marked offline"
         );
-        let reason = protection.report().active.unwrap().0.reason;
+        let reason = protection.report().active.unwrap().0.why.reason;
         assert_eq!(
             reason,
             "51 of 100 online instances would go offline within 30 s, more than --protection-threshold 0.5"
@@ -516,7 +544,7 @@ mod tests {
         advance(Duration::from_secs(TTL)).await;
         assert!(assess(&protection, 60, 10));
         assert!(!assess(&protection, 60, 11));
-        assert!(protection.leave("test"));
+        assert!(protection.leave(&why("test")));
         protection.went_offline(40);
         advance(Duration::from_secs(TTL + 1)).await;
         assert!(assess(&protection, 60, 30), "older ones do not count");
@@ -534,7 +562,7 @@ mod tests {
             "the other heartbeats may still return"
         );
         let reason = protection.review(100, 0).unwrap();
-        assert_eq!(reason, "all heartbeats have returned");
+        assert_eq!(reason.reason, "all heartbeats have returned");
         assert!(protection.leave(&reason) && !protection.is_active());
         assert!(!protection.leave(&reason), "protection mode ends only once");
     }
@@ -548,7 +576,7 @@ mod tests {
         advance(Duration::from_secs(TTL)).await;
         assert_eq!(protection.review(100, 20), None);
         advance(Duration::from_secs(1)).await;
-        let reason = protection.review(100, 20).unwrap();
+        let reason = protection.review(100, 20).unwrap().reason;
         assert_eq!(reason, "only 20 of 100 online instances are still suspect");
     }
 
@@ -561,7 +589,7 @@ mod tests {
             assert_eq!(protection.review(100, 100), None);
         }
         advance(Duration::from_secs(5)).await;
-        let reason = protection.review(100, 100).unwrap();
+        let reason = protection.review(100, 100).unwrap().reason;
         assert_eq!(
             reason,
             "protection mode has lasted for --protection-max-duration 600s"
@@ -571,7 +599,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn protection_mode_of_another_replica_applies_here_too() {
         let protection = protection();
-        protection.entered_elsewhere(DateTime::default(), "too many");
+        protection.entered_elsewhere(DateTime::default(), &why("too many"));
         assert!(!assess(&protection, 100, 1));
     }
 }

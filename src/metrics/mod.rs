@@ -112,6 +112,8 @@ metrics! {
         "lease_errors", "Calls to the lease store that failed";
     transitions: Family<Label, Counter> = Family::<Label, Counter>::default(),
         "transitions", "Transitions to online or offline that this replica recorded";
+    pub(crate) operator_actions: Counter = Counter::default(),
+        "operator_actions", "Actions of operators that this replica did";
     events: Family<Label, Counter> = Family::<Label, Counter>::default(),
         "events", "Events read from the event log, by type";
     pub(crate) heartbeats: HeartbeatMetrics = Family::<Label, Counter>::default(),

@@ -83,6 +83,44 @@ impl Event {
     }
 }
 
+/// Why protection mode began or ended: as a sentence, and for programs that say it in their own words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtectionReason {
+    /// The sentence, in English.
+    pub reason: String,
+    /// `None` in an event of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<ProtectionCause>,
+}
+
+/// The cause of the beginning or the end of protection mode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum ProtectionCause {
+    /// It began, because too many instances would go offline.
+    MassLoss {
+        /// The number of online instances that would go offline.
+        missing: u64,
+        /// The number of online instances.
+        online: u64,
+        /// The time within which they would.
+        within_seconds: u16,
+    },
+    /// It ended, because it has lasted for the maximum duration.
+    MaxDuration,
+    /// It ended, because all heartbeats have returned.
+    HeartbeatsReturned,
+    /// It ended, because few instances are suspect.
+    FewSuspects {
+        /// The number of suspects.
+        suspects: u64,
+        /// The number of online instances.
+        online: u64,
+    },
+    /// It ended, because an operator released it.
+    Released,
+}
+
 /// A change. It contains the instance or scope after the change, or its last state if it was
 /// removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,16 +156,10 @@ pub enum EventKind {
     RollCalled,
     /// Protection mode began: too many leases ended at once.
     #[serde(rename = "protection.entered")]
-    ProtectionEntered {
-        /// The reason, for operators.
-        reason: String,
-    },
+    ProtectionEntered(ProtectionReason),
     /// Protection mode ended.
     #[serde(rename = "protection.left")]
-    ProtectionLeft {
-        /// The reason, for operators.
-        reason: String,
-    },
+    ProtectionLeft(ProtectionReason),
     /// Events were lost before they reached the log: the lists must be read again.
     #[serde(rename = "resync")]
     EventsLost,
@@ -160,8 +192,8 @@ impl EventKind {
             Self::ScopeDeclared(_) => "scope.declared",
             Self::ScopeRemoved(_) => "scope.removed",
             Self::RollCalled => "roll.call",
-            Self::ProtectionEntered { .. } => "protection.entered",
-            Self::ProtectionLeft { .. } => "protection.left",
+            Self::ProtectionEntered(_) => "protection.entered",
+            Self::ProtectionLeft(_) => "protection.left",
             Self::EventsLost => "resync",
         }
     }
@@ -259,8 +291,18 @@ mod tests {
         for kind in [
             EventKind::RollCalled,
             EventKind::EventsLost,
-            EventKind::ProtectionEntered { reason: "r".into() },
-            EventKind::ProtectionLeft { reason: "r".into() },
+            EventKind::ProtectionEntered(ProtectionReason {
+                reason: "r".into(),
+                cause: Some(ProtectionCause::MassLoss {
+                    missing: 3,
+                    online: 4,
+                    within_seconds: 30,
+                }),
+            }),
+            EventKind::ProtectionLeft(ProtectionReason {
+                reason: "r".into(),
+                cause: None,
+            }),
         ] {
             let event = Event::new(at, kind);
             let json = serde_json::to_value(&event).unwrap();

@@ -28,7 +28,7 @@ use serde::de::{Error, Visitor};
 pub use action::{Action, ActionKind, ActionRecord, ActionSelection, Subject};
 pub use address::Address;
 pub use decision::{Hold, InstanceChange, Overrides, StatusChange};
-pub use event::{Event, EventId, EventKind};
+pub use event::{Event, EventId, EventKind, ProtectionCause, ProtectionReason};
 pub use instance::{Instance, InstanceId, InstanceKey, Presence, Status, Ttl, Weight};
 pub(crate) use json::parse_json;
 pub use label::{DisplayName, Label, Note};

@@ -142,10 +142,10 @@ impl Follower {
             self.metrics.event(kind.name(), lag);
             match kind {
                 EventKind::InstanceWentOffline(_) => self.protection.went_offline(1),
-                EventKind::ProtectionEntered { reason } => {
-                    self.protection.entered_elsewhere(*at, reason);
+                EventKind::ProtectionEntered(why) => {
+                    self.protection.entered_elsewhere(*at, why);
                 }
-                EventKind::ProtectionLeft { reason } if self.protection.leave(reason) => {
+                EventKind::ProtectionLeft(why) if self.protection.leave(why) => {
                     self.expiry.release_suspects().await;
                 }
                 EventKind::EventsLost => lost = Some(logged.id),

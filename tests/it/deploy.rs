@@ -214,6 +214,7 @@ fn expressions_of_dashboard() -> Vec<String> {
     let dashboard = dashboard();
     let mut found = Vec::new();
     collect(&dashboard["panels"], &mut found);
+    collect(&dashboard["annotations"], &mut found);
     for variable in dashboard["templating"]["list"].as_array().unwrap() {
         if variable["type"] == "query" {
             found.push(variable["definition"].as_str().unwrap().to_owned());
@@ -413,7 +414,11 @@ fn a_question_for_what_is_not_there_is_seen() {
 fn every_panel_says_what_it_shows() {
     let dashboard = dashboard();
     let mut ids = BTreeSet::new();
-    for panel in dashboard["panels"].as_array().unwrap() {
+    // The panels of a collapsed row are in the row.
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let within = |row: &Value| row["panels"].as_array().cloned().unwrap_or_default();
+    let panels = panels.flat_map(|panel| [vec![panel.clone()], within(panel)].concat());
+    for panel in panels {
         let title = panel["title"].as_str().unwrap();
         assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id");
         if panel["type"] == "row" {

@@ -220,6 +220,22 @@ async fn the_table_of_metrics_is_what_the_daemon_serves() {
 }
 
 #[test]
+fn every_defect_of_the_first_console_has_a_test() {
+    let page = include_str!("../../docs/console.md");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/console");
+    let files = fs::read_dir(folder).unwrap();
+    let tests: String = files
+        .map(|file| fs::read_to_string(file.unwrap().path()).unwrap())
+        .collect();
+    let rows = page.lines().filter(|line| line.ends_with("` |"));
+    let named: Vec<&str> = rows.map(|row| row.rsplit('`').nth(1).unwrap()).collect();
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        assert!(tests.contains(&format!("async fn {name}()")), "{name}");
+    }
+}
+
+#[test]
 fn every_complaint_has_a_test_with_its_number() {
     let page = include_str!("../../docs/complaints.md");
     let rows = page.lines().filter_map(|line| {

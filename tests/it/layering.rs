@@ -305,8 +305,10 @@ fn import_graph(root: &Path, folder: &Path) -> BTreeMap<PathBuf, Vec<PathBuf>> {
             .flat_map(|line| [line, " "])
             .collect();
         let imports = code.split(';').filter_map(|statement| {
-            let (_, path) = statement.rsplit_once("use ")?;
-            Some(expand(path))
+            let is_word = |at: &usize| !statement[..*at].ends_with(char::is_alphanumeric);
+            let mut words = statement.rmatch_indices("use ").map(|(at, _)| at);
+            let at = words.find(is_word)?;
+            Some(expand(&statement[at + "use ".len()..]))
         });
         let targets = imports
             .flatten()

@@ -30,7 +30,7 @@ fn example(pattern: &str) -> String {
         .replace("{kind}", "services")
         .replace("{key}", "orders")
         .replace("{address}", "10.0.0.5:8080")
-        .replace("{file}", "console.css")
+        .replace("{file}", "base.css")
 }
 
 fn patterns() -> Vec<&'static str> {

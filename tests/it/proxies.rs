@@ -104,13 +104,13 @@ async fn complaint_7_console_and_docs_work_under_another_path() {
     let browser = Browser::open(&page).await;
     browser.sees("#link", |text| text == "live").await;
     let row = browser
-        .sees("#instances .rows .row", |text| text.contains("10.0.0.5"))
+        .sees("#instance-rows .row", |text| text.contains("10.0.0.5"))
         .await;
-    assert!(row.contains("offline"), "{row}");
+    assert!(row.contains("Offline"), "{row}");
     // It follows the events under the same path.
     daemon.put(&format!("{ORDERS}/heartbeat"), json!({})).await;
     browser
-        .sees("#instances .rows .row", |text| text.contains("available"))
+        .sees("#instance-rows .row", |text| text.contains("Available"))
         .await;
     browser.close().await;
 

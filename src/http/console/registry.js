@@ -1,217 +1,281 @@
-// The page's copy of the registry: read from the API, and updated by its events.
+// The page's copy of the registry: read from the API once, and then changed by its events. What the
+// events do not say is read again: single scopes and instances, and whole lists only after a gap.
 
-const STREAM_SILENCE = 40_000;
-const TIMELINE = 200;
-const SEARCHES = 6;
+import { get, getUnlessKnown, isSignInNeeded, pathOf, query, readEvents, Refused } from "./api.js";
 
-// Relative to the page, which a proxy may serve under another path.
-const at = (path) => new URL(path, document.baseURI);
+// The overview is read in this interval, and sooner after a failure. Without an answer to this many in
+// a row the daemon counts as silent.
+const POLL = 5000;
+const POLL_AGAIN = 1000;
+const POLL_TIMEOUT = 4000;
+const SILENT = 2;
 
-let token = sessionStorage.getItem("token") ?? "";
+// Changes are applied together, so that many events are few requests.
+const TOGETHER = 700;
 
-export const hasToken = () => token !== "";
+// More changed scopes or instances than this are read as a whole list, at most this often.
+const SINGLE = 40;
+const WHOLE = 8000;
 
-export function setToken(given) {
-  token = given;
-  if (given) sessionStorage.setItem("token", given);
-  else sessionStorage.removeItem("token");
-}
-
-export class Refused extends Error {
-  constructor(status, detail) {
-    super(detail);
-    this.status = status;
-  }
-}
-
-function headers(more = {}) {
-  return token ? { Authorization: `Bearer ${token}`, ...more } : more;
-}
-
-async function refusal(answer) {
-  const problem = await answer.json().catch(() => ({}));
-  return new Refused(answer.status, problem.detail ?? answer.statusText);
-}
-
-export async function call(method, path, body) {
-  const json = body === undefined ? {} : { "Content-Type": "application/json" };
-  const answer = await fetch(at(path), {
-    method, headers: headers(json), body: body === undefined ? undefined : JSON.stringify(body),
-    signal: AbortSignal.timeout(15_000),
-  });
-  if (!answer.ok) throw await refusal(answer);
-  return answer.status === 204 ? undefined : answer.json();
-}
-
-export const nameOf = (kind, key) => `${kind}s/${key}`;
-export const pathOf = (scope, address) => `v1/${scope}/instances/${encodeURIComponent(address)}`;
+const scopeOf = (data) => (data.service ? `services/${data.service}` : data.group ? `groups/${data.group}` : undefined);
 
 export class Registry extends EventTarget {
+  // "connecting", "live", "silent", or "signed-out" with the reason in `signIn`.
+  connection = "connecting";
+  signIn = undefined;
+  me = undefined;
   overview = undefined;
-  scopes = [];
-  lists = new Map();
-  leases = new Map();
-  timeline = [];
-  state = "connecting";
+  attention = undefined;
+  // When the daemon last answered, on the page's clock; at first when the page was opened.
+  answeredAt = Date.now();
+  // By path, such as services/orders; undefined until they were read.
+  scopes = undefined;
+  // The open scope: its path, its instances by address, the remaining time of the leases.
   open = undefined;
-  #dirty = new Set();
-  #etags = new Map();
+  instances = undefined;
+  missing = false;
+  leases = new Map();
+  // Counts the events, so that views know when to read what they show.
+  version = 0;
+  #known = new Map();
+  #changedScopes = new Set();
+  #changedInstances = new Set();
+  #wholeAt = new Map();
   #flushing = false;
+  #isStreaming = false;
   #lastId = undefined;
-  #searching = false;
+  #stop = new AbortController();
 
-  changed(what) {
-    this.dispatchEvent(new CustomEvent("changed", { detail: what }));
+  #changed() {
+    this.dispatchEvent(new Event("changed"));
   }
 
-  async readOverview() {
-    const overview = await call("GET", "v1/overview");
-    this.overview = { ...overview, readAt: performance.now() };
-    this.changed("overview");
+  #answered() {
+    this.answeredAt = Date.now();
+  }
+
+  isSilent() {
+    return this.connection === "silent";
+  }
+
+  // Follows the registry until `signOut`.
+  async start() {
+    this.#stop = new AbortController();
+    const { signal } = this.#stop;
+    this.#poll(signal);
+    for (let tries = 0; !signal.aborted; tries += 1) {
+      try {
+        this.me = await get("v1/whoami");
+        this.#answered();
+        await this.readAll();
+        await readEvents({
+          lastId: this.#lastId, stop: signal,
+          opened: () => { tries = 0; this.#isStreaming = true; this.#become("live"); },
+          take: (event) => this.#take(event),
+        });
+      } catch (error) {
+        if (signal.aborted) return;
+        if (isSignInNeeded(error)) return this.signOut("unknown");
+        if (error instanceof Refused) this.#answered();
+      }
+      this.#isStreaming = false;
+      if (signal.aborted) return;
+      if (this.connection === "live") this.#become("connecting");
+      await new Promise((next) => setTimeout(next, Math.min(500 * 2 ** Math.min(tries, 3), 4000) * (0.5 + Math.random() / 2)));
+    }
+  }
+
+  #become(connection) {
+    this.connection = connection;
+    this.#changed();
+  }
+
+  // Ends everything and forgets everything that was shown.
+  signOut(reason) {
+    this.#stop.abort();
+    Object.assign(this, {
+      connection: "signed-out", signIn: reason, me: undefined, overview: undefined, attention: undefined, scopes: undefined,
+      open: undefined, instances: undefined, answeredAt: Date.now(),
+    });
+    this.leases.clear();
+    this.#known.clear();
+    this.#lastId = undefined;
+    this.#changed();
+  }
+
+  async #poll(signal) {
+    let failures = 0;
+    while (!signal.aborted) {
+      await new Promise((next) => setTimeout(next, failures === 0 ? POLL : POLL_AGAIN));
+      if (signal.aborted) return;
+      if (document.hidden && this.connection === "live") continue;
+      try {
+        await this.readOverview(POLL_TIMEOUT);
+        failures = 0;
+        if (this.connection === "silent") this.#become(this.#isStreaming ? "live" : "connecting");
+        await this.readLeases();
+      } catch (error) {
+        if (signal.aborted) return;
+        if (isSignInNeeded(error)) return this.signOut("unknown");
+        failures += error instanceof Refused ? 0 : 1;
+        if (failures >= SILENT && this.connection !== "silent") this.#become("silent");
+        this.#changed();
+      }
+    }
+  }
+
+  async readOverview(timeout) {
+    const [overview, attention] = await Promise.all([get("v1/overview", timeout), get("v1/attention", timeout)]);
+    this.#answered();
+    this.overview = { ...overview, readAt: Date.now() };
+    this.attention = attention;
+    this.#changed();
   }
 
   async readScopes() {
-    const [{ services }, { groups }] = await Promise.all([call("GET", "v1/services"), call("GET", "v1/groups")]);
-    const of = (kind, scopes) => scopes.map((scope) => ({ ...scope, kind, path: nameOf(kind, scope.key) }));
-    this.scopes = [...of("service", services), ...of("group", groups)];
-    this.changed("scopes");
+    const kinds = ["services", "groups"];
+    const lists = await Promise.all(kinds.map((kind) => this.#read(`v1/${kind}`)));
+    this.#answered();
+    this.scopes = new Map(kinds.flatMap((kind, index) => lists[index][kind].map((scope) => {
+      const path = `${kind}/${scope.key}`;
+      return [path, { ...scope, path, kind }];
+    })));
+    this.#changed();
   }
 
-  // Reads the instances of a scope, unless they are unchanged.
-  async readList(scope) {
-    const etag = this.#etags.get(scope);
-    const answer = await fetch(at(`v1/${scope}/instances`), { headers: headers(etag ? { "If-None-Match": etag } : {}) });
-    if (answer.status === 404) this.lists.delete(scope);
-    else if (answer.status !== 304) {
-      if (!answer.ok) throw await refusal(answer);
-      this.lists.set(scope, (await answer.json()).instances);
-      this.#etags.set(scope, answer.headers.get("ETag"));
+  async #read(path) {
+    const read = await getUnlessKnown(path, this.#known.get(path));
+    this.#known.set(path, read);
+    return read.body;
+  }
+
+  async readAll() {
+    await Promise.all([this.readOverview(), this.readScopes()]);
+    if (this.open) await this.#readOpen();
+    this.version += 1;
+    this.#changed();
+  }
+
+  // Opens a scope, or closes it.
+  async choose(scope) {
+    if (this.open === scope) return;
+    Object.assign(this, { open: scope, instances: undefined, missing: false });
+    this.leases.clear();
+    this.#changedInstances.clear();
+    if (scope && this.me) await this.#readOpen();
+  }
+
+  async #readOpen() {
+    const scope = this.open;
+    try {
+      const [{ instances }] = await Promise.all([this.#read(`v1/${scope}/instances`), get(`v1/${scope}`)]);
+      if (this.open !== scope) return;
+      this.instances = new Map(instances.map((instance) => [instance.address, instance]));
+      this.missing = false;
+      await this.readLeases();
+    } catch (error) {
+      if (!(error instanceof Refused) || isSignInNeeded(error)) throw error;
+      if (this.open === scope) Object.assign(this, { instances: new Map(), missing: error.code });
     }
-    this.changed("instances");
+    this.#changed();
   }
 
   async readLeases() {
     const scope = this.open;
-    if (scope === undefined) return;
-    const { leases } = await call("GET", `v1/${scope}/leases`);
-    const now = performance.now();
-    this.leases = new Map(leases.map((lease) => [`${scope} ${lease.address}`, now + lease.remaining_ms]));
-    this.changed("leases");
+    if (!scope || this.missing || document.hidden) return;
+    const { leases } = await get(`v1/${scope}/leases`);
+    const now = Date.now();
+    if (this.open === scope) this.leases = new Map(leases.map((lease) => [lease.address, now + lease.remaining_ms]));
+    this.#changed();
   }
 
-  async choose(scope) {
-    this.open = scope;
-    this.leases = new Map();
-    this.changed("instances");
-    if (scope === undefined) return;
-    await this.readList(scope);
-    await this.readLeases();
+  #take({ id, name, data }) {
+    if (id) this.#lastId = id;
+    if (!name) return;
+    this.#answered();
+    const scope = scopeOf(data);
+    if (name === "resync" || name.startsWith("protection.")) this.readAll().catch(() => {});
+    if (scope) this.#changedScopes.add(scope);
+    if (name === "scope.removed") this.scopes?.delete(scope);
+    if (scope && scope === this.open && data.address) this.#change(name, data);
+    if (name !== "roll.call") this.version += 1;
+    if (this.#changedScopes.size > 0) this.#flush();
+    this.#changed();
   }
 
-  // Reads every list once for the search; events keep them up to date.
-  async readAll() {
-    if (this.#searching) return;
-    this.#searching = true;
-    const missing = this.scopes.map((scope) => scope.path).filter((path) => !this.lists.has(path));
-    const reader = async () => {
-      for (let path = missing.pop(); path !== undefined; path = missing.pop()) await this.readList(path);
-    };
-    try {
-      await Promise.all(Array.from({ length: SEARCHES }, reader));
-    } finally {
-      this.#searching = false;
+  // Changes a row as the event says; an event that does not say everything makes it read again.
+  #change(name, data) {
+    const known = this.instances?.get(data.address);
+    if (name === "instance.deregistered") this.instances?.delete(data.address);
+    else if (!known || (name === "instance.changed" && !(data.changed ?? []).every((field) => field === "weight"))) {
+      this.#changedInstances.add(data.address);
+    } else {
+      const { weight, status, online, available, at } = data;
+      const since = online === known.online ? {} : { online_changed_at: at };
+      this.instances.set(data.address, { ...known, weight, status, online, available, suspect: false, ...since });
+      if (!online) this.leases.delete(data.address);
     }
   }
 
-  async readAgain() {
-    await Promise.all([this.readOverview(), this.readScopes()]);
-    const known = [...this.lists.keys()];
-    for (const scope of known) this.#dirty.add(scope);
-    if (this.open) await this.choose(this.open);
-    this.#flush();
-  }
-
-  #take(event) {
-    const data = event.data ? JSON.parse(event.data) : {};
-    const scope = data.service ? nameOf("service", data.service) : data.group ? nameOf("group", data.group) : undefined;
-    if (event.name === "resync") this.readAgain().catch(() => {});
-    if (event.name === "roll.call") this.changed("pulse");
-    else this.timeline.unshift({ name: event.name, at: data.at ?? new Date().toISOString(), scope, address: data.address, reason: data.reason });
-    this.timeline.length = Math.min(this.timeline.length, TIMELINE);
-    if (scope) this.#dirty.add(scope);
-    if (event.name.startsWith("protection.")) for (const known of this.lists.keys()) this.#dirty.add(known);
-    this.changed("timeline");
-    this.#flush();
-  }
-
-  // Reads the lists that events were about: at once, and then at a limited rate.
+  // Reads what the events do not say: at once, and then at a limited rate.
   async #flush() {
     if (this.#flushing) return;
     this.#flushing = true;
-    while (this.#dirty.size > 0) {
-      const wanted = [...this.#dirty].filter((scope) => scope === this.open || this.lists.has(scope));
-      this.#dirty.clear();
+    while (this.#changedScopes.size > 0 || this.#changedInstances.size > 0) {
+      await new Promise((next) => setTimeout(next, TOGETHER));
+      const [scopes, addresses] = [[...this.#changedScopes], [...this.#changedInstances]];
+      this.#changedScopes.clear();
+      this.#changedInstances.clear();
       try {
-        await Promise.all([this.readScopes(), this.readOverview(), ...wanted.map((scope) => this.readList(scope))]);
+        if (scopes.length > SINGLE) await this.#whole("scopes", () => this.readScopes(), () => scopes.forEach((scope) => this.#changedScopes.add(scope)));
+        else await Promise.all(scopes.map((scope) => this.#readScope(scope)));
+        if (addresses.length > SINGLE) await this.#whole(this.open, () => this.#readOpen(), () => addresses.forEach((address) => this.#changedInstances.add(address)));
+        else await Promise.all(addresses.map((address) => this.#readInstance(this.open, address)));
       } catch {
-        // The stream reports when the daemon is back, and then everything is read again.
+        // The stream ends too, and then everything is read again.
+        break;
       }
-      await new Promise((next) => setTimeout(next, 700));
+      this.#changed();
     }
     this.#flushing = false;
   }
 
-  setState(state) {
-    this.state = state;
-    this.changed("state");
+  // Reads a whole list, unless it was read a moment ago: then `later` keeps the changes.
+  async #whole(name, read, later) {
+    const wait = (this.#wholeAt.get(name) ?? 0) + WHOLE - Date.now();
+    if (wait > 0) return later();
+    this.#wholeAt.set(name, Date.now());
+    return read();
   }
 
-  // Subscribes for ever; passes failures to `failed`, which may wait for a token.
-  async listen(failed) {
-    for (let tries = 0; ; tries += 1) {
-      try {
-        await this.readAgain();
-        await this.#stream(() => { tries = 0; });
-      } catch (error) {
-        this.setState("lost");
-        await failed(error);
-      }
-      this.setState(tries === 0 ? "connecting" : "lost");
-      await new Promise((next) => setTimeout(next, Math.min(500 * 2 ** Math.min(tries, 4), 5000) * (0.5 + Math.random() / 2)));
-    }
-  }
-
-  async #stream(connected) {
-    const stop = new AbortController();
-    let timer = setTimeout(() => stop.abort(), STREAM_SILENCE);
-    const more = this.#lastId ? { "Last-Event-ID": this.#lastId } : {};
-    const answer = await fetch(at("v1/events"), { headers: headers(more), signal: stop.signal });
-    if (!answer.ok) throw await refusal(answer);
-    this.setState("live");
-    connected();
-    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-    let text = "";
+  async #readScope(path) {
     try {
-      for (;;) {
-        const { done, value } = await reader.read();
-        if (done) return;
-        clearTimeout(timer);
-        timer = setTimeout(() => stop.abort(), STREAM_SILENCE);
-        const blocks = (text + value).split("\n\n");
-        text = blocks.pop();
-        for (const block of blocks) {
-          const event = { name: "", data: "" };
-          for (const line of block.split("\n")) {
-            const [, field, rest] = /^(\w*): ?(.*)$/.exec(line) ?? [];
-            if (field === "id") this.#lastId = rest;
-            if (field === "event") event.name = rest;
-            if (field === "data") event.data = rest;
-          }
-          if (event.name) this.#take(event);
-        }
-      }
-    } finally {
-      clearTimeout(timer);
+      const scope = await get(`v1/${path}`);
+      this.scopes?.set(path, { ...scope, path, kind: path.split("/")[0] });
+      if (path === this.open && this.missing) await this.#readOpen();
+    } catch (error) {
+      if (!(error instanceof Refused) || error.status !== 404) throw error;
+      this.scopes?.delete(path);
     }
+  }
+
+  async #readInstance(scope, address) {
+    if (!scope) return;
+    try {
+      const instance = await get(pathOf(scope, address));
+      if (this.open === scope) this.instances?.set(address, instance);
+    } catch (error) {
+      if (!(error instanceof Refused) || error.status !== 404) throw error;
+      if (this.open === scope) this.instances?.delete(address);
+    }
+  }
+
+  // Searches the instances of all scopes on the server.
+  search(text, limit) {
+    return get(`v1/instances?${query({ q: text, limit })}`);
+  }
+
+  mayChange() {
+    return this.me?.role === "admin";
   }
 }

@@ -177,7 +177,8 @@ pub(in crate::http) async fn show(api: web::Data<Api>, caller: Caller) -> HttpRe
         transitions,
     });
     let mut unavailable: Vec<_> = unavailable.collect();
-    unavailable.sort_by_key(|scope| Reverse(scope.instances));
+    // An outage comes before what operators took out.
+    unavailable.sort_by_key(|scope| (scope.held == scope.instances, Reverse(scope.instances)));
     HttpResponse::Ok().json(AttentionResponse {
         unavailable: Entries::of(unavailable),
         waiting: Entries::of(waiting.collect()),

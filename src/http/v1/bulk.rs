@@ -193,6 +193,7 @@ pub(in crate::http) async fn change(
             // The changes are made, and their events name the operator.
             log::error!("cannot record an action of {:?}: {error}", caller.name());
         }
+        api.metrics.operator_actions.inc();
         caller.log_action(format_args!(
             "changed {changed} of {selected} instances in {} scopes: {}",
             scopes.len(),

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::instance_response::RegistrantResponse;
 use crate::history::{HistoryEntry, InstanceState, Subject};
-use crate::model::{ScopeKind, Status, Weight, rfc3339_millis};
+use crate::model::{ProtectionCause, ScopeKind, Status, Weight, rfc3339_millis};
 
 /// The data of an event.
 #[derive(Serialize, ToSchema)]
@@ -44,6 +44,10 @@ pub(in crate::http) struct EventResponse<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     reason: Option<&'a str>,
+    /// The same for programs: `code`, and the numbers in the reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    cause: Option<&'a ProtectionCause>,
     /// The fields that changed.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     changed: &'a [String],
@@ -76,6 +80,7 @@ impl<'a> From<&'a HistoryEntry> for EventResponse<'a> {
             available: instance.map(InstanceState::available),
             name,
             reason: entry.reason.as_deref(),
+            cause: entry.cause.as_ref(),
             changed: &entry.changed,
             by: entry.by.as_ref().map(RegistrantResponse::from),
             at: rfc3339_millis(entry.at),

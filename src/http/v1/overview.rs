@@ -17,7 +17,7 @@ use crate::http::access::Caller;
 use crate::http::openapi::responses::{AuthErrors, OutcomeErrors};
 use crate::http::{Api, Problem};
 use crate::liveness::ReconcileReport;
-use crate::model::{Action, ScopeKind, Ttl, rfc3339_millis};
+use crate::model::{Action, ProtectionCause, ProtectionReason, ScopeKind, Ttl, rfc3339_millis};
 
 /// The time limit for the release of protection mode.
 const RELEASE: Duration = Duration::from_secs(8);
@@ -150,6 +150,10 @@ struct ProtectionResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     reason: Option<String>,
+    /// The reason of protection mode for programs: `code`, and the numbers in the reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    cause: Option<ProtectionCause>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     since: Option<String>,
@@ -167,7 +171,8 @@ impl ProtectionResponse {
         if let Some((active, remaining)) = report.active {
             return Self {
                 active: true,
-                reason: Some(active.reason),
+                reason: Some(active.why.reason),
+                cause: active.why.cause,
                 since: Some(rfc3339_millis(active.at)),
                 ends_in_seconds: Some(remaining.as_secs()),
                 lease_store_unavailable,
@@ -186,6 +191,7 @@ impl ProtectionResponse {
         Self {
             active: false,
             reason,
+            cause: None,
             since: None,
             ends_in_seconds: remaining,
             lease_store_unavailable,
@@ -275,8 +281,11 @@ pub(in crate::http) async fn release(
     let registry = api.registry.clone();
     // A task of its own, because it must run to its end also if the client disconnects.
     let release = actix_web::rt::spawn(async move {
-        let reason = "an operator released it".to_owned();
-        let released = expiry.end_protection(reason, Some(by.clone())).await?;
+        let why = ProtectionReason {
+            reason: "an operator released it".to_owned(),
+            cause: Some(ProtectionCause::Released),
+        };
+        let released = expiry.end_protection(why, Some(by.clone())).await?;
         let action = Action::of_release(&by, released);
         if let Err(error) = registry.write(RecordAction(action)).await {
             log::error!("cannot record an action of {:?}: {error}", by.token());
@@ -288,6 +297,7 @@ pub(in crate::http) async fn release(
         .map_err(|_| AskError::TimedOut)?
         .map_err(|_| AskError::Ended)?;
     if let Some(released) = ended {
+        api.metrics.operator_actions.inc();
         caller.log_action(format_args!(
             "released protection mode: {released} instances were marked offline"
         ));

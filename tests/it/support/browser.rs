@@ -129,6 +129,33 @@ impl Browser {
             .await;
     }
 
+    /// Presses keys one after the other, in the element that has the focus.
+    pub(crate) async fn press(&self, keys: &str) {
+        let key = |key: char| {
+            [
+                json!({"type": "keyDown", "value": key}),
+                json!({"type": "keyUp", "value": key}),
+            ]
+        };
+        let actions: Vec<Value> = keys.chars().flat_map(key).collect();
+        let body = json!({"actions": [{"type": "key", "id": "keyboard", "actions": actions}]});
+        self.post("actions", body).await;
+    }
+
+    /// Runs a script that calls its last argument with the result.
+    pub(crate) async fn run_async(&self, script: &str) -> Value {
+        let body = json!({"script": script, "args": []});
+        self.post("execute/async", body).await
+    }
+
+    /// Empties a field and types into it.
+    pub(crate) async fn replace(&self, selector: &str, text: &str) {
+        let element = self.find(selector).await;
+        self.post(&format!("element/{element}/clear"), json!({}))
+            .await;
+        self.enter(selector, text).await;
+    }
+
     async fn find(&self, selector: &str) -> String {
         eventually(SEEN, &format!("there is {selector}"), || async {
             let request = self.client.post(format!("{}/element", self.session));
