@@ -23,10 +23,10 @@ use crate::history::{CountSamples, History};
 use crate::lease::{Health, LeaseStore, ObservedLeaseStore};
 use crate::liveness::{
     Agreement, AuditPurge, ClockWatch, ExpiryHandler, Holds, Jobs, Protection, Purge, Reconciler,
-    UnregisteredLeases,
+    Replicas, UnregisteredLeases,
 };
 use crate::metrics::Metrics;
-use crate::model::{EventId, ReplicaId};
+use crate::model::{EventId, ReplicaId, ReplicaState};
 use crate::replication::{EventBroadcast, Follower, LoadError, ScopeIndexes};
 use crate::settings::CoreSettings;
 use crate::store::{RegistryReader, Store};
@@ -99,6 +99,8 @@ impl Threads {
 pub struct Core {
     /// The ID of this replica.
     pub(crate) replica: ReplicaId,
+    /// All replicas that run.
+    pub(crate) replicas: Arc<Replicas>,
     /// When it started.
     pub(crate) started_at: DateTime<Utc>,
     /// Changes the registry.
@@ -220,6 +222,23 @@ impl Core {
         let window = settings.remove_offline_after.unwrap_or_default();
         let clock_watch = Arc::new(ClockWatch::new(Arc::clone(&clock), window));
         let unregistered = Arc::new(UnregisteredLeases::default());
+        let describe = {
+            let (feed, reconciler) = (Arc::clone(&feed), Arc::clone(&reconciler));
+            let roll_calls = Arc::clone(&roll_calls);
+            move |directory: &Directory| {
+                let counts = directory.totals().instances;
+                ReplicaState {
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                    started_at,
+                    instances: counts.instances as u64,
+                    online: counts.online as u64,
+                    streams: feed.subscribers() as u64,
+                    roll_calls_sent: roll_calls.lock().sent,
+                    last_reconcile_at: reconciler.report().last_at,
+                }
+            }
+        };
+        let replicas = Arc::new(Replicas::new(Arc::clone(&directory), Box::new(describe)));
         let jobs = Jobs {
             unregistered: Arc::clone(&unregistered),
             protection: Arc::clone(&protection),
@@ -228,6 +247,7 @@ impl Core {
             reconciler: Arc::clone(&reconciler),
             agreement: Agreement {
                 replica: replica.clone(),
+                replicas: Arc::clone(&replicas),
                 health: Arc::clone(&health),
                 registry: mailbox(AGREEMENT, "agreement"),
                 protection: Arc::clone(&protection),
@@ -267,6 +287,7 @@ impl Core {
         });
         Self {
             replica,
+            replicas,
             started_at,
             registry: mailbox(REGISTRY, "registry"),
             scheduler: Mailbox::new(scheduler, SCHEDULER, metrics.mailbox("scheduler")),

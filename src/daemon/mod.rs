@@ -321,6 +321,7 @@ impl Shared {
         let leases = core.connect();
         Api {
             replica: core.replica.clone(),
+            replicas: Arc::clone(&core.replicas),
             started_at: core.started_at,
             registry: core.registry.clone(),
             heartbeat: core.start_heartbeat_actor(Arc::clone(&leases)),

@@ -80,6 +80,7 @@ impl Core {
             ]
             .map(|(state, count)| ([kind, ("state", state)], count))
         });
+        let online = self.directory.totals().instances.online;
         let (reconciles, roll_calls) = (self.reconciler.report(), *self.roll_calls.lock());
         let pool = self.reader.pool().unwrap_or_default();
         write_metrics! { out;
@@ -99,7 +100,7 @@ impl Core {
                 u32::from(self.protection.is_active());
             gauge "detection_suspended",
                 "Whether detection is suspended: no instance is marked offline, because the lease store is unavailable or has just recovered, or the replicas use different lease stores",
-                u32::from(self.protection.report().is_suspended());
+                u32::from(self.protection.report(online).is_suspended());
             counter "clock_jumps", "Jumps of the wall clock by more than one second",
                 self.clock_watch.jumps();
             counter "reconciles", "Reconciles that this replica completed", reconciles.completed;

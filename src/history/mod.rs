@@ -135,8 +135,12 @@ impl History {
 impl State {
     /// Adds events that were read from the log, in any order.
     fn merge(&mut self, read: Vec<Arc<HistoryEntry>>, capacity: usize) {
-        self.entries.extend(read);
-        self.entries.make_contiguous().sort_by_key(|entry| entry.id);
+        let mut all = Vec::from(std::mem::take(&mut self.entries));
+        all.extend(read);
+        all.sort_by_key(|entry| entry.id);
+        // Two readers of the log may have read the same events.
+        all.dedup_by_key(|entry| entry.id);
+        self.entries = all.into();
         while self.entries.len() > capacity {
             self.entries.pop_front();
         }

@@ -53,7 +53,7 @@ use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::history::{CountSamples, History};
 use crate::lease::LeaseStore;
-use crate::liveness::{ExpiryHandler, Protection, Reconciler, UnregisteredLeases};
+use crate::liveness::{ExpiryHandler, Protection, Reconciler, Replicas, UnregisteredLeases};
 use crate::metrics::Metrics;
 use crate::model::{ReplicaId, Ttl};
 use crate::replication::{EventBroadcast, ScopeIndexes};
@@ -63,6 +63,8 @@ use crate::store::RegistryReader;
 pub(crate) struct Api {
     /// This replica.
     pub(crate) replica: ReplicaId,
+    /// All replicas that run.
+    pub(crate) replicas: Arc<Replicas>,
     /// When it started.
     pub(crate) started_at: DateTime<Utc>,
     /// Changes the registry.

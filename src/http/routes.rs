@@ -13,7 +13,7 @@ use super::facade::{Facades, table as facades};
 use super::guard::{RouteGuard, add_headers};
 use super::v1::{
     actions, attention, bulk, counts, events, heartbeats, history, instance_list, instances,
-    leases, overview, scopes, search, targets, whoami,
+    leases, overview, replicas, scopes, search, targets, whoami,
 };
 use super::{Api, Code, Problem, console, gateway_center, openapi, ops};
 use crate::admission::RequestClass;
@@ -99,6 +99,7 @@ fn table() -> Vec<Path> {
             "/v1/actions",
             [get(Read, actions::list).checks_scopes().with_query()],
         ),
+        path("/v1/replicas", [get(Read, replicas::list).checks_scopes()]),
         path("/v1/whoami", [get(Read, whoami::show).checks_scopes()]),
         path(
             "/v1/prometheus/targets",

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Protection;
+use super::{Protection, Replicas};
 use crate::actor::{Attest, Mailbox, RegistryActor};
 use crate::lease::Health;
 use crate::model::ReplicaId;
@@ -22,6 +22,8 @@ pub(crate) struct Agreement {
     pub(crate) health: Arc<Health>,
     /// Receives the attestation.
     pub(crate) registry: Mailbox<RegistryActor>,
+    /// Says what this replica says about itself, and remembers what the others said.
+    pub(crate) replicas: Arc<Replicas>,
     /// Suspends the detection while the replicas disagree.
     pub(crate) protection: Arc<Protection>,
 }
@@ -41,9 +43,13 @@ impl Agreement {
         let own = Attestation {
             replica: self.replica.clone(),
             lease_store: self.health.identity(),
+            state: Some(self.replicas.own()),
         };
         match self.registry.write(Attest(own.clone())).await {
-            Ok(others) => self.protection.attested(disagreement(&own, &others)),
+            Ok(others) => {
+                self.protection.attested(disagreement(&own, &others));
+                self.replicas.set_others(others);
+            }
             Err(error) => self.protection.not_attested(&error),
         }
     }
@@ -71,6 +77,7 @@ mod tests {
         Attestation {
             replica: ReplicaId(replica.to_owned()),
             lease_store: lease_store.map(ToOwned::to_owned),
+            state: None,
         }
     }
 

@@ -9,6 +9,7 @@ mod expiry;
 mod jobs;
 mod protection;
 mod reconcile;
+mod replicas;
 mod unregistered;
 
 pub(crate) use self::agreement::Agreement;
@@ -17,4 +18,5 @@ pub use self::expiry::ExpiryHandler;
 pub(crate) use self::jobs::{AuditPurge, Holds, Jobs, Purge};
 pub use self::protection::{Limits, Protection};
 pub use self::reconcile::{ReconcileReport, ReconcileResult, Reconciler};
+pub(crate) use self::replicas::Replicas;
 pub use self::unregistered::UnregisteredLeases;

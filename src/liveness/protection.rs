@@ -112,6 +112,9 @@ pub(crate) enum Verdict {
 pub(crate) struct Report {
     /// The current period of protection mode, and its maximum remaining duration.
     pub(crate) active: Option<(ActivePeriod, Duration)>,
+    /// How many more of the online instances would have to go offline now for protection mode to begin;
+    /// `None` while it is active, disabled, or there are too few instances.
+    pub(crate) begins_with: Option<usize>,
     /// Why no instance with the default TTL is marked offline yet, and for how much longer.
     pub(crate) grace: Option<(&'static str, Duration)>,
     /// Why the replicas do not use the same lease store, or why that cannot be checked; `None`
@@ -309,10 +312,18 @@ impl Protection {
         })
     }
 
-    /// Returns the state for display.
-    pub(crate) fn report(&self) -> Report {
-        let state = self.state.lock();
+    /// Returns the state for display. `online` is the number of online instances.
+    pub(crate) fn report(&self, online: usize) -> Report {
+        let mut state = self.state.lock();
         let now = Instant::now();
+        let recent = state.recent(now, self.limits.ttl.as_duration());
+        let all = online + recent;
+        let is_possible =
+            state.active.is_none() && self.limits.ratio < 1.0 && all >= self.limits.min;
+        let begins_with = is_possible.then(|| {
+            let most = (self.limits.ratio * all as f64).floor() as usize;
+            (most + 1).saturating_sub(recent)
+        });
         let active = state.active.clone().map(|active| {
             let end = active.since + self.limits.max;
             (active, end.saturating_duration_since(now))
@@ -320,6 +331,7 @@ impl Protection {
         let (since, reason) = self.trusted(&state);
         let remaining = (since + self.limits.ttl.as_duration()).saturating_duration_since(now);
         Report {
+            begins_with,
             active,
             grace: (!remaining.is_zero()).then_some((reason, remaining)),
             disagreement: state.agreement.problem(now),
@@ -506,11 +518,11 @@ mod tests {
         }
         assert!(protection.grace_deadline(ttl()).is_some());
         protection.not_attested(&"permission denied");
-        let reason = protection.report().disagreement.unwrap();
+        let reason = protection.report(100).disagreement.unwrap();
         assert!(reason.ends_with("permission denied"), "{reason}");
         // The other replicas may not have attested their lease store yet.
         protection.attested(None);
-        assert_eq!(protection.report().disagreement, None);
+        assert_eq!(protection.report(100).disagreement, None);
         assert!(protection.grace_deadline(ttl()).is_some());
         run(&protection, 5).await;
         assert_eq!(protection.grace_deadline(ttl()), None);
@@ -529,7 +541,7 @@ mod tests {
             !assess(&protection, 100, 1),
             "while protection mode is active, no instance is marked offline"
         );
-        let reason = protection.report().active.unwrap().0.why.reason;
+        let reason = protection.report(100).active.unwrap().0.why.reason;
         assert_eq!(
             reason,
             "51 of 100 online instances would go offline within 30 s, more than --protection-threshold 0.5"

@@ -36,7 +36,7 @@ pub use metadata::{Metadata, Protocol};
 pub(crate) use metadata::{StoredMetadata, stored as stored_metadata};
 pub(crate) use registration::Resets;
 pub use registration::{Field, RegisteredStatus, Registrant, Registration};
-pub use replica::ReplicaId;
+pub use replica::{ReplicaId, ReplicaState};
 pub use scope::{Scope, ScopeId, ScopeKey, ScopeKind, ScopeRecord};
 pub use selection::{AddressPattern, SearchText, Selection};
 pub use time::Epoch;

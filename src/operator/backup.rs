@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 
+use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use tokio::time::{Duration, Instant};
 
 use super::{CommandError, list, print_error, print_line};
 use crate::client::{Client, ClientError};
+use crate::clock::{Clock, SystemClock};
 use crate::model::{
     Address, DisplayName, InstanceKey, Metadata, Note, ScopeKey, ScopeKind, Status, Ttl, Weight,
     parse_json,
@@ -63,6 +65,8 @@ struct InstanceEntry {
     held_by: Option<DisplayName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<Note>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_until: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Values::is_empty")]
     overrides: Values,
 }
@@ -122,12 +126,26 @@ impl InstanceEntry {
         let mut change = Map::new();
         let is_approved = known.group.is_some() && known.status == Status::Enabled;
         let is_decided = known.status == Status::Held || is_approved;
-        let same_hold = (&self.held_by, &self.reason) == (&known.held_by, &known.reason);
-        if (self.status != known.status || !same_hold) && (replace || !is_decided) {
+        let hold = |entry: &Self| {
+            (
+                entry.held_by.clone(),
+                entry.reason.clone(),
+                entry.held_until,
+            )
+        };
+        let same_hold = hold(self) == hold(known);
+        let has_ended = self
+            .held_until
+            .is_some_and(|until| until <= SystemClock.now());
+        // A hold that has ended is none any more.
+        if (self.status != known.status || !same_hold) && (replace || !is_decided) && !has_ended {
             change.insert("status".to_owned(), json!(self.status));
             if self.status == Status::Held {
                 change.insert("reason".to_owned(), json!(self.reason));
                 change.insert("held_by".to_owned(), json!(self.held_by));
+                if let Some(until) = self.held_until {
+                    change.insert("held_until".to_owned(), json!(until));
+                }
             }
         }
         let (ours, theirs) = (&self.overrides, &known.overrides);
@@ -179,6 +197,7 @@ struct ListedInstance {
     status: Status,
     held_by: Option<DisplayName>,
     reason: Option<Note>,
+    held_until: Option<DateTime<Utc>>,
     #[serde(default)]
     overrides: Values,
     #[serde(default)]
@@ -198,6 +217,7 @@ impl ListedInstance {
             status: self.status,
             held_by: self.held_by,
             reason: self.reason,
+            held_until: self.held_until,
             overrides: self.overrides,
         };
         entry.without_defaults()
@@ -363,6 +383,7 @@ async fn restore(
         },
         held_by: None,
         reason: None,
+        held_until: None,
         overrides: Values::default(),
         ..entry.clone()
     });

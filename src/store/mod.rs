@@ -17,7 +17,7 @@ pub use self::url::StoreUrl;
 use crate::backend::OpenError;
 use crate::model::{
     Action, ActionRecord, ActionSelection, DisplayName, Epoch, Instance, InstanceChange,
-    InstanceId, InstanceKey, Registration, ReplicaId, Scope, ScopeId, ScopeRecord,
+    InstanceId, InstanceKey, Registration, ReplicaId, ReplicaState, Scope, ScopeId, ScopeRecord,
 };
 
 /// Why a call of the registry store failed.
@@ -225,6 +225,8 @@ pub trait RegistryTransaction: Send {
 pub struct Attestation {
     /// The replica.
     pub replica: ReplicaId,
+    /// What it says about itself; `None` for a replica of an earlier version.
+    pub state: Option<ReplicaState>,
     /// The servers of its lease store as one text; `None` while the replica cannot renew leases.
     pub(crate) lease_store: Option<String>,
 }

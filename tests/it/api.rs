@@ -11,6 +11,7 @@ use crate::support::eventually;
 
 on_both_backends! {
     a_scope_is_declared_shown_listed_and_removed,
+    every_running_replica_is_listed_with_what_it_knows,
     a_service_instance_registers_sends_a_heartbeat_and_is_listed,
     a_gateway_needs_its_group_and_an_operator,
     an_instance_registered_again_is_the_same_one,
@@ -78,6 +79,44 @@ fn code(answer: &(StatusCode, Value)) -> (u16, &str) {
         answer.0.as_u16(),
         answer.1["code"].as_str().unwrap_or_default(),
     )
+}
+
+async fn every_running_replica_is_listed_with_what_it_knows<B: Backends>() {
+    let setup = Setup::<B>::start().await;
+    setup.put(ORDERS, json!({})).await;
+    let other = setup.replica(&[]).await;
+    let expected = if B::SHARED { 2 } else { 1 };
+    let listed = async || {
+        let (_, body) = setup.get("/v1/replicas").await;
+        let replicas = body["replicas"].as_array().unwrap().clone();
+        let know = replicas
+            .iter()
+            .filter(|it| it["state"]["instances"] == json!(1));
+        (know.count() == expected).then_some(replicas)
+    };
+    let replicas = eventually(Duration::from_secs(20), "all are listed", listed).await;
+    assert_eq!(replicas.len(), expected);
+    let this: Vec<_> = replicas
+        .iter()
+        .filter(|it| it["answers"] == json!(true))
+        .collect();
+    let [this] = this.as_slice() else {
+        panic!("{replicas:?}");
+    };
+    assert_eq!(this["state"]["version"], json!(env!("CARGO_PKG_VERSION")));
+    let (_, overview) = setup.get("/v1/overview").await;
+    assert_eq!(this["host"], overview["replica"]);
+    drop(other);
+    let alone = async || {
+        let (_, body) = setup.get("/v1/replicas").await;
+        (body["replicas"].as_array().unwrap().len() == 1).then_some(())
+    };
+    eventually(
+        Duration::from_secs(20),
+        "one that ended is not listed",
+        alone,
+    )
+    .await;
 }
 
 async fn a_scope_is_declared_shown_listed_and_removed<B: Backends>() {

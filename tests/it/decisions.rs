@@ -73,6 +73,8 @@ async fn a_hold_with_an_end_enables_the_instance_by_itself<B: Backends>() {
     assert_eq!(instance["status"], json!("enabled"));
     assert!(instance.get("held_until").is_none(), "{instance}");
 
+    let past = json!({"status": "held", "held_until": "2026-01-01T00:00:00Z"});
+    assert_eq!(daemon.patch(ORDERS, past).await.0, 400);
     let without_hold = json!({"status": "enabled", "held_until": until});
     assert_eq!(daemon.patch(ORDERS, without_hold).await.0, 400);
 }
@@ -178,9 +180,10 @@ async fn a_change_of_many_instances_is_one_action<B: Backends>() {
 
 async fn an_instance_that_leaves_is_removed_with_one_event<B: Backends>() {
     let daemon = Setup::<B>::start().await;
+    let mut subscriber = Subscriber::new(&daemon, "").await;
     daemon.put(ORDERS, json!({})).await;
     heartbeat(&daemon, ORDERS).await;
-    let mut subscriber = Subscriber::new(&daemon, "").await;
+    subscriber.expect("instance.online", SOON).await;
     assert_eq!(leave(&daemon, ORDERS).await, 204);
     assert_eq!(daemon.get(ORDERS).await.0, 404);
     assert_eq!(

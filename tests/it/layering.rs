@@ -400,7 +400,7 @@ fn a_breach_is_seen() {
 }
 
 /// Files of PostgreSQL only: an SQLite file has one daemon at a time.
-const OF_REPLICAS: [&str; 2] = ["V3__replicas", "attest"];
+const OF_REPLICAS: [&str; 3] = ["V3__replicas", "V7__replica_state", "attest"];
 
 #[test]
 fn both_stores_have_the_same_sql_files_and_use_each() {

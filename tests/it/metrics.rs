@@ -256,18 +256,31 @@ async fn the_overview_counts_what_there_is() {
     let held = "/v1/services/orders/instances/h-0:1";
     setup.patch(held, json!({"status": "held"})).await;
     let (_, overview) = setup.get("/v1/overview").await;
-    let totals = |scopes, instances, online, available| json!({"scopes": scopes, "instances": instances, "online": online, "available": available, "suspect": 0});
-    assert_eq!(overview["services"], totals(2, 5, 2, 1));
-    assert_eq!(overview["groups"], totals(1, 0, 0, 0));
-    for (name, value) in totals(3, 5, 2, 1).as_object().unwrap() {
+    let totals = |[
+        scopes,
+        instances,
+        online,
+        available,
+        held,
+        unavailable,
+        empty,
+    ]: [u32; 7]| {
+        json!({
+            "scopes": scopes, "instances": instances, "online": online, "available": available,
+            "suspect": 0, "held": held, "unavailable_scopes": unavailable, "empty_scopes": empty
+        })
+    };
+    assert_eq!(overview["services"], totals([2, 5, 2, 1, 1, 1, 0]));
+    assert_eq!(overview["groups"], totals([1, 0, 0, 0, 0, 0, 1]));
+    for (name, value) in totals([3, 5, 2, 1, 1, 1, 1]).as_object().unwrap() {
         assert_eq!(overview[name], *value, "{name}");
     }
     let removed = setup.delete("/v1/services/payments/instances/h-0:1").await;
     assert_eq!(removed.0, 204);
     setup.delete("/v1/groups/edge").await;
     let (_, overview) = setup.get("/v1/overview").await;
-    assert_eq!(overview["services"], totals(2, 4, 2, 1));
-    assert_eq!(overview["groups"], totals(0, 0, 0, 0));
+    assert_eq!(overview["services"], totals([2, 4, 2, 1, 1, 1, 0]));
+    assert_eq!(overview["groups"], totals([0; 7]));
     assert_eq!(overview["version"], json!(env!("CARGO_PKG_VERSION")));
 }
 

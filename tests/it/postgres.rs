@@ -46,7 +46,7 @@ async fn a_role_without_create_can_run_the_daemon() {
     // As docs/deployment.md lists them.
     let rights = format!(
         "GRANT SELECT ON refinery_schema_history TO {role};
-         GRANT SELECT, INSERT, UPDATE, DELETE ON scope, instance, replica TO {role}"
+         GRANT SELECT, INSERT, UPDATE, DELETE ON scope, instance, replica, action TO {role}"
     );
     owner.batch_execute(&rights).await.unwrap();
     let leases = setup.redis.url();
@@ -57,6 +57,8 @@ async fn a_role_without_create_can_run_the_daemon() {
     assert_eq!(daemon.counts("orders").await, [3, 3, 3]);
     let (status, _) = daemon.delete("/v1/services/orders/instances/h-0:1").await;
     assert_eq!(status, 204);
+    let (_, actions) = daemon.get("/v1/actions").await;
+    assert_eq!(actions["actions"].as_array().unwrap().len(), 1, "{actions}");
     assert!(!daemon.log().contains("denied"), "{}", daemon.log());
     // Without a right that serving does not need, the daemon reports the effect.
     owner

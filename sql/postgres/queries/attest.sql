@@ -1,12 +1,13 @@
--- Records which lease store a replica uses, and returns what the other replicas recorded
+-- Records which lease store a replica uses and what it says about itself, and returns what the other replicas recorded
 -- within the last 5 seconds.
 -- Called by RegistryTransaction::attest.
--- $1 replica, $2 lease store
+-- $1 replica, $2 lease store, $3 state
 WITH own AS (
-    INSERT INTO replica (id, lease_store, seen_at)
-    VALUES ($1::text, $2::text, clock_timestamp())
+    INSERT INTO replica (id, lease_store, state, seen_at)
+    VALUES ($1::text, $2::text, $3::jsonb, clock_timestamp())
     ON CONFLICT (id) DO UPDATE
     SET lease_store = excluded.lease_store,
+        state       = excluded.state,
         seen_at     = excluded.seen_at
 ), ended AS (
     DELETE FROM replica
@@ -18,6 +19,6 @@ WITH own AS (
         FOR UPDATE SKIP LOCKED
     )
 )
-SELECT id, lease_store
+SELECT id, lease_store, state
 FROM replica
 WHERE id <> $1::text AND seen_at > clock_timestamp() - interval '5 seconds'

@@ -57,7 +57,7 @@ export const zh = {
     max_duration: "已达到最长持续时间", heartbeats_returned: "所有心跳已恢复",
     few_suspects: ({ suspects, online }) => `${online} 个在线实例中只剩 ${suspects} 个疑似离线`, released: "由运维人员结束",
   },
-  thisReplica: "本副本", version: "版本", startedAt: "启动时间", streams: "事件流", backends: "后端", answers: "正常", answersNot: "无响应", rollCall: "点名", interval: "间隔", lastSent: "本副本上次发送", sentBy: ({ own, others, skipped }) => `本副本 ${own} 次，其他副本 ${others} 次，跳过 ${skipped} 次`, reconcile: "核对", lastRun: "本副本上次运行", protection: "保护模式", inactive: "未开启", because: "原因", links: "链接", apiDocument: "API 文档", metricsPage: "指标", tokens: "访问权限",
+  replicas: "副本", thisReplica: "本页面", begins: "触发条件", beginsWith: ({ n, online }) => `${online} 个在线实例中有 ${n} 个在一个 TTL 内离线`, version: "版本", startedAt: "启动时间", streams: "事件流", backends: "后端", answers: "正常", answersNot: "无响应", rollCall: "点名", interval: "间隔", lastSent: "本副本上次发送", sentBy: ({ own, others, skipped }) => `本副本 ${own} 次，其他副本 ${others} 次，跳过 ${skipped} 次`, reconcile: "核对", lastRun: "本副本上次运行", protection: "保护模式", inactive: "未开启", because: "原因", links: "链接", apiDocument: "API 文档", metricsPage: "指标", tokens: "访问权限",
   signInTitle: "此注册中心需要令牌", signIn: "登录", token: "令牌", tokenUnknown: "令牌无效。", tokenKept: "令牌仅保存在当前标签页。",
   keys: "快捷键", keyHelp: { "/": "查找", "g n": "转到当前（g s 服务，g g 网关，g a 动态，g c 集群）", "j k": "下一行、上一行", x: "选择该行", "h e": "隔离、启用所选实例", c: "复制地址", Escape: "关闭", "?": "显示快捷键" },
 };

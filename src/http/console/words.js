@@ -72,7 +72,7 @@ export const en = {
     few_suspects: ({ suspects, online }) => `only ${suspects} of ${online} online instances are still suspect`, released: "an operator released it",
   },
   // Cluster.
-  thisReplica: "This replica", version: "Version", startedAt: "Started", streams: "Event streams", backends: "Backends", answers: "answers", answersNot: "does not answer", rollCall: "Roll call", interval: "Interval", lastSent: "Last sent here", sentBy: ({ own, others, skipped }) => `${own} by this replica, ${others} by others, ${skipped} skipped`, reconcile: "Reconcile", lastRun: "Last run here", protection: "Protection mode", inactive: "inactive", because: "Because", links: "Links", apiDocument: "API document", metricsPage: "Metrics", tokens: "Access",
+  replicas: "Replicas", thisReplica: "this page", begins: "Begins", beginsWith: ({ n, online }) => `if ${n} of ${online} online instances go offline within one TTL`, version: "Version", startedAt: "Started", streams: "Event streams", backends: "Backends", answers: "answers", answersNot: "does not answer", rollCall: "Roll call", interval: "Interval", lastSent: "Last sent here", sentBy: ({ own, others, skipped }) => `${own} by this replica, ${others} by others, ${skipped} skipped`, reconcile: "Reconcile", lastRun: "Last run here", protection: "Protection mode", inactive: "inactive", because: "Because", links: "Links", apiDocument: "API document", metricsPage: "Metrics", tokens: "Access",
   // Sign-in.
   signInTitle: "This registry requires a token", signIn: "Sign in", token: "Token", tokenUnknown: "This token is not known here.", tokenKept: "It is kept for this browser tab only.",
   // Keys.

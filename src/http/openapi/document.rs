@@ -10,7 +10,7 @@ use super::page;
 use crate::http::problem::Document;
 use crate::http::v1::{
     actions, attention, bulk, counts, events, heartbeats, history, instance_list, instances,
-    leases, overview, scopes, search, targets, whoami,
+    leases, overview, replicas, scopes, search, targets, whoami,
 };
 use crate::http::{console, gateway_center, ops};
 
@@ -41,6 +41,7 @@ use crate::http::{console, gateway_center, ops};
         events::stream,
         overview::show,
         overview::release,
+        replicas::list,
         attention::show,
         counts::show,
         history::list,

@@ -134,7 +134,7 @@ pub(in crate::http) async fn change(
 ) -> Result<HttpResponse, Problem> {
     let change = body
         .change
-        .into_change(&caller)
+        .into_change(&caller, api.clock.now())
         .map_err(|p| p.within("change"))?;
     let selection = Selection::from(body.selection);
     if selection.is_empty() {

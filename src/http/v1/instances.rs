@@ -72,7 +72,11 @@ pub(in crate::http) struct ChangeBody {
 }
 
 impl ChangeBody {
-    pub(super) fn into_change(self, caller: &Caller) -> Result<InstanceChange, Problem> {
+    pub(super) fn into_change(
+        self,
+        caller: &Caller,
+        now: DateTime<Utc>,
+    ) -> Result<InstanceChange, Problem> {
         if self.status.is_none() && self.weight.is_omitted() && self.metadata.is_omitted() {
             return Err(Problem::invalid(
                 "body",
@@ -88,6 +92,9 @@ impl ChangeBody {
                 let reason = "is allowed only with \"status\":\"held\"";
                 return Err(Problem::invalid(field, reason));
             }
+        }
+        if self.held_until.is_some_and(|until| until <= now) {
+            return Err(Problem::invalid("held_until", "must be in the future"));
         }
         let status = self.status.map(|status| match status {
             Status::Enabled => StatusChange::Enable,
@@ -179,7 +186,7 @@ pub(in crate::http) async fn change(
     InstancePath(key): InstancePath,
     Json(body): Json<ChangeBody>,
 ) -> Result<HttpResponse, Problem> {
-    let change = body.into_change(&caller)?;
+    let change = body.into_change(&caller, api.clock.now())?;
     match presence::change(&api, &caller, &key, change).await? {
         Some(instance) => {
             Ok(HttpResponse::Ok().json(InstanceResponse::of(&instance, api.default_ttl)))

@@ -14,6 +14,7 @@ mod instance_response;
 pub(super) mod instances;
 pub(super) mod leases;
 pub(super) mod overview;
+pub(super) mod replicas;
 pub(super) mod scopes;
 pub(super) mod search;
 mod selection_query;

@@ -162,17 +162,25 @@ struct ProtectionResponse {
     #[schema(nullable = false)]
     ends_in_seconds: Option<u64>,
     lease_store_unavailable: bool,
+    /// How many of the online instances would have to go offline within one TTL for protection mode to
+    /// begin; absent while it is active or cannot begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    begins_with: Option<usize>,
 }
 
 impl ProtectionResponse {
     fn of(api: &Api) -> Self {
-        let report = api.protection.report();
+        let report = api
+            .protection
+            .report(api.directory.totals().instances.online);
         let lease_store_unavailable = report.lease_store_failure.is_some();
         if let Some((active, remaining)) = report.active {
             return Self {
                 active: true,
                 reason: Some(active.why.reason),
                 cause: active.why.cause,
+                begins_with: None,
                 since: Some(rfc3339_millis(active.at)),
                 ends_in_seconds: Some(remaining.as_secs()),
                 lease_store_unavailable,
@@ -191,6 +199,7 @@ impl ProtectionResponse {
         Self {
             active: false,
             reason,
+            begins_with: report.begins_with,
             cause: None,
             since: None,
             ends_in_seconds: remaining,

@@ -351,12 +351,21 @@ impl RegistryTransaction for PostgresTransaction<'_> {
     }
 
     async fn attest(&mut self, own: &Attestation) -> Result<Vec<Attestation>, StoreError> {
-        let params: Params<'_> = &[(&own.replica.0, Type::TEXT), (&own.lease_store, Type::TEXT)];
+        let state = own.state.as_ref().map(serde_json::to_value).transpose();
+        let state = state.map_err(|error| StoreError::Refused(error.to_string()))?;
+        let params: Params<'_> = &[
+            (&own.replica.0, Type::TEXT),
+            (&own.lease_store, Type::TEXT),
+            (&state, Type::JSONB),
+        ];
         let rows = self.query(sql!("attest"), params).await?;
         let others = rows.iter().map(|row| {
             Ok(Attestation {
                 replica: ReplicaId(rows::get(row, "id")?),
                 lease_store: rows::get(row, "lease_store")?,
+                // That of a later version may be another one.
+                state: rows::get::<Option<Value>>(row, "state")?
+                    .and_then(|state| serde_json::from_value(state).ok()),
             })
         });
         others.collect()

@@ -57,6 +57,7 @@ impl Fixture {
         // A SQLite has no other replicas.
         migrations.extend((dir.is_none()).then_some("V3__replicas"));
         migrations.extend(["V4__addresses", "V5__decisions", "V6__actions"]);
+        migrations.extend((dir.is_none()).then_some("V7__replica_state"));
         assert_eq!(store.writer.migrate().await.unwrap(), migrations);
         Self {
             store,

@@ -50,7 +50,14 @@ async fn a_schema_newer_than_this_binary_is_refused(mut fixture: Fixture) {
         VALUES (99, 'later', '2030-01-01T00:00:00Z', '1')";
     execute(&fixture, newer).await;
     match fixture.store.writer.migrate().await.unwrap_err() {
-        MigrateError::SchemaNewer { found, known } => assert_eq!((found, known), (99, 6)),
+        MigrateError::SchemaNewer { found, known } => {
+            let newest = if fixture.url.starts_with("sqlite:") {
+                6
+            } else {
+                7
+            };
+            assert_eq!((found, known), (99, newest));
+        }
         error => panic!("{error}"),
     }
 }
@@ -77,7 +84,10 @@ async fn addresses_of_older_versions_become_normal_and_one_instance_each(mut fix
         ) AS given";
     execute(&fixture, older).await;
     let applied = fixture.store.writer.migrate().await.unwrap();
-    assert_eq!(applied, ["V4__addresses", "V5__decisions", "V6__actions"]);
+    assert_eq!(
+        applied[..3],
+        ["V4__addresses", "V5__decisions", "V6__actions"]
+    );
     let all = fixture
         .store
         .reader
