@@ -581,6 +581,18 @@ async fn leases_say_how_long_they_live<B: Backends>() {
     assert_eq!(all[0]["address"], json!("10.0.0.5:8080"));
     let left = all[0]["remaining_ms"].as_u64().unwrap();
     assert!((40_000..=60_000).contains(&left), "{left}");
+    for (query, count) in [
+        ("?address=10.0.0.5:8080", 1),
+        ("?address=10.0.0.6:8080", 0),
+        ("?address=10.0.0.6:8080&address=10.0.0.5:8080", 1),
+    ] {
+        let (_, some) = daemon.get(&format!("{leases}{query}")).await;
+        assert_eq!(some["leases"].as_array().unwrap().len(), count, "{query}");
+    }
+    let many = "address=h:1&".repeat(101);
+    for bad in ["address=x", "x=1", "wait=1s&wait=2s", &many] {
+        assert_eq!(daemon.get(&format!("{leases}?{bad}")).await.0, 400, "{bad}");
+    }
     let started = all[0]["started_at"].as_str().unwrap();
     assert!(started.len() == 24 && started.ends_with('Z'), "{started}");
 }

@@ -166,6 +166,8 @@ byId("skip").addEventListener("click", (event) => {
   event.preventDefault();
   byId("main").focus();
 });
+registry.seen = () => [...document.querySelectorAll("#instance-rows .row")].map((row) => row.dataset.key.split(" "))
+  .filter(([scope]) => scope === registry.open).map(([, address]) => address);
 for (const listener of [whenChanged, whenRead, whenSelected, whenMoved]) listener(draw);
 registry.addEventListener("changed", draw);
 addEventListener("hashchange", moved);

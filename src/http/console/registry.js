@@ -10,6 +10,9 @@ const POLL_AGAIN = 1000;
 const POLL_TIMEOUT = 4000;
 const SILENT = 2;
 
+// Of more instances than this, only the leases of the drawn rows are read.
+const FEW = 100;
+
 // Changes are applied together, so that many events are few requests.
 const TOGETHER = 700;
 
@@ -35,6 +38,8 @@ export class Registry extends EventTarget {
   instances = undefined;
   missing = false;
   leases = new Map();
+  // Returns the addresses of the rows that are drawn; the page sets it.
+  seen = () => [];
   // Counts the events, so that views know when to read what they show.
   version = 0;
   #known = new Map();
@@ -127,9 +132,15 @@ export class Registry extends EventTarget {
   async readOverview(timeout) {
     const [overview, attention] = await Promise.all([get("v1/overview", timeout), get("v1/attention", timeout)]);
     this.#answered();
+    const before = this.overview;
     this.overview = { ...overview, readAt: Date.now() };
     this.attention = attention;
     this.#changed();
+    // No event says that an instance became a suspect.
+    if (before && before.suspect !== overview.suspect) {
+      await this.readScopes();
+      if (this.open) await this.#readOpen();
+    }
   }
 
   async readScopes() {
@@ -183,7 +194,9 @@ export class Registry extends EventTarget {
   async readLeases() {
     const scope = this.open;
     if (!scope || this.missing || document.hidden) return;
-    const { leases } = await get(`v1/${scope}/leases`);
+    const address = (this.instances?.size ?? 0) > FEW ? this.seen().slice(0, FEW) : [];
+    if (address.length === 0 && (this.instances?.size ?? 0) > FEW) return;
+    const { leases } = await get(`v1/${scope}/leases?${query({ address })}`);
     const now = Date.now();
     if (this.open === scope) this.leases = new Map(leases.map((lease) => [lease.address, now + lease.remaining_ms]));
     this.#changed();

@@ -10,16 +10,20 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use crate::directory::{Body, ScopeSnapshot};
-use crate::http::conditional::{Conditional, WaitQuery};
-use crate::http::extract::{Query, ScopePath};
+use crate::http::conditional::{Conditional, Wait, WaitQuery};
+use crate::http::extract::ScopePath;
 use crate::http::openapi::responses::{
     AuthErrors, BadRequest, NotFound, OutcomeErrors, ScopePathParams,
 };
+use crate::http::problem::InField;
 use crate::http::{Api, Problem};
-use crate::model::{InstanceKey, Scope, rfc3339_millis};
+use crate::model::{Address, InstanceKey, Scope, rfc3339_millis};
 
 /// The most leases in one round trip to the lease store.
 const INSPECT_BATCH: usize = 1000;
+
+/// The most addresses in a request.
+const MAX_ADDRESSES: usize = 100;
 
 /// The lease of an instance.
 #[derive(Serialize, ToSchema)]
@@ -43,7 +47,7 @@ pub(in crate::http) struct LeaseListResponse<'a> {
 /// them now.
 #[utoipa::path(
     get, path = "/v1/{kind}/{key}/leases", operation_id = "list_leases", tag = "instances",
-    params(ScopePathParams, WaitQuery, ("If-None-Match" = Option<String>, Header, description = "the `ETag` of the list that the client has")),
+    params(ScopePathParams, WaitQuery, ("address" = Option<String>, Query, description = "Only the lease of this instance; may be repeated, up to 100 times."), ("If-None-Match" = Option<String>, Header, description = "the `ETag` of the list that the client has")),
     responses(
         (status = 200, description = "the leases, sorted by address", body = LeaseListResponse<'_>, headers(("ETag" = String, description = "changes when a lease begins or ends, not with the remaining time"))),
         (status = 304, description = "no lease has begun or ended"),
@@ -54,11 +58,11 @@ pub(in crate::http) async fn list(
     request: HttpRequest,
     api: web::Data<Api>,
     ScopePath(scope): ScopePath,
-    Query(query): Query<WaitQuery>,
 ) -> Result<HttpResponse, Problem> {
-    let conditional = Conditional::new(&request, &api, query.wait)?;
+    let LeaseQuery { wait, addresses } = LeaseQuery::of(&request)?;
+    let conditional = Conditional::new(&request, &api, wait)?;
     let mut before = api.directory.scope(&scope);
-    let mut body = conditional.unless_known(read(&api, &scope).await?);
+    let mut body = conditional.unless_known(read(&api, &scope, &addresses).await?);
     while body.is_none() && Instant::now() < conditional.deadline {
         let is_new = |view: Option<&ScopeSnapshot>| {
             let is_same = match (view, &before) {
@@ -76,16 +80,57 @@ pub(in crate::http) async fn list(
             () = api.lifecycle.stopping() => break,
         }
         before = api.directory.scope(&scope);
-        body = conditional.unless_known(read(&api, &scope).await?);
+        body = conditional.unless_known(read(&api, &scope, &addresses).await?);
     }
     Ok(Conditional::answer(&api, ready(body)).await)
 }
 
-/// Reads the leases of a scope. The tag of the body depends on the leases alone.
-async fn read(api: &Api, scope: &Scope) -> Result<Body, Problem> {
+/// The parameters of a list of leases.
+#[derive(Default)]
+struct LeaseQuery {
+    wait: Wait,
+    /// The instances; all of the scope if there is none.
+    addresses: Vec<Address>,
+}
+
+impl LeaseQuery {
+    fn of(request: &HttpRequest) -> Result<Self, Problem> {
+        let (mut query, mut waits) = (Self::default(), 0);
+        for (name, text) in url::form_urlencoded::parse(request.query_string().as_bytes()) {
+            match &*name {
+                "wait" => {
+                    waits += 1;
+                    query.wait = Wait::try_from(text.into_owned())
+                        .map_err(|_| Problem::invalid("wait", "must be a duration such as 30s"))?;
+                }
+                "address" => query.addresses.push(text.parse().in_field("address")?),
+                _ => {
+                    let reason = "is not a parameter of this route; it has address, wait";
+                    return Err(Problem::invalid(name, reason));
+                }
+            }
+        }
+        if waits > 1 {
+            return Err(Problem::invalid("wait", "must not be given twice"));
+        }
+        if query.addresses.len() > MAX_ADDRESSES {
+            let reason = format!("must not be given more than {MAX_ADDRESSES} times");
+            return Err(Problem::invalid("address", reason));
+        }
+        Ok(query)
+    }
+}
+
+/// Reads the leases of a scope, or of some of its instances. The tag of the body depends on the leases
+/// alone.
+async fn read(api: &Api, scope: &Scope, addresses: &[Address]) -> Result<Body, Problem> {
     let view = api.directory.scope(scope);
     let all = view.iter().flat_map(|view| view.iter());
-    let keys: Vec<InstanceKey> = all.map(|listed| listed.instance.key.clone()).collect();
+    let keys = all.map(|listed| listed.instance.key.clone());
+    let keys: Vec<InstanceKey> = match addresses {
+        [] => keys.collect(),
+        some => keys.filter(|key| some.contains(&key.address)).collect(),
+    };
     let mut leases = Vec::with_capacity(keys.len());
     for keys in keys.chunks(INSPECT_BATCH) {
         leases.extend(api.leases.inspect(keys).await?.leases);
