@@ -12,6 +12,7 @@ mod ids;
 mod instance_list;
 mod lookup;
 mod recent;
+mod scan;
 mod snapshot;
 mod state;
 
@@ -20,7 +21,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -38,7 +38,7 @@ pub use self::state::Applied;
 pub(crate) use self::state::Drift;
 use self::state::{Maps, State};
 use crate::model::{
-    EventKind, Instance, InstanceId, InstanceKey, Protocol, Scope, ScopeKind, ScopeRecord, Ttl,
+    EventKind, Instance, InstanceId, InstanceKey, Protocol, Scope, ScopeKind, ScopeRecord,
 };
 use crate::store::{Digest, RegistryReader, StoreError};
 
@@ -146,62 +146,6 @@ impl Directory {
     /// Returns the totals of both kinds.
     pub(crate) fn totals(&self) -> Totals {
         self.totals_of(ScopeKind::Group) + self.totals_of(ScopeKind::Service)
-    }
-
-    /// Returns all instances that are listed as online.
-    pub(crate) fn online(&self) -> Vec<Arc<InstanceEntry>> {
-        let scopes = self.maps.scopes.pin();
-        let views = scopes.values().filter(|view| view.counts.online > 0);
-        let listed = views.flat_map(|view| view.instances.iter());
-        let online = listed.filter(|listed| listed.instance.presence.online);
-        online.cloned().collect()
-    }
-
-    /// Returns whether the hold of an instance has ended by this time.
-    pub(crate) fn has_ended_hold(&self, now: DateTime<Utc>) -> bool {
-        let has_ended = |listed: &Arc<InstanceEntry>| {
-            let hold = listed.instance.hold.as_ref();
-            hold.is_some_and(|hold| hold.until.is_some_and(|until| until <= now))
-        };
-        let scopes = self.maps.scopes.pin();
-        let views = scopes.values().filter(|view| view.counts.held > 0);
-        views.flat_map(|view| view.instances.iter()).any(has_ended)
-    }
-
-    /// Returns the online instances for which this replica has no timely deadline, because another
-    /// replica renewed the lease or the TTL was shortened. `default_ttl` is for instances without a
-    /// TTL of their own.
-    pub(crate) fn unwatched(&self, default_ttl: Ttl) -> Vec<Arc<InstanceEntry>> {
-        let now = Instant::now();
-        let is_watched = |listed: &InstanceEntry| {
-            let ttl = listed.instance.ttl.unwrap_or(default_ttl);
-            let deadline = listed.slot.and_then(|slot| self.deadlines.deadline(slot));
-            deadline.is_some_and(|deadline| deadline <= now + ttl.as_duration())
-        };
-        let scopes = self.maps.scopes.pin();
-        let listed = scopes.values().flat_map(|view| view.instances.iter());
-        let online = listed.filter(|listed| listed.instance.presence.online);
-        online
-            .filter(|listed| !is_watched(listed))
-            .cloned()
-            .collect()
-    }
-
-    /// Returns a sample of the online instances, evenly distributed, of at most `looked` instances
-    /// checked; all of them if there are no more.
-    pub(crate) fn sample_online(&self, looked: usize) -> Vec<Arc<InstanceEntry>> {
-        let scopes = self.maps.scopes.pin();
-        let count: usize = scopes.values().map(|view| view.counts.instances).sum();
-        let step = count.div_ceil(looked.max(1)).max(1);
-        let (mut sample, mut skip) = (Vec::new(), 0);
-        for view in scopes.values() {
-            let chosen = view.instances.iter().skip(skip).step_by(step);
-            let online = chosen.filter(|listed| listed.instance.presence.online);
-            sample.extend(online.cloned());
-            let taken = view.counts.instances.saturating_sub(skip).div_ceil(step);
-            skip = skip + taken * step - view.counts.instances;
-        }
-        sample
     }
 
     /// Waits until `answer` returns a value for a snapshot of the scope, at most until `deadline`.

@@ -10,6 +10,7 @@ mod jobs;
 mod protection;
 mod reconcile;
 mod replicas;
+mod report;
 mod unregistered;
 
 pub(crate) use self::agreement::Agreement;

@@ -143,9 +143,8 @@ impl InstanceEntry {
             if self.status == Status::Held {
                 change.insert("reason".to_owned(), json!(self.reason));
                 change.insert("held_by".to_owned(), json!(self.held_by));
-                if let Some(until) = self.held_until {
-                    change.insert("held_until".to_owned(), json!(until));
-                }
+                let until = self.held_until.map(|until| json!(until));
+                change.extend(until.map(|until| ("held_until".to_owned(), until)));
             }
         }
         let (ours, theirs) = (&self.overrides, &known.overrides);

@@ -6,11 +6,14 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::daemon::Daemon;
+use crate::support::prometheus::Prometheus;
+use crate::support::{addresses, eventually};
 
 /// Labels that Prometheus adds, or that only buckets have.
 const EVERYWHERE: [&str; 3] = ["instance", "job", "le"];
@@ -408,6 +411,62 @@ fn a_question_for_what_is_not_there_is_seen() {
     ] {
         assert_eq!(exposed.breaches(expression), Vec::<String>::new());
     }
+}
+
+/// A Prometheus that scrapes a daemon which has an outage, and an operator who did something.
+#[tokio::test]
+async fn a_running_prometheus_evaluates_every_expression_of_the_dashboard_and_the_alerts() {
+    let daemon = Daemon::start(&[]).await;
+    daemon.register("orders", &addresses(3), &json!({})).await;
+    let held = "/v1/services/orders/instances/h-0:1";
+    daemon.patch(held, json!({"status": "held"})).await;
+    let scrape = |path: &str| {
+        json!({
+            "job_name": format!("rollcall{}", path.replace('/', "-")), "metrics_path": path,
+            "static_configs": [{"targets": [daemon.address()]}],
+            "relabel_configs": [{"target_label": "job", "replacement": "rollcall"}],
+        })
+    };
+    let config = json!({
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+        "scrape_configs": [scrape("/metrics"), scrape("/metrics/scopes")],
+    });
+    let prometheus = Prometheus::start_with(&config.to_string(), "").await;
+    let unavailable = r#"rollcall_scopes{kind="service", state="unavailable"}"#;
+    let outage = async || {
+        let found = prometheus.values(unavailable).await;
+        (found.first()? == "1").then_some(())
+    };
+    eventually(Duration::from_secs(30), "the outage is scraped", outage).await;
+    let with_values = |expression: &str| {
+        expression
+            .replace("$job", "rollcall")
+            .replace("$instance", ".*")
+            .replace("$__rate_interval", "30s")
+            .replace("$__interval", "15s")
+            .replace("$__range", "1h")
+    };
+    let of_dashboard = expressions_of_dashboard();
+    let shown = of_dashboard
+        .iter()
+        .filter(|it| !it.starts_with("label_values"));
+    let of_alerts: Vec<String> = alerts().values().map(|lines| expression(lines)).collect();
+    let mut evaluated = 0;
+    for expression in shown.chain(&of_alerts) {
+        // Prometheus answers an error for one that it cannot evaluate.
+        prometheus.values(&with_values(expression)).await;
+        evaluated += 1;
+    }
+    assert!(evaluated > 80, "{evaluated}");
+    let first = dashboard()["panels"][1].clone();
+    assert_eq!(
+        first["title"],
+        json!("Services without an available instance")
+    );
+    let shown = with_values(first["targets"][0]["expr"].as_str().unwrap());
+    assert_eq!(prometheus.values(&shown).await, ["1"]);
+    let actions = "sum(rollcall_operator_actions_total)";
+    assert_eq!(prometheus.values(actions).await, ["1"]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod messages;
 mod outbox;
 mod queue;
 mod requested;
+mod upkeep;
 mod write;
 
 use std::collections::VecDeque;
@@ -22,8 +23,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 pub(crate) use self::messages::{
-    Attest, DeleteScope, DisableServiceInstance, EndHolds, PurgeActions, PurgeOffline,
-    RecordOnline, TakeOffline,
+    Attest, DeleteScope, DisableServiceInstance, RecordOnline, TakeOffline,
 };
 pub use self::messages::{
     ChangeInstance, DeclareScope, DeregisterInstance, LeaveInstance, Left, RecordOffline,
@@ -33,6 +33,7 @@ use self::outbox::Outbox;
 pub use self::outbox::RefreshNotice;
 use self::queue::{Done, Enqueue, Queue};
 pub(crate) use self::requested::{OperatorAction, RecordAction, Recorded, Requested};
+pub(crate) use self::upkeep::{EndHolds, PurgeActions, PurgeOffline};
 pub use self::write::Write;
 use super::{Admitted, AskError, Lifeline, Mailbox, Ping};
 use crate::clock::Clock;

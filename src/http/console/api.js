@@ -59,6 +59,9 @@ export async function getUnlessKnown(path, known) {
 
 export const pathOf = (scope, address) => `v1/${scope}/instances/${encodeURIComponent(address)}`;
 
+// Returns the path of the scope that an answer or an event names, such as services/orders.
+export const scopeOf = ({ service, group }) => (service ? `services/${service}` : group ? `groups/${group}` : undefined);
+
 // Returns a query of the given parameters, without those that are empty.
 export function query(parameters) {
   const given = Object.entries(parameters).filter(([, value]) => value !== undefined && value !== "");

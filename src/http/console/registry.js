@@ -1,7 +1,7 @@
 // The page's copy of the registry: read from the API once, and then changed by its events. What the
 // events do not say is read again: single scopes and instances, and whole lists only after a gap.
 
-import { get, getUnlessKnown, isSignInNeeded, pathOf, query, readEvents, Refused } from "./api.js";
+import { get, getUnlessKnown, isSignInNeeded, pathOf, query, readEvents, Refused, scopeOf } from "./api.js";
 
 // The overview is read in this interval, and sooner after a failure. Without an answer to this many in
 // a row the daemon counts as silent.
@@ -19,8 +19,6 @@ const TOGETHER = 700;
 // More changed scopes or instances than this are read as a whole list, at most this often.
 const SINGLE = 40;
 const WHOLE = 8000;
-
-const scopeOf = (data) => (data.service ? `services/${data.service}` : data.group ? `groups/${data.group}` : undefined);
 
 export class Registry extends EventTarget {
   // "connecting", "live", "silent", or "signed-out" with the reason in `signIn`.

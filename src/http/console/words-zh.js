@@ -3,8 +3,8 @@
 export const zh = {
   otherLanguage: "English",
   now: "当前", services: "服务", groups: "网关", activity: "动态", cluster: "集群", search: "搜索",
-  skip: "跳到正文", views: "页面", find: "查找服务、地址或元数据", findShort: "查找", clear: "清除",
-  connecting: "连接中", live: "实时", silent: "无响应", signedOut: "未登录",
+  skip: "跳到正文", views: "页面", find: "查找服务、地址或元数据",
+  connecting: "连接中", live: "实时", silent: "无响应",
   rollCallIn: ({ n }) => `${n} 秒后点名`, replica: "副本", asOf: ({ time }) => `截至 ${time}`, signOut: "退出登录",
   seconds: ({ n }) => `${n} 秒`, minutes: ({ n }) => `${n} 分钟`, hours: ({ n }) => `${n} 小时`, days: ({ n }) => `${n} 天`,
   ago: ({ time }) => `${time}前`, local: "本地时间", loading: "加载中…", more: "加载更多", close: "关闭", cancel: "取消", copy: "复制", copied: "已复制",

@@ -51,7 +51,7 @@ pub(in crate::http) struct EventResponse<'a> {
     /// The fields that changed.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     changed: &'a [String],
-    /// Who requested the change; absent if nobody did.
+    /// Who requested the change; absent if no client did.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     by: Option<RegistrantResponse<'a>>,

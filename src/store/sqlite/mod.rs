@@ -10,8 +10,10 @@ macro_rules! sql {
     };
 }
 
+mod actions;
 mod migrate;
 mod reader;
+mod register;
 mod rows;
 mod thread;
 mod writer;

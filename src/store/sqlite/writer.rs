@@ -4,19 +4,18 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
-use serde_json::Value;
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::thread::{self, SqliteThread, Writes, closed, store_error};
-use super::{find_scope, migrate, rows, with_services};
+use super::{actions, find_scope, migrate, register, rows, with_services};
 use crate::model::{
     Action, DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Note, Registration,
-    Scope, ScopeId, ScopeKind,
+    Scope,
 };
 use crate::store::{
-    Attestation, Declared, Deregistration, LeaseStart, MigrateError, Registered, RegisteredMany,
+    Attestation, Declared, Deregistration, LeaseStart, MigrateError, RegisteredMany,
     RegistryTransaction, RegistryWriter, Removal, ScopeDeletion, StoreError, WentOnline,
 };
 
@@ -169,52 +168,8 @@ impl RegistryTransaction for SqliteTransaction {
     ) -> Result<RegisteredMany, StoreError> {
         let registrations = registrations.to_vec();
         let now = self.now.timestamp_millis();
-        self.run(move |connection| {
-            let mut find_scope = connection.prepare_cached(sql!("find_scope"))?;
-            let mut declare = connection.prepare_cached(sql!("declare_services"))?;
-            let mut register = connection.prepare_cached(sql!("register_instances"))?;
-            let mut find = connection.prepare_cached(sql!("find_instances"))?;
-            let mut done = RegisteredMany::default();
-            for registration in &registrations {
-                let [kind, scope, address] = rows::key_params(&registration.key);
-                let id = |row: &Row<'_>| row.get("id").map(ScopeId);
-                let mut scope_id = find_scope.query_row([kind, scope], id).optional()?;
-                if scope_id.is_none() && registration.key.scope.kind == ScopeKind::Service {
-                    let declared = declare.query_row(params![scope, now], rows::scope)?;
-                    scope_id = Some(declared.id);
-                    done.services.push(declared);
-                }
-                let Some(ScopeId(scope_id)) = scope_id else {
-                    done.instances.push(None);
-                    continue;
-                };
-                let resets = registration.resets();
-                let changes = register.execute(params![
-                    scope_id,
-                    registration.first_status().as_str(),
-                    address,
-                    registration.name.given().map(DisplayName::as_str),
-                    registration.weight.given().copied().map(i64::from),
-                    registration.metadata.given().map(rows::json).transpose()?,
-                    registration.ttl.given().copied().map(i64::from),
-                    registration.by.as_ref().map(ToString::to_string),
-                    now,
-                    resets.name,
-                    resets.weight,
-                    resets.metadata,
-                    resets.ttl,
-                    resets.keeps_status
-                ])?;
-                let instance = find.query_row([kind, scope, address], rows::instance)?;
-                done.instances.push(Some(Registered {
-                    created: changes == 1 && instance.revision == 1,
-                    changed: changes == 1,
-                    instance,
-                }));
-            }
-            Ok(done)
-        })
-        .await
+        self.run(move |connection| register::register(connection, &registrations, now))
+            .await
     }
 
     async fn change_instance(
@@ -393,27 +348,8 @@ impl RegistryTransaction for SqliteTransaction {
 
     async fn record_action(&mut self, action: &Action) -> Result<(), StoreError> {
         let (action, now) = (action.clone(), self.now.timestamp_millis());
-        self.run(move |connection| {
-            let scope = action.subject.scope();
-            let address = action.subject.instance().map(|key| key.address.as_str());
-            connection
-                .prepare_cached(sql!("record_action"))?
-                .execute(params![
-                    now,
-                    action.by.token(),
-                    action.by.peer(),
-                    action.kind.as_str(),
-                    scope.map(|scope| scope.kind.as_str()),
-                    scope.map(|scope| scope.key.as_str()),
-                    address,
-                    Value::from(action.before.clone()).to_string(),
-                    Value::from(action.after.clone()).to_string(),
-                    action.reason.as_ref().map(Note::as_str),
-                    i64::try_from(action.count).unwrap_or(i64::MAX)
-                ])?;
-            Ok(())
-        })
-        .await
+        self.run(move |connection| actions::record(connection, &action, now))
+            .await
     }
 
     async fn purge_actions(
@@ -421,16 +357,8 @@ impl RegistryTransaction for SqliteTransaction {
         before: DateTime<Utc>,
         limit: u16,
     ) -> Result<usize, StoreError> {
-        self.run(move |connection| {
-            let mut purge = connection.prepare_cached(sql!("purge_actions"))?;
-            let mut deleted = purge.query([before.timestamp_millis(), i64::from(limit)])?;
-            let mut count = 0;
-            while deleted.next()?.is_some() {
-                count += 1;
-            }
-            Ok(count)
-        })
-        .await
+        self.run(move |connection| actions::purge(connection, before, limit))
+            .await
     }
 
     async fn attest(&mut self, _own: &Attestation) -> Result<Vec<Attestation>, StoreError> {

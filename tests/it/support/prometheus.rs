@@ -92,6 +92,14 @@ impl Prometheus {
         serde_json::from_value(data["activeTargets"].take()).unwrap()
     }
 
+    /// Evaluates an expression: the value of each series.
+    pub(crate) async fn values(&self, expression: &str) -> Vec<String> {
+        let data = self.ask("/api/v1/query", &[("query", expression)]).await;
+        let series = data["result"].as_array().unwrap().iter();
+        let values = series.map(|one| one["value"][1].as_str().unwrap().to_owned());
+        values.collect()
+    }
+
     /// Evaluates an expression: the label `instance` and the value of each series, in order.
     pub(crate) async fn query(&self, expression: &str) -> Vec<(String, String)> {
         let data = self.ask("/api/v1/query", &[("query", expression)]).await;

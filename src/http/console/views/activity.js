@@ -1,6 +1,6 @@
 // What happened: events, with those that belong together as one line, and the actions of operators.
 
-import { get, query } from "../api.js";
+import { get, query, scopeOf } from "../api.js";
 import { clock, exact, number } from "../format.js";
 import { html, nothing } from "../html.js";
 import { read } from "../reader.js";
@@ -13,11 +13,10 @@ const TOGETHER = 10_000;
 const PAGE = 500;
 const RECENT = 12;
 
-const scopeOf = ({ service, group }) => (service ? `services/${service}` : group ? `groups/${group}` : undefined);
 const nameOf = ({ event, by }) => (event === "instance.offline" && by ? "left" : event);
 
 // Joins neighbouring events, the latest first.
-export function grouped(events) {
+function grouped(events) {
   const groups = [];
   for (const event of events) {
     const last = groups.at(-1);

@@ -1,8 +1,8 @@
 // The daemon itself: the replica that answers, its backends, the roll call and protection mode.
 
 import { release } from "../actions.js";
-import { ago, duration, exact, number } from "../format.js";
 import { get } from "../api.js";
+import { ago, duration, exact, number } from "../format.js";
 import { html, nothing } from "../html.js";
 import { read } from "../reader.js";
 import { t } from "../words.js";

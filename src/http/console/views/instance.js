@@ -1,11 +1,11 @@
 // Everything about one instance, beside the list of its scope.
 
 import { act } from "../actions.js";
-import { get, query } from "../api.js";
+import { get, query, scopeOf } from "../api.js";
 import { clock, duration, exact } from "../format.js";
 import { html, nothing } from "../html.js";
 import { read } from "../reader.js";
-import { go, link } from "../route.js";
+import { link } from "../route.js";
 import { stateOf } from "../states.js";
 import { t } from "../words.js";
 import { pastOf } from "./activity.js";
@@ -14,8 +14,6 @@ import { actionButton, badge, copied, holdText, lease, scopeLink, sentence } fro
 const since = (time) => html`<span title=${exact(time)}>${duration(Date.now() - Date.parse(time))} <small>${t("sinceTime", { time: clock(time) })}</small></span>`;
 
 const fact = (label, value) => html`<dt>${label}</dt><dd>${value}</dd>`;
-
-const scopeOf = ({ service, group }) => (service ? `services/${service}` : `groups/${group}`);
 
 function elsewhere(registry, scope, address) {
   const found = read(`elsewhere ${address}`, registry.version, () => get(`v1/instances?${query({ address, limit: 100 })}`));
@@ -72,5 +70,3 @@ export function instanceDrawer(registry, { scope, address, parameters }) {
       ${copies(scope, address)}
     </aside>`;
 }
-
-export const closeDrawer = ({ scope, parameters }) => go({ scope, parameters });

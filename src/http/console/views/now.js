@@ -1,6 +1,7 @@
 // The first page: what is the case, what needs attention, since when, and what happened before.
 
 import { act, release } from "../actions.js";
+import { scopeOf } from "../api.js";
 import { chart } from "../chart.js";
 import { clock, duration, number } from "../format.js";
 import { html, nothing } from "../html.js";
@@ -44,8 +45,6 @@ function verdictPanel(registry) {
       <small>${registry.isSilent() || !registry.answeredAt ? nothing : t("asOf", { time: clock(registry.answeredAt) })}</small>
     </section>`;
 }
-
-const scopeOf = ({ service, group }) => (service ? `services/${service}` : `groups/${group}`);
 
 function downText({ instances, online, held, since }) {
   if (held === instances) return t("allHeld", { n: instances });

@@ -1,6 +1,7 @@
 // What is found over all services and groups: scopes by name, instances by address, name or metadata.
 // One request, whatever the number of services.
 
+import { scopeOf } from "../api.js";
 import { number } from "../format.js";
 import { html, nothing } from "../html.js";
 import { read } from "../reader.js";
@@ -12,8 +13,6 @@ import { badge, scopeLink } from "./parts.js";
 
 const LIMIT = 500;
 const SCOPES = 12;
-
-const scopeOf = ({ service, group }) => (service ? `services/${service}` : `groups/${group}`);
 
 export function search(registry, { parameters }) {
   const { q = "" } = parameters;
