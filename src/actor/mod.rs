@@ -15,8 +15,8 @@ pub(crate) use self::lifeline::Spawner;
 use self::mailbox::admit;
 pub use self::mailbox::{Admitted, AskError, Mailbox, MailboxLimits};
 pub(crate) use self::registry::{
-    Attest, DeleteScope, DisableServiceInstance, EndHolds, MigrateSchema, OperatorAction,
-    PurgeActions, PurgeOffline, RecordAction, RecordOnline, Recorded, Requested, TakeOffline,
+    Attest, DeleteScope, DisableServiceInstance, EndHolds, MigrateSchema, PurgeActions,
+    PurgeOffline, RecordAction, RecordOnline, Requested, TakeOffline,
 };
 pub use self::registry::{
     ChangeInstance, DeclareScope, DeregisterInstance, Drain, LeaveInstance, Left, RecordOffline,

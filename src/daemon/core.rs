@@ -219,8 +219,11 @@ impl Core {
             Arc::clone(&coordinator),
             Arc::clone(&clock),
         ));
-        let window = settings.remove_offline_after.unwrap_or_default();
-        let clock_watch = Arc::new(ClockWatch::new(Arc::clone(&clock), window));
+        let window = settings.remove_offline_after.or(settings.keep_audit);
+        let clock_watch = Arc::new(ClockWatch::new(
+            Arc::clone(&clock),
+            window.unwrap_or_default(),
+        ));
         let unregistered = Arc::new(UnregisteredLeases::default());
         let describe = {
             let (feed, reconciler) = (Arc::clone(&feed), Arc::clone(&reconciler));

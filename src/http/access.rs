@@ -143,8 +143,11 @@ impl Caller {
         (self.name().to_owned(), self.peer)
     }
 
-    /// Logs an action of an operator.
-    pub(super) fn log_action(&self, action: impl fmt::Display) {
+    /// Logs an action, and counts it if it is one of an operator.
+    pub(super) fn log_action(&self, api: &Api, action: impl fmt::Display) {
+        if self.has_role(Role::Admin) {
+            api.metrics.operator_actions.inc();
+        }
         log::info!("token {:?} from {}: {action}", self.name(), self.peer);
     }
 

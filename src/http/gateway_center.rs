@@ -12,12 +12,10 @@ use super::access::Caller;
 use super::dialect::{Envelope, SUCCESS};
 use super::extract::{Json, Query};
 use super::openapi::schema;
-use super::presence::show_status;
+use super::presence::{self, show_status};
 use super::problem::InField;
 use super::{Api, Problem};
-use crate::actor::{
-    DisableServiceInstance, HeartbeatOutcome, RecordHeartbeats, RegisterInstance, Requested,
-};
+use crate::actor::{DisableServiceInstance, HeartbeatOutcome, RecordHeartbeats, RegisterInstance};
 use crate::auth::Role;
 use crate::model::{
     Address, DisplayName, Field, InstanceId, InstanceKey, Registration, Scope, ScopeId, ScopeKey,
@@ -364,15 +362,11 @@ pub(super) async fn offline(
         return Answer(Err(UNKNOWN_SERVICE.to_owned()));
     };
     let id = InstanceId(id);
-    let disable = Requested {
-        by: caller.registrant(),
-        write: DisableServiceInstance { id },
-    };
-    let disabled = api.registry.write(disable).await;
+    let disabled = presence::write(&api, &caller, DisableServiceInstance { id }).await;
     Answer(match disabled {
         Ok(Some(instance)) => {
             show_status(&api, &instance).await;
-            caller.log_action(format_args!("disabled {}", instance.key));
+            caller.log_action(&api, format_args!("disabled {}", instance.key));
             Ok(true)
         }
         Ok(None) => Err(UNKNOWN_SERVICE.to_owned()),

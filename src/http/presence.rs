@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::access::Caller;
 use super::{Api, Code, Problem};
 use crate::actor::{
-    ChangeInstance, DeleteScope, HeartbeatOutcome, HideLease, LeaveInstance, Left, OperatorAction,
-    RecordHeartbeats, Recorded, RegisterInstance, Requested, Revoke, TakeOffline, WriteError,
+    ChangeInstance, DeleteScope, HeartbeatOutcome, HideLease, LeaveInstance, Left,
+    RecordHeartbeats, RegisterInstance, Requested, Revoke, TakeOffline, Write, WriteError,
 };
 use crate::auth::Role;
 use crate::directory::{HeartbeatInfo, InstanceEntry};
@@ -74,11 +74,7 @@ pub(super) async fn renew(
 /// Marks an instance offline because it ends, and revokes its lease. Its registration is removed,
 /// unless an operator's decision is attached to it. Returns whether it was registered.
 pub(super) async fn leave(api: &Api, caller: &Caller, key: &InstanceKey) -> Result<bool, Problem> {
-    let message = Requested {
-        by: caller.registrant(),
-        write: LeaveInstance { key: key.clone() },
-    };
-    let left = api.registry.write(message).await;
+    let left = write(api, caller, LeaveInstance { key: key.clone() }).await;
     Ok(match then_revoke(api, key, left).await? {
         Left::Removed(_) | Left::WentOffline(_) | Left::WasOffline => true,
         Left::Unknown => false,
@@ -95,11 +91,7 @@ pub(super) async fn end_lease(
     if api.directory.instance(key).await?.is_none() {
         return Ok(false);
     }
-    let message = Requested {
-        by: caller.registrant(),
-        write: TakeOffline { key: key.clone() },
-    };
-    let ended = api.registry.write(message).await;
+    let ended = write(api, caller, TakeOffline { key: key.clone() }).await;
     then_revoke(api, key, ended).await?;
     Ok(true)
 }
@@ -122,18 +114,17 @@ pub(super) async fn then_revoke<T>(
 }
 
 /// Sends a write for a caller. If it is an operator, the write is recorded as its action.
-pub(super) async fn write<W: Recorded>(
+pub(super) async fn write<W: Write>(
     api: &Api,
     caller: &Caller,
     write: W,
 ) -> Result<W::Output, WriteError> {
-    let by = caller.registrant();
-    if !caller.has_role(Role::Admin) {
-        return api.registry.write(Requested { by, write }).await;
-    }
-    let output = api.registry.write(OperatorAction { by, write }).await?;
-    api.metrics.operator_actions.inc();
-    Ok(output)
+    let message = Requested {
+        by: caller.registrant(),
+        is_operator: caller.has_role(Role::Admin),
+        write,
+    };
+    api.registry.write(message).await
 }
 
 /// Changes an instance for a caller, and returns it; `None` if it is not registered.
@@ -148,7 +139,7 @@ pub(super) async fn change(
     let instance = write(api, caller, ChangeInstance { key, change }).await?;
     if let Some(instance) = &instance {
         show_status(api, instance).await;
-        caller.log_action(format_args!("changed {}: {changed}", instance.key));
+        caller.log_action(api, format_args!("changed {}: {changed}", instance.key));
     }
     Ok(instance)
 }
@@ -190,7 +181,7 @@ pub(super) async fn remove_scope(api: &Api, caller: &Caller, scope: &Scope) -> R
     };
     match write(api, caller, message).await? {
         ScopeDeletion::Deleted(_) => {
-            caller.log_action(format_args!("removed {scope}"));
+            caller.log_action(api, format_args!("removed {scope}"));
             Ok(())
         }
         ScopeDeletion::Unknown => Err(Problem::scope_not_found(scope)),

@@ -49,7 +49,7 @@ impl ClockWatch {
             let seconds = jump.as_seconds_f64();
             let to = if seconds > 0.0 { "ahead" } else { "back" };
             log::warn!(
-                "the wall clock jumped {to} by {:.1} s; --remove-offline-after uses the slowest clock within its window",
+                "the wall clock jumped {to} by {:.1} s; --remove-offline-after and --keep-audit use the slowest clock of the last days",
                 seconds.abs()
             );
         }

@@ -132,6 +132,13 @@ pub struct Scope {
     pub key: ScopeKey,
 }
 
+impl Scope {
+    /// Returns the key if the scope is of this kind.
+    pub(crate) fn key_of(&self, kind: ScopeKind) -> Option<&str> {
+        (self.kind == kind).then(|| self.key.as_str())
+    }
+}
+
 /// `groups/edge`, `services/orders`: as in paths.
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -73,7 +73,7 @@ async fn each_change_is_an_event<B: Backends>() {
     );
     assert_eq!(event.data["by"]["token"], json!("anonymous"));
     let event = subscriber.expect("instance.offline", SOON).await;
-    assert!(event.data.get("by").is_none(), "nobody requested it");
+    assert!(event.data.get("by").is_none(), "the lease ended by itself");
     assert!(beaten.elapsed() >= Duration::from_secs(5));
     assert_eq!(
         (&event.data["id"], &event.data["online"]),

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 
 use super::write::Write;
 use crate::model::{
-    DisplayName, EventKind, Instance, InstanceChange, InstanceId, InstanceKey, Registration, Scope,
+    Action, ActionKind, DisplayName, EventKind, Instance, InstanceChange, InstanceId, InstanceKey,
+    Registrant, Registration, Scope, Subject,
 };
 use crate::store::{
     Attestation, Declared, Deregistration, LeaseStart, Registered, RegistryTransaction, Removal,
@@ -46,6 +47,11 @@ impl Write for DeclareScope {
     fn events(&self, declared: &Declared) -> Vec<EventKind> {
         vec![EventKind::ScopeDeclared(declared.record.clone())]
     }
+
+    fn action(&self, by: &Registrant, _: Option<&Instance>, declared: &Declared) -> Option<Action> {
+        let scope = declared.record.scope.clone();
+        Some(Action::new(by, ActionKind::Declare, Subject::Scope(scope)))
+    }
 }
 
 /// Removes a group or service that has no instances. Idempotent.
@@ -73,6 +79,19 @@ impl Write for DeleteScope {
             ScopeDeletion::HasInstances | ScopeDeletion::Unknown => Vec::new(),
         }
     }
+
+    fn action(
+        &self,
+        by: &Registrant,
+        _: Option<&Instance>,
+        deletion: &ScopeDeletion,
+    ) -> Option<Action> {
+        let ScopeDeletion::Deleted(record) = deletion else {
+            return None;
+        };
+        let subject = Subject::Scope(record.scope.clone());
+        Some(Action::new(by, ActionKind::Remove, subject))
+    }
 }
 
 /// Changes an instance for an operator; returns `None` if it is unknown. Idempotent.
@@ -98,6 +117,20 @@ impl Write for ChangeInstance {
 
     fn events(&self, changed: &Option<Instance>) -> Vec<EventKind> {
         Vec::from_iter(changed.clone().map(EventKind::InstanceChanged))
+    }
+
+    fn changes(&self) -> Option<&InstanceKey> {
+        Some(&self.key)
+    }
+
+    fn action(
+        &self,
+        by: &Registrant,
+        before: Option<&Instance>,
+        after: &Option<Instance>,
+    ) -> Option<Action> {
+        let after = after.as_ref()?;
+        Some(Action::of_change(by, &self.change, before, after))
     }
 }
 
@@ -155,6 +188,19 @@ impl Write for DeregisterInstance {
             Deregistration::Removed(removal) => events_of(removal),
             Deregistration::Kept(_) | Deregistration::Unknown => Vec::new(),
         }
+    }
+
+    fn action(
+        &self,
+        by: &Registrant,
+        _: Option<&Instance>,
+        outcome: &Deregistration,
+    ) -> Option<Action> {
+        let Deregistration::Removed(_) = outcome else {
+            return None;
+        };
+        let subject = Subject::Instance(self.key.clone());
+        Some(Action::new(by, ActionKind::Deregister, subject))
     }
 }
 

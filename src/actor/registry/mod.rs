@@ -32,7 +32,7 @@ pub use self::messages::{
 use self::outbox::Outbox;
 pub use self::outbox::RefreshNotice;
 use self::queue::{Done, Enqueue, Queue};
-pub(crate) use self::requested::{OperatorAction, RecordAction, Recorded, Requested};
+pub(crate) use self::requested::{RecordAction, Requested};
 pub(crate) use self::upkeep::{EndHolds, PurgeActions, PurgeOffline};
 pub use self::write::Write;
 use super::{Admitted, AskError, Lifeline, Mailbox, Ping};

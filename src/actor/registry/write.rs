@@ -4,7 +4,9 @@ use actix::Message;
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
-use crate::model::{EventKind, Registrant, Registration, ScopeRecord};
+use crate::model::{
+    Action, EventKind, Instance, InstanceKey, Registrant, Registration, ScopeRecord,
+};
 use crate::store::{Registered, RegistryTransaction, StoreError};
 
 /// A message that is executed within a transaction.
@@ -24,6 +26,22 @@ pub trait Write:
 
     /// Returns the events of the committed write.
     fn events(&self, output: &Self::Output) -> Vec<EventKind>;
+
+    /// Returns the instance whose state before the write is a part of its action.
+    fn changes(&self) -> Option<&InstanceKey> {
+        None
+    }
+
+    /// Returns the action to record if an operator requested the write; `None` if it changed nothing,
+    /// or is never one. `before` is the state of [`Write::changes`] before it.
+    fn action(
+        &self,
+        _by: &Registrant,
+        _before: Option<&Instance>,
+        _output: &Self::Output,
+    ) -> Option<Action> {
+        None
+    }
 
     /// Returns who requested it, for its events.
     fn by(&self) -> Option<&Registrant> {

@@ -36,6 +36,8 @@ export class Registry extends EventTarget {
   instances = undefined;
   missing = false;
   leases = new Map();
+  // Counts the changes of single instances.
+  rows = 0;
   // Returns the addresses of the rows that are drawn; the page sets it.
   seen = () => [];
   // Counts the events, so that views know when to read what they show.
@@ -216,6 +218,7 @@ export class Registry extends EventTarget {
 
   // Changes a row as the event says; an event that does not say everything makes it read again.
   #change(name, data) {
+    this.rows += 1;
     const known = this.instances?.get(data.address);
     if (name === "instance.deregistered") this.instances?.delete(data.address);
     else if (!known || (name === "instance.changed" && !(data.changed ?? []).every((field) => field === "weight"))) {
@@ -274,9 +277,11 @@ export class Registry extends EventTarget {
     if (!scope) return;
     try {
       const instance = await get(pathOf(scope, address));
+      this.rows += 1;
       if (this.open === scope) this.instances?.set(address, instance);
     } catch (error) {
       if (!(error instanceof Refused) || error.status !== 404) throw error;
+      this.rows += 1;
       if (this.open === scope) this.instances?.delete(address);
     }
   }

@@ -59,17 +59,13 @@ impl<'a> ActionResponse<'a> {
     fn of(record: &'a ActionRecord) -> Self {
         let action = &record.action;
         let scope = action.subject.scope();
-        let key = |kind| {
-            let scope = scope.filter(|scope| scope.kind == kind);
-            scope.map(|scope| scope.key.as_str())
-        };
         Self {
             id: record.id.to_string(),
             at: rfc3339_millis(record.at),
             by: (&action.by).into(),
             action: action.kind.as_str(),
-            group: key(ScopeKind::Group),
-            service: key(ScopeKind::Service),
+            group: scope.and_then(|scope| scope.key_of(ScopeKind::Group)),
+            service: scope.and_then(|scope| scope.key_of(ScopeKind::Service)),
             address: action.subject.instance().map(|key| key.address.as_str()),
             before: &action.before,
             after: &action.after,
@@ -95,12 +91,13 @@ pub(in crate::http) async fn list(
     caller: Caller,
 ) -> Result<HttpResponse, Problem> {
     let query = HistoryQuery::of(&request, &caller, "action", api.clock.now())?;
-    let one = |name: &str, count: usize| match count {
-        0 | 1 => Ok(()),
-        _ => Err(Problem::invalid(name, "must not be given twice")),
-    };
-    one("service", query.scopes.len())?;
-    one("action", query.kinds.len())?;
+    if query.scopes.len() > 1 {
+        let reason = "must be given once, and not together with group: one scope can be selected";
+        return Err(Problem::invalid("service", reason));
+    }
+    if query.kinds.len() > 1 {
+        return Err(Problem::invalid("action", "must not be given twice"));
+    }
     let cursor = query.cursor.as_deref().map(str::parse).transpose();
     let cursor = cursor
         .map_err(|_| Problem::invalid("cursor", "must be the next_cursor of an earlier answer"))?;

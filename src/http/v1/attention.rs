@@ -7,12 +7,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::scope_name::ScopeName;
 use super::scopes::visible;
 use crate::directory::{InstanceEntry, ScopeSnapshot};
 use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::openapi::responses::{AuthErrors, OutcomeErrors};
-use crate::model::{InstanceKey, Note, Scope, ScopeKind, Status, rfc3339_millis};
+use crate::model::{InstanceKey, Note, ScopeKind, Status, rfc3339_millis};
 
 /// The most entries of a kind.
 const LIMIT: usize = 50;
@@ -50,26 +51,6 @@ impl<T> Entries<T> {
         let total = all.len();
         all.truncate(LIMIT);
         Self { total, first: all }
-    }
-}
-
-#[derive(Serialize, ToSchema)]
-struct ScopeName {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    group: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    service: Option<String>,
-}
-
-impl From<&Scope> for ScopeName {
-    fn from(scope: &Scope) -> Self {
-        let key = |kind| (scope.kind == kind).then(|| scope.key.as_str().to_owned());
-        Self {
-            group: key(ScopeKind::Group),
-            service: key(ScopeKind::Service),
-        }
     }
 }
 

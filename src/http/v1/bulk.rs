@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::instances::ChangeBody;
+use super::scope_name::ScopeName;
 use super::search::selected_scopes;
 use super::selection_query::MAX_LIMIT;
 use crate::actor::{ChangeInstance, RecordAction, Requested};
@@ -18,8 +19,8 @@ use crate::http::openapi::schema;
 use crate::http::presence::show_status;
 use crate::http::{Api, Code, Problem};
 use crate::model::{
-    Action, AddressPattern, InstanceChange, InstanceKey, ScopeKey, ScopeKind, Selection, Status,
-    StatusChange, Subject,
+    Action, AddressPattern, InstanceChange, InstanceKey, ScopeKey, Selection, Status, StatusChange,
+    Subject,
 };
 
 /// The number of changes in flight.
@@ -93,12 +94,8 @@ pub(in crate::http) struct BulkResponse {
 /// The effect on one scope.
 #[derive(Serialize, ToSchema)]
 struct ScopeEffect {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    group: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    service: Option<String>,
+    #[serde(flatten)]
+    scope: ScopeName,
     /// The number of selected instances.
     selected: usize,
     /// The number of available instances before the change.
@@ -160,13 +157,8 @@ pub(in crate::http) async fn change(
             None => Subject::Scope(record.scope.clone()),
             Some(_) => Subject::Registry,
         });
-        let text = |kind| {
-            let scope = &record.scope;
-            (scope.kind == kind).then(|| scope.key.as_str().to_owned())
-        };
         scopes.push(ScopeEffect {
-            group: text(ScopeKind::Group),
-            service: text(ScopeKind::Service),
+            scope: (&record.scope).into(),
             selected: keys.len() - before,
             available_before: scope.counts.available,
             available_after: scope.counts.available - available_now + available_then,
@@ -193,12 +185,14 @@ pub(in crate::http) async fn change(
             // The changes are made, and their events name the operator.
             log::error!("cannot record an action of {:?}: {error}", caller.name());
         }
-        api.metrics.operator_actions.inc();
-        caller.log_action(format_args!(
-            "changed {changed} of {selected} instances in {} scopes: {}",
-            scopes.len(),
-            change.describe()
-        ));
+        caller.log_action(
+            &api,
+            format_args!(
+                "changed {changed} of {selected} instances in {} scopes: {}",
+                scopes.len(),
+                change.describe()
+            ),
+        );
     }
     Ok(HttpResponse::Ok().json(BulkResponse {
         dry_run: body.dry_run,
@@ -220,6 +214,8 @@ async fn change_all(
     let outcomes = stream::iter(keys).map(|key| async move {
         let message = Requested {
             by: by.clone(),
+            // All of them are one action.
+            is_operator: false,
             write: ChangeInstance {
                 key: key.clone(),
                 change: change.clone(),

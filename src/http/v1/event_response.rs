@@ -61,17 +61,13 @@ pub(in crate::http) struct EventResponse<'a> {
 impl<'a> From<&'a HistoryEntry> for EventResponse<'a> {
     fn from(entry: &'a HistoryEntry) -> Self {
         let (scope, instance) = (entry.scope(), entry.instance());
-        let key = |kind| {
-            let scope = scope.filter(|scope| scope.kind == kind)?;
-            Some(scope.key.as_str())
-        };
         let name = match &entry.subject {
             Subject::Scope(_, name) => name.as_deref(),
             Subject::Registry | Subject::Instance(_) => None,
         };
         Self {
-            group: key(ScopeKind::Group),
-            service: key(ScopeKind::Service),
+            group: scope.and_then(|scope| scope.key_of(ScopeKind::Group)),
+            service: scope.and_then(|scope| scope.key_of(ScopeKind::Service)),
             address: instance.map(|state| state.key.address.as_str()),
             id: instance.map(|state| state.id.to_string()),
             weight: instance.map(|state| state.weight),

@@ -106,12 +106,11 @@ pub(in crate::http) struct ListedInstanceResponse<'a> {
 impl<'a> InstanceResponse<'a> {
     pub(super) fn of(instance: &'a Instance, default_ttl: Ttl) -> Self {
         let scope = &instance.key.scope;
-        let key = |kind| (scope.kind == kind).then_some(scope.key.as_str());
         let (hold, overrides) = (instance.hold.as_ref(), instance.overrides.as_ref());
         Self {
             id: instance.id.to_string(),
-            group: key(ScopeKind::Group),
-            service: key(ScopeKind::Service),
+            group: scope.key_of(ScopeKind::Group),
+            service: scope.key_of(ScopeKind::Service),
             address: instance.key.address.as_str(),
             name: instance.display_name(),
             weight: instance.weight(),

@@ -223,7 +223,7 @@ pub(in crate::http) async fn deregister(
     match presence::then_revoke(&api, &key, outcome).await? {
         Deregistration::Removed(_) => {
             if is_operator {
-                caller.log_action(format_args!("deregistered {key}"));
+                caller.log_action(&api, format_args!("deregistered {key}"));
             }
             Ok(HttpResponse::NoContent().finish())
         }

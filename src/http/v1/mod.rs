@@ -15,6 +15,7 @@ pub(super) mod instances;
 pub(super) mod leases;
 pub(super) mod overview;
 pub(super) mod replicas;
+mod scope_name;
 pub(super) mod scopes;
 pub(super) mod search;
 mod selection_query;

@@ -306,10 +306,10 @@ pub(in crate::http) async fn release(
         .map_err(|_| AskError::TimedOut)?
         .map_err(|_| AskError::Ended)?;
     if let Some(released) = ended {
-        api.metrics.operator_actions.inc();
-        caller.log_action(format_args!(
-            "released protection mode: {released} instances were marked offline"
-        ));
+        caller.log_action(
+            &api,
+            format_args!("released protection mode: {released} instances were marked offline"),
+        );
     }
     Ok(HttpResponse::Ok().json(ReleaseResponse {
         ended: ended.is_some(),

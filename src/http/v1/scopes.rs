@@ -121,7 +121,7 @@ pub(in crate::http) async fn declare(
 ) -> Result<HttpResponse, Problem> {
     let name = body.name;
     let declared = presence::write(&api, &caller, DeclareScope { scope, name }).await?;
-    caller.log_action(format_args!("declared {}", declared.record.scope));
+    caller.log_action(&api, format_args!("declared {}", declared.record.scope));
     let status = if declared.created {
         StatusCode::CREATED
     } else {

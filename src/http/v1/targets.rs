@@ -79,11 +79,10 @@ struct Labels<'a> {
 impl<'a> Target<'a> {
     fn of(instance: &'a Instance) -> Self {
         let scope = &instance.key.scope;
-        let key = |kind| (scope.kind == kind).then_some(scope.key.as_str());
         let address = instance.key.address.as_str();
         let labels = Labels {
-            service: key(ScopeKind::Service),
-            group: key(ScopeKind::Group),
+            service: scope.key_of(ScopeKind::Service),
+            group: scope.key_of(ScopeKind::Group),
             address,
             name: instance.display_name(),
             id: instance.id.to_string(),

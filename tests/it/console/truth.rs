@@ -153,7 +153,11 @@ async fn a_daemon_that_hangs_is_noticed_within_seconds_and_the_clocks_stop() {
     browser.sees("#link", |text| text == "no answer").await;
     let lease = format!("{ROW} .c-lease");
     let before = browser.text(&lease).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // The page is drawn again, seconds later.
+    for _ in 0..2 {
+        let said = browser.text("#banners").await;
+        browser.sees("#banners", |text| text != said).await;
+    }
     assert_eq!(
         browser.text(&lease).await,
         before,

@@ -30,15 +30,25 @@ function groupsOf(targets, by) {
 const matches = (instance, wanted) => [instance.address, instance.name, ...Object.entries(instance.metadata).map(([key, value]) => `${key}=${value}`)]
   .some((text) => text.toLowerCase().includes(wanted));
 
-function instancesPart(registry, { scope, parameters }) {
+// What was drawn last: thousands of instances are sorted once per change, not once per drawing.
+let drawn = { key: [] };
+
+function select(registry, scope, { find = "", state, group }) {
+  const key = [registry.instances, registry.rows, scope, find, state, group];
+  if (key.every((part, index) => part === drawn.key[index])) return drawn;
   const all = [...(registry.instances?.values() ?? [])];
-  const { find = "", state, group } = parameters;
   const shown = all.filter((instance) => (!state || stateOf(instance) === state) && (!find || matches(instance, find.toLowerCase())))
     .sort((a, b) => compare(a.address, b.address)).map((instance) => ({ scope, instance }));
+  drawn = { key, all, shown, items: group ? groupsOf(shown, group) : shown, meta: columns(all) };
+  return drawn;
+}
+
+function instancesPart(registry, { scope, parameters }) {
+  const { find = "", state, group } = parameters;
+  const { all, shown, items, meta } = select(registry, scope, parameters);
   const [kind, key] = scope.split("/");
   // What is selected by a state of the page alone, the server cannot select.
   show(shown, state ? undefined : { [kind.slice(0, -1)]: [key], ...(find ? { q: find } : {}) });
-  const meta = columns(all);
   const groups = [...new Set(["zone", "version", ...meta, "host"])].filter((name) => name === "host" || all.some(({ metadata }) => metadata[name]));
   const choice = (name, chosen, options) => html`<select id=${name} aria-label=${t(name === "state" ? "state" : "groupBy")} @change=${(event) => set({ [name]: event.target.value })}>
     ${options.map(([value, label]) => html`<option value=${value} ?selected=${value === (chosen ?? "")}>${label}</option>`)}</select>`;
@@ -48,7 +58,7 @@ function instancesPart(registry, { scope, parameters }) {
       ${choice("state", state, [["", t("anyState")], ...STATES.map((name) => [name, t(name)])])}
       <label>${t("groupBy")} ${choice("group", group, [["", t("none")], ...groups.map((name) => [name, name === "host" ? t("host") : name])])}</label>
     </div>
-    ${instancesTable(registry, group ? groupsOf(shown, group) : shown, { meta, empty: registry.instances ? t(all.length === 0 ? "noInstancesYet" : "noInstances") : t("loading") })}
+    ${instancesTable(registry, items, { meta, empty: registry.instances ? t(all.length === 0 ? "noInstancesYet" : "noInstances") : t("loading") })}
     ${bar(registry)}`;
 }
 
