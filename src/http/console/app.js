@@ -82,18 +82,22 @@ const footer = () => (registry.overview ? html`<small>Rollcall ${registry.overvi
   ${registry.overview.auth_disabled ? html`<small class="warn">${t("open")}</small>` : nothing}` : nothing);
 
 let timer;
+let drawnAt = 0;
 function draw() {
-  timer ??= setTimeout(() => requestAnimationFrame(drawNow), DRAW_EVERY);
+  timer ??= setTimeout(() => requestAnimationFrame(drawNow), Math.max(0, drawnAt + DRAW_EVERY - Date.now()));
 }
 
 function drawNow() {
   timer = undefined;
+  drawnAt = Date.now();
   const route = current();
   document.documentElement.lang = t("otherLanguage") === "中文" ? "en" : "zh-CN";
+  // Measures the page, so it comes before anything changes it.
+  const view = content(route);
   byId("skip").textContent = t("skip");
   render(header(route), byId("header"));
   render(banners(), byId("banners"));
-  render(content(route), byId("main"));
+  render(view, byId("main"));
   render(tray(), byId("messages"));
   render(footer(), byId("footer"));
   document.body.classList.toggle("with-drawer", Boolean(route.address));

@@ -2,7 +2,14 @@
 
 import { language, t } from "./words.js";
 
-export const number = (count) => new Intl.NumberFormat(language()).format(count);
+// One per language: making one takes longer than drawing a row.
+const formats = new Map();
+
+export function number(count) {
+  const format = formats.get(language()) ?? new Intl.NumberFormat(language());
+  formats.set(language(), format);
+  return format.format(count);
+}
 
 // Returns a duration in its largest unit, without a jump: 59 s, 1 min, 59 min, 1 h, 47 h, 2 d.
 export function duration(ms) {

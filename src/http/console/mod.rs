@@ -3,6 +3,8 @@
 //! Served from the binary. The page contains no data: it requests everything from the API like
 //! any client, with a token if tokens are configured.
 
+use std::sync::LazyLock;
+
 use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETag, EntityTag, Header, IfNoneMatch,
 };
@@ -45,6 +47,21 @@ const PARTS: &[(&str, &str, &str)] = parts! {
         "vendor/uplot/uPlot.iife.min.js";
 };
 
+/// The page. It names all modules, so that a browser requests them together instead of each after
+/// the one that imports it.
+static INDEX: LazyLock<String> = LazyLock::new(|| {
+    let mut links = String::new();
+    for (name, ..) in PARTS.iter().filter(|(name, ..)| is_module(name)) {
+        links += &format!("<link rel=\"modulepreload\" href=\"console/{name}\">\n");
+    }
+    include_str!("index.html").replace("</head>", &format!("{links}</head>"))
+});
+
+/// Returns whether a part is a module; an "iife" is a script that runs at once.
+fn is_module(name: &str) -> bool {
+    name.ends_with(".js") && !name.ends_with(".iife.min.js")
+}
+
 /// Returns the page.
 #[utoipa::path(
     get, path = "/", operation_id = "console", tag = "daemon", security(()),
@@ -54,7 +71,7 @@ const PARTS: &[(&str, &str, &str)] = parts! {
     )
 )]
 pub(super) async fn index(request: HttpRequest) -> HttpResponse {
-    served(&request, HTML, include_str!("index.html"))
+    served(&request, HTML, &INDEX)
 }
 
 /// Returns a part of the page.

@@ -70,9 +70,7 @@ export class Registry extends EventTarget {
     this.#poll(signal);
     for (let tries = 0; !signal.aborted; tries += 1) {
       try {
-        this.me = await get("v1/whoami");
-        this.#answered();
-        await this.readAll();
+        await Promise.all([this.#readMe(), this.readAll()]);
         await readEvents({
           lastId: this.#lastId, stop: signal,
           opened: () => { tries = 0; this.#isStreaming = true; this.#become("live"); },
@@ -88,6 +86,11 @@ export class Registry extends EventTarget {
       if (this.connection === "live") this.#become("connecting");
       await new Promise((next) => setTimeout(next, Math.min(500 * 2 ** Math.min(tries, 3), 4000) * (0.5 + Math.random() / 2)));
     }
+  }
+
+  async #readMe() {
+    this.me = await get("v1/whoami");
+    this.#answered();
   }
 
   #become(connection) {
@@ -161,8 +164,7 @@ export class Registry extends EventTarget {
   }
 
   async readAll() {
-    await Promise.all([this.readOverview(), this.readScopes()]);
-    if (this.open) await this.#readOpen();
+    await Promise.all([this.readOverview(), this.readScopes(), this.open && this.#readOpen()]);
     this.version += 1;
     this.#changed();
   }
