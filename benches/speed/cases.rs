@@ -22,39 +22,118 @@ use crate::servers::{Server, memory, processor_time, request};
 use crate::support::postgres::{Postgres, connect};
 use crate::support::redis::Redis;
 use crate::support::redis_cluster::RedisCluster;
-use crate::{facades, million, overload, watchers};
+use crate::{Options, bulk, facades, million, overload, peers, watchers};
 
-type Case = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
+/// A case: its name, what it measures, and how it is run.
+type Case = (
+    &'static str,
+    &'static str,
+    fn(&Options) -> LocalBoxFuture<'_, ()>,
+);
 
-const CASES: [Case; 13] = [
-    ("heartbeat-redis", || heartbeat_redis().boxed_local()),
-    ("heartbeat-memory", || heartbeat_memory().boxed_local()),
-    ("batch", || batch().boxed_local()),
-    ("renewal", || renewal().boxed_local()),
-    ("registration-postgres", || {
-        registration_postgres().boxed_local()
+const CASES: [Case; 16] = [
+    (
+        "heartbeat-redis",
+        "single heartbeats through Redis, against a server with a constant answer",
+        |_| heartbeat_redis().boxed_local(),
+    ),
+    (
+        "heartbeat-memory",
+        "single heartbeats with leases in memory",
+        |_| heartbeat_memory().boxed_local(),
+    ),
+    (
+        "batch",
+        "batches of 500 heartbeats, against Redis alone",
+        |_| batch().boxed_local(),
+    ),
+    (
+        "renewal",
+        "renewals without HTTP, on one Redis and on three masters of a cluster",
+        |_| renewal().boxed_local(),
+    ),
+    (
+        "registration-postgres",
+        "registrations on PostgreSQL, against one transaction each",
+        |_| registration_postgres().boxed_local(),
+    ),
+    (
+        "registration-sqlite",
+        "registrations on SQLite, against one transaction each",
+        |_| registration_sqlite().boxed_local(),
+    ),
+    (
+        "bulk-postgres",
+        "registrations of 2,000 instances in one request, against plain INSERT statements",
+        |_| bulk::postgres().boxed_local(),
+    ),
+    ("bulk-sqlite", "the same on SQLite", |_| {
+        bulk::sqlite().boxed_local()
     }),
-    ("registration-sqlite", || {
-        registration_sqlite().boxed_local()
-    }),
-    ("discovery", || discovery().boxed_local()),
-    ("facades-renewal", || facades::renewals().boxed_local()),
-    ("facades-list", || facades::lists().boxed_local()),
-    ("idle", || idle().boxed_local()),
-    ("watchers", || watchers::run().boxed_local()),
-    ("overload", || overload::run().boxed_local()),
-    ("million", || million::run().boxed_local()),
+    (
+        "discovery",
+        "lists of 100 instances, against the same bytes from memory",
+        |_| discovery().boxed_local(),
+    ),
+    (
+        "facades-renewal",
+        "renewals of Eureka and Nacos, against a heartbeat",
+        |_| facades::renewals().boxed_local(),
+    ),
+    (
+        "facades-list",
+        "lists of Consul, Eureka and Nacos, against the same bytes from memory",
+        |_| facades::lists().boxed_local(),
+    ),
+    (
+        "idle",
+        "memory and processor time of an idle daemon",
+        |_| idle().boxed_local(),
+    ),
+    (
+        "watchers",
+        "a change on its way to 1,000 event streams and 1,000 long polls",
+        |_| watchers::run().boxed_local(),
+    ),
+    (
+        "overload",
+        "three times the load that the daemon can serve",
+        |_| overload::run().boxed_local(),
+    ),
+    (
+        "million",
+        "a million instances at their real rate (6 minutes)",
+        |_| million::run().boxed_local(),
+    ),
+    (
+        "peers",
+        "heartbeats, lists and registrations in turn with the server at --nacos",
+        |options| peers(options).boxed_local(),
+    ),
 ];
 
+/// Returns the cases as text.
+pub(crate) fn list() -> String {
+    let lines = CASES.map(|(name, about, _)| format!("  {name:<22} {about}"));
+    format!("Cases:\n{}", lines.join("\n"))
+}
+
 /// Runs the cases whose names contain one of the words; all cases without a word.
-pub(crate) async fn run(words: &[String]) {
+pub(crate) async fn run(options: Options) {
+    let words = &options.cases;
     let has_one = |name: &str| words.iter().any(|word| name.contains(word.as_str()));
-    let is_wanted = |(name, _): &&Case| words.is_empty() || has_one(name);
+    let is_wanted = |(name, ..): &&Case| words.is_empty() || has_one(name);
     let wanted: Vec<&Case> = CASES.iter().filter(is_wanted).collect();
-    let names = CASES.map(|(name, _)| name).join(", ");
-    assert!(!wanted.is_empty(), "no case has such a name, of: {names}");
-    for (_, case) in wanted {
-        case().await;
+    assert!(!wanted.is_empty(), "no case has such a name\n{}", list());
+    for (_, _, case) in wanted {
+        case(&options).await;
+    }
+}
+
+async fn peers(options: &Options) {
+    match &options.nacos {
+        Some(peer) => peers::run(peer).await,
+        None => println!("\npeers: not run, because it needs --nacos URL"),
     }
 }
 

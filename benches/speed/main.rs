@@ -1,8 +1,8 @@
 //! Measures how fast the daemon is: each case against what limits it, in turn and in one run,
 //! so that a noisy machine does not matter. The ratio is what counts.
 //!
-//! `cargo bench` runs all cases, `cargo bench -- heartbeat` those whose names contain the word.
-//! Servers are private and listen on loopback; generator, daemon, Redis and PostgreSQL share
+//! `cargo bench` runs all cases, `cargo bench -- heartbeat` those whose names contain the word, and
+//! `cargo bench -- --help` lists them. Servers are private and listen on loopback; generator, daemon, Redis and PostgreSQL share
 //! the cores.
 
 #![expect(
@@ -13,12 +13,14 @@
 )]
 
 mod baselines;
+mod bulk;
 mod cases;
 mod comparison;
 mod facades;
 mod load;
 mod million;
 mod overload;
+mod peers;
 mod requests;
 mod servers;
 #[expect(
@@ -31,7 +33,23 @@ mod servers;
 mod support;
 mod watchers;
 
+use clap::Parser;
 use tokio::task::LocalSet;
+use url::Url;
+
+/// Measures the daemon against what limits it.
+#[derive(Parser)]
+#[command(name = "cargo bench --", after_help = cases::list())]
+struct Options {
+    /// Parts of the names of the cases to run; all cases by default
+    cases: Vec<String>,
+    /// A running server that speaks Nacos v1, for the case `peers`, such as http://127.0.0.1:8848
+    #[arg(long, value_name = "URL")]
+    nacos: Option<Url>,
+    /// Passed by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
 
 /// The daemon's allocator, so that the baselines use the same one.
 #[global_allocator]
@@ -42,14 +60,10 @@ fn main() {
     if arguments.first().is_some_and(|first| first == "--serve") {
         return baselines::serve(&arguments[1..]);
     }
-    // Cargo passes `--bench`; other arguments name cases.
-    let wanted: Vec<String> = arguments
-        .into_iter()
-        .filter(|argument| !argument.starts_with("--"))
-        .collect();
+    let options = Options::parse();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    LocalSet::new().block_on(&runtime, cases::run(&wanted));
+    LocalSet::new().block_on(&runtime, cases::run(options));
 }

@@ -16,7 +16,7 @@ use self::mailbox::admit;
 pub use self::mailbox::{Admitted, AskError, Mailbox, MailboxLimits};
 pub(crate) use self::registry::{
     Attest, DeleteScope, DisableServiceInstance, EndHolds, MigrateSchema, PurgeActions,
-    PurgeOffline, RecordAction, RecordOnline, Requested, TakeOffline,
+    PurgeOffline, RecordAction, RecordOnline, RegisterInstances, Requested, TakeOffline,
 };
 pub use self::registry::{
     ChangeInstance, DeclareScope, DeregisterInstance, Drain, LeaveInstance, Left, RecordOffline,

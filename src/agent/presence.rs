@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use super::check::Health;
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, Fields, RegistrationEntry};
 use crate::model::{Address, InstanceKey, Registration, ScopeKey, ScopeKind};
 
 /// The time before the first retry after a failure. It doubles with each one.
@@ -29,8 +29,11 @@ const SPREAD: Duration = Duration::from_secs(1);
 /// The most leases in one request; less than the daemon's limit.
 const BATCH: usize = 5_000;
 
-/// The number of registrations in flight.
-const REGISTRATIONS: usize = 16;
+/// The most registrations in one request.
+const REGISTRATIONS: usize = 1_000;
+
+/// The number of other requests in flight.
+const REQUESTS: usize = 16;
 
 /// The instances of an agent.
 pub(super) struct Presence {
@@ -180,24 +183,27 @@ impl Presence {
                 .cloned()
                 .collect()
         };
-        let outcomes = stream::iter(missing)
-            .map(|instance| self.register_one(instance))
-            .buffer_unordered(REGISTRATIONS);
-        let outcomes: Vec<_> = outcomes.collect().await;
-        outcomes.into_iter().collect()
-    }
-
-    async fn register_one(&self, instance: Registration) -> Result<(), ClientError> {
-        let key = &instance.key;
-        self.state.lock().known.insert(key.clone());
-        let (path, body) = (format!("/v1/{key}"), body_of(&instance));
-        self.client.send(Method::PUT, &path, Some(&body)).await?;
-        log::info!("registered {key}");
-        let mut state = self.state.lock();
-        if state.instances.get(key) == Some(&instance) {
-            state.registered.insert(instance.key);
+        let mut failure = None;
+        for part in missing.chunks(REGISTRATIONS) {
+            let keys = part.iter().map(|instance| instance.key.clone());
+            self.state.lock().known.extend(keys);
+            let entries: Vec<_> = part.iter().map(entry_of).collect();
+            let outcomes = self.client.register(&entries).await?;
+            let mut state = self.state.lock();
+            for (instance, outcome) in part.iter().zip(outcomes) {
+                let key = &instance.key;
+                match outcome {
+                    Ok(()) => {
+                        log::info!("registered {key}");
+                        if state.instances.get(key) == Some(instance) {
+                            state.registered.insert(key.clone());
+                        }
+                    }
+                    Err(error) => failure = failure.or(Some(error)),
+                }
+            }
         }
-        Ok(())
+        failure.map_or(Ok(()), Err)
     }
 
     /// Sends the heartbeats of all registered instances. Returns whether some of them turned out to
@@ -239,7 +245,7 @@ impl Presence {
                     outcome => outcome.map(drop),
                 }
             })
-            .buffer_unordered(REGISTRATIONS);
+            .buffer_unordered(REQUESTS);
         let outcomes: Vec<_> = outcomes.collect().await;
         outcomes.into_iter().collect()
     }
@@ -276,19 +282,18 @@ impl Presence {
                 Err(error) => log::warn!("{cannot} {key}: {error}"),
             }
         });
-        ends.buffer_unordered(REGISTRATIONS).collect::<()>().await;
+        ends.buffer_unordered(REQUESTS).collect::<()>().await;
     }
 }
 
-/// Returns the body of a registration: a complete description, in which `null` is the default, so
-/// that nothing of an earlier process at the address stays.
-fn body_of(instance: &Registration) -> Value {
-    json!({
-        "name": instance.name,
-        "weight": instance.weight,
-        "metadata": instance.metadata,
-        "ttl_seconds": instance.ttl,
-    })
+fn entry_of(instance: &Registration) -> RegistrationEntry<'_> {
+    let fields = Fields {
+        name: instance.name.given(),
+        weight: instance.weight.given().copied(),
+        metadata: instance.metadata.given(),
+        ttl: instance.ttl.given().copied(),
+    };
+    RegistrationEntry::of(&instance.key, fields)
 }
 
 fn lease_of(key: &InstanceKey) -> Value {

@@ -5,6 +5,7 @@
 
 mod events;
 pub(crate) mod readiness;
+mod registrations;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +20,7 @@ use serde_json::Value;
 use url::Url;
 
 pub(crate) use self::events::{EventStream, ServerEvent};
+pub(crate) use self::registrations::{Fields, RegistrationEntry};
 use crate::auth::Token;
 use crate::settings::ClientSettings;
 
@@ -160,6 +162,22 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<Value, ClientError> {
         let body = body.map(ToString::to_string);
+        let (server, answer) = self.exchange(method, path, body).await?;
+        if answer.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&answer).map_err(|error| strange(&server, &error))
+    }
+
+    /// Sends a request with a JSON body to the first server that answers, and returns it with the
+    /// body of its answer.
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<(Url, Bytes), ClientError> {
+        let body = body.map(Bytes::from);
         self.at_a_server(async |server| {
             let mut request = self
                 .request(method.clone(), server, path)
@@ -171,11 +189,7 @@ impl Client {
             let answer = accepted(server, request.send().await).await?;
             let bytes = answer.bytes().await;
             let bytes = bytes.map_err(|error| unreachable(server, &error))?;
-            if bytes.is_empty() {
-                Ok(Value::Null)
-            } else {
-                serde_json::from_slice(&bytes).map_err(|error| strange(server, &error))
-            }
+            Ok((server.clone(), bytes))
         })
         .await
     }

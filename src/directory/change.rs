@@ -367,25 +367,24 @@ impl<'a> Change<'a> {
             };
             let known = before.map_or(&no_instances, |snapshot| &snapshot.instances);
             let instances = known.edited(edits.instances);
-            let waiting = before.map(|view| Arc::clone(&view.replaced));
-            let waiting = waiting.unwrap_or_default();
             let declared = |view: &Arc<ScopeSnapshot>| view.record.is_some();
             self.applied.scopes |=
                 before.is_none() || before.is_some_and(declared) != record.is_some();
             let tally = self.maps.tally(scope.kind);
             if record.is_none() && instances.counts().instances == 0 {
+                replaced.extend(before.map(|view| Arc::clone(&view.replaced)));
                 tally.replace(before.map(|view| &**view), None);
                 self.maps.fold(&scope, false);
                 scopes.remove(&scope);
             } else {
-                let view = ScopeSnapshot::new(record, instances, Arc::clone(&waiting));
+                let view = ScopeSnapshot::new(record, instances, before.map(|view| &**view));
+                replaced.push(Arc::clone(&view.replaced));
                 tally.replace(before.map(|view| &**view), Some(&view));
                 if before.is_none() {
                     self.maps.fold(&scope, true);
                 }
                 scopes.insert(scope, Arc::new(view));
             }
-            replaced.push(waiting);
         }
         (self.applied, replaced)
     }

@@ -1,10 +1,13 @@
 //! The instances of a scope by address, in parts, so that a change copies only the parts that
 //! it touches.
 
+use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+
+use foldhash::HashSet;
 
 use super::entry::{Counts, InstanceEntry};
 use crate::model::Address;
@@ -15,8 +18,14 @@ const PART: usize = 32;
 /// A change: the instance at an address, or `None` to remove it.
 pub(super) type Edit = (Address, Option<Arc<InstanceEntry>>);
 
-/// Immutable list of instances by address.
-#[derive(Default)]
+/// An instance before and after a change; `None` where it was not, or is not any more.
+pub(crate) type Difference<'a> = (
+    Option<&'a Arc<InstanceEntry>>,
+    Option<&'a Arc<InstanceEntry>>,
+);
+
+/// Immutable list of instances by address. A clone shares the parts.
+#[derive(Clone, Default)]
 pub(crate) struct InstanceList {
     parts: Vec<Arc<Part>>,
 }
@@ -59,6 +68,37 @@ impl InstanceList {
     /// Returns when an instance last changed or went online or offline.
     pub(super) fn changed_at(&self) -> Option<DateTime<Utc>> {
         self.parts.iter().filter_map(|part| part.changed_at).max()
+    }
+
+    /// Returns in what it differs from an earlier list, by address. Takes as long as there are parts,
+    /// and instances in those that differ.
+    pub(crate) fn differences<'a>(&'a self, earlier: &'a Self) -> Vec<Difference<'a>> {
+        let of = |list: &Self| list.parts.iter().map(Arc::as_ptr).collect::<HashSet<_>>();
+        let (before, now) = (of(earlier), of(self));
+        let mut all: BTreeMap<&Address, Difference<'a>> = BTreeMap::new();
+        for part in earlier
+            .parts
+            .iter()
+            .filter(|part| !now.contains(&Arc::as_ptr(part)))
+        {
+            for listed in &part.instances {
+                all.entry(&listed.instance.key.address).or_default().0 = Some(listed);
+            }
+        }
+        for part in self
+            .parts
+            .iter()
+            .filter(|part| !before.contains(&Arc::as_ptr(part)))
+        {
+            for listed in &part.instances {
+                all.entry(&listed.instance.key.address).or_default().1 = Some(listed);
+            }
+        }
+        let differs = |(before, now): &Difference<'_>| match (before, now) {
+            (Some(before), Some(now)) => !Arc::ptr_eq(before, now),
+            _ => true,
+        };
+        all.into_values().filter(differs).collect()
     }
 
     /// Returns the list after `edits`. Of several edits of one address the last wins.
@@ -131,8 +171,6 @@ fn part_of(parts: &[Arc<Part>], address: &Address) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::model::{Instance, InstanceId, InstanceKey, Presence, ScopeKind, Status};
 
@@ -191,7 +229,23 @@ mod tests {
                     None => expected.remove(address),
                 };
             }
-            roster = roster.edited(edits);
+            let before = roster;
+            roster = before.edited(edits);
+            let mut patched: BTreeMap<_, _> = before
+                .iter()
+                .map(|one| (one.instance.key.address.clone(), one))
+                .collect();
+            for (gone, new) in roster.differences(&before) {
+                assert!(!matches!((gone, new), (Some(gone), Some(new)) if Arc::ptr_eq(gone, new)));
+                let address = gone.or(new).unwrap().instance.key.address.clone();
+                assert_eq!(
+                    patched.remove(&address).map(Arc::as_ptr),
+                    gone.map(Arc::as_ptr)
+                );
+                patched.extend(new.map(|new| (address, new)));
+            }
+            let patched = patched.values().map(|one| Arc::as_ptr(one));
+            assert!(patched.eq(roster.iter().map(Arc::as_ptr)), "{round}");
             let same = |(a, b): (&Arc<InstanceEntry>, &Arc<InstanceEntry>)| Arc::ptr_eq(a, b);
             assert!(roster.iter().zip(expected.values()).all(same), "{round}");
             assert_eq!(roster.iter().count(), expected.len());

@@ -5,6 +5,7 @@
 //! versions of an instance the later one stays, in whichever order they arrive. The Directory
 //! changes nothing elsewhere.
 
+mod body;
 mod change;
 mod deadlines;
 mod entry;
@@ -25,6 +26,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+pub use self::body::Body;
+pub(crate) use self::body::{Coding, etag};
 use self::change::Change;
 pub(crate) use self::deadlines::{Deadlines, Slot};
 pub use self::entry::{Counts, InstanceEntry};
@@ -33,7 +36,7 @@ use self::lookup::LookupPermits;
 pub use self::lookup::{DirectoryError, HeartbeatInfo};
 use self::recent::RecentChanges;
 pub(crate) use self::snapshot::Totals;
-pub use self::snapshot::{Body, InstanceFilter, ScopeSnapshot};
+pub use self::snapshot::{InstanceFilter, ScopeSnapshot};
 pub use self::state::Applied;
 pub(crate) use self::state::Drift;
 use self::state::{Maps, State};
@@ -295,25 +298,34 @@ impl Directory {
         // After the first load, differences are applied together or not at all, because they are
         // published.
         let is_first = self.maps.instances.is_empty();
-        let mut after = InstanceId(0);
+        let mut page = self.reader.list_instances(InstanceId(0), PAGE).await?;
         loop {
-            let page = self.reader.list_instances(after, PAGE).await?;
             let last = page.last().map(|last| last.id);
-            seen.extend(page.iter().map(|instance| instance.id));
-            let known = self.maps.instances.pin();
-            let is_other = |instance: &Instance| {
-                let known = known.get(&instance.key);
-                known.is_none_or(|known| known.instance != *instance)
+            let next = async {
+                match last {
+                    Some(last) => self.reader.list_instances(last, PAGE).await,
+                    None => Ok(Vec::new()),
+                }
             };
-            changed.extend(page.into_iter().filter(is_other));
-            // The cost of a change is proportional to the size of the scopes that it touches.
-            if (is_first && changed.len() >= CHANGED) || last.is_none() {
-                self.change(|change| change.apply_rows(changed.drain(..), &mut differences));
+            let take = async {
+                seen.extend(page.iter().map(|instance| instance.id));
+                let known = self.maps.instances.pin();
+                let is_other = |instance: &Instance| {
+                    let known = known.get(&instance.key);
+                    known.is_none_or(|known| known.instance != *instance)
+                };
+                changed.extend(page.drain(..).filter(is_other));
+                // The cost of a change is proportional to the size of the scopes that it touches.
+                if (is_first && changed.len() >= CHANGED) || last.is_none() {
+                    self.change(|change| change.apply_rows(changed.drain(..), &mut differences));
+                }
+            };
+            // The store reads the next page while this one is taken.
+            let (next, ()) = tokio::join!(next, take);
+            if last.is_none() {
+                return Ok((scopes, seen, differences));
             }
-            match last {
-                Some(last) => after = last,
-                None => return Ok((scopes, seen, differences)),
-            }
+            page = next?;
         }
     }
 

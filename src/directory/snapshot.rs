@@ -1,17 +1,18 @@
 //! The immutable snapshot of a scope.
 
+use std::collections::{HashMap, VecDeque};
 use std::ops::Add;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use parking_lot::RwLock;
-use sha2::{Digest, Sha256};
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
+use super::body::Body;
 use super::entry::{Counts, InstanceEntry};
-use super::instance_list::InstanceList;
+use super::instance_list::{Difference, InstanceList};
 use crate::model::{ScopeRecord, Selection};
 
 /// The totals of a kind of scope.
@@ -139,26 +140,11 @@ impl InstanceFilter {
     }
 }
 
-/// The body of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Body {
-    /// The JSON.
-    pub bytes: Bytes,
-    /// The opaque part of its entity tag: equal on all replicas for equal bytes.
-    pub etag: String,
-}
+/// The number of lists of a scope that are remembered for clients that ask what changed.
+const PAST: usize = 64;
 
-impl Body {
-    /// The body of a list, with its entity tag.
-    pub(crate) fn new(bytes: Vec<u8>) -> Self {
-        // Replicas of different versions must agree on the tag, so the hash is a specified one. 128
-        // bits are enough.
-        Self {
-            etag: hex::encode(&Sha256::digest(&bytes)[..16]),
-            bytes: bytes.into(),
-        }
-    }
-}
+/// The most bodies of changes that a snapshot keeps.
+const KEPT_CHANGES: usize = 4 * PAST;
 
 /// A snapshot of one scope.
 #[derive(Default)]
@@ -173,23 +159,46 @@ pub struct ScopeSnapshot {
     bodies: [OnceLock<Body>; 6],
     /// Other bodies, by name.
     named: RwLock<Vec<(&'static str, Bytes)>>,
+    /// The bodies of changes, by their names.
+    changes: Mutex<HashMap<String, Body>>,
     /// Wakes the requests that wait for the next snapshot, to which it is passed on.
     pub(super) replaced: Arc<Notify>,
+    /// The lists that clients may have; passed on to the next snapshot.
+    past: Arc<PastLists>,
+}
+
+/// The latest lists of a scope, each with the entity tag under which a client has it.
+#[derive(Default)]
+struct PastLists(Mutex<VecDeque<(String, InstanceList)>>);
+
+impl PastLists {
+    fn add(&self, etag: &str, list: &InstanceList) {
+        let mut lists = self.0.lock();
+        lists.retain(|(known, _)| known != etag);
+        lists.push_back((etag.to_owned(), list.clone()));
+        if lists.len() > PAST {
+            lists.pop_front();
+        }
+    }
 }
 
 impl ScopeSnapshot {
     pub(super) fn new(
         record: Option<ScopeRecord>,
         instances: InstanceList,
-        replaced: Arc<Notify>,
+        before: Option<&Self>,
     ) -> Self {
+        let replaced = before.map(|before| Arc::clone(&before.replaced));
+        let past = before.map(|before| Arc::clone(&before.past));
         Self {
             record,
             counts: instances.counts(),
             instances,
             bodies: Default::default(),
             named: RwLock::default(),
-            replaced,
+            changes: Mutex::default(),
+            replaced: replaced.unwrap_or_default(),
+            past: past.unwrap_or_default(),
         }
     }
 
@@ -214,6 +223,35 @@ impl ScopeSnapshot {
             .filter(|listed| selection.selects(&listed.instance))
     }
 
+    /// Notes that clients may have the list of this snapshot under an entity tag.
+    pub(crate) fn note_tag(&self, etag: &str) {
+        self.past.add(etag, &self.instances);
+    }
+
+    /// Returns the body of what changed since the list that had this entity tag, which `make`
+    /// serialises on first use for a name. Returns `None` if that list is too old, or unknown.
+    pub(crate) fn changes_since(
+        &self,
+        etag: &str,
+        name: String,
+        make: impl FnOnce(Vec<Difference<'_>>) -> Body,
+    ) -> Option<Body> {
+        // Those who wait for a body wait for the one that makes it.
+        let mut changes = self.changes.lock();
+        if let Some(known) = changes.get(&name) {
+            return Some(known.clone());
+        }
+        let lists = self.past.0.lock();
+        let (_, earlier) = lists.iter().find(|(known, _)| known == etag)?;
+        let earlier = earlier.clone();
+        drop(lists);
+        let body = make(self.instances.differences(&earlier));
+        if changes.len() < KEPT_CHANGES {
+            changes.insert(name, body.clone());
+        }
+        Some(body)
+    }
+
     /// Returns the body of a list, which `make` serialises on first use.
     pub fn body(
         &self,
@@ -221,7 +259,11 @@ impl ScopeSnapshot {
         stale: bool,
         make: impl FnOnce(&Self) -> Vec<u8>,
     ) -> &Body {
-        self.bodies[2 * which as usize + usize::from(stale)].get_or_init(|| Body::new(make(self)))
+        self.bodies[2 * which as usize + usize::from(stale)].get_or_init(|| {
+            let body = Body::new(make(self));
+            self.note_tag(body.etag());
+            body
+        })
     }
 
     /// Returns the body of this name, which `make` serialises on first use.
@@ -253,13 +295,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replicas_of_all_versions_give_a_body_the_same_tag() {
-        // The first 128 bits of its SHA-256.
-        let body = Body::new(b"{}".to_vec());
-        assert_eq!(body.etag, "44136fa355b3678a1146ad16f7e8649e");
-    }
-
-    #[test]
     fn a_body_is_serialised_once_for_all_who_ask() {
         let (view, made) = (ScopeSnapshot::default(), Cell::new(0));
         let ask = |which, stale| {
@@ -267,7 +302,7 @@ mod tests {
                 made.set(made.get() + 1);
                 b"{}".to_vec()
             };
-            view.body(which, stale, make).bytes.as_ptr()
+            view.body(which, stale, make).bytes().as_ptr()
         };
         let first = ask(InstanceFilter::Available, false);
         assert!((0..1000).all(|_| ask(InstanceFilter::Available, false) == first));

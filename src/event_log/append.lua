@@ -14,12 +14,12 @@
 -- KEYS[3]   the run id of the server that appended last. A server with another run id, after a
 --           failover or a restart, may lack events that were read already, so it begins a new
 --           epoch: no id ever names two events
--- KEYS[4..] per event, the key that remembers its instance's last transition; for an event that
---           is no transition, the event log itself
+-- KEYS[4..] per event, the hash that remembers the last transitions of some instances, among them
+--           its own; for an event that is no transition, the event log itself
 -- ARGV[1]   about how many events are kept
--- ARGV[2]   how long a transition is remembered, in milliseconds
--- ARGV[3..] per event, its name and its JSON; for a transition also the instance's revision and
---           the name of the opposite transition, otherwise two empty strings
+-- ARGV[2]   how long a transition is remembered at least, in milliseconds
+-- ARGV[3..] per event, its name and its JSON; for a transition also the instance's ID and revision
+--           and the name of the opposite transition, otherwise three empty strings
 
 -- Without the permission to read the run id, the server counts as the same one.
 local server = redis.pcall('INFO', 'server')
@@ -46,17 +46,18 @@ local function append(name, event)
     'name', name, 'event', event)
 end
 
+local hashes = {}
 for i = 4, #KEYS do
-  local a = 4 * (i - 4) + 2
-  local name, event, revision, opposite = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
-  if revision == '' then
+  local a = 5 * (i - 4) + 2
+  local name, event, id, revision, opposite = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
+  if id == '' then
     append(name, event)
     if name == 'resync' then
       resync_epoch, resync_sequence = tonumber(epoch), sequence
       redis.call('SET', KEYS[2], epoch .. ' ' .. string.format('%.0f', sequence), 'PX', ARGV[2])
     end
   else
-    local remembered = redis.call('GET', KEYS[i])
+    local remembered = redis.call('HGET', KEYS[i], id)
     local last_revision, last_epoch, last_sequence, last_name =
       string.match(remembered or '', '^(%d+) (%d+) (%d+) (.+)$')
     if last_revision then
@@ -70,10 +71,13 @@ for i = 4, #KEYS do
         append(opposite, event)
       end
       append(name, event)
-      redis.call('SET', KEYS[i],
-        string.format('%s %s %.0f %s', revision, epoch, sequence, name), 'PX', ARGV[2])
+      redis.call('HSET', KEYS[i], id, string.format('%s %s %.0f %s', revision, epoch, sequence, name))
+      hashes[KEYS[i]] = true
     end
   end
+end
+for hash in pairs(hashes) do
+  redis.call('PEXPIRE', hash, ARGV[2])
 end
 -- Recorded only once an event is in the new epoch: until then the next append must begin one.
 if begins and sequence > 0 then

@@ -26,8 +26,12 @@ const RESYNC_KEY: &str = "{rollcall}:resync";
 /// The run ID of the server that appended last.
 const RUN_KEY: &str = "{rollcall}:run";
 
-/// The prefix of the keys that store the last transition of each instance.
-const TRANSITION_PREFIX: &str = "{rollcall}:transition:";
+/// The prefix of the hashes that store the last transition of each instance. A key for each instance
+/// would double the number of keys.
+const TRANSITION_PREFIX: &str = "{rollcall}:transitions:";
+
+/// The number of instances in one hash, which Redis keeps in a compact form up to 128.
+const TRANSITIONS: i64 = 64;
 
 pub(super) struct RedisEventLog {
     /// The approximate number of events that are kept.
@@ -86,7 +90,10 @@ impl EventLog for RedisEventLog {
         call.arg(LOG_KEY).arg(RESYNC_KEY).arg(RUN_KEY);
         for event in events {
             match event.kind.transition() {
-                Some((instance, _)) => call.arg(format!("{TRANSITION_PREFIX}{}", instance.id)),
+                Some((instance, _)) => {
+                    let hash = instance.id.0 / TRANSITIONS;
+                    call.arg(format!("{TRANSITION_PREFIX}{hash}"))
+                }
                 None => call.arg(LOG_KEY),
             };
         }
@@ -97,9 +104,10 @@ impl EventLog for RedisEventLog {
             call.arg(event.kind.name()).arg(json);
             match event.kind.transition() {
                 Some((instance, online)) => call
+                    .arg(instance.id.to_string())
                     .arg(instance.revision)
                     .arg(EventKind::transition_name(!online)),
-                None => call.arg("").arg(""),
+                None => call.arg("").arg("").arg(""),
             };
         }
         self.connection.query::<()>(LOG_KEY, &call).await?;

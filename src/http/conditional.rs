@@ -4,16 +4,16 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use actix_web::http::header::{CACHE_CONTROL, ETag, EntityTag, Header, IfNoneMatch};
+use actix_web::http::header::{CACHE_CONTROL, EntityTag, Header, IfNoneMatch};
 use actix_web::{HttpRequest, HttpResponse};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::time::Instant;
 use utoipa::IntoParams;
 
-use super::{Api, Problem, context};
+use super::{Api, Problem, compression, context};
 use crate::admission::{Permit, RequestClass};
-use crate::directory::Body;
+use crate::directory::{Body, Coding};
 
 /// The proxies of the field cut a request after 50 or 60 seconds, unless they are configured.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(45);
@@ -51,6 +51,7 @@ pub(super) struct Conditional {
     known: IfNoneMatch,
     /// The end of the wait.
     pub(super) deadline: Instant,
+    coding: Option<Coding>,
     _permit: Option<Permit>,
 }
 
@@ -70,13 +71,22 @@ impl Conditional {
             // A header that does not parse matches no list.
             known: IfNoneMatch::parse(request).unwrap_or(IfNoneMatch::Items(Vec::new())),
             deadline: Instant::now() + wait.0,
+            coding: compression::accepted(request),
             _permit: permit,
         })
     }
 
+    /// Adds a tag to those of the header.
+    pub(super) fn also_known(mut self, etag: &str) -> Self {
+        if let IfNoneMatch::Items(known) = &mut self.known {
+            known.push(EntityTag::new_strong(etag.to_owned()));
+        }
+        self
+    }
+
     /// Returns a body, unless the client has it: RFC 9110, section 13.1.2.
     pub(super) fn unless_known(&self, body: Body) -> Option<Body> {
-        let etag = EntityTag::new_strong(body.etag.clone());
+        let etag = EntityTag::new_strong(body.etag().to_owned());
         let is_known = match &self.known {
             IfNoneMatch::Any => true,
             IfNoneMatch::Items(tags) => tags.iter().any(|tag| tag.weak_eq(&etag)),
@@ -87,6 +97,7 @@ impl Conditional {
     /// Answers with the body that `changed` finds until the deadline, or with 304. The stop of the
     /// daemon ends the wait.
     pub(super) async fn answer(
+        &self,
         api: &Api,
         changed: impl Future<Output = Option<Body>>,
     ) -> HttpResponse {
@@ -95,20 +106,15 @@ impl Conditional {
             changed = changed => changed,
             () = api.lifecycle.stopping() => None,
         };
-        respond(changed)
-    }
-}
-
-fn respond(changed: Option<Body>) -> HttpResponse {
-    match changed {
-        Some(Body { bytes, etag }) => HttpResponse::Ok()
-            .insert_header(ETag(EntityTag::new_strong(etag)))
-            .insert_header((CACHE_CONTROL, "no-cache"))
-            .content_type("application/json")
-            .body(bytes),
-        None => HttpResponse::NotModified()
-            .insert_header((CACHE_CONTROL, "no-cache"))
-            .finish(),
+        let no_cache = (CACHE_CONTROL, "no-cache");
+        let Some(body) = changed else {
+            return HttpResponse::NotModified().insert_header(no_cache).finish();
+        };
+        let mut answer = HttpResponse::Ok();
+        answer
+            .insert_header(no_cache)
+            .content_type("application/json");
+        compression::respond(answer, &body, self.coding).await
     }
 }
 

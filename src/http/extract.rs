@@ -177,7 +177,7 @@ fn broken(_: impl fmt::Display) -> Problem {
     )
 }
 
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let object = serde_path_to_error::deserialize(&mut json);
     let Object(value) = object.map_err(|error| {

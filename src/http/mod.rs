@@ -7,6 +7,7 @@
 
 mod access;
 mod code;
+mod compression;
 mod conditional;
 mod connections;
 mod console;
@@ -152,6 +153,9 @@ impl Api {
             LimitExceeded::Memory => RequestClass::Body,
         };
         self.metrics.shed(work.as_str()).inc();
+        if work == RequestClass::Heartbeat {
+            self.protection.heartbeat_rejected();
+        }
         Problem::shed(exceeded)
     }
 }

@@ -12,8 +12,8 @@ use crate::actor::{
 use crate::auth::Role;
 use crate::directory::{HeartbeatInfo, InstanceEntry};
 use crate::model::{
-    Instance, InstanceChange, InstanceKey, Protocol, Registration, Scope, ScopeKind, Status,
-    StatusChange,
+    Address, Instance, InstanceChange, InstanceKey, Protocol, Registration, Scope, ScopeKind,
+    Status, StatusChange,
 };
 use crate::store::{Registered, ScopeDeletion};
 
@@ -28,14 +28,19 @@ pub(super) async fn find_by_id(api: &Api, protocol: Protocol, id: &str) -> Vec<A
     api.directory.find_by_id(protocol, id)
 }
 
-/// Registers an instance.
-pub(super) async fn register(api: &Api, registration: Registration) -> Result<Registered, Problem> {
-    let key = &registration.key;
-    if key.address.is_unspecified() {
+/// Checks that clients can reach an address.
+pub(super) fn check_address(address: &Address) -> Result<(), Problem> {
+    if address.is_unspecified() {
         let reason = "must be an address that clients can reach, not all addresses of a machine";
         return Err(Problem::invalid("address", reason));
     }
-    let scope = key.scope.clone();
+    Ok(())
+}
+
+/// Registers an instance.
+pub(super) async fn register(api: &Api, registration: Registration) -> Result<Registered, Problem> {
+    check_address(&registration.key.address)?;
+    let scope = registration.key.scope.clone();
     let registered = api.registry.write(RegisterInstance(registration)).await?;
     registered.ok_or_else(|| Problem::scope_not_found(&scope))
 }
@@ -68,7 +73,10 @@ pub(super) async fn renew(
         must_be_registered: true,
         reply,
     });
-    Ok(outcomes.await??)
+    let outcomes = outcomes
+        .await
+        .inspect_err(|_| api.protection.heartbeat_rejected());
+    Ok(outcomes??)
 }
 
 /// Marks an instance offline because it ends, and revokes its lease. Its registration is removed,

@@ -13,7 +13,7 @@ use super::facade::{Facades, table as facades};
 use super::guard::{RouteGuard, add_headers};
 use super::v1::{
     actions, attention, bulk, counts, events, heartbeats, history, instance_list, instances,
-    leases, overview, replicas, scopes, search, targets, whoami,
+    leases, overview, registrations, replicas, scopes, search, targets, whoami,
 };
 use super::{Api, Code, Problem, console, gateway_center, openapi, ops};
 use crate::admission::RequestClass;
@@ -48,6 +48,10 @@ fn table() -> Vec<Path> {
                 get(Read, search::list).checks_scopes().with_query(),
                 patch(Admin, bulk::change).checks_scopes(),
             ],
+        ),
+        path(
+            "/v1/registrations",
+            [post(Agent, registrations::register).checks_scopes()],
         ),
         path(
             "/v1/{kind}",

@@ -6,6 +6,7 @@
 //! answers reads but refuses writes shows leases as missing that it could not renew.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -30,9 +31,16 @@ struct State {
     identity: Option<Identity>,
     /// Whether a probe has ever succeeded.
     has_worked: bool,
-    /// When the store last recovered or was replaced, and which of the two happened.
+    /// When the store last recovered or was replaced, or heartbeats were rejected, and which of
+    /// these happened.
     interrupted: Option<(Instant, &'static str)>,
+    /// When this replica last rejected a heartbeat.
+    rejected_at: Option<Instant>,
 }
+
+/// The time for which a replica that rejected heartbeats counts as one that cannot renew leases:
+/// longer than the time between two attestations.
+const REJECTING: Duration = Duration::from_secs(3);
 
 impl Health {
     /// Records that a call failed, on any connection.
@@ -65,6 +73,19 @@ impl Health {
         }
     }
 
+    /// Records that this replica rejected a heartbeat because it had too many: its lease may end
+    /// although its instance is alive.
+    pub(crate) fn rejected(&self) {
+        let (mut state, now) = (self.state.lock(), Instant::now());
+        let before = state.rejected_at.replace(now);
+        if before.is_none_or(|before| now - before > REJECTING) {
+            log::warn!(
+                "heartbeats are rejected; no instance is marked offline until one TTL after that"
+            );
+        }
+        state.interrupted = Some((now, "heartbeats were rejected"));
+    }
+
     /// Returns whether leases that are missing on `servers` are evidence. Call it after the
     /// reply of these servers arrived.
     pub(crate) fn proves(&self, servers: &Identity) -> bool {
@@ -92,11 +113,14 @@ impl Health {
     }
 
     /// Returns the identity of the store's servers as text; `None` while the store is
-    /// unavailable.
+    /// unavailable, or this replica rejects heartbeats.
     pub(crate) fn identity(&self) -> Option<String> {
         let state = self.state.lock();
         let identity = state.identity.as_ref().map(ToString::to_string);
-        identity.filter(|_| state.failure.is_none())
+        let is_rejecting = state
+            .rejected_at
+            .is_some_and(|at| at.elapsed() <= REJECTING);
+        identity.filter(|_| state.failure.is_none() && !is_rejecting)
     }
 
     /// Returns why the store is unavailable; `None` while it works.
@@ -104,8 +128,9 @@ impl Health {
         self.state.lock().failure.clone()
     }
 
-    /// Returns when the store last recovered or was replaced, and the reason why missing leases
-    /// prove nothing for one TTL after it; `None` if neither happened.
+    /// Returns when the store last recovered or was replaced, or heartbeats were rejected, and the
+    /// reason why missing leases prove nothing for one TTL after it; `None` if none of these
+    /// happened.
     pub(crate) fn interrupted(&self) -> Option<(Instant, &'static str)> {
         self.state.lock().interrupted
     }
@@ -154,6 +179,23 @@ mod tests {
         assert!(health.is_working() && health.proves(&identity("a")));
         let (_, reason) = health.interrupted().unwrap();
         assert_eq!(reason, "the lease store was unavailable");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_heartbeats_are_rejected_the_replica_attests_no_lease_store() {
+        let health = Health::default();
+        health.probed(identity("a"));
+        health.rejected();
+        assert_eq!(
+            health.identity(),
+            None,
+            "other replicas must not mark instances offline either"
+        );
+        let (at, reason) = health.interrupted().unwrap();
+        assert_eq!((at, reason), (Instant::now(), "heartbeats were rejected"));
+        assert!(health.is_working());
+        tokio::time::advance(REJECTING + Duration::from_millis(1)).await;
+        assert_eq!(health.identity().as_deref(), Some("a"));
     }
 
     #[tokio::test]

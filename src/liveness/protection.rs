@@ -128,6 +128,11 @@ impl Protection {
         self.state.lock().tick(Instant::now());
     }
 
+    /// Records that this replica rejected a heartbeat because it had too many.
+    pub(crate) fn heartbeat_rejected(&self) {
+        self.health.rejected();
+    }
+
     /// Records that this replica compared its lease store with those of the other replicas.
     /// `disagreement` is the reason why they do not use the same working store.
     pub fn attested(&self, disagreement: Option<String>) {

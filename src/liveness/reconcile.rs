@@ -209,7 +209,8 @@ impl Reconciler {
         if begun.is_empty() {
             Ok(0)
         } else {
-            Ok(self.registry.write(RecordOnline(begun)).await?.len())
+            let message = RecordOnline::new(begun, &self.directory);
+            Ok(self.registry.write(message).await?.len())
         }
     }
 }

@@ -1,57 +1,42 @@
-//! `rollcalld export` and `import`: all scopes and instances as a file.
-
-use std::collections::{HashMap, HashSet};
-use std::io::Read;
-use std::path::Path;
+//! `rollcalld export`: all scopes and instances as a file.
 
 use chrono::{DateTime, Utc};
-use futures_util::{StreamExt, stream};
-use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tokio::time::{Duration, Instant};
 
-use super::{CommandError, list, print_error, print_line};
-use crate::client::{Client, ClientError};
+use super::{CommandError, list, print_line};
+use crate::client::{Client, ClientError, Fields, RegistrationEntry};
 use crate::clock::{Clock, SystemClock};
 use crate::model::{
     Address, DisplayName, InstanceKey, Metadata, Note, ScopeKey, ScopeKind, Status, Ttl, Weight,
-    parse_json,
 };
-use crate::settings::ImportSettings;
-
-/// The number of requests in flight.
-const REQUESTS: usize = 64;
-
-/// The time between two lines about the progress of an import.
-const PROGRESS: Duration = Duration::from_secs(2);
 
 /// The contents of an export: what operators and instances gave. It has no defaults, and no
 /// presence, IDs or times, which the registry assigns.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Export {
-    groups: Vec<ScopeEntry>,
-    services: Vec<ScopeEntry>,
-    instances: Vec<InstanceEntry>,
+pub(super) struct Export {
+    pub(super) groups: Vec<ScopeEntry>,
+    pub(super) services: Vec<ScopeEntry>,
+    pub(super) instances: Vec<InstanceEntry>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ScopeEntry {
-    key: ScopeKey,
+pub(super) struct ScopeEntry {
+    pub(super) key: ScopeKey,
     #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<DisplayName>,
+    pub(super) name: Option<DisplayName>,
 }
 
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct InstanceEntry {
+pub(super) struct InstanceEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<ScopeKey>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    service: Option<ScopeKey>,
-    address: Address,
+    pub(super) service: Option<ScopeKey>,
+    pub(super) address: Address,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<DisplayName>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,7 +59,7 @@ struct InstanceEntry {
 /// Values that an operator may override.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Values {
+pub(super) struct Values {
     #[serde(skip_serializing_if = "Option::is_none")]
     weight: Option<Weight>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,7 +73,7 @@ impl Values {
 }
 
 impl InstanceEntry {
-    fn key(&self) -> Result<InstanceKey, ClientError> {
+    pub(super) fn key(&self) -> Result<InstanceKey, ClientError> {
         let scope = match (&self.group, &self.service) {
             (Some(key), None) => ScopeKind::Group.with(key.clone()),
             (None, Some(key)) => ScopeKind::Service.with(key.clone()),
@@ -102,7 +87,7 @@ impl InstanceEntry {
     }
 
     /// Removes what is the default in any registry.
-    fn without_defaults(mut self) -> Self {
+    pub(super) fn without_defaults(mut self) -> Self {
         let address = self.address.as_str();
         self.name = self.name.filter(|name| name.as_str() != address);
         self.weight = self.weight.filter(|weight| *weight != Weight::default());
@@ -110,19 +95,44 @@ impl InstanceEntry {
         self
     }
 
-    /// Returns the body of its registration, a complete description.
-    fn registration(&self) -> Value {
-        json!({
-            "name": self.name,
-            "weight": self.weight,
-            "metadata": self.metadata,
-            "ttl_seconds": self.ttl_seconds,
-        })
+    /// Returns its registration, if `key` is its key.
+    pub(super) fn registration<'a>(&'a self, key: &'a InstanceKey) -> RegistrationEntry<'a> {
+        let fields = Fields {
+            name: self.name.as_ref(),
+            weight: self.weight,
+            metadata: self.metadata.as_ref(),
+            ttl: self.ttl_seconds,
+        };
+        RegistrationEntry::of(key, fields)
+    }
+
+    /// Returns whether its registration is the same as that of another entry for its instance.
+    pub(super) fn is_registered_as(&self, known: &Self) -> bool {
+        self.name == known.name
+            && self.weight == known.weight
+            && self.metadata == known.metadata
+            && self.ttl_seconds == known.ttl_seconds
+    }
+
+    /// Returns the entry of the instance as its registration alone leaves it.
+    pub(super) fn undecided(&self) -> Self {
+        Self {
+            status: if self.group.is_some() {
+                Status::Disabled
+            } else {
+                Status::Enabled
+            },
+            held_by: None,
+            reason: None,
+            held_until: None,
+            overrides: Values::default(),
+            ..self.clone()
+        }
     }
 
     /// Returns the changes that give `known` the decisions of this entry. Without `replace`, a
     /// decision of the registry stays.
-    fn decisions(&self, known: &Self, replace: bool) -> Map<String, Value> {
+    pub(super) fn decisions(&self, known: &Self, replace: bool) -> Map<String, Value> {
         let mut change = Map::new();
         let is_approved = known.group.is_some() && known.status == Status::Enabled;
         let is_decided = known.status == Status::Held || is_approved;
@@ -224,7 +234,7 @@ impl ListedInstance {
 }
 
 /// Reads all instances of the registry.
-async fn instances(client: &Client) -> Result<Vec<InstanceEntry>, CommandError> {
+pub(super) async fn instances(client: &Client) -> Result<Vec<InstanceEntry>, CommandError> {
     #[derive(Deserialize)]
     struct Overview {
         lease_ttl_seconds: Ttl,
@@ -251,149 +261,4 @@ pub(super) async fn export(client: &Client) -> Result<(), CommandError> {
     };
     let text = serde_json::to_string_pretty(&export).map_err(std::io::Error::other)?;
     Ok(print_line(&text)?)
-}
-
-fn read(path: Option<&Path>) -> Result<Export, CommandError> {
-    let from = path.map_or_else(
-        || "standard input".to_owned(),
-        |path| path.display().to_string(),
-    );
-    let text = match path {
-        Some(path) => std::fs::read_to_string(path),
-        None => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map(|_| text)
-        }
-    };
-    let text = text.map_err(|error| error.to_string());
-    text.and_then(|text| parse_json(&text))
-        .map_err(|reason| CommandError::Import { from, reason })
-}
-
-/// What an import does with an instance.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Created,
-    Changed,
-    Unchanged,
-}
-
-/// Registers everything in an export. Existing scopes and instances are changed to match it,
-/// except the decisions of operators, and nothing is removed, so it may be repeated.
-pub(super) async fn import(client: &Client, settings: ImportSettings) -> Result<(), CommandError> {
-    let export = read(settings.path.as_deref())?;
-    let known = instances(client).await?.into_iter();
-    let known = known.map(|entry| Ok((entry.key()?, entry)));
-    let known: HashMap<InstanceKey, InstanceEntry> = known.collect::<Result<_, ClientError>>()?;
-    let scopes = declare(client, &export, settings.dry_run).await?;
-    let all = export.instances.len();
-    let steps = stream::iter(export.instances)
-        .map(async |entry| {
-            let entry = entry.without_defaults();
-            let step = restore(client, &entry, &known, &settings).await;
-            (entry, step)
-        })
-        .buffer_unordered(REQUESTS);
-    let mut steps = std::pin::pin!(steps);
-    let (mut code, mut failures, mut counts) = (None, 0, [0_usize; 3]);
-    let (mut done, mut said) = (0, Instant::now());
-    while let Some((entry, step)) = steps.next().await {
-        match step {
-            Ok(step) => counts[step as usize] += 1,
-            Err(error) => {
-                let scope = entry.service.or(entry.group);
-                let scope = scope.map(|key| key.to_string()).unwrap_or_default();
-                print_error(&format!("{scope} {}: {error}", entry.address))?;
-                failures += 1;
-                code.get_or_insert(CommandError::from(error).exit_code());
-            }
-        }
-        done += 1;
-        if said.elapsed() > PROGRESS {
-            print_error(&format!("{done} of {all} instances"))?;
-            said = Instant::now();
-        }
-    }
-    let [created, changed, unchanged] = counts;
-    let verb = if settings.dry_run {
-        "would import"
-    } else {
-        "imported"
-    };
-    print_line(&format!(
-        "{verb} {scopes} groups and services, {} instances: {created} new, {changed} changed, {unchanged} unchanged",
-        all - failures
-    ))?;
-    match code {
-        None => Ok(()),
-        Some(code) => Err(CommandError::Partly {
-            failed: failures,
-            all,
-            code,
-        }),
-    }
-}
-
-/// Declares the scopes, and returns their number. A service with instances and without a name is
-/// declared by its first instance, as it was.
-async fn declare(client: &Client, export: &Export, dry_run: bool) -> Result<usize, CommandError> {
-    let of_services = export.instances.iter();
-    let with_instances: HashSet<_> = of_services
-        .filter_map(|entry| entry.service.as_ref())
-        .collect();
-    let mut count = 0;
-    for (kind, entries) in [
-        (ScopeKind::Group, &export.groups),
-        (ScopeKind::Service, &export.services),
-    ] {
-        for ScopeEntry { key, name } in entries {
-            count += 1;
-            let comes_along =
-                kind == ScopeKind::Service && name.is_none() && with_instances.contains(key);
-            if !dry_run && !comes_along {
-                let path = format!("/v1/{}/{key}", kind.plural());
-                let body = json!({ "name": name });
-                client.send(Method::PUT, &path, Some(&body)).await?;
-            }
-        }
-    }
-    Ok(count)
-}
-
-async fn restore(
-    client: &Client,
-    entry: &InstanceEntry,
-    known: &HashMap<InstanceKey, InstanceEntry>,
-    settings: &ImportSettings,
-) -> Result<Step, ClientError> {
-    let key = entry.key()?;
-    let path = format!("/v1/{key}");
-    let before = known.get(&key);
-    let registers = before.is_none_or(|known| known.registration() != entry.registration());
-    if registers && !settings.dry_run {
-        let body = entry.registration();
-        client.send(Method::PUT, &path, Some(&body)).await?;
-    }
-    // As a registration leaves it.
-    let registered = before.cloned().unwrap_or_else(|| InstanceEntry {
-        status: match key.scope.kind {
-            ScopeKind::Group => Status::Disabled,
-            ScopeKind::Service => Status::Enabled,
-        },
-        held_by: None,
-        reason: None,
-        held_until: None,
-        overrides: Values::default(),
-        ..entry.clone()
-    });
-    let change = entry.decisions(&registered, settings.replace_decisions);
-    if !change.is_empty() && !settings.dry_run {
-        let change = Value::Object(change.clone());
-        client.send(Method::PATCH, &path, Some(&change)).await?;
-    }
-    Ok(match before {
-        None => Step::Created,
-        Some(_) if registers || !change.is_empty() => Step::Changed,
-        Some(_) => Step::Unchanged,
-    })
 }

@@ -6,6 +6,7 @@
 mod backup;
 mod change;
 mod history;
+mod import;
 mod list;
 mod table;
 mod time;
@@ -178,7 +179,7 @@ pub(crate) async fn run(mut command: OperatorCommand) -> Result<(), CommandError
             overview(&client, output.format() == Some(Format::Json)).await
         }
         OperatorCommand::Export(_) => backup::export(&client).await,
-        OperatorCommand::Import(settings) => backup::import(&client, settings).await,
+        OperatorCommand::Import(settings) => import::import(&client, settings).await,
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::directory::{Directory, Drift};
 use crate::metrics::Gauge;
-use crate::store::RegistryReader;
+use crate::store::{RegistryReader, StoreError};
 
 /// The time between comparisons of the Directory with the store.
 const COMPARE: Duration = Duration::from_secs(15);
@@ -46,19 +46,17 @@ impl Comparison {
         reader: &dyn RegistryReader,
         up: &Gauge,
     ) -> Option<Drift> {
-        let before = directory.digest();
-        let stored = reader.digest().await;
-        let quiet = directory.digest() == before;
+        let compared = compare(directory, reader).await;
         // A store that answers reads may refuse writes.
-        let answers = stored.is_ok() && reader.ping().await.is_ok();
+        let answers = compared.is_ok() && reader.ping().await.is_ok();
         up.set(answers.into());
         let now = Instant::now();
         self.due = now + COMPARE;
-        let Ok(stored) = stored else { return None };
-        if stored == before {
+        let Ok(compared) = compared else { return None };
+        if compared == Compared::Equal {
             self.equal_at = now;
         }
-        let differs = stored != before && quiet;
+        let differs = compared == Compared::Differs;
         let sure = differs && std::mem::replace(&mut self.differed, differs);
         if !sure && now.duration_since(self.equal_at) < FULL_RELOAD {
             if differs {
@@ -73,4 +71,26 @@ impl Comparison {
         self.equal_at = now;
         (differences != Drift::default()).then_some(differences)
     }
+}
+
+/// The result of a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compared {
+    Equal,
+    Differs,
+    /// The Directory changed meanwhile.
+    Unknown,
+}
+
+pub(super) async fn compare(
+    directory: &Directory,
+    reader: &dyn RegistryReader,
+) -> Result<Compared, StoreError> {
+    let before = directory.digest();
+    let stored = reader.digest().await?;
+    Ok(match directory.digest() == before {
+        _ if stored == before => Compared::Equal,
+        true => Compared::Differs,
+        false => Compared::Unknown,
+    })
 }

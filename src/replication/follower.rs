@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future::join;
 use tokio::time::{Instant, sleep};
 
-use super::comparison::Comparison;
+use super::comparison::{Compared, Comparison, compare};
 use super::{EventBroadcast, ScopeIndexes};
 use crate::actor::{Mailbox, RegistryActor};
 use crate::backend::BackendError;
@@ -29,6 +29,14 @@ const WAIT: Duration = Duration::from_secs(1);
 
 /// The time between retries while the event log or the store is unavailable.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
+
+/// The shortest time between attempts to make up for lost events, and how much longer it is than an
+/// attempt took.
+const AGAIN: Duration = Duration::from_secs(1);
+const TIMES: u32 = 10;
+
+/// The time for which changes may go on without a pause before the store is read again after a loss.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Follows the event log.
 pub(crate) struct Follower {
@@ -54,6 +62,29 @@ pub(crate) struct Follower {
     pub(crate) clock: Arc<dyn Clock>,
     /// Counts events, and whether the registry store and the event log can be read.
     pub(crate) metrics: Arc<Metrics>,
+}
+
+/// Events that were lost, and whose changes the Directory may lack.
+struct Loss {
+    since: Instant,
+    /// When it is tried to make up for them.
+    due: Instant,
+    /// Whether the log was cut or replaced; otherwise an event says that others were lost.
+    was_cut: bool,
+}
+
+impl Loss {
+    fn new(was_cut: bool) -> Self {
+        Self {
+            since: Instant::now(),
+            due: Instant::now(),
+            was_cut,
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        Instant::now() >= self.due
+    }
 }
 
 /// Why the Directory could not be loaded. A retry may succeed.
@@ -95,22 +126,24 @@ impl Follower {
 
     async fn follow_after(&self, head: EventId) -> Infallible {
         let mut comparison = Comparison::new(Instant::now());
-        let mut last = head;
+        let (mut last, mut loss) = (head, None::<Loss>);
         let backends = &self.metrics.backends;
         loop {
             match self.log.read(last, WAIT).await {
                 Ok(ReadOutcome::Events(events)) => {
-                    self.directory.set_stale(Stale::Events, false);
+                    self.directory.set_stale(Stale::Events, loss.is_some());
                     backends.event_log.reads(true);
                     if let Some(event) = events.last() {
                         last = event.id;
                     }
-                    if let Some(lost) = self.apply_events(events).await {
-                        self.reload(last).await;
-                        self.indexes.lost(lost);
+                    if self.apply_events(events, loss.as_ref()).await {
+                        loss.get_or_insert_with(|| Loss::new(false));
                     }
                 }
-                Ok(ReadOutcome::Lost) => last = self.catch_up().await,
+                Ok(ReadOutcome::Lost) => {
+                    last = self.head().await;
+                    loss.get_or_insert_with(|| Loss::new(true)).was_cut = true;
+                }
                 Err(error) => {
                     log::debug!("cannot read the event log, retrying: {error}");
                     self.directory.set_stale(Stale::Events, true);
@@ -118,23 +151,32 @@ impl Follower {
                     sleep(RETRY_DELAY).await;
                 }
             }
-            if comparison.is_due()
-                && let Some(differences) = comparison
-                    .compare(&self.directory, &*self.reader, &backends.store)
-                    .await
-            {
-                self.publish_drift(differences, last).await;
+            match &mut loss {
+                Some(current) => {
+                    let is_over = current.is_due() && self.make_up_for(current, last).await;
+                    loss = loss.filter(|_| !is_over);
+                }
+                None if comparison.is_due() => {
+                    let compared =
+                        comparison.compare(&self.directory, &*self.reader, &backends.store);
+                    if let Some(differences) = compared.await {
+                        self.publish_drift(differences, last).await;
+                    }
+                }
+                None => {}
             }
         }
     }
 
-    /// Applies events and publishes them. Returns the last event that says that others were lost.
-    async fn apply_events(&self, events: Vec<LogEntry>) -> Option<EventId> {
+    /// Applies events and publishes them. During a loss, what is published is what the loss ends with.
+    /// Returns whether an event says that others were lost.
+    async fn apply_events(&self, events: Vec<LogEntry>, loss: Option<&Loss>) -> bool {
         self.directory
             .apply(events.iter().map(|logged| &logged.event.kind));
-        let (mut lost, now) = (None, self.clock.now());
+        let (mut some_lost, now) = (false, self.clock.now());
         for logged in events {
-            if logged.event.kind != EventKind::EventsLost {
+            let has_index = loss.is_none_or(|loss| !loss.was_cut);
+            if has_index && logged.event.kind != EventKind::EventsLost {
                 self.indexes.take(logged.id, &logged.event);
             }
             let Event { at, kind, .. } = &logged.event;
@@ -148,7 +190,7 @@ impl Follower {
                 EventKind::ProtectionLeft(why) if self.protection.leave(why) => {
                     self.expiry.release_suspects().await;
                 }
-                EventKind::EventsLost => lost = Some(logged.id),
+                EventKind::EventsLost => some_lost = true,
                 _ => {}
             }
             if let Some(mut entry) = HistoryEntry::of(&logged) {
@@ -158,44 +200,64 @@ impl Follower {
                 }
                 self.history.add(entry);
             }
-            self.feed.publish(logged);
+            if loss.is_none() {
+                self.feed.publish(logged);
+            }
         }
-        lost
+        some_lost
     }
 
-    /// Continues at the end of the log after it was cut or replaced.
-    async fn catch_up(&self) -> EventId {
+    /// Returns the end of the log, after it was cut or replaced.
+    async fn head(&self) -> EventId {
         self.directory.set_stale(Stale::Events, true);
         loop {
             match self.log.head().await {
-                Ok(head) => {
-                    self.reload(head).await;
-                    // An index must not be ahead of the Directory.
-                    if let Err(error) = self.indexes.load(head).await {
-                        log::debug!("cannot read the event log: {error}");
-                        self.indexes.lost(head);
-                    }
-                    self.directory.set_stale(Stale::Events, false);
-                    self.history.read_log(&*self.log, head).await;
-                    return head;
-                }
+                Ok(head) => return head,
                 Err(error) => log::debug!("cannot read the event log, retrying: {error}"),
             }
             sleep(RETRY_DELAY).await;
         }
     }
 
-    /// Reads the store again, and then notifies subscribers that events until `head` were lost.
-    async fn reload(&self, head: EventId) {
-        loop {
-            match self.directory.reload().await {
-                Ok(_) => break,
-                Err(error) => log::debug!("cannot read the registry store, retrying: {error}"),
+    /// Makes up for lost events, and returns whether that is done: the Directory has what they said, or
+    /// has read the store again. `last` is the last event that was read.
+    ///
+    /// While a whole fleet begins at once, the log may be cut faster than this replica reads it,
+    /// although the changes are its own. To read the store each time would slow down everything.
+    async fn make_up_for(&self, loss: &mut Loss, last: EventId) -> bool {
+        let begin = Instant::now();
+        let compared = compare(&self.directory, &*self.reader).await;
+        loss.due = Instant::now() + (begin.elapsed() * TIMES).max(AGAIN);
+        let must_read = match compared {
+            Ok(Compared::Equal) => false,
+            Ok(Compared::Differs) => true,
+            Ok(Compared::Unknown) if loss.since.elapsed() < PATIENCE => return false,
+            Ok(Compared::Unknown) => true,
+            Err(error) => {
+                log::debug!("cannot read the registry store, retrying: {error}");
+                return false;
             }
-            sleep(RETRY_DELAY).await;
+        };
+        if must_read {
+            if let Err(error) = self.directory.reload().await {
+                log::debug!("cannot read the registry store, retrying: {error}");
+                return false;
+            }
+            log::info!("events were lost, so the registry store was read again");
         }
-        log::info!("events were lost, so the registry store was read again");
-        self.feed.lose(head);
+        self.feed.lose(last);
+        if loss.was_cut {
+            // An index must not be ahead of the Directory.
+            if let Err(error) = self.indexes.load(last).await {
+                log::debug!("cannot read the event log: {error}");
+                self.indexes.lost(last);
+            }
+            self.history.read_log(&*self.log, last).await;
+        } else {
+            self.indexes.lost(last);
+        }
+        self.directory.set_stale(Stale::Events, false);
+        true
     }
 
     /// Appends the transitions that no replica has published. Other missed changes cannot be

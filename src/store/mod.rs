@@ -17,7 +17,8 @@ pub use self::url::StoreUrl;
 use crate::backend::OpenError;
 use crate::model::{
     Action, ActionRecord, ActionSelection, DisplayName, Epoch, Instance, InstanceChange,
-    InstanceId, InstanceKey, Registration, ReplicaId, ReplicaState, Scope, ScopeId, ScopeRecord,
+    InstanceId, InstanceKey, Presence, Registration, ReplicaId, ReplicaState, Scope, ScopeId,
+    ScopeRecord,
 };
 
 /// Why a call of the registry store failed.
@@ -185,10 +186,12 @@ pub trait RegistryTransaction: Send {
         limit: u16,
     ) -> Result<Removal, StoreError>;
 
-    /// Marks instances online if the given lease is newer than the recorded one, and returns the
-    /// changed instances, in no order. Keys must be unique.
-    async fn record_online(&mut self, starts: &[LeaseStart])
-    -> Result<Vec<WentOnline>, StoreError>;
+    /// Marks instances online if the given lease is newer than the recorded one, and returns those
+    /// that were recorded, in no order. Keys must be unique.
+    async fn record_online(
+        &mut self,
+        starts: &[LeaseStart],
+    ) -> Result<Vec<RecordedLease>, StoreError>;
 
     /// Marks instances offline if the given lease is still the recorded one, and returns the
     /// changed instances, in no order. Keys must be unique.
@@ -197,8 +200,8 @@ pub trait RegistryTransaction: Send {
     /// Enables the instances whose holds have ended, at most `limit`, and returns them.
     async fn end_holds(&mut self, limit: u16) -> Result<Vec<Instance>, StoreError>;
 
-    /// Returns an instance.
-    async fn find_instance(&mut self, key: &InstanceKey) -> Result<Option<Instance>, StoreError>;
+    /// Returns those of the given instances that are registered, in no order.
+    async fn find_instances(&mut self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError>;
 
     /// Records an action of an operator.
     async fn record_action(&mut self, action: &Action) -> Result<(), StoreError>;
@@ -298,13 +301,35 @@ pub struct LeaseStart {
     pub epoch: Epoch,
 }
 
-/// The result of recording a new lease.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WentOnline {
-    /// The instance after the change.
-    pub instance: Instance,
+/// A new lease that was recorded: what changed in the row of its instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordedLease {
+    /// The index of the lease among those that were given.
+    pub index: usize,
+    /// The instance.
+    pub id: InstanceId,
+    /// When the instance went online.
+    pub changed_at: DateTime<Utc>,
+    /// The revision of the row after the change.
+    pub revision: i64,
     /// Whether it was offline before; otherwise the end of its previous lease was never recorded.
     pub transition: bool,
+}
+
+impl RecordedLease {
+    /// Returns an instance after the change, if `before` is the state that was changed.
+    pub fn applied_to(&self, before: &Instance, start: &LeaseStart) -> Option<Instance> {
+        let is_same = before.id == self.id && before.revision + 1 == self.revision;
+        is_same.then(|| Instance {
+            presence: Presence {
+                online: true,
+                epoch: Some(start.epoch),
+                changed_at: Some(self.changed_at),
+            },
+            revision: self.revision,
+            ..before.clone()
+        })
+    }
 }
 
 /// What was removed: the last states, in no order.

@@ -269,6 +269,14 @@ async fn a_limited_token_reaches_its_scopes_and_nothing_else() {
         "nothing of the batch was done"
     );
 
+    let registrations = json!({"registrations": leases(&["orders", "payments"])["leases"]});
+    let (_, body) = send(Method::POST, "/v1/registrations", registrations).await;
+    assert_eq!(body["results"][0]["outcome"], json!("unchanged"), "{body}");
+    assert_eq!(
+        (&body["results"][1]["status"], &body["results"][1]["code"]),
+        (&json!(403), &json!("scope_forbidden"))
+    );
+
     // The original's API answers everything with status 200.
     let heartbeat = |server: &str| json!({"server": server, "addr": "10.0.0.5:8080"});
     let keep_alive = "/gateway-server-detail/keep-alive";

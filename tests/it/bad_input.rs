@@ -117,6 +117,8 @@ async fn each_wrong_body_names_its_field<B: Backends>() {
             "status has the wrong form: unknown variant `on`, expected one of `enabled`, `disabled`, `held`".into()),
         (Method::PATCH, INSTANCE, json!({"status": "enabled", "reason": "r"}).to_string(), "invalid_field", Some("reason"),
             "reason is allowed only with \"status\":\"held\"".into()),
+        (Method::POST, "/v1/registrations", json!({}).to_string(), "invalid_field", Some("body"),
+            "body has the wrong form: missing field `registrations`".into()),
         (Method::POST, "/v1/heartbeats", json!({}).to_string(), "invalid_field", Some("body"),
             "body has the wrong form: missing field `leases`".into()),
         (Method::POST, "/v1/heartbeats", json!({"leases": [{"service": "a:b", "address": "a:1"}]}).to_string(),
@@ -173,7 +175,7 @@ async fn each_wrong_path_names_its_part<B: Backends>() {
             "availabl=true",
             "invalid_field",
             "availabl",
-            "availabl is not a parameter of this route; it has q, status, online, available, metadata.KEY, address, wait",
+            "availabl is not a parameter of this route; it has q, status, online, available, metadata.KEY, address, wait, since",
         ),
         (
             "available=maybe",
@@ -261,6 +263,17 @@ async fn what_is_too_large_is_413<B: Backends>() {
         "batch_too_large",
         None,
         "leases must have at most 10000 entries, not 10001",
+    );
+
+    let registrations = vec![json!({"service": "s", "address": "h:1"}); 10_001];
+    let body = json!({ "registrations": registrations });
+    let answer = daemon.post("/v1/registrations", body).await;
+    assert_eq!(answer.0, 413);
+    is_problem(
+        &answer,
+        "batch_too_large",
+        None,
+        "registrations must have at most 10000 entries, not 10001",
     );
 
     let body = " ".repeat(4 * 1024 * 1024 + 1);

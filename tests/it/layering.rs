@@ -20,7 +20,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("admission", &[]),
     ("tls", &[]),
     ("metrics", &[]),
-    ("client", &["auth", "settings"]),
+    ("client", &["auth", "model", "settings"]),
     ("agent", &["client", "model", "settings"]),
     ("operator", &["client", "clock", "model", "settings"]),
     ("directory", &["model", "store"]),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use reqwest::StatusCode;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -80,7 +81,7 @@ async fn two_thousand_slow_bodies_hold_up_no_heartbeat_and_little_memory() {
         let mut slow = Vec::new();
         for _ in 0..CROWD / 100 {
             let streams = (0..100).map(|i| slow_body(daemon.address(), i % 2 == 0));
-            slow.extend(futures_util::future::join_all(streams).await);
+            slow.extend(join_all(streams).await);
         }
         heartbeats_go_on(&daemon, Instant::now() + Duration::from_secs(3)).await;
         assert_memory(&daemon);
@@ -141,7 +142,7 @@ async fn ten_thousand_idle_streams_are_refused_above_the_limit() {
     let (mut open, mut refused) = (Vec::new(), Vec::new());
     for _ in 0..100 {
         let streams = (0..100).map(|_| idle_stream(daemon.address()));
-        for (status, stream) in futures_util::future::join_all(streams).await {
+        for (status, stream) in join_all(streams).await {
             match status {
                 200 => open.push(stream),
                 503 => refused.push(stream),
@@ -252,7 +253,7 @@ async fn long_polls_take_no_permits_of_reads() {
     })
     .await;
     let reads = (0..16).map(|_| daemon.get("/v1/services/orders/instances"));
-    let reads = futures_util::future::join_all(reads).await;
+    let reads = join_all(reads).await;
     assert!(reads.iter().all(|(status, _)| *status == 200), "{reads:?}");
     daemon
         .patch("/v1/services/orders/instances/h-0:1", json!({"weight": 9}))
@@ -287,7 +288,7 @@ async fn a_crowd_that_asks_for_readiness_asks_the_stores_few_times() {
     let before = looks().await;
     let begin = Instant::now();
     let answers = (0..500).map(|_| daemon.get("/readyz"));
-    let answers = futures_util::future::join_all(answers).await;
+    let answers = join_all(answers).await;
     assert!(answers.iter().all(|(status, _)| *status == 200));
     // Four a second, and two by the sweep.
     let allowed = 6 * (begin.elapsed().as_secs() + 2);
@@ -331,4 +332,52 @@ fn raise_open_files() {
         maximum.is_none_or(|files| files > 12_000),
         "this test opens 10,000 connections: raise the limit on open files (ulimit -Hn)"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_heartbeats_are_rejected_no_instance_is_marked_offline() {
+    let daemon = Daemon::start(&flags(&[
+        "--lease-ttl",
+        "5s",
+        "--roll-call-interval",
+        "2s",
+        "--max-in-flight",
+        "64",
+    ]))
+    .await;
+    daemon.put(ORDERS, json!({})).await;
+    daemon.put(&format!("{ORDERS}/heartbeat"), json!({})).await;
+    // More leases at once than there are permits for, again and again.
+    let leases: Vec<_> = (0..1_000)
+        .map(|i| json!({"service": "orders", "address": format!("host-{i}:1")}))
+        .collect();
+    let body = json!({ "leases": leases }).to_string();
+    let flood = || async {
+        let post = daemon
+            .client()
+            .post(format!("{}/v1/heartbeats", daemon.url()));
+        let post = post
+            .header("Content-Type", "application/json")
+            .body(body.clone());
+        post.send().await.is_ok_and(|answer| answer.status() == 503)
+    };
+    let (begin, mut rejected) = (Instant::now(), 0);
+    while begin.elapsed() < Duration::from_secs(9) {
+        let answers = join_all((0..32).map(|_| flood())).await;
+        rejected += answers
+            .into_iter()
+            .filter(|is_rejected| *is_rejected)
+            .count();
+    }
+    assert!(rejected > 0);
+    assert_eq!(daemon.get(ORDERS).await.1["online"], json!(true));
+    let (_, overview) = daemon.get("/v1/overview").await;
+    let reason = overview["protection"]["reason"]
+        .as_str()
+        .unwrap_or_default();
+    assert!(reason.contains("heartbeats were rejected"), "{overview}");
+    eventually(Duration::from_secs(15), "it is offline", || async {
+        (daemon.get(ORDERS).await.1["online"] == json!(false)).then_some(())
+    })
+    .await;
 }

@@ -1,7 +1,8 @@
 -- Marks an instance online if the lease is newer than the recorded one. For an instance that
 -- is recorded as online, this changes the epoch and is no transition.
--- Called by RegistryTransaction::record_online, once per instance.
--- ?1 kind, ?2 key, ?3 address, ?4 epoch, ?5 now
+-- Called by RegistryTransaction::record_online, for each instance: for one that is recorded as offline,
+-- and if that changes no row, for one that is recorded as online.
+-- ?1 kind, ?2 key, ?3 address, ?4 epoch, ?5 now, ?6 whether it is recorded as online
 UPDATE instance
 SET online            = 1,
     lease_epoch       = ?4,
@@ -9,9 +10,6 @@ SET online            = 1,
     revision          = revision + 1
 WHERE scope_id = (SELECT scope.id FROM scope WHERE scope.kind = ?1 AND scope.key = ?2)
   AND address = ?3
+  AND online = ?6
   AND (lease_epoch IS NULL OR lease_epoch < ?4)
-RETURNING id, ?1 AS kind, ?2 AS key, address, name, weight, metadata,
-       ttl_seconds, status, held_by, held_reason, held_until,
-       override_weight, override_metadata, registered_by,
-       online, lease_epoch, online_changed_at,
-       registered_at, updated_at, revision
+RETURNING id, online_changed_at, revision

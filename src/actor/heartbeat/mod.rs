@@ -137,7 +137,7 @@ impl HeartbeatActor {
                     let new_leases = Rc::clone(&self.new_leases);
                     let metrics = Arc::clone(&self.metrics);
                     actix::spawn(async move {
-                        let outcomes = new_leases.confirm(leases, outcomes).await;
+                        let outcomes = new_leases.record(leases, outcomes).await;
                         request.reply(outcomes, &metrics.heartbeats);
                     });
                 }

@@ -1,6 +1,7 @@
 //! New leases on their way to the registry store.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +18,16 @@ use crate::model::{Epoch, InstanceKey};
 use crate::store::LeaseStart;
 
 /// The most leases in one message to the RegistryActor.
-const MAX_RECORD: usize = 500;
+const MAX_RECORD: usize = 1_000;
 
-/// The most leases that wait to be recorded. More are dropped: the store is unavailable, and
-/// the next heartbeats report them again.
-const MAX_WAITING: usize = 20_000;
+/// The most leases that wait to be recorded. More are dropped: the store is unavailable or much
+/// too slow, and the next heartbeats report them again.
+const MAX_WAITING: usize = 250_000;
+
+/// The number of leases that wait to be recorded from which heartbeats do not wait for the record
+/// of theirs. When a whole fleet begins at once, leases that waited for the registry store would
+/// expire in the meantime, begin again, and wait again.
+const MANY: usize = 4_000;
 
 /// How long a heartbeat waits for the record of its new lease, so that a client that lists
 /// instances after its heartbeat finds its own.
@@ -70,19 +76,20 @@ impl LeaseStarts {
     }
 }
 
-/// Confirms and records new leases.
+/// Records new leases, and revokes those of instances that are no longer registered.
 pub(super) struct NewLeases {
-    leases: Arc<dyn LeaseStore>,
-    directory: Arc<Directory>,
     queue: mpsc::UnboundedSender<Waiting>,
     permits: Arc<Semaphore>,
 }
 
-/// Leases that wait to be recorded.
+/// The leases of one request that wait to be recorded.
 struct Waiting {
-    leases: Vec<LeaseStart>,
+    /// Those whose instances must be registered.
+    unconfirmed: Vec<LeaseStart>,
+    confirmed: Vec<LeaseStart>,
     _permits: OwnedSemaphorePermit,
-    recorded: oneshot::Sender<()>,
+    /// Receives the instances that are not registered.
+    recorded: oneshot::Sender<Result<Vec<InstanceKey>, BackendError>>,
 }
 
 impl NewLeases {
@@ -94,95 +101,144 @@ impl NewLeases {
         lifeline: Lifeline,
     ) -> Self {
         let (queue, waiting) = mpsc::unbounded_channel();
-        actix::spawn(record(waiting, registry, lifeline));
-        Self {
+        let recorder = Recorder {
             leases,
             directory,
+            registry,
+            _lifeline: lifeline,
+        };
+        actix::spawn(recorder.run(waiting));
+        Self {
             queue,
             permits: Arc::new(Semaphore::new(MAX_WAITING)),
         }
     }
 
-    /// Revokes the leases of instances that are no longer registered, records the others, and
-    /// returns the outcomes of the request.
-    pub(super) async fn confirm(
+    /// Records the leases of a request, and returns its outcomes. Waits for the record at most
+    /// [`RECORDED`]: a report that is still in flight when its heartbeat is answered could be taken
+    /// for one of a later registration of the same address.
+    pub(super) async fn record(
         &self,
         leases: LeaseStarts,
         mut outcomes: Vec<HeartbeatOutcome>,
     ) -> Result<Vec<HeartbeatOutcome>, BackendError> {
         let LeaseStarts {
             unconfirmed,
-            mut confirmed,
+            confirmed,
         } = leases;
-        let created = unconfirmed.iter().map(|(_, start)| start.key.clone());
-        let removed = self.directory.vanished(&created.collect::<Vec<_>>()).await;
-        self.leases.revoke(&removed).await?;
-        let removed: HashSet<InstanceKey> = removed.into_iter().collect();
-        for (index, start) in unconfirmed {
-            if removed.contains(&start.key) {
-                outcomes[index] = HeartbeatOutcome::Unknown;
-            } else {
-                confirmed.push(start);
-            }
-        }
-        self.record(confirmed).await;
-        Ok(outcomes)
-    }
-
-    /// Records leases and waits for that, at most [`RECORDED`]: a report that is still in flight
-    /// when its heartbeat is answered could be taken for one of a later registration of the same
-    /// address.
-    async fn record(&self, leases: Vec<LeaseStart>) {
-        let permits = Arc::clone(&self.permits);
-        let count = u32::try_from(leases.len()).unwrap_or(u32::MAX);
-        if leases.is_empty() {
-            return;
-        }
-        let Ok(permits) = permits.try_acquire_many_owned(count) else {
-            return;
+        let count = u32::try_from(unconfirmed.len() + confirmed.len()).unwrap_or(u32::MAX);
+        let Ok(permits) = Arc::clone(&self.permits).try_acquire_many_owned(count) else {
+            return Ok(outcomes);
         };
+        let (indices, unconfirmed): (Vec<usize>, Vec<LeaseStart>) = unconfirmed.into_iter().unzip();
+        let keys: Vec<InstanceKey> = unconfirmed.iter().map(|start| start.key.clone()).collect();
         let (recorded, answer) = oneshot::channel();
         let waiting = Waiting {
-            leases,
+            unconfirmed,
+            confirmed,
             _permits: permits,
             recorded,
         };
-        if self.queue.send(waiting).is_ok() {
-            // The heartbeat is answered without the record.
-            let _ = timeout(RECORDED, answer).await;
+        let is_prompt = self.permits.available_permits() + MANY >= MAX_WAITING;
+        if self.queue.send(waiting).is_err() || !is_prompt {
+            return Ok(outcomes);
         }
+        // After that time the heartbeat is answered without the record.
+        if let Ok(Ok(unregistered)) = timeout(RECORDED, answer).await {
+            let unregistered: HashSet<InstanceKey> = unregistered?.into_iter().collect();
+            for (index, key) in indices.into_iter().zip(&keys) {
+                if unregistered.contains(key) {
+                    outcomes[index] = HeartbeatOutcome::Unknown;
+                }
+            }
+        }
+        Ok(outcomes)
     }
 }
 
-/// Records leases, those that have arrived together. A lost report is repeated by the next
-/// heartbeat, or found by a reconcile.
-async fn record(
-    mut queue: mpsc::UnboundedReceiver<Waiting>,
+/// The task that records the leases that have arrived together.
+struct Recorder {
+    leases: Arc<dyn LeaseStore>,
+    directory: Arc<Directory>,
     registry: Mailbox<RegistryActor>,
     _lifeline: Lifeline,
-) {
-    let mut waiting = Vec::new();
-    while queue.recv_many(&mut waiting, MAX_RECORD).await > 0 {
-        // An instance may have two new leases: the later one counts.
-        let mut latest: BTreeMap<InstanceKey, Epoch> = BTreeMap::new();
-        for LeaseStart { key, epoch } in waiting.iter_mut().flat_map(|w| w.leases.drain(..)) {
-            let known = latest.entry(key).or_insert(epoch);
-            *known = epoch.max(*known);
-        }
-        let starts = latest
-            .into_iter()
-            .map(|(key, epoch)| LeaseStart { key, epoch });
-        for part in starts.collect::<Vec<_>>().chunks(MAX_RECORD) {
-            if let Err(error) = registry.write(RecordOnline(part.to_vec())).await {
-                log::debug!(
-                    "{} new leases could not be recorded, the next heartbeats retry: {error}",
-                    part.len()
-                );
+}
+
+impl Recorder {
+    /// Records leases for ever.
+    async fn run(self, mut queue: mpsc::UnboundedReceiver<Waiting>) {
+        while let Some(first) = queue.recv().await {
+            let mut waiting = vec![first];
+            let mut count = waiting[0].count();
+            while count < MAX_RECORD
+                && let Ok(next) = queue.try_recv()
+            {
+                count += next.count();
+                waiting.push(next);
+            }
+            // An instance may have two new leases: the later one counts.
+            let mut latest: BTreeMap<InstanceKey, Epoch> = BTreeMap::new();
+            let mut unconfirmed = HashSet::default();
+            for request in &mut waiting {
+                unconfirmed.extend(request.unconfirmed.iter().map(|start| start.key.clone()));
+                let starts = mem::take(&mut request.unconfirmed);
+                for LeaseStart { key, epoch } in
+                    starts.into_iter().chain(mem::take(&mut request.confirmed))
+                {
+                    let known = latest.entry(key).or_insert(epoch);
+                    *known = epoch.max(*known);
+                }
+            }
+            let starts = latest.into_iter();
+            let starts: Vec<_> = starts
+                .map(|(key, epoch)| LeaseStart { key, epoch })
+                .collect();
+            for part in starts.chunks(MAX_RECORD) {
+                self.record(part, &mut unconfirmed).await;
+            }
+            // Those that the store did not change: it has a later lease, or no such instance.
+            let unregistered = self.revoke_unregistered(unconfirmed).await;
+            for Waiting { recorded, .. } in waiting {
+                // The heartbeat may have been answered without the record.
+                let _ = recorded.send(unregistered.clone());
             }
         }
-        for Waiting { recorded, .. } in waiting.drain(..) {
-            // The heartbeat may have been answered without the record.
-            let _ = recorded.send(());
+    }
+
+    /// Records leases, and removes those that are recorded from `unconfirmed`. A lost report is
+    /// repeated by the next heartbeat, or found by a reconcile.
+    async fn record(&self, starts: &[LeaseStart], unconfirmed: &mut HashSet<InstanceKey>) {
+        let message = RecordOnline::new(starts.to_vec(), &self.directory);
+        match self.registry.write(message).await {
+            Ok(changed) => {
+                for changed in changed {
+                    unconfirmed.remove(&changed.instance.key);
+                }
+            }
+            Err(error) => log::debug!(
+                "{} new leases could not be recorded, the next heartbeats retry: {error}",
+                starts.len()
+            ),
         }
+    }
+
+    /// Revokes the leases of instances that the registry store does not have, and returns these
+    /// instances.
+    async fn revoke_unregistered(
+        &self,
+        unconfirmed: HashSet<InstanceKey>,
+    ) -> Result<Vec<InstanceKey>, BackendError> {
+        let unconfirmed: Vec<InstanceKey> = unconfirmed.into_iter().collect();
+        let unregistered = self.directory.vanished(&unconfirmed).await;
+        if !unregistered.is_empty() {
+            self.leases.revoke(&unregistered).await?;
+        }
+        Ok(unregistered)
+    }
+}
+
+impl Waiting {
+    fn count(&self) -> usize {
+        self.unconfirmed.len() + self.confirmed.len()
     }
 }

@@ -1,25 +1,21 @@
-//! The messages that write: each knows its change and its events, except the registration, which
-//! shares its statement with its neighbours.
+//! The messages that write: each knows its change and its events.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use actix::Message;
 use async_trait::async_trait;
 
 use super::write::Write;
+use crate::directory::{Directory, InstanceEntry};
 use crate::model::{
     Action, ActionKind, DisplayName, EventKind, Instance, InstanceChange, InstanceId, InstanceKey,
-    Registrant, Registration, Scope, Subject,
+    Registrant, Scope, Subject,
 };
 use crate::store::{
-    Attestation, Declared, Deregistration, LeaseStart, Registered, RegistryTransaction, Removal,
-    ScopeDeletion, StoreError, WentOnline,
+    Attestation, Declared, Deregistration, LeaseStart, RegistryTransaction, Removal, ScopeDeletion,
+    StoreError,
 };
-
-/// Registers an instance: inserts it, or updates the given fields. The first instance of a
-/// service declares the service. Returns `None` if the group of a gateway is not declared.
-/// Idempotent. Neighbouring registrations are one statement, `register_instances`.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Option<Registered>, StoreError>")]
-pub struct RegisterInstance(pub Registration);
 
 /// Declares a group or service, or gives a known one a name. Idempotent.
 #[derive(Debug, Clone, Message)]
@@ -317,7 +313,30 @@ impl Write for Attest {
 /// from any number of replicas.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Vec<WentOnline>, StoreError>")]
-pub(crate) struct RecordOnline(pub Vec<LeaseStart>);
+pub(crate) struct RecordOnline {
+    starts: Vec<LeaseStart>,
+    /// The instances as the Directory knew them, which saves reading the rows.
+    known: Vec<Option<Arc<InstanceEntry>>>,
+}
+
+impl RecordOnline {
+    pub(crate) fn new(starts: Vec<LeaseStart>, directory: &Directory) -> Self {
+        let known = starts.iter().map(|start| directory.find(&start.key));
+        Self {
+            known: known.collect(),
+            starts,
+        }
+    }
+}
+
+/// An instance that was marked online.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WentOnline {
+    /// The instance after the change.
+    pub(crate) instance: Instance,
+    /// Whether it was offline before; otherwise the end of its previous lease was never recorded.
+    transition: bool,
+}
 
 #[async_trait]
 impl Write for RecordOnline {
@@ -327,7 +346,36 @@ impl Write for RecordOnline {
         &self,
         transaction: &mut dyn RegistryTransaction,
     ) -> Result<Vec<WentOnline>, StoreError> {
-        transaction.record_online(&self.0).await
+        let recorded = transaction.record_online(&self.starts).await?;
+        let (mut changed, mut others) = (Vec::with_capacity(recorded.len()), HashMap::new());
+        for lease in recorded {
+            let start = &self.starts[lease.index];
+            let known = self.known[lease.index].as_ref();
+            match known.and_then(|known| lease.applied_to(&known.instance, start)) {
+                Some(instance) => changed.push(WentOnline {
+                    instance,
+                    transition: lease.transition,
+                }),
+                None => {
+                    others.insert(start.key.clone(), lease.transition);
+                }
+            }
+        }
+        if !others.is_empty() {
+            let keys: Vec<InstanceKey> = others.keys().cloned().collect();
+            for instance in transaction.find_instances(&keys).await? {
+                let transition = others.get(&instance.key).copied().unwrap_or_default();
+                changed.push(WentOnline {
+                    instance,
+                    transition,
+                });
+            }
+        }
+        Ok(changed)
+    }
+
+    fn size(&self) -> usize {
+        self.starts.len()
     }
 
     fn events(&self, changed: &Vec<WentOnline>) -> Vec<EventKind> {

@@ -3,11 +3,13 @@
 //! It collects the writes that arrive during a transaction and executes them in the next one.
 //! After the commit it updates the Directory, then answers the callers, then publishes the
 //! events, while the store already works on the next transaction. It reads for no one, and no
-//! write waits for leases or the event log.
+//! write waits for leases. A write waits for the event log only while thousands of events do, so
+//! that none of them is lost.
 
 mod messages;
 mod outbox;
 mod queue;
+mod register;
 mod requested;
 mod upkeep;
 mod write;
@@ -27,11 +29,12 @@ pub(crate) use self::messages::{
 };
 pub use self::messages::{
     ChangeInstance, DeclareScope, DeregisterInstance, LeaveInstance, Left, RecordOffline,
-    RegisterInstance,
 };
 use self::outbox::Outbox;
 pub use self::outbox::RefreshNotice;
 use self::queue::{Done, Enqueue, Queue};
+pub use self::register::RegisterInstance;
+pub(crate) use self::register::RegisterInstances;
 pub(crate) use self::requested::{RecordAction, Requested};
 pub(crate) use self::upkeep::{EndHolds, PurgeActions, PurgeOffline};
 pub use self::write::Write;
@@ -98,6 +101,9 @@ impl RegistryActor {
     fn work(&mut self, context: &mut Context<Self>) {
         if self.queue.is_empty() {
             return self.drained();
+        }
+        if self.outbox.is_behind() {
+            return;
         }
         let Some(mut writer) = self.writer.take() else {
             return;

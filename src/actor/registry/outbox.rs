@@ -21,8 +21,12 @@ use crate::model::{Event, EventKind};
 /// subscribers to read again.
 const MAX_WAITING: usize = 20_000;
 
+/// The number of waiting events from which the next transaction waits, while the event log
+/// accepts events: other replicas would have to read the registry store for each that is lost.
+const FULL: usize = 10_000;
+
 /// The most events in one append.
-const MAX_BATCH: usize = 500;
+const MAX_BATCH: usize = 1_000;
 
 /// The time between retries while the event log is unavailable.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
@@ -98,6 +102,11 @@ impl Outbox {
         }
     }
 
+    /// Returns whether the event log accepts events more slowly than they are committed.
+    pub(super) fn is_behind(&self) -> bool {
+        self.failing.is_none() && self.waiting.len() >= FULL
+    }
+
     pub(super) fn is_sending(&self) -> bool {
         self.sending
     }
@@ -154,7 +163,7 @@ impl RegistryActor {
                     actor.flush(context);
                 }
                 actor.outbox.note(&outcome);
-                actor.drained();
+                actor.work(context);
             },
         ));
     }

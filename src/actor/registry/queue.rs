@@ -18,8 +18,9 @@ use crate::metrics::Metrics;
 use crate::model::{Event, EventKind};
 use crate::store::{RegistryTransaction, RegistryWriter, StoreError};
 
-/// The most writes in one transaction, so that callers do not wait for ever larger ones.
-const MAX_BATCH: usize = 512;
+/// The most instances that one transaction writes, so that callers do not wait for ever larger
+/// ones. One write alone may have more.
+const MAX_BATCH: usize = 1_024;
 
 /// The time limit from the beginning of a transaction to its commit, which has its own limit.
 const APPLY: Duration = Duration::from_secs(3);
@@ -38,8 +39,13 @@ impl Queue {
 
     /// Takes the oldest writes, as many as fit one transaction.
     pub(super) fn take_batch(&mut self) -> Batch {
-        let count = self.0.len().min(MAX_BATCH);
-        Batch(self.0.drain(..count).collect())
+        let mut size = 0;
+        let fits = |entry: &&Entry| {
+            size += entry.size();
+            size <= MAX_BATCH
+        };
+        let count = self.0.iter().take_while(fits).count().max(1);
+        Batch(self.0.drain(..count.min(self.0.len())).collect())
     }
 }
 

@@ -36,7 +36,10 @@ impl<W: Write> Write for Requested<W> {
             return self.write.apply(transaction).await;
         }
         let before = match self.write.changes() {
-            Some(key) => transaction.find_instance(key).await?,
+            Some(key) => {
+                let keys = std::slice::from_ref(key);
+                transaction.find_instances(keys).await?.pop()
+            }
             None => None,
         };
         let output = self.write.apply(transaction).await?;

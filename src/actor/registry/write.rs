@@ -43,6 +43,11 @@ pub trait Write:
         None
     }
 
+    /// Returns the number of instances that it may write, which bounds a transaction.
+    fn size(&self) -> usize {
+        1
+    }
+
     /// Returns who requested it, for its events.
     fn by(&self) -> Option<&Registrant> {
         None
@@ -61,6 +66,14 @@ pub(super) enum Entry {
 }
 
 impl Entry {
+    /// Returns the number of instances that it may write.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Registration(_) => 1,
+            Self::Write(pending) => pending.size(),
+        }
+    }
+
     /// Returns the events of the committed write.
     pub(super) fn events(&self) -> Vec<EventKind> {
         match self {
@@ -102,20 +115,23 @@ pub(super) struct PendingRegistration {
 
 impl PendingRegistration {
     fn events(&self) -> Vec<EventKind> {
-        let services = self.services.iter().cloned().map(EventKind::ScopeDeclared);
-        let changed = self
-            .registered
-            .iter()
-            .filter(|registered| registered.changed);
-        let event = |registered: &Registered| {
-            if registered.created {
-                EventKind::InstanceRegistered(registered.instance.clone())
-            } else {
-                EventKind::InstanceChanged(registered.instance.clone())
-            }
-        };
-        services.chain(changed.map(event)).collect()
+        registration_events(&self.services, self.registered.iter())
     }
+}
+
+/// Returns the events of declared services and of registrations, of which those without a
+/// difference have none.
+pub(super) fn registration_events<'a>(
+    services: &[ScopeRecord],
+    registered: impl Iterator<Item = &'a Registered>,
+) -> Vec<EventKind> {
+    let services = services.iter().cloned().map(EventKind::ScopeDeclared);
+    let changed = registered.filter(|registered| registered.changed);
+    let event = |registered: &Registered| match registered.created {
+        true => EventKind::InstanceRegistered(registered.instance.clone()),
+        false => EventKind::InstanceChanged(registered.instance.clone()),
+    };
+    services.chain(changed.map(event)).collect()
 }
 
 pub(super) struct PendingWrite<W: Write> {
@@ -132,6 +148,8 @@ pub(super) trait Pending: Send {
 
     fn events(&self) -> Vec<EventKind>;
 
+    fn size(&self) -> usize;
+
     fn by(&self) -> Option<&Registrant>;
 
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
@@ -147,6 +165,10 @@ impl<W: Write> Pending for PendingWrite<W> {
     fn events(&self) -> Vec<EventKind> {
         let output = self.output.as_ref();
         output.map_or_else(Vec::new, |output| self.write.events(output))
+    }
+
+    fn size(&self) -> usize {
+        self.write.size()
     }
 
     fn by(&self) -> Option<&Registrant> {

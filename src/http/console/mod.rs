@@ -9,11 +9,10 @@ use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETag, EntityTag, Header, IfNoneMatch,
 };
 use actix_web::{HttpRequest, HttpResponse, web};
-use sha2::{Digest, Sha256};
 
-use super::Code;
-use super::Problem;
 use super::openapi::responses::NotFound;
+use super::{Code, Problem, compression};
+use crate::directory::Body;
 
 /// Allows only the page's own parts and the API: no inline script or style, no frame, no other
 /// host; and markup from text only by the template library.
@@ -26,35 +25,52 @@ const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
+/// A part of the page.
+struct Part {
+    name: &'static str,
+    media_type: &'static str,
+    body: Body,
+}
+
 macro_rules! parts {
     ($($media_type:ident: $($name:literal)*;)*) => {
-        &[$($(($name, $media_type, include_str!($name)),)*)*]
+        vec![$($(Part {
+            name: $name,
+            media_type: $media_type,
+            body: Body::new(include_str!($name)),
+        },)*)*]
     };
 }
 
-/// Each part as its name, its media type and its content.
-const PARTS: &[(&str, &str, &str)] = parts! {
-    CSS: "base.css" "views.css" "vendor/uplot/uPlot.min.css";
-    SVG: "icon.svg" "icon-alert.svg";
-    JS: "actions.js" "api.js" "app.js" "chart.js" "dialog.js" "format.js" "html.js" "keys.js"
-        "messages.js" "reader.js" "registry.js" "route.js" "selection.js" "states.js" "table.js"
-        "words-zh.js" "words.js"
-        "views/activity.js" "views/cluster.js" "views/instance.js" "views/instances.js"
-        "views/now.js" "views/parts.js" "views/scope.js" "views/scopes.js" "views/search.js"
-        "views/sign-in.js"
-        "vendor/lit-html/lit-html.js" "vendor/lit-html/directive.js"
-        "vendor/lit-html/directive-helpers.js" "vendor/lit-html/directives/repeat.js"
-        "vendor/uplot/uPlot.iife.min.js";
-};
+static PARTS: LazyLock<Vec<Part>> = LazyLock::new(|| {
+    parts! {
+        CSS: "base.css" "views.css" "vendor/uplot/uPlot.min.css";
+        SVG: "icon.svg" "icon-alert.svg";
+        JS: "actions.js" "api.js" "app.js" "chart.js" "dialog.js" "format.js" "html.js" "keys.js"
+            "messages.js" "reader.js" "registry.js" "route.js" "selection.js" "states.js" "table.js"
+            "words-zh.js" "words.js"
+            "views/activity.js" "views/cluster.js" "views/instance.js" "views/instances.js"
+            "views/now.js" "views/parts.js" "views/scope.js" "views/scopes.js" "views/search.js"
+            "views/sign-in.js"
+            "vendor/lit-html/lit-html.js" "vendor/lit-html/directive.js"
+            "vendor/lit-html/directive-helpers.js" "vendor/lit-html/directives/repeat.js"
+            "vendor/uplot/uPlot.iife.min.js";
+    }
+});
 
 /// The page. It names all modules, so that a browser requests them together instead of each after
 /// the one that imports it.
-static INDEX: LazyLock<String> = LazyLock::new(|| {
+static INDEX: LazyLock<Part> = LazyLock::new(|| {
     let mut links = String::new();
-    for (name, ..) in PARTS.iter().filter(|(name, ..)| is_module(name)) {
+    for Part { name, .. } in PARTS.iter().filter(|part| is_module(part.name)) {
         links += &format!("<link rel=\"modulepreload\" href=\"console/{name}\">\n");
     }
-    include_str!("index.html").replace("</head>", &format!("{links}</head>"))
+    let page = include_str!("index.html").replace("</head>", &format!("{links}</head>"));
+    Part {
+        name: "index.html",
+        media_type: HTML,
+        body: Body::new(page),
+    }
 });
 
 /// Returns whether a part is a module; an "iife" is a script that runs at once.
@@ -71,7 +87,7 @@ fn is_module(name: &str) -> bool {
     )
 )]
 pub(super) async fn index(request: HttpRequest) -> HttpResponse {
-    served(&request, HTML, &INDEX)
+    served(&request, &INDEX).await
 }
 
 /// Returns a part of the page.
@@ -88,14 +104,13 @@ pub(super) async fn part(
     request: HttpRequest,
     file: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let part = PARTS.iter().find(|(name, ..)| *name == file.as_str());
+    let part = PARTS.iter().find(|part| part.name == file.as_str());
     let missing = || Problem::new(Code::RouteNotFound, "no such part of the console");
-    let (_, content_type, text) = part.ok_or_else(missing)?;
-    Ok(served(&request, content_type, text))
+    Ok(served(&request, part.ok_or_else(missing)?).await)
 }
 
-fn served(request: &HttpRequest, content_type: &'static str, text: &'static str) -> HttpResponse {
-    let etag = EntityTag::new_strong(hex::encode(&Sha256::digest(text)[..16]));
+async fn served(request: &HttpRequest, part: &Part) -> HttpResponse {
+    let etag = EntityTag::new_strong(part.body.etag().to_owned());
     let is_known = match IfNoneMatch::parse(request) {
         Ok(IfNoneMatch::Any) => true,
         Ok(IfNoneMatch::Items(tags)) => tags.iter().any(|tag| tag.weak_eq(&etag)),
@@ -109,10 +124,10 @@ fn served(request: &HttpRequest, content_type: &'static str, text: &'static str)
         .insert_header((CONTENT_SECURITY_POLICY, POLICY))
         .insert_header(("Referrer-Policy", "no-referrer"))
         // A new version of the daemon has new parts.
-        .insert_header((CACHE_CONTROL, "no-cache"))
-        .insert_header(ETag(etag));
-    match is_known {
-        true => answer.finish(),
-        false => answer.content_type(content_type).body(text),
+        .insert_header((CACHE_CONTROL, "no-cache"));
+    if is_known {
+        return answer.insert_header(ETag(etag)).finish();
     }
+    answer.content_type(part.media_type);
+    compression::respond(answer, &part.body, compression::accepted(request)).await
 }

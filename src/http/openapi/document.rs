@@ -2,17 +2,18 @@
 
 use std::sync::LazyLock;
 
-use actix_web::HttpResponse;
+use actix_web::{HttpRequest, HttpResponse};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::page;
+use crate::directory::Body;
 use crate::http::problem::Document;
 use crate::http::v1::{
     actions, attention, bulk, counts, events, heartbeats, history, instance_list, instances,
-    leases, overview, replicas, scopes, search, targets, whoami,
+    leases, overview, registrations, replicas, scopes, search, targets, whoami,
 };
-use crate::http::{console, gateway_center, ops};
+use crate::http::{compression, console, gateway_center, ops};
 
 /// The document.
 #[derive(OpenApi)]
@@ -38,6 +39,7 @@ use crate::http::{console, gateway_center, ops};
         leases::list,
         heartbeats::send,
         heartbeats::send_batch,
+        registrations::register,
         events::stream,
         overview::show,
         overview::release,
@@ -81,16 +83,16 @@ impl Modify for Token {
 }
 
 /// The serialised document.
-static DOCUMENT: LazyLock<String> =
-    LazyLock::new(|| ApiDocument::openapi().to_json().unwrap_or_default());
+static DOCUMENT: LazyLock<Body> =
+    LazyLock::new(|| Body::new(ApiDocument::openapi().to_json().unwrap_or_default()));
 
 /// Returns the document.
 #[utoipa::path(
     get, path = "/openapi.json", operation_id = "api_document", tag = "daemon", security(()),
     responses((status = 200, description = "this document", body = serde_json::Value))
 )]
-pub(in crate::http) async fn document() -> HttpResponse {
-    HttpResponse::Ok()
-        .content_type("application/json")
-        .body(DOCUMENT.as_str())
+pub(in crate::http) async fn document(request: HttpRequest) -> HttpResponse {
+    let mut answer = HttpResponse::Ok();
+    answer.content_type("application/json");
+    compression::respond(answer, &DOCUMENT, compression::accepted(&request)).await
 }

@@ -10,7 +10,7 @@ use super::instance_response::RegistrantResponse;
 use crate::http::access::Caller;
 use crate::http::openapi::responses::{AuthErrors, BadRequest, OutcomeErrors};
 use crate::http::problem::InField;
-use crate::http::{Api, Problem};
+use crate::http::{Api, Problem, compression};
 use crate::model::{ActionRecord, ActionSelection, AddressPattern, ScopeKind, rfc3339_millis};
 
 /// An action of an operator.
@@ -126,8 +126,11 @@ pub(in crate::http) async fn list(
     let is_last = actions.len() <= query.limit;
     actions.truncate(query.limit);
     let last = actions.last().filter(|_| !is_last);
-    Ok(HttpResponse::Ok().json(ActionPageResponse {
-        actions: actions.iter().map(ActionResponse::of).collect(),
-        next_cursor: last.map(|last| last.id.to_string()),
-    }))
+    Ok(compression::json(
+        &request,
+        &ActionPageResponse {
+            actions: actions.iter().map(ActionResponse::of).collect(),
+            next_cursor: last.map(|last| last.id.to_string()),
+        },
+    ))
 }

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -10,9 +10,9 @@ use utoipa::ToSchema;
 use super::scope_name::ScopeName;
 use super::scopes::visible;
 use crate::directory::{InstanceEntry, ScopeSnapshot};
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::openapi::responses::{AuthErrors, OutcomeErrors};
+use crate::http::{Api, compression};
 use crate::model::{InstanceKey, Note, ScopeKind, Status, rfc3339_millis};
 
 /// The most entries of a kind.
@@ -127,7 +127,11 @@ impl OldHold {
     get, path = "/v1/attention", operation_id = "get_attention", tag = "operators",
     responses((status = 200, description = "what needs attention", body = AttentionResponse), AuthErrors, OutcomeErrors)
 )]
-pub(in crate::http) async fn show(api: web::Data<Api>, caller: Caller) -> HttpResponse {
+pub(in crate::http) async fn show(
+    request: HttpRequest,
+    api: web::Data<Api>,
+    caller: Caller,
+) -> HttpResponse {
     let now = api.clock.now();
     let kinds = [ScopeKind::Service, ScopeKind::Group];
     let scopes: Vec<_> = kinds
@@ -160,12 +164,15 @@ pub(in crate::http) async fn show(api: web::Data<Api>, caller: Caller) -> HttpRe
     let mut unavailable: Vec<_> = unavailable.collect();
     // An outage comes before what operators took out.
     unavailable.sort_by_key(|scope| (scope.held == scope.instances, Reverse(scope.instances)));
-    HttpResponse::Ok().json(AttentionResponse {
-        unavailable: Entries::of(unavailable),
-        waiting: Entries::of(waiting.collect()),
-        flapping: Entries::of(flapping.collect()),
-        old_holds: Entries::of(old_holds),
-    })
+    compression::json(
+        &request,
+        &AttentionResponse {
+            unavailable: Entries::of(unavailable),
+            waiting: Entries::of(waiting.collect()),
+            flapping: Entries::of(flapping.collect()),
+            old_holds: Entries::of(old_holds),
+        },
+    )
 }
 
 fn is_group(view: &ScopeSnapshot) -> bool {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -12,7 +12,7 @@ use crate::http::access::Caller;
 use crate::http::extract::Query;
 use crate::http::openapi::responses::{AuthErrors, BadRequest, NotFound, OutcomeErrors};
 use crate::http::openapi::schema;
-use crate::http::{Api, Problem};
+use crate::http::{Api, Problem, compression};
 use crate::model::{ScopeKey, ScopeKind};
 
 /// The time that is covered, unless the request says another.
@@ -76,6 +76,7 @@ impl From<Series> for CountsResponse {
     )
 )]
 pub(in crate::http) async fn show(
+    request: HttpRequest,
     api: web::Data<Api>,
     caller: Caller,
     Query(query): Query<CountsQuery>,
@@ -111,5 +112,8 @@ pub(in crate::http) async fn show(
     {
         return Err(Problem::scope_not_found(scope));
     }
-    Ok(HttpResponse::Ok().json(CountsResponse::from(series.unwrap_or_default())))
+    Ok(compression::json(
+        &request,
+        &CountsResponse::from(series.unwrap_or_default()),
+    ))
 }

@@ -9,7 +9,7 @@ use super::history_query::{HistoryParams, HistoryQuery};
 use crate::history::HistoryEntry;
 use crate::http::access::Caller;
 use crate::http::openapi::responses::{AuthErrors, BadRequest, OutcomeErrors};
-use crate::http::{Api, Problem};
+use crate::http::{Api, Problem, compression};
 use crate::model::{AddressPattern, EventKind, rfc3339_millis};
 
 /// An event of the past.
@@ -71,14 +71,17 @@ pub(in crate::http) async fn list(
     let is_last = events.len() <= query.limit;
     events.truncate(query.limit);
     let last = events.last().filter(|_| !is_last);
-    Ok(HttpResponse::Ok().json(HistoryPageResponse {
-        events: events
-            .iter()
-            .map(|entry| PastEventResponse::of(entry))
-            .collect(),
-        known_since: known_since.map(rfc3339_millis),
-        next_cursor: last.map(|last| last.id.to_string()),
-    }))
+    Ok(compression::json(
+        &request,
+        &HistoryPageResponse {
+            events: events
+                .iter()
+                .map(|entry| PastEventResponse::of(entry))
+                .collect(),
+            known_since: known_since.map(rfc3339_millis),
+            next_cursor: last.map(|last| last.id.to_string()),
+        },
+    ))
 }
 
 fn is_visible(caller: &Caller, entry: &HistoryEntry) -> bool {

@@ -1,13 +1,15 @@
 //! The list of the instances of a scope: from memory, with an ETag, and on request once it has
 //! changed.
 
+use std::sync::Arc;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::instance_response::ListedInstanceResponse;
 use super::selection_query::{Accepts, FilterParams, SelectionQuery};
-use crate::directory::{Body, InstanceFilter, ScopeSnapshot};
+use crate::directory::{Body, InstanceEntry, InstanceFilter, ScopeSnapshot};
 use crate::http::conditional::Conditional;
 use crate::http::extract::ScopePath;
 use crate::http::openapi::responses::{
@@ -26,13 +28,40 @@ pub(in crate::http) struct InstanceListResponse<'a> {
     instances: Vec<ListedInstanceResponse<'a>>,
 }
 
+/// What changed since an earlier list: the answer to a request with `since`, unless that list is too
+/// old.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ListChanges)]
+pub(in crate::http) struct ListChangesResponse<'a> {
+    /// The list may be out of date: the lease store or the event log is unavailable.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    stale: bool,
+    /// The tag of the earlier list.
+    since: &'a str,
+    /// The instances that are new in the list, or other than before.
+    changed: Vec<ListedInstanceResponse<'a>>,
+    /// The addresses of those that are not in the list any more.
+    removed: Vec<&'a str>,
+}
+
+/// The two forms of the answer.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes the answer in the API document")]
+pub(in crate::http) enum ListAnswer<'a> {
+    List(InstanceListResponse<'a>),
+    Changes(ListChangesResponse<'a>),
+}
+
 /// Lists the instances of a group or service. An unknown service has none; a group must be
 /// declared. With `If-None-Match` and `wait`, the request is held until the list differs.
 #[utoipa::path(
     get, path = "/v1/{kind}/{key}/instances", operation_id = "list_instances", tag = "instances",
-    params(ScopePathParams, FilterParams, ("If-None-Match" = Option<String>, Header, description = "the `ETag` of the list that the client has")),
+    params(ScopePathParams, FilterParams,
+        ("since" = Option<String>, Query, description = "the `ETag` of an earlier list, if only what changed since then is requested"),
+        ("If-None-Match" = Option<String>, Header, description = "the `ETag` of the list that the client has")),
     responses(
-        (status = 200, description = "the instances, sorted by address", body = InstanceListResponse<'_>, headers(("ETag" = String, description = "depends on the content only"))),
+        (status = 200, description = "the instances, sorted by address; with `since` what changed, unless the earlier list is too old", body = ListAnswer<'_>, headers(("ETag" = String, description = "depends on the content only"))),
         (status = 304, description = "the client has the current list"),
         BadRequest, NotFound, AuthErrors, OutcomeErrors,
     )
@@ -43,18 +72,31 @@ pub(in crate::http) async fn list(
     ScopePath(scope): ScopePath,
 ) -> Result<HttpResponse, Problem> {
     let SelectionQuery {
-        selection, wait, ..
-    } = SelectionQuery::of(&request, &[Accepts::Filters])?;
+        selection,
+        wait,
+        since,
+        ..
+    } = SelectionQuery::of(&request, &[Accepts::Filters, Accepts::Changes])?;
     if scope.kind == ScopeKind::Group && api.directory.declared(&scope).await?.is_none() {
         return Err(Problem::scope_not_found(&scope));
     }
     let conditional = Conditional::new(&request, &api, wait)?;
+    let conditional = match &since {
+        Some(since) => conditional.also_known(since),
+        None => conditional,
+    };
     let answer = |view: Option<&ScopeSnapshot>| {
-        let body = body(view, &selection, api.directory.is_stale(), api.default_ttl);
-        conditional.unless_known(body)
+        let stale = api.directory.is_stale();
+        let list = body(view, &selection, stale, api.default_ttl);
+        let list = conditional.unless_known(list)?;
+        let since = since.as_deref().zip(view);
+        let changes = since.and_then(|(since, view)| {
+            changes(view, since, &list, &selection, stale, api.default_ttl)
+        });
+        Some(changes.unwrap_or(list))
     };
     let changed = api.directory.wait(&scope, conditional.deadline, answer);
-    Ok(Conditional::answer(&api, changed).await)
+    Ok(conditional.answer(&api, changed).await)
 }
 
 /// Returns the body of a list. Without other conditions than presence it is serialised once per
@@ -74,6 +116,39 @@ fn body(
         }
         None => Body::new(bytes(view, selection, stale, default_ttl)),
     }
+}
+
+/// Returns the body of what changed since the list with a tag, with the tag of the present `list`; or
+/// `None` if the earlier list is too old.
+fn changes(
+    view: &ScopeSnapshot,
+    since: &str,
+    list: &Body,
+    selection: &Selection,
+    stale: bool,
+    default_ttl: Ttl,
+) -> Option<Body> {
+    let name = format!("{since} {stale} {selection:?}");
+    view.changes_since(since, name, |differences| {
+        let (mut changed, mut removed) = (Vec::new(), Vec::new());
+        for (before, now) in differences {
+            let is_selected = |listed: &&Arc<InstanceEntry>| selection.selects(&listed.instance);
+            match (before.filter(is_selected), now.filter(is_selected)) {
+                (_, Some(now)) => changed.push(ListedInstanceResponse::of(now, default_ttl)),
+                (Some(before), None) => removed.push(before.instance.key.address.as_str()),
+                (None, None) => {}
+            }
+        }
+        let changes = ListChangesResponse {
+            stale,
+            since,
+            changed,
+            removed,
+        };
+        // Serialising plain data cannot fail.
+        let changes = serde_json::to_vec(&changes).unwrap_or_default();
+        Body::with_etag(changes, list.etag().to_owned())
+    })
 }
 
 fn bytes(view: &ScopeSnapshot, selection: &Selection, stale: bool, default_ttl: Ttl) -> Vec<u8> {

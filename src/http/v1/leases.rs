@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use crate::directory::{Body, ScopeSnapshot};
+use crate::directory::{Body, ScopeSnapshot, etag};
 use crate::http::conditional::{Conditional, Wait, WaitQuery};
 use crate::http::extract::ScopePath;
 use crate::http::openapi::responses::{
@@ -82,7 +82,7 @@ pub(in crate::http) async fn list(
         before = api.directory.scope(&scope);
         body = conditional.unless_known(read(&api, &scope, &addresses).await?);
     }
-    Ok(Conditional::answer(&api, ready(body)).await)
+    Ok(conditional.answer(&api, ready(body)).await)
 }
 
 /// The parameters of a list of leases.
@@ -152,9 +152,7 @@ async fn read(api: &Api, scope: &Scope, addresses: &[Address]) -> Result<Body, P
         leases: views.collect(),
     };
     // Serialising plain data cannot fail.
-    let tag = Body::new(serde_json::to_vec(&identities).unwrap_or_default()).etag;
-    Ok(Body {
-        etag: tag,
-        ..Body::new(serde_json::to_vec(&list).unwrap_or_default())
-    })
+    let etag = etag(&serde_json::to_vec(&identities).unwrap_or_default());
+    let list = serde_json::to_vec(&list).unwrap_or_default();
+    Ok(Body::with_etag(list, etag))
 }

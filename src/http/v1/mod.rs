@@ -14,6 +14,7 @@ mod instance_response;
 pub(super) mod instances;
 pub(super) mod leases;
 pub(super) mod overview;
+pub(super) mod registrations;
 pub(super) mod replicas;
 mod scope_name;
 pub(super) mod scopes;

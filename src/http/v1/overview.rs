@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
@@ -15,7 +15,7 @@ use crate::directory::Totals;
 
 use crate::http::access::Caller;
 use crate::http::openapi::responses::{AuthErrors, OutcomeErrors};
-use crate::http::{Api, Problem};
+use crate::http::{Api, Problem, compression};
 use crate::liveness::ReconcileReport;
 use crate::model::{Action, ProtectionCause, ProtectionReason, ScopeKind, Ttl, rfc3339_millis};
 
@@ -234,6 +234,7 @@ struct EventsResponse {
     responses((status = 200, description = "the state of the registry", body = Overview<'_>), AuthErrors, OutcomeErrors)
 )]
 pub(in crate::http) async fn show(
+    request: HttpRequest,
     api: web::Data<Api>,
     caller: Caller,
 ) -> Result<HttpResponse, Problem> {
@@ -242,30 +243,33 @@ pub(in crate::http) async fn show(
         totals(&api, &caller, ScopeKind::Group),
         totals(&api, &caller, ScopeKind::Service),
     );
-    Ok(HttpResponse::Ok().json(Overview {
-        version: env!("CARGO_PKG_VERSION"),
-        replica: api.replica.host(),
-        started_at: rfc3339_millis(api.started_at),
-        auth_disabled: api.tokens.is_open(),
-        lease_ttl_seconds: api.default_ttl,
-        totals: (groups + services).into(),
-        groups: groups.into(),
-        services: services.into(),
-        backends: BackendsResponse {
-            store: backends.store.get() == 1,
-            leases: backends.leases.get() == 1,
-            event_log: backends.event_log.is_up(),
-            leases_evicted: api.metrics.leases_evicted.get() == 1,
+    Ok(compression::json(
+        &request,
+        &Overview {
+            version: env!("CARGO_PKG_VERSION"),
+            replica: api.replica.host(),
+            started_at: rfc3339_millis(api.started_at),
+            auth_disabled: api.tokens.is_open(),
+            lease_ttl_seconds: api.default_ttl,
+            totals: (groups + services).into(),
+            groups: groups.into(),
+            services: services.into(),
+            backends: BackendsResponse {
+                store: backends.store.get() == 1,
+                leases: backends.leases.get() == 1,
+                event_log: backends.event_log.is_up(),
+                leases_evicted: api.metrics.leases_evicted.get() == 1,
+            },
+            stale: api.directory.is_stale(),
+            roll_call: RollCallResponse::of(&api),
+            reconcile: api.reconciler.report().into(),
+            protection: ProtectionResponse::of(&api),
+            events: EventsResponse {
+                subscribers: api.feed.subscribers(),
+                waiting: api.admission.taken(RequestClass::Wait).0,
+            },
         },
-        stale: api.directory.is_stale(),
-        roll_call: RollCallResponse::of(&api),
-        reconcile: api.reconciler.report().into(),
-        protection: ProtectionResponse::of(&api),
-        events: EventsResponse {
-            subscribers: api.feed.subscribers(),
-            waiting: api.admission.taken(RequestClass::Wait).0,
-        },
-    }))
+    ))
 }
 
 /// The result of the release.

@@ -171,7 +171,7 @@ pub(in crate::http) async fn list(
         conditional.unless_known(api.bodies.get(version, &list, make))
     };
     let changed = api.directory.wait_for_any(conditional.deadline, answer);
-    Ok(Conditional::answer(&api, changed).await)
+    Ok(conditional.answer(&api, changed).await)
 }
 
 fn scope_list(api: &Api, caller: &Caller, kind: ScopeKind) -> Vec<u8> {

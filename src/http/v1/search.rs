@@ -72,6 +72,7 @@ pub(in crate::http) async fn list(
         wait,
         limit,
         cursor,
+        ..
     } = SelectionQuery::of(&request, &accepted)?;
     caller.check_selection(&selection)?;
     let after = cursor.as_deref().map(parse_cursor).transpose()?;
@@ -86,7 +87,7 @@ pub(in crate::http) async fn list(
         conditional.unless_known(api.bodies.get(api.directory.version(), &list, make))
     };
     let changed = api.directory.wait_for_any(conditional.deadline, answer);
-    Ok(Conditional::answer(&api, changed).await)
+    Ok(conditional.answer(&api, changed).await)
 }
 
 /// Serialises the page after a position.

@@ -58,6 +58,8 @@ pub(super) struct SelectionQuery {
     pub(super) wait: Wait,
     pub(super) limit: Option<usize>,
     pub(super) cursor: Option<String>,
+    /// The tag of the list whose changes are requested, without quotation marks.
+    pub(super) since: Option<String>,
 }
 
 /// A group of parameters that a route accepts.
@@ -69,6 +71,8 @@ pub(super) enum Accepts {
     Scopes,
     /// `limit` and `cursor`.
     Pages,
+    /// `since`.
+    Changes,
 }
 
 impl Accepts {
@@ -77,6 +81,7 @@ impl Accepts {
             Self::Filters => "q, status, online, available, metadata.KEY, address, wait",
             Self::Scopes => "service, group",
             Self::Pages => "limit, cursor",
+            Self::Changes => "since",
         }
     }
 }
@@ -89,6 +94,7 @@ impl SelectionQuery {
             let group = match &*name {
                 "service" | "group" => Accepts::Scopes,
                 "limit" | "cursor" => Accepts::Pages,
+                "since" => Accepts::Changes,
                 _ => Accepts::Filters,
             };
             let may_repeat = group == Accepts::Scopes || name.starts_with("metadata.");
@@ -132,6 +138,17 @@ impl SelectionQuery {
                 })?);
             }
             "cursor" => self.cursor = Some(text.to_owned()),
+            // As the header has it, or without W/ and quotation marks.
+            "since" => {
+                let tag = text.strip_prefix("W/").unwrap_or(text).trim_matches('"');
+                if !tag.bytes().all(|byte| byte.is_ascii_graphic()) {
+                    return Err(Problem::invalid(
+                        name,
+                        "must be the ETag of an earlier list",
+                    ));
+                }
+                self.since = Some(tag.to_owned());
+            }
             name => match name.strip_prefix("metadata.") {
                 Some(key) if !key.is_empty() => {
                     selection.metadata.push((key.to_owned(), text.to_owned()));

@@ -149,5 +149,5 @@ pub(in crate::http) async fn list(
         conditional.unless_known(api.bodies.get(api.directory.version(), &list, make))
     };
     let changed = api.directory.wait_for_any(conditional.deadline, answer);
-    Ok(Conditional::answer(&api, changed).await)
+    Ok(conditional.answer(&api, changed).await)
 }

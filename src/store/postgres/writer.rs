@@ -14,8 +14,8 @@ use crate::model::{
     Registration, ReplicaId, Scope, ScopeKind, StoredMetadata,
 };
 use crate::store::{
-    Attestation, Declared, Deregistration, LeaseStart, MigrateError, RegisteredMany,
-    RegistryTransaction, RegistryWriter, Removal, ScopeDeletion, StoreError, WentOnline,
+    Attestation, Declared, Deregistration, LeaseStart, MigrateError, RecordedLease, RegisteredMany,
+    RegistryTransaction, RegistryWriter, Removal, ScopeDeletion, StoreError,
 };
 
 pub(super) struct PostgresWriter {
@@ -289,15 +289,20 @@ impl RegistryTransaction for PostgresTransaction<'_> {
     async fn record_online(
         &mut self,
         starts: &[LeaseStart],
-    ) -> Result<Vec<WentOnline>, StoreError> {
+    ) -> Result<Vec<RecordedLease>, StoreError> {
         let rows = self.record(sql!("record_online"), starts).await?;
-        let changed = rows.iter().map(|row| {
-            Ok(WentOnline {
-                instance: rows::instance(row)?,
+        let recorded = rows.iter().map(|row| {
+            // From 1.
+            let number: i64 = rows::get(row, "number")?;
+            Ok(RecordedLease {
+                index: usize::try_from(number - 1).unwrap_or(usize::MAX),
+                id: InstanceId(rows::get(row, "id")?),
+                changed_at: rows::get(row, "online_changed_at")?,
+                revision: rows::get(row, "revision")?,
                 transition: rows::get(row, "transition")?,
             })
         });
-        changed.collect()
+        recorded.collect()
     }
 
     async fn record_offline(&mut self, starts: &[LeaseStart]) -> Result<Vec<Instance>, StoreError> {
@@ -312,8 +317,8 @@ impl RegistryTransaction for PostgresTransaction<'_> {
         rows.iter().map(rows::instance).collect()
     }
 
-    async fn find_instance(&mut self, key: &InstanceKey) -> Result<Option<Instance>, StoreError> {
-        Ok(self.find(std::slice::from_ref(key)).await?.pop())
+    async fn find_instances(&mut self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
+        self.find(keys).await
     }
 
     async fn record_action(&mut self, action: &Action) -> Result<(), StoreError> {

@@ -13,7 +13,7 @@ use crate::model::{
     Overrides, Presence, Registrant, Scope, ScopeId, ScopeKind, ScopeRecord, StoredMetadata,
     Subject, stored_metadata,
 };
-use crate::store::{Digest, LeaseStart};
+use crate::store::{Digest, LeaseStart, RecordedLease};
 
 /// `id, kind, key, name, created_at, revision`, in this order in every query.
 pub(super) fn scope(row: &Row<'_>) -> Result<ScopeRecord> {
@@ -101,6 +101,22 @@ pub(super) fn key_params(key: &InstanceKey) -> [&str; 3] {
 pub(super) fn start_params(start: &LeaseStart, now: i64) -> impl Params + use<'_> {
     let [kind, key, address] = key_params(&start.key);
     (kind, key, address, start.epoch.0, now)
+}
+
+/// `id, online_changed_at, revision`, in this order.
+pub(super) fn recorded_lease(
+    index: usize,
+    transition: bool,
+    row: &Row<'_>,
+) -> Result<RecordedLease> {
+    let mut columns = Columns::of(row);
+    Ok(RecordedLease {
+        index,
+        id: InstanceId(columns.get()?),
+        changed_at: columns.time()?,
+        revision: columns.get()?,
+        transition,
+    })
 }
 
 pub(super) fn json(metadata: &Metadata) -> Result<String> {

@@ -4,7 +4,7 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -15,8 +15,8 @@ use crate::model::{
     Scope,
 };
 use crate::store::{
-    Attestation, Declared, Deregistration, LeaseStart, MigrateError, RegisteredMany,
-    RegistryTransaction, RegistryWriter, Removal, ScopeDeletion, StoreError, WentOnline,
+    Attestation, Declared, Deregistration, LeaseStart, MigrateError, RecordedLease, RegisteredMany,
+    RegistryTransaction, RegistryWriter, Removal, ScopeDeletion, StoreError,
 };
 
 /// The writer is dropped last, and closes the database.
@@ -287,25 +287,23 @@ impl RegistryTransaction for SqliteTransaction {
     async fn record_online(
         &mut self,
         starts: &[LeaseStart],
-    ) -> Result<Vec<WentOnline>, StoreError> {
+    ) -> Result<Vec<RecordedLease>, StoreError> {
         let (starts, now) = (starts.to_vec(), self.now.timestamp_millis());
         self.run(move |connection| {
-            let mut find = connection.prepare_cached(sql!("find_instances"))?;
             let mut record = connection.prepare_cached(sql!("record_online"))?;
-            let mut changed = Vec::new();
-            for start in &starts {
-                let key = rows::key_params(&start.key);
-                let before = find.query_row(key, rows::instance).optional()?;
-                let row = record.query_row(rows::start_params(start, now), rows::instance);
-                if let (Some(before), Some(instance)) = (before, row.optional()?) {
-                    let transition = !before.presence.online;
-                    changed.push(WentOnline {
-                        instance,
-                        transition,
-                    });
+            let mut recorded = Vec::with_capacity(starts.len());
+            for (index, start) in starts.iter().enumerate() {
+                let [kind, key, address] = rows::key_params(&start.key);
+                for is_online in [false, true] {
+                    let params = (kind, key, address, start.epoch.0, now, is_online);
+                    let lease = |row: &Row<'_>| rows::recorded_lease(index, !is_online, row);
+                    if let Some(lease) = record.query_row(params, lease).optional()? {
+                        recorded.push(lease);
+                        break;
+                    }
                 }
             }
-            Ok(changed)
+            Ok(recorded)
         })
         .await
     }
@@ -335,13 +333,16 @@ impl RegistryTransaction for SqliteTransaction {
         .await
     }
 
-    async fn find_instance(&mut self, key: &InstanceKey) -> Result<Option<Instance>, StoreError> {
-        let key = key.clone();
+    async fn find_instances(&mut self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
+        let keys = keys.to_vec();
         self.run(move |connection| {
-            connection
-                .prepare_cached(sql!("find_instances"))?
-                .query_row(rows::key_params(&key), rows::instance)
-                .optional()
+            let mut find = connection.prepare_cached(sql!("find_instances"))?;
+            let mut found = Vec::with_capacity(keys.len());
+            for key in &keys {
+                let row = find.query_row(rows::key_params(key), rows::instance);
+                found.extend(row.optional()?);
+            }
+            Ok(found)
         })
         .await
     }

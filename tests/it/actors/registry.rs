@@ -48,12 +48,12 @@ async fn writes_that_arrive_during_a_transaction_share_the_next_one() {
 }
 
 #[actix::test]
-async fn one_transaction_holds_at_most_512_writes() {
+async fn one_transaction_holds_at_most_1024_writes() {
     let store = FaultyStore::gated();
     let (actor, _ended) = registry(&store);
     settle().await;
     // The writes that arrived together are in the first transaction already.
-    let writes: Vec<_> = (0..1200)
+    let writes: Vec<_> = (0..2200)
         .map(|i| actix::spawn(actor.send(register(&format!("h-{i}:1")))))
         .collect();
     settle().await;
@@ -68,7 +68,7 @@ async fn one_transaction_holds_at_most_512_writes() {
         .iter()
         .map(Vec::len)
         .collect();
-    assert_eq!(sizes, [512, 512, 176]);
+    assert_eq!(sizes, [1024, 1024, 152]);
 }
 
 #[actix::test]

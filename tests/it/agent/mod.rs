@@ -277,11 +277,13 @@ async fn instances_of_a_file_share_one_batch_of_heartbeats() {
     assert_eq!(leases.len(), 2);
     assert!(leases.contains(&json!({"service": "orders", "address": ADDRESS})));
     assert!(leases.contains(&json!({"group": "edge", "address": "[::1]:80"})));
-    let orders = registry.asked(INSTANCE);
+    let registrations = registry.asked("/v1/registrations");
+    let gateway = json!({"group": "edge", "address": "[::1]:80", "name": "gate", "weight": null, "metadata": null, "ttl_seconds": null});
+    let orders = json!({"service": "orders", "address": ADDRESS, "name": null, "weight": 2, "metadata": {"zone": "a"}, "ttl_seconds": null});
     assert_eq!(
-        orders[0].body,
-        json!({"name": null, "weight": 2, "metadata": {"zone": "a"}, "ttl_seconds": null}),
-        "a complete description"
+        registrations[0].body,
+        json!({"registrations": [gateway, orders]}),
+        "complete descriptions"
     );
 }
 

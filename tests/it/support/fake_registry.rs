@@ -88,6 +88,7 @@ impl Shared {
                 .unwrap_or(0);
             let mut body = vec![0; length];
             reader.read_exact(&mut body).await?;
+            let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
             let mut words = head.split(' ').map(str::to_owned);
             let (method, path) = (words.next().unwrap(), words.next().unwrap());
             let is_stream = path.starts_with("/v1/events");
@@ -95,7 +96,7 @@ impl Shared {
             self.asked.lock().unwrap().push(Asked {
                 method,
                 path,
-                body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+                body: body.clone(),
             });
             if is_stream {
                 let mut calls = self.roll_calls.subscribe();
@@ -106,7 +107,9 @@ impl Shared {
                 }
                 return Ok(());
             }
-            let answer = json!({"renewed": 1, "created": 0, "unknown": [], "next_heartbeat_in_ms": 3_600_000});
+            let registrations = body["registrations"].as_array().map_or(0, Vec::len);
+            let results = vec![json!({"outcome": "created"}); registrations];
+            let answer = json!({"failed": 0, "results": results, "renewed": 1, "created": 0, "unknown": [], "next_heartbeat_in_ms": 3_600_000});
             let (status, answer) = (health.unwrap_or(200), answer.to_string());
             let head = format!(
                 "HTTP/1.1 {status} Said\r\nContent-Length: {}\r\n\r\n",

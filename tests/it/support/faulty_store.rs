@@ -11,9 +11,9 @@ use rollcalld::model::{
     InstanceKey, Registration, Scope, ScopeId, ScopeRecord,
 };
 use rollcalld::store::{
-    Attestation, Declared, Deregistration, Digest, LeaseStart, MigrateError, RegisteredMany,
-    RegistryReader, RegistryTransaction, RegistryWriter, Removal, ScopeDeletion, Store, StoreError,
-    WentOnline,
+    Attestation, Declared, Deregistration, Digest, LeaseStart, MigrateError, RecordedLease,
+    RegisteredMany, RegistryReader, RegistryTransaction, RegistryWriter, Removal, ScopeDeletion,
+    Store, StoreError,
 };
 use tokio::sync::Semaphore;
 
@@ -186,8 +186,8 @@ impl RegistryTransaction for FaultyTransaction<'_> {
         self.inner.end_holds(limit).await
     }
 
-    async fn find_instance(&mut self, key: &InstanceKey) -> Result<Option<Instance>, StoreError> {
-        self.inner.find_instance(key).await
+    async fn find_instances(&mut self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
+        self.inner.find_instances(keys).await
     }
 
     async fn record_action(&mut self, action: &Action) -> Result<(), StoreError> {
@@ -205,7 +205,7 @@ impl RegistryTransaction for FaultyTransaction<'_> {
     async fn record_online(
         &mut self,
         starts: &[LeaseStart],
-    ) -> Result<Vec<WentOnline>, StoreError> {
+    ) -> Result<Vec<RecordedLease>, StoreError> {
         let lease = |start: &LeaseStart| format!("{} since {}", start.key.address, start.epoch.0);
         self.writes.extend(starts.iter().map(lease));
         self.store.is_away()?;

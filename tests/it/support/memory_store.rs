@@ -12,9 +12,9 @@ use rollcalld::model::{
     ScopeKind, ScopeRecord, Status,
 };
 use rollcalld::store::{
-    Attestation, Declared, Deregistration, Digest, LeaseStart, MigrateError, Registered,
-    RegisteredMany, RegistryReader, RegistryTransaction, RegistryWriter, Removal, ScopeDeletion,
-    Store, StoreError, WentOnline,
+    Attestation, Declared, Deregistration, Digest, LeaseStart, MigrateError, RecordedLease,
+    Registered, RegisteredMany, RegistryReader, RegistryTransaction, RegistryWriter, Removal,
+    ScopeDeletion, Store, StoreError,
 };
 use tokio::time::Instant;
 
@@ -473,9 +473,12 @@ impl RegistryTransaction for MemoryTransaction {
         })
     }
 
-    async fn find_instance(&mut self, key: &InstanceKey) -> Result<Option<Instance>, StoreError> {
-        let key = key.clone();
-        self.write(move |rows| rows.instances.get(&key).cloned())
+    async fn find_instances(&mut self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {
+        let keys = keys.to_vec();
+        self.write(move |rows| {
+            let found = keys.iter().filter_map(|key| rows.instances.get(key));
+            found.cloned().collect()
+        })
     }
 
     async fn record_action(&mut self, action: &Action) -> Result<(), StoreError> {
@@ -502,7 +505,7 @@ impl RegistryTransaction for MemoryTransaction {
     async fn record_online(
         &mut self,
         starts: &[LeaseStart],
-    ) -> Result<Vec<WentOnline>, StoreError> {
+    ) -> Result<Vec<RecordedLease>, StoreError> {
         let (starts, now) = (starts.to_vec(), self.now);
         self.write(move |rows| {
             let Rows {
@@ -510,7 +513,7 @@ impl RegistryTransaction for MemoryTransaction {
                 transitions,
                 ..
             } = rows;
-            let record = |LeaseStart { key, epoch }: &LeaseStart| {
+            let record = |(index, LeaseStart { key, epoch }): (usize, &LeaseStart)| {
                 let instance = instances.get_mut(key)?;
                 let presence = &mut instance.presence;
                 if presence.epoch.is_some_and(|known| known >= *epoch) {
@@ -523,16 +526,18 @@ impl RegistryTransaction for MemoryTransaction {
                     presence.changed_at = Some(now);
                 }
                 instance.revision += 1;
-                let instance = instance.clone();
                 if transition {
                     transitions.push((instance.id, instance.revision, true));
                 }
-                Some(WentOnline {
-                    instance,
+                Some(RecordedLease {
+                    index,
+                    id: instance.id,
+                    changed_at: instance.presence.changed_at.unwrap_or(now),
+                    revision: instance.revision,
                     transition,
                 })
             };
-            starts.iter().filter_map(record).collect()
+            starts.iter().enumerate().filter_map(record).collect()
         })
     }
 

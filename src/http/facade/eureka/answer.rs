@@ -1,17 +1,12 @@
 //! The form of an answer: JSON or XML, compressed or not.
 
-use std::io::Write;
-
 use actix_web::http::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue, VARY,
 };
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 
-/// The least size of a body that is compressed, in bytes.
-const COMPRESSED: usize = 1024;
+use crate::directory::Coding;
 
 /// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,11 +64,6 @@ pub(super) fn accepts_gzip(request: &HttpRequest) -> bool {
 
 /// Compresses a body where that is accepted and worth it.
 pub(super) fn compressed(body: Vec<u8>, gzip: bool) -> Bytes {
-    if !gzip || body.len() < COMPRESSED {
-        return body.into();
-    }
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    let written = encoder.write_all(&body).and_then(|()| encoder.finish());
-    // Writing to memory cannot fail.
-    written.map_or_else(|_| body.into(), Bytes::from)
+    let compressed = gzip.then(|| Coding::Gzip.compress(&body)).flatten();
+    compressed.unwrap_or(body).into()
 }

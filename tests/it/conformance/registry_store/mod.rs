@@ -16,13 +16,20 @@ use rollcalld::model::{
     ScopeKind, Status, StatusChange, Ttl, Weight,
 };
 use rollcalld::store::{
-    self, Deregistration, Digest, LeaseStart, MigrateError, Registered, RegistryTransaction,
-    ScopeDeletion, Store, StoreUrl, WentOnline,
+    self, Deregistration, Digest, LeaseStart, MigrateError, RecordedLease, Registered,
+    RegistryTransaction, ScopeDeletion, Store, StoreUrl,
 };
 use tempfile::TempDir;
 
 use crate::support::memory_store::MemoryStore;
 use crate::support::postgres as servers;
+
+/// An instance that was marked online.
+#[derive(Debug, PartialEq)]
+pub(super) struct WentOnline {
+    pub(super) instance: Instance,
+    pub(super) transition: bool,
+}
 
 pub(super) struct Fixture {
     pub(super) store: Store,
@@ -117,8 +124,24 @@ impl Fixture {
 
     pub(super) async fn online(&mut self, key: &InstanceKey, epoch: i64) -> Vec<WentOnline> {
         let starts = [start(key, epoch)];
-        self.write(async |tx| tx.record_online(&starts).await.unwrap())
-            .await
+        let keys = [key.clone()];
+        self.write(async |tx| {
+            let before = tx.find_instances(&keys).await.unwrap();
+            let recorded = tx.record_online(&starts).await.unwrap();
+            let after = tx.find_instances(&keys).await.unwrap();
+            let went_online =
+                |(lease, (before, instance)): (RecordedLease, (Instance, Instance))| {
+                    let applied = lease.applied_to(&before, &starts[lease.index]);
+                    assert_eq!(applied, Some(instance.clone()), "the row is as it says");
+                    WentOnline {
+                        instance,
+                        transition: lease.transition,
+                    }
+                };
+            let rows = before.into_iter().zip(after);
+            recorded.into_iter().zip(rows).map(went_online).collect()
+        })
+        .await
     }
 
     pub(super) async fn offline(&mut self, key: &InstanceKey, epoch: i64) -> Vec<Instance> {

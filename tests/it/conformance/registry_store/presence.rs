@@ -157,7 +157,7 @@ async fn presence_of_the_unknown_is_not_recorded(mut fixture: Fixture) {
         .write(async |tx| tx.record_online(&starts).await.unwrap())
         .await;
     assert_eq!(changed.len(), 1);
-    assert_eq!(changed[0].instance.key, known);
+    assert_eq!(changed[0].index, 1);
     assert_eq!(fixture.find(&unknown).await, None);
     assert_eq!(fixture.offline(&unknown, 1000).await, []);
 }
