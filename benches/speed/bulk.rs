@@ -13,7 +13,6 @@ use tokio_postgres::Client;
 
 use crate::comparison::{Contestant, ROUND, compare, over_http};
 use crate::load::{Round, micros};
-use crate::requests::SERVICES;
 use crate::servers::{Server, request};
 use crate::support::postgres::{Postgres, connect};
 
@@ -24,6 +23,9 @@ const BATCH: usize = 2_000;
 const ROWS: usize = 500;
 
 const CONNECTIONS: usize = 4;
+
+/// The number of instances of a service.
+const EACH: usize = 1_000;
 
 const METADATA: &str = r#"{"zone":"a","version":"1.2.3"}"#;
 
@@ -75,14 +77,15 @@ async fn compare_with(store: &str, daemon: &Server, inserts: Contestant<'_>) {
     compare(&case, BATCH, contestants).await;
 }
 
-/// Requests that register new instances in many services.
+/// Requests that register new instances, service by service, as an export has them.
 fn registrations() -> impl Fn(usize, usize) -> Vec<u8> + Clone {
     let begin = Instant::now();
     move |connection, n| {
         let moment = begin.elapsed().as_nanos();
         let mut body = String::from(r#"{"registrations":["#);
         for i in 0..BATCH {
-            let (comma, service) = (if i == 0 { "" } else { "," }, i % SERVICES);
+            let comma = if i == 0 { "" } else { "," };
+            let service = format!("{connection}-{}", (n * BATCH + i) / EACH);
             // Writing to a string cannot fail.
             let _ = write!(
                 body,
@@ -145,6 +148,6 @@ async fn into_sqlite(file: PathBuf, number: Rc<Cell<usize>>) -> Round {
 fn rows(number: &Cell<usize>) -> impl Iterator<Item = (i64, String)> {
     let first = number.get();
     number.set(first + ROWS);
-    let row = |i: usize| ((i % SERVICES) as i64, format!("h-{i}-of-the-baseline:80"));
+    let row = |i: usize| ((i / EACH) as i64, format!("h-{i}-of-the-baseline:80"));
     (first..first + ROWS).map(row)
 }

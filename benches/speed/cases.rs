@@ -14,9 +14,10 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 use crate::comparison::{Contestant, ROUND, compare, over_http};
-use crate::load::{self, Round};
+use crate::load::{self, Connection, Round};
 use crate::requests::{
-    BATCH, INSTANCES, LIST, SERVICES, fill, host, id_of, made_once, registration, send_heartbeats,
+    BATCH, INSTANCES, LIST, SERVICES, fill, fill_at_once, host, id_of, made_once, registration,
+    send_heartbeats,
 };
 use crate::servers::{Server, memory, processor_time, request};
 use crate::support::postgres::{Postgres, connect};
@@ -31,7 +32,7 @@ type Case = (
     fn(&Options) -> LocalBoxFuture<'_, ()>,
 );
 
-const CASES: [Case; 16] = [
+const CASES: [Case; 18] = [
     (
         "heartbeat-redis",
         "single heartbeats through Redis, against a server with a constant answer",
@@ -94,6 +95,16 @@ const CASES: [Case; 16] = [
         "watchers",
         "a change on its way to 1,000 event streams and 1,000 long polls",
         |_| watchers::run().boxed_local(),
+    ),
+    (
+        "large-watch",
+        "1,000 watchers of a service of 10,000 that changes 10 times a second",
+        |_| watchers::large().boxed_local(),
+    ),
+    (
+        "large-list",
+        "a list of 5,000 instances, plain and compressed",
+        |_| large_list().boxed_local(),
     ),
     (
         "overload",
@@ -406,6 +417,38 @@ async fn discovery() {
         over_http("floor", &floor, 64, 304, unchanged),
     ];
     compare("discovery, not modified, 64 connections", 1, contestants).await;
+}
+
+async fn large_list() {
+    let own = TempDir::new().unwrap();
+    let ttl = ["--lease-ttl", "1h"].map(str::to_owned);
+    let daemon = Server::daemon(own.path(), &ttl).await;
+    fill_at_once(daemon.address, 5_000).await;
+    sleep(Duration::from_secs(2)).await;
+    let list = |coding: &str| {
+        let header = match coding {
+            "" => String::new(),
+            coding => format!("Accept-Encoding: {coding}\r\n"),
+        };
+        move |_, _| request("GET", LIST, &header, "")
+    };
+    let mut connection = Connection::open(daemon.address).await.unwrap();
+    let mut sizes = Vec::new();
+    for coding in ["", "gzip", "zstd"] {
+        let asked = connection.ask(&list(coding)(0, 0)).await;
+        assert_eq!(asked.unwrap(), 200);
+        sizes.push(format!("{coding} {}", connection.received()));
+    }
+    let contestants = vec![
+        over_http("zstd", &daemon, 8, 200, list("zstd")),
+        over_http("gzip", &daemon, 8, 200, list("gzip")),
+        over_http("plain", &daemon, 8, 200, list("")),
+    ];
+    let case = format!(
+        "list of 5,000 instances, 8 connections, bytes: {}",
+        sizes.join(", ")
+    );
+    compare(&case, 1, contestants).await;
 }
 
 async fn idle() {

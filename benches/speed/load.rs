@@ -145,6 +145,20 @@ impl Connection {
         text.contains("\r\nconnection: close\r\n")
     }
 
+    /// Returns the number of bytes of the last answer.
+    pub(crate) fn received(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Returns a header of the last answer.
+    pub(crate) fn header(&self, wanted: &str) -> Option<String> {
+        let head = self.buffer.windows(4).position(|at| at == b"\r\n\r\n")?;
+        let head = std::str::from_utf8(&self.buffer[..head]).ok()?;
+        let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+        let found = lines.find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        found.map(|(_, value)| value.to_owned())
+    }
+
     /// Returns what was read last.
     pub(crate) fn text(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.buffer)

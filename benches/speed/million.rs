@@ -65,11 +65,21 @@ pub(crate) async fn run() {
     let many_batches = batches(INSTANCES, SERVICES);
     let beats = Beats::start(daemon.address, &many_batches);
     let begin = Instant::now();
+    let redis = id_of(&many.redis).await;
     many.all_online(&daemon).await;
+    let together = Round::of(beats.latencies.take(), begin.elapsed());
     println!(
-        "  all of them online {:.0} s after the first beat",
-        begin.elapsed().as_secs_f64()
+        "  all of them online {:.0} s after the first beat, p50 {:.2} ms, p99 {:.2} ms a batch meanwhile; daemon {:.1} s of processor time, \
+         Redis {:.1} s; {} went offline",
+        begin.elapsed().as_secs_f64(),
+        together.p50.as_secs_f64() * 1e3,
+        together.p99.as_secs_f64() * 1e3,
+        processor_time(daemon.id()).as_secs_f64(),
+        processor_time(redis).as_secs_f64(),
+        daemon.figure(OFFLINE).await,
     );
+    // By then everything that was loaded is recorded.
+    sleep(INTERVAL).await;
     many.measure(&daemon, &beats, MEASURED).await;
     // From now on each batch is sent at its own moment, and none is omitted in between.
     let turn = Beats::start(daemon.address, &many_batches);
@@ -192,8 +202,6 @@ impl Registry {
         while daemon.figure(ONLINE).await < self.instances as f64 {
             sleep(Duration::from_millis(100)).await;
         }
-        // By then everything that was loaded is recorded.
-        sleep(INTERVAL).await;
     }
 
     fn above_idle(&self, daemon: &Server) -> f64 {

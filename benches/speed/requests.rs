@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
+use crate::load::Connection;
 use crate::servers::request;
 use crate::support::redis::Redis;
 
@@ -51,6 +52,28 @@ pub(crate) async fn fill(address: SocketAddr, count: usize) {
         .collect();
     for task in tasks {
         task.await.unwrap();
+    }
+}
+
+/// Registers many instances in few requests, and sends one heartbeat for each.
+pub(crate) async fn fill_at_once(address: SocketAddr, count: usize) {
+    let mut connection = Connection::open(address).await.unwrap();
+    let all: Vec<usize> = (0..count).collect();
+    for part in all.chunks(5_000) {
+        let entry = |i: &usize| json!({"service": "orders", "address": host(*i), "weight": 2, "metadata": {"zone": "a", "version": "1.2.3"}});
+        let entries: Vec<_> = part.iter().map(entry).collect();
+        let body = json!({ "registrations": entries }).to_string();
+        let asked = connection
+            .ask(&request("POST", "/v1/registrations", "", &body))
+            .await;
+        assert_eq!(asked.unwrap(), 200);
+        let lease = |i: &usize| json!({"service": "orders", "address": host(*i)});
+        let leases: Vec<_> = part.iter().map(lease).collect();
+        let body = json!({ "leases": leases }).to_string();
+        let asked = connection
+            .ask(&request("POST", "/v1/heartbeats", "", &body))
+            .await;
+        assert_eq!(asked.unwrap(), 200);
     }
 }
 

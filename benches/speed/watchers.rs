@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::load::{Connection, Round, micros};
-use crate::requests::{LIST, fill, host};
+use crate::requests::{LIST, fill, fill_at_once, host};
 use crate::servers::{Server, processor_time, request};
 
 /// The number of event streams, and of long polls.
@@ -67,6 +67,110 @@ pub(crate) async fn run() {
     }
     let each = spent.as_secs_f64() * 1e6 / (2 * WATCHERS * CHANGES) as f64;
     println!("  daemon {each:.1} us of processor time per client");
+}
+
+/// The number of instances of a large service, and its changes per second.
+const LARGE: usize = 10_000;
+const RATE: u32 = 10;
+
+/// For how long each kind of watcher watches it.
+const WATCHED: Duration = Duration::from_secs(10);
+
+/// What a large service costs that changes all the time, for each kind of watcher.
+pub(crate) async fn large() {
+    let own = TempDir::new().unwrap();
+    let more = ["--max-streams-per-client", "2000", "--lease-ttl", "1h"];
+    let daemon = Server::daemon(own.path(), &more.map(str::to_owned)).await;
+    fill_at_once(daemon.address, LARGE).await;
+    println!("\n{WATCHERS} watchers of a service of {LARGE} instances, {RATE} changes a second");
+    for (name, kind) in [
+        ("event streams", Kind::Stream),
+        ("long polls with ?since", Kind::Changes),
+        ("long polls of the list", Kind::List),
+    ] {
+        let (received, mut watchers) = (Rc::new(Cell::new((0, 0))), JoinSet::new());
+        for _ in 0..WATCHERS {
+            watchers.spawn_local(watch(daemon.address, kind, Rc::clone(&received)));
+        }
+        // Each has begun to watch; a stream has its head and perhaps a comment.
+        let begin = Instant::now();
+        while received.get().0 < WATCHERS && begin.elapsed() < Duration::from_secs(60) {
+            sleep(Duration::from_millis(100)).await;
+        }
+        sleep(Duration::from_secs(1)).await;
+        received.set((0, 0));
+        let (before, begin) = (processor_time(daemon.id()), Instant::now());
+        let mut changing = Connection::open(daemon.address).await.unwrap();
+        let mut changes = 0;
+        while begin.elapsed() < WATCHED {
+            let path = format!("/v1/services/orders/instances/{}", host(changes % 97));
+            let body = format!("{{\"weight\":{}}}", 2 + changes % 1000);
+            let asked = changing.ask(&request("PATCH", &path, "", &body)).await;
+            assert_eq!(asked.unwrap(), 200);
+            changes += 1;
+            let next = begin + Duration::from_secs(1) / RATE * changes as u32;
+            tokio::time::sleep_until(next).await;
+        }
+        let elapsed = begin.elapsed().as_secs_f64();
+        let spent = (processor_time(daemon.id()) - before).as_secs_f64();
+        let (answers, bytes) = received.get();
+        println!(
+            "  {name:<24} {:.2} of a core, {:.1} changes/s, {:.0} answers/s, {:.1} MB/s",
+            spent / elapsed,
+            f64::from(changes as u32) / elapsed,
+            answers as f64 / elapsed,
+            bytes as f64 / elapsed / 1e6
+        );
+        drop(watchers);
+        // Until the connections are closed.
+        sleep(Duration::from_secs(2)).await;
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Stream,
+    Changes,
+    List,
+}
+
+/// Watches, and counts answers and their bytes.
+async fn watch(address: SocketAddr, kind: Kind, received: Rc<Cell<(usize, usize)>>) {
+    let count = |bytes: usize| {
+        let (answers, all) = received.get();
+        received.set((answers + 1, all + bytes));
+    };
+    let mut connection = Connection::open(address).await.unwrap();
+    if kind == Kind::Stream {
+        let subscribe = request("GET", "/v1/events?service=orders", "", "");
+        connection.send(&subscribe).await.unwrap();
+        loop {
+            count(connection.more().await.unwrap().len());
+        }
+    }
+    let mut known: Option<String> = None;
+    loop {
+        let (since, header) = match (&known, kind) {
+            (None, _) => (String::new(), String::new()),
+            (Some(tag), Kind::Changes) => {
+                (format!("&since={}", tag.trim_matches('"')), String::new())
+            }
+            (Some(tag), _) => (String::new(), format!("If-None-Match: {tag}\r\n")),
+        };
+        let ask = request("GET", &format!("{LIST}&wait=30s{since}"), &header, "");
+        match connection.ask(&ask).await.unwrap() {
+            200 | 304 => count(connection.received()),
+            // Rejected, because the answers of all the others are under way.
+            status => {
+                assert_eq!(status, 503);
+                sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        }
+        if let Some(tag) = connection.header("etag") {
+            known = Some(tag);
+        }
+    }
 }
 
 /// The clients that watch.
@@ -133,11 +237,7 @@ async fn poll(address: SocketAddr, crowd: Crowd) {
         let ask = request("GET", &path, &known, "");
         let answered = connection.ask(&ask).await.unwrap();
         assert!(matches!(answered, 200 | 304), "{}", connection.text());
-        let text = connection.text();
-        let etag = text.lines().find_map(|line| {
-            let (name, value) = line.split_once(": ")?;
-            name.eq_ignore_ascii_case("etag").then_some(value)
-        });
+        let (text, etag) = (connection.text(), connection.header("etag"));
         if known.is_empty() {
             crowd.one_more();
         }

@@ -143,8 +143,8 @@ impl InstanceFilter {
 /// The number of lists of a scope that are remembered for clients that ask what changed.
 const PAST: usize = 64;
 
-/// The most bodies of changes that a snapshot keeps.
-const KEPT_CHANGES: usize = 4 * PAST;
+/// The most bodies that a snapshot keeps under names that depend on requests.
+const KEPT: usize = 4 * PAST;
 
 /// A snapshot of one scope.
 #[derive(Default)]
@@ -159,8 +159,8 @@ pub struct ScopeSnapshot {
     bodies: [OnceLock<Body>; 6],
     /// Other bodies, by name.
     named: RwLock<Vec<(&'static str, Bytes)>>,
-    /// The bodies of changes, by their names.
-    changes: Mutex<HashMap<String, Body>>,
+    /// The bodies of other lists, and of changes, by names that depend on requests.
+    requested: Mutex<HashMap<String, Body>>,
     /// Wakes the requests that wait for the next snapshot, to which it is passed on.
     pub(super) replaced: Arc<Notify>,
     /// The lists that clients may have; passed on to the next snapshot.
@@ -196,7 +196,7 @@ impl ScopeSnapshot {
             instances,
             bodies: Default::default(),
             named: RwLock::default(),
-            changes: Mutex::default(),
+            requested: Mutex::default(),
             replaced: replaced.unwrap_or_default(),
             past: past.unwrap_or_default(),
         }
@@ -223,9 +223,23 @@ impl ScopeSnapshot {
             .filter(|listed| selection.selects(&listed.instance))
     }
 
-    /// Notes that clients may have the list of this snapshot under an entity tag.
-    pub(crate) fn note_tag(&self, etag: &str) {
-        self.past.add(etag, &self.instances);
+    /// Returns a body that clients may have of this snapshot's list.
+    pub(crate) fn noted(&self, body: Body) -> Body {
+        self.past.add(body.etag(), &self.instances);
+        body
+    }
+
+    /// Returns the body of a list, which `make` serialises on first use for a name.
+    pub(crate) fn named_list(&self, name: String, make: impl FnOnce(&Self) -> Vec<u8>) -> Body {
+        let mut requested = self.requested.lock();
+        if let Some(known) = requested.get(&name) {
+            return known.clone();
+        }
+        let body = self.noted(Body::new(make(self)));
+        if requested.len() < KEPT {
+            requested.insert(name, body.clone());
+        }
+        body
     }
 
     /// Returns the body of what changed since the list that had this entity tag, which `make`
@@ -237,8 +251,8 @@ impl ScopeSnapshot {
         make: impl FnOnce(Vec<Difference<'_>>) -> Body,
     ) -> Option<Body> {
         // Those who wait for a body wait for the one that makes it.
-        let mut changes = self.changes.lock();
-        if let Some(known) = changes.get(&name) {
+        let mut requested = self.requested.lock();
+        if let Some(known) = requested.get(&name) {
             return Some(known.clone());
         }
         let lists = self.past.0.lock();
@@ -246,8 +260,8 @@ impl ScopeSnapshot {
         let earlier = earlier.clone();
         drop(lists);
         let body = make(self.instances.differences(&earlier));
-        if changes.len() < KEPT_CHANGES {
-            changes.insert(name, body.clone());
+        if requested.len() < KEPT {
+            requested.insert(name, body.clone());
         }
         Some(body)
     }
@@ -259,11 +273,8 @@ impl ScopeSnapshot {
         stale: bool,
         make: impl FnOnce(&Self) -> Vec<u8>,
     ) -> &Body {
-        self.bodies[2 * which as usize + usize::from(stale)].get_or_init(|| {
-            let body = Body::new(make(self));
-            self.note_tag(body.etag());
-            body
-        })
+        self.bodies[2 * which as usize + usize::from(stale)]
+            .get_or_init(|| self.noted(Body::new(make(self))))
     }
 
     /// Returns the body of this name, which `make` serialises on first use.

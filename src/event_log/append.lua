@@ -46,7 +46,23 @@ local function append(name, event)
     'name', name, 'event', event)
 end
 
+-- What is remembered about the instances of the batch: one call for each hash, not for each instance.
 local hashes = {}
+for i = 4, #KEYS do
+  local id = ARGV[5 * (i - 4) + 5]
+  if id ~= '' then
+    local hash = hashes[KEYS[i]] or { ids = {}, last = {}, changed = {} }
+    hashes[KEYS[i]] = hash
+    hash.ids[#hash.ids + 1] = id
+  end
+end
+for key, hash in pairs(hashes) do
+  local values = redis.call('HMGET', key, unpack(hash.ids))
+  for i, id in ipairs(hash.ids) do
+    hash.last[id] = values[i]
+  end
+end
+
 for i = 4, #KEYS do
   local a = 5 * (i - 4) + 2
   local name, event, id, revision, opposite = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
@@ -57,9 +73,9 @@ for i = 4, #KEYS do
       redis.call('SET', KEYS[2], epoch .. ' ' .. string.format('%.0f', sequence), 'PX', ARGV[2])
     end
   else
-    local remembered = redis.call('HGET', KEYS[i], id)
+    local hash = hashes[KEYS[i]]
     local last_revision, last_epoch, last_sequence, last_name =
-      string.match(remembered or '', '^(%d+) (%d+) (%d+) (.+)$')
+      string.match(hash.last[id] or '', '^(%d+) (%d+) (%d+) (.+)$')
     if last_revision then
       last_epoch, last_sequence = tonumber(last_epoch), tonumber(last_sequence)
       if last_epoch < resync_epoch or (last_epoch == resync_epoch and last_sequence < resync_sequence) then
@@ -71,13 +87,21 @@ for i = 4, #KEYS do
         append(opposite, event)
       end
       append(name, event)
-      redis.call('HSET', KEYS[i], id, string.format('%s %s %.0f %s', revision, epoch, sequence, name))
-      hashes[KEYS[i]] = true
+      hash.last[id] = string.format('%s %s %.0f %s', revision, epoch, sequence, name)
+      hash.changed[id] = true
     end
   end
 end
-for hash in pairs(hashes) do
-  redis.call('PEXPIRE', hash, ARGV[2])
+for key, hash in pairs(hashes) do
+  local fields = {}
+  for id in pairs(hash.changed) do
+    fields[#fields + 1] = id
+    fields[#fields + 1] = hash.last[id]
+  end
+  if #fields > 0 then
+    redis.call('HSET', key, unpack(fields))
+    redis.call('PEXPIRE', key, ARGV[2])
+  end
 end
 -- Recorded only once an event is in the new epoch: until then the next append must begin one.
 if begins and sequence > 0 then

@@ -175,7 +175,7 @@ async fn each_wrong_path_names_its_part<B: Backends>() {
             "availabl=true",
             "invalid_field",
             "availabl",
-            "availabl is not a parameter of this route; it has q, status, online, available, metadata.KEY, address, wait, since",
+            "availabl is not a parameter of this route; it has q, status, online, available, metadata.KEY, address, wait, since, fields",
         ),
         (
             "available=maybe",

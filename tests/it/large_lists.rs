@@ -17,6 +17,7 @@ on_both_backends! {
     a_list_is_compressed_for_a_client_that_accepts_it,
     a_client_that_asks_what_changed_has_the_present_list,
     a_list_that_is_too_old_is_answered_whole,
+    each_field_is_as_in_the_whole_instance,
 }
 
 const LIST: &str = "/v1/services/orders/instances";
@@ -190,8 +191,9 @@ async fn a_client_that_asks_what_changed_has_the_present_list<B: Backends>() {
     fill(&daemon, 300).await;
     let available = "/v1/services/orders/instances?available=true";
     let selected = "/v1/services/orders/instances?metadata.zone=a&status=enabled";
+    let few = "/v1/services/orders/instances?fields=address,weight,status,suspect,metadata";
     let mut followers = Vec::new();
-    for path in [LIST, available, selected] {
+    for path in [LIST, available, selected, few] {
         followers.push(Follower::start(&daemon, path).await);
     }
     let at = |i: usize| format!("{LIST}/10.0.0.{i}:80");
@@ -221,6 +223,30 @@ async fn a_client_that_asks_what_changed_has_the_present_list<B: Backends>() {
     let (is_whole, ()) = tokio::join!(follower.ask(&daemon), change);
     assert!(!is_whole && begin.elapsed() >= Duration::from_millis(700));
     follower.has_the_present_list(&daemon).await;
+}
+
+async fn each_field_is_as_in_the_whole_instance<B: Backends>() {
+    let daemon = Setup::<B>::start_with(&["--lease-ttl", "1h"]).await;
+    fill(&daemon, 3).await;
+    let change = json!({"status": "held", "reason": "disk", "held_until": "2999-01-01T00:00:00Z", "weight": 7, "metadata": {"zone": "b"}});
+    daemon.patch(&format!("{LIST}/10.0.0.1:80"), change).await;
+    let (_, whole) = daemon.get(LIST).await;
+    let whole = whole["instances"].as_array().unwrap();
+    for name in whole[0].as_object().unwrap().keys() {
+        let (_, few) = daemon.get(&format!("{LIST}?fields={name}")).await;
+        for (few, whole) in few["instances"].as_array().unwrap().iter().zip(whole) {
+            let mut expected = json!({"address": whole["address"]});
+            if let Some(value) = whole.get(name) {
+                expected[name] = value.clone();
+            }
+            assert_eq!(few, &expected, "{name}");
+        }
+    }
+    let (status, problem) = daemon.get(&format!("{LIST}?fields=adress")).await;
+    assert_eq!(
+        (status.as_u16(), &problem["field"]),
+        (400, &json!("fields"))
+    );
 }
 
 async fn a_list_that_is_too_old_is_answered_whole<B: Backends>() {

@@ -1,7 +1,9 @@
 //! New leases on their way to the registry store.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::mem;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,7 +82,11 @@ impl LeaseStarts {
 pub(super) struct NewLeases {
     queue: mpsc::UnboundedSender<Waiting>,
     permits: Arc<Semaphore>,
+    recording: Recording,
 }
+
+/// The instances whose leases wait to be recorded: their next heartbeats do not report them again.
+type Recording = Rc<RefCell<HashSet<InstanceKey>>>;
 
 /// The leases of one request that wait to be recorded.
 struct Waiting {
@@ -101,7 +107,9 @@ impl NewLeases {
         lifeline: Lifeline,
     ) -> Self {
         let (queue, waiting) = mpsc::unbounded_channel();
+        let recording = Recording::default();
         let recorder = Recorder {
+            recording: Rc::clone(&recording),
             leases,
             directory,
             registry,
@@ -111,6 +119,7 @@ impl NewLeases {
         Self {
             queue,
             permits: Arc::new(Semaphore::new(MAX_WAITING)),
+            recording,
         }
     }
 
@@ -124,8 +133,16 @@ impl NewLeases {
     ) -> Result<Vec<HeartbeatOutcome>, BackendError> {
         let LeaseStarts {
             unconfirmed,
-            confirmed,
+            mut confirmed,
         } = leases;
+        let is_prompt = self.permits.available_permits() + MANY >= MAX_WAITING;
+        if !is_prompt {
+            let recording = self.recording.borrow();
+            confirmed.retain(|start| !recording.contains(&start.key));
+        }
+        if unconfirmed.is_empty() && confirmed.is_empty() {
+            return Ok(outcomes);
+        }
         let count = u32::try_from(unconfirmed.len() + confirmed.len()).unwrap_or(u32::MAX);
         let Ok(permits) = Arc::clone(&self.permits).try_acquire_many_owned(count) else {
             return Ok(outcomes);
@@ -139,7 +156,9 @@ impl NewLeases {
             _permits: permits,
             recorded,
         };
-        let is_prompt = self.permits.available_permits() + MANY >= MAX_WAITING;
+        let starts = waiting.unconfirmed.iter().chain(&waiting.confirmed);
+        let keys_of_all = starts.map(|start| start.key.clone());
+        self.recording.borrow_mut().extend(keys_of_all);
         if self.queue.send(waiting).is_err() || !is_prompt {
             return Ok(outcomes);
         }
@@ -158,6 +177,7 @@ impl NewLeases {
 
 /// The task that records the leases that have arrived together.
 struct Recorder {
+    recording: Recording,
     leases: Arc<dyn LeaseStore>,
     directory: Arc<Directory>,
     registry: Mailbox<RegistryActor>,
@@ -195,6 +215,10 @@ impl Recorder {
                 .collect();
             for part in starts.chunks(MAX_RECORD) {
                 self.record(part, &mut unconfirmed).await;
+                let mut recording = self.recording.borrow_mut();
+                for start in part {
+                    recording.remove(&start.key);
+                }
             }
             // Those that the store did not change: it has a later lease, or no such instance.
             let unregistered = self.revoke_unregistered(unconfirmed).await;

@@ -1,7 +1,10 @@
 //! Schemas of request fields, with the limits of the model's types.
 
-use utoipa::openapi::Object;
-use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::schema::{
+    AdditionalProperties, AnyOfBuilder, Array, ArrayBuilder, ObjectBuilder, Schema, SchemaType,
+    Type,
+};
+use utoipa::openapi::{Object, Ref};
 
 use crate::model::{Address, DisplayName, Metadata, Note, ScopeKey, Ttl, Weight};
 
@@ -29,6 +32,18 @@ fn label(max_chars: usize) -> Object {
         .min_length(Some(1))
         .pattern(Some(LABEL));
     label.max_length(Some(max_chars)).build()
+}
+
+/// Instances, or with `?fields=` some fields of each.
+pub(in crate::http) fn instances_or_fields() -> Array {
+    let address = typed(Type::String).pattern(Some(ADDRESS));
+    let fields = typed(Type::Object)
+        .property("address", address)
+        .required("address");
+    let either = AnyOfBuilder::new()
+        .item(Ref::from_schema_name("ListedInstance"))
+        .item(fields);
+    ArrayBuilder::new().items(either).build()
 }
 
 pub(in crate::http) fn display_name() -> Object {

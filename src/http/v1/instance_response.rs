@@ -1,6 +1,7 @@
 //! An instance as the API shows it.
 
 use serde::Serialize;
+use serde::ser::SerializeMap;
 use utoipa::ToSchema;
 
 use crate::directory::InstanceEntry;
@@ -142,6 +143,48 @@ impl<'a> InstanceResponse<'a> {
 }
 
 impl<'a> ListedInstanceResponse<'a> {
+    /// Writes one field, as the whole instance has it.
+    pub(super) fn serialize_field<M: SerializeMap>(
+        &self,
+        name: &'static str,
+        map: &mut M,
+    ) -> Result<(), M::Error> {
+        /// Writes a field that the instance may lack.
+        fn write<M: SerializeMap>(
+            map: &mut M,
+            name: &'static str,
+            value: Option<&impl Serialize>,
+        ) -> Result<(), M::Error> {
+            value.map_or(Ok(()), |value| map.serialize_entry(name, value))
+        }
+
+        let one = &self.instance;
+        match name {
+            "id" => write(map, name, Some(&one.id)),
+            "group" => write(map, name, one.group.as_ref()),
+            "service" => write(map, name, one.service.as_ref()),
+            "address" => write(map, name, Some(&one.address)),
+            "name" => write(map, name, Some(&one.name)),
+            "weight" => write(map, name, Some(&one.weight)),
+            "metadata" => write(map, name, Some(&one.metadata)),
+            "status" => write(map, name, Some(&one.status)),
+            "held_by" => write(map, name, one.held_by.as_ref()),
+            "reason" => write(map, name, one.reason.as_ref()),
+            "held_until" => write(map, name, one.held_until.as_ref()),
+            "overrides" => write(map, name, one.overrides.as_ref()),
+            "registered" => write(map, name, one.registered.as_ref()),
+            "ttl_seconds" => write(map, name, Some(&one.ttl_seconds)),
+            "registered_by" => write(map, name, one.registered_by.as_ref()),
+            "registered_at" => write(map, name, Some(&one.registered_at)),
+            "updated_at" => write(map, name, Some(&one.updated_at)),
+            "online" => write(map, name, Some(&self.online)),
+            "available" => write(map, name, Some(&self.available)),
+            "suspect" => write(map, name, self.suspect.then_some(&true)),
+            "online_changed_at" => write(map, name, self.online_changed_at.as_ref()),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn of(listed: &'a InstanceEntry, default_ttl: Ttl) -> Self {
         let InstanceEntry {
             instance, suspect, ..

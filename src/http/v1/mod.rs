@@ -6,6 +6,7 @@ pub(super) mod bulk;
 pub(super) mod counts;
 mod event_response;
 pub(super) mod events;
+mod fields;
 pub(super) mod heartbeats;
 pub(super) mod history;
 mod history_query;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use actix_web::HttpRequest;
 use utoipa::IntoParams;
 
+use super::fields::Fields;
 use crate::http::Problem;
 use crate::http::access::Caller;
 use crate::http::conditional::Wait;
@@ -38,6 +39,16 @@ pub(in crate::http) struct FilterParams {
     wait: Option<String>,
 }
 
+/// The fields of a list.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents the parameters of SelectionQuery")]
+pub(in crate::http) struct FieldsParams {
+    /// Only these fields of each instance, and its address: names that are separated by commas.
+    #[param(example = "address,weight", pattern = "^[a-z_]+(,[a-z_]+)*$")]
+    fields: Option<String>,
+}
+
 /// The conditions on scopes.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -60,6 +71,7 @@ pub(super) struct SelectionQuery {
     pub(super) cursor: Option<String>,
     /// The tag of the list whose changes are requested, without quotation marks.
     pub(super) since: Option<String>,
+    pub(super) fields: Fields,
 }
 
 /// A group of parameters that a route accepts.
@@ -73,6 +85,8 @@ pub(super) enum Accepts {
     Pages,
     /// `since`.
     Changes,
+    /// `fields`.
+    Fields,
 }
 
 impl Accepts {
@@ -82,6 +96,7 @@ impl Accepts {
             Self::Scopes => "service, group",
             Self::Pages => "limit, cursor",
             Self::Changes => "since",
+            Self::Fields => "fields",
         }
     }
 }
@@ -95,6 +110,7 @@ impl SelectionQuery {
                 "service" | "group" => Accepts::Scopes,
                 "limit" | "cursor" => Accepts::Pages,
                 "since" => Accepts::Changes,
+                "fields" => Accepts::Fields,
                 _ => Accepts::Filters,
             };
             let may_repeat = group == Accepts::Scopes || name.starts_with("metadata.");
@@ -138,6 +154,7 @@ impl SelectionQuery {
                 })?);
             }
             "cursor" => self.cursor = Some(text.to_owned()),
+            "fields" => self.fields = Fields::parse(text)?,
             // As the header has it, or without W/ and quotation marks.
             "since" => {
                 let tag = text.strip_prefix("W/").unwrap_or(text).trim_matches('"');

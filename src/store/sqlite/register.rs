@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
 use super::rows;
-use crate::model::{DisplayName, Registration, ScopeId, ScopeKind};
+use crate::model::{DisplayName, Registration, Scope, ScopeId, ScopeKind};
 use crate::store::{Registered, RegisteredMany};
 
 /// Registers instances; `now` is in Unix milliseconds.
@@ -17,10 +17,15 @@ pub(super) fn register(
     let mut register = connection.prepare_cached(sql!("register_instances"))?;
     let mut find = connection.prepare_cached(sql!("find_instances"))?;
     let mut done = RegisteredMany::default();
+    // Many registrations come service by service.
+    let mut last: Option<(&Scope, ScopeId)> = None;
     for registration in registrations {
         let [kind, scope, address] = rows::key_params(&registration.key);
         let id = |row: &Row<'_>| row.get("id").map(ScopeId);
-        let mut scope_id = find_scope.query_row([kind, scope], id).optional()?;
+        let mut scope_id = match last {
+            Some((last, id)) if *last == registration.key.scope => Some(id),
+            _ => find_scope.query_row([kind, scope], id).optional()?,
+        };
         if scope_id.is_none() && registration.key.scope.kind == ScopeKind::Service {
             let declared = declare.query_row(params![scope, now], rows::scope)?;
             scope_id = Some(declared.id);
@@ -30,6 +35,7 @@ pub(super) fn register(
             done.instances.push(None);
             continue;
         };
+        last = Some((&registration.key.scope, ScopeId(scope_id)));
         let resets = registration.resets();
         let changes = register.execute(params![
             scope_id,
