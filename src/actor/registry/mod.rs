@@ -9,6 +9,7 @@
 mod messages;
 mod outbox;
 mod queue;
+mod record;
 mod register;
 mod requested;
 mod upkeep;
@@ -24,15 +25,13 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-pub(crate) use self::messages::{
-    Attest, DeleteScope, DisableServiceInstance, RecordOnline, TakeOffline,
-};
-pub use self::messages::{
-    ChangeInstance, DeclareScope, DeregisterInstance, LeaveInstance, Left, RecordOffline,
-};
+pub(crate) use self::messages::{Attest, DeleteScope, DisableServiceInstance, TakeOffline};
+pub use self::messages::{ChangeInstance, DeclareScope, DeregisterInstance, LeaveInstance, Left};
 use self::outbox::Outbox;
 pub use self::outbox::RefreshNotice;
 use self::queue::{Done, Enqueue, Queue};
+pub use self::record::RecordOffline;
+pub(crate) use self::record::RecordOnline;
 pub use self::register::RegisterInstance;
 pub(crate) use self::register::RegisterInstances;
 pub(crate) use self::requested::{RecordAction, Requested};
