@@ -69,7 +69,7 @@ pub(crate) async fn run() {
     many.all_online(&daemon).await;
     let together = Round::of(beats.latencies.take(), begin.elapsed());
     println!(
-        "  all of them online {:.0} s after the first beat, p50 {:.2} ms, p99 {:.2} ms a batch meanwhile; daemon {:.1} s of processor time, \
+        "  all instances are online {:.0} s after the first heartbeat; until then p50 {:.2} ms, p99 {:.2} ms a batch, daemon {:.1} s of processor time, \
          Redis {:.1} s; {} went offline",
         begin.elapsed().as_secs_f64(),
         together.p50.as_secs_f64() * 1e3,

@@ -42,9 +42,8 @@ pub(crate) async fn run(peer: &Url) {
             let service = format!("{SERVICE}-{}", n % 1000);
             nacos("POST", "instance", &service, Some(connection * 20_000 + n))
         };
-        let ours = |name, server, request| over_http(name, server, connections, 200, request);
         let case = format!("heartbeat, {connections} connections");
-        let first = ours("rollcalld", &daemon, send_heartbeats);
+        let first = over_http("rollcalld", &daemon, connections, 200, send_heartbeats);
         compare(&case, 1, vec![first, theirs(address, connections, beat)]).await;
         let case = format!("list of {LISTED} instances, {connections} connections");
         let first = over_http("rollcalld", &lists, connections, 200, |_, _| {

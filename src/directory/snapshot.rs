@@ -250,7 +250,7 @@ impl ScopeSnapshot {
         name: String,
         make: impl FnOnce(Vec<Difference<'_>>) -> Body,
     ) -> Option<Body> {
-        // Those who wait for a body wait for the one that makes it.
+        // Requests for the same body wait for the request that makes it.
         let mut requested = self.requested.lock();
         if let Some(known) = requested.get(&name) {
             return Some(known.clone());

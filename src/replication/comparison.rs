@@ -78,7 +78,7 @@ impl Comparison {
 pub(super) enum Compared {
     Equal,
     Differs,
-    /// The Directory changed meanwhile.
+    /// The Directory changed during the comparison.
     Unknown,
 }
 

@@ -292,10 +292,14 @@ impl RegistryTransaction for PostgresTransaction<'_> {
     ) -> Result<Vec<RecordedLease>, StoreError> {
         let rows = self.record(sql!("record_online"), starts).await?;
         let recorded = rows.iter().map(|row| {
-            // From 1.
+            // PostgreSQL numbers from 1.
             let number: i64 = rows::get(row, "number")?;
+            let index = usize::try_from(number - 1)
+                .ok()
+                .filter(|index| *index < starts.len());
+            let unknown = || StoreError::Refused(format!("no lease has the number {number}"));
             Ok(RecordedLease {
-                index: usize::try_from(number - 1).unwrap_or(usize::MAX),
+                index: index.ok_or_else(unknown)?,
                 id: InstanceId(rows::get(row, "id")?),
                 changed_at: rows::get(row, "online_changed_at")?,
                 revision: rows::get(row, "revision")?,

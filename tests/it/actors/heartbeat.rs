@@ -248,3 +248,31 @@ async fn a_lease_created_for_a_removed_instance_is_revoked() {
     assert_eq!(outcomes, [HeartbeatOutcome::Unknown]);
     assert!(leases.leases.lock().unwrap().is_empty());
 }
+
+#[actix::test]
+async fn heartbeats_do_not_wait_while_thousands_of_leases_wait_to_be_recorded() {
+    tokio::time::pause();
+    let store = FaultyStore::gated();
+    let leases = Arc::new(FakeLeases::default());
+    let addresses: Vec<String> = (0..4_501).map(|i| format!("h-{i}:1")).collect();
+    let known: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let actor = heartbeats(&store, &leases, &known).await;
+    let took = async |addresses: &[&str]| {
+        let begin = Instant::now();
+        let outcomes = actor.send_known(addresses).await.unwrap();
+        let is_new = |outcome: &HeartbeatOutcome| matches!(outcome, HeartbeatOutcome::Created(_));
+        assert!(outcomes.iter().all(is_new));
+        begin.elapsed()
+    };
+    let (many, last) = known.split_at(4_500);
+    assert!(
+        took(many).await >= Duration::from_millis(600),
+        "it waits for its record"
+    );
+    assert_eq!(took(last).await, Duration::ZERO);
+    // Nothing is forgotten.
+    store.gate.as_ref().unwrap().add_permits(100);
+    sleep(Duration::from_secs(1)).await;
+    let recorded: usize = store.committed.lock().unwrap().iter().map(Vec::len).sum();
+    assert_eq!(recorded, 4_501);
+}

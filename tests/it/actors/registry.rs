@@ -4,10 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use rollcalld::actor::{AskError, DeclareScope, Drain, RegisterInstance, WriteError};
+use rollcalld::backend::BackendError;
 use rollcalld::directory::Directory;
-use rollcalld::model::{Registration, ScopeKind};
+use rollcalld::event_log::{EventLog, LogEntry, ReadOutcome};
+use rollcalld::model::{Event, EventId, Registration, ScopeKind};
 use rollcalld::store::StoreError;
+use tokio::sync::Semaphore;
 
 use super::{key, memory_log, registry, registry_of, settle};
 use crate::support::faulty_store::FaultyStore;
@@ -207,4 +211,60 @@ async fn the_end_of_an_actor_by_a_panic_is_reported() {
     let outcome = actor.send(register("panic:1")).await;
     assert!(!matches!(outcome, Ok(Ok(_))), "{outcome:?}");
     assert_eq!(ended.recv().await, Some("tested"));
+}
+
+/// An event log that appends when the test lets it.
+struct GatedLog {
+    inner: Arc<dyn EventLog>,
+    gate: Semaphore,
+}
+
+#[async_trait]
+impl EventLog for GatedLog {
+    async fn append(&self, events: &[Event]) -> Result<(), BackendError> {
+        self.gate.acquire().await.unwrap().forget();
+        self.inner.append(events).await
+    }
+
+    async fn read_before(&self, before: EventId) -> Result<Vec<LogEntry>, BackendError> {
+        self.inner.read_before(before).await
+    }
+
+    async fn head(&self) -> Result<EventId, BackendError> {
+        self.inner.head().await
+    }
+
+    async fn read(&self, after: EventId, wait: Duration) -> Result<ReadOutcome, BackendError> {
+        self.inner.read(after, wait).await
+    }
+}
+
+#[actix::test]
+async fn a_transaction_waits_while_ten_thousand_events_wait_for_the_log() {
+    let store = Arc::new(FaultyStore::default());
+    let log = Arc::new(GatedLog {
+        inner: memory_log(),
+        gate: Semaphore::new(0),
+    });
+    let directory = Arc::new(Directory::new(store.clone()));
+    let (actor, _ended) = registry_of(&store, directory, log.clone());
+    let writes: Vec<_> = (0..15_000)
+        .map(|i| actix::spawn(actor.send(register(&format!("h-{i}:1")))))
+        .collect();
+    let committed = || -> usize { store.committed.lock().unwrap().iter().map(Vec::len).sum() };
+    for _ in 0..100 {
+        settle().await;
+    }
+    // The first append took at most a thousand, and a transaction has at most 1024.
+    let before = committed();
+    assert!((10_000..=13_000).contains(&before), "{before}");
+    for _ in 0..100 {
+        settle().await;
+    }
+    assert_eq!(committed(), before);
+    log.gate.add_permits(100);
+    for write in writes {
+        write.await.unwrap().unwrap().unwrap();
+    }
+    assert_eq!(committed(), 15_000);
 }
