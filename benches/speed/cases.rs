@@ -8,7 +8,7 @@ use futures_util::future::{LocalBoxFuture, join_all};
 use redis::aio::MultiplexedConnection;
 use rollcalld::clock::SystemClock;
 use rollcalld::lease::{self, LeaseStore, Renewal};
-use rollcalld::model::{InstanceKey, ScopeKind, Ttl, Weight};
+use rollcalld::model::InstanceKey;
 use tempfile::TempDir;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
@@ -16,14 +16,15 @@ use tokio::time::{Instant, sleep};
 use crate::comparison::{Contestant, ROUND, compare, over_http};
 use crate::load::{self, Connection, Round};
 use crate::requests::{
-    BATCH, INSTANCES, LIST, SERVICES, fill, fill_at_once, host, id_of, made_once, registration,
+    BATCH, INSTANCES, LIST, SERVICES, fill, fill_at_once, id_of, made_once, registration, renewals,
     send_heartbeats,
 };
 use crate::servers::{Server, memory, processor_time, request};
+use crate::support::daemon::BINARY;
 use crate::support::postgres::{Postgres, connect};
 use crate::support::redis::Redis;
 use crate::support::redis_cluster::RedisCluster;
-use crate::{Options, bulk, facades, million, overload, peers, watchers};
+use crate::{Options, bulk, facades, million, overload, peers, scale_out, start, watchers};
 
 /// A case: its name, what it measures, and how it is run.
 type Case = (
@@ -32,21 +33,21 @@ type Case = (
     fn(&Options) -> LocalBoxFuture<'_, ()>,
 );
 
-const CASES: [Case; 18] = [
+const CASES: [Case; 21] = [
     (
         "heartbeat-redis",
         "single heartbeats through Redis, against a server with a constant answer",
-        |_| heartbeat_redis().boxed_local(),
+        |options| heartbeat_redis(options).boxed_local(),
     ),
     (
         "heartbeat-memory",
         "single heartbeats with leases in memory",
-        |_| heartbeat_memory().boxed_local(),
+        |options| heartbeat_memory(options).boxed_local(),
     ),
     (
         "batch",
         "batches of 500 heartbeats, against Redis alone",
-        |_| batch().boxed_local(),
+        |options| batch(options).boxed_local(),
     ),
     (
         "renewal",
@@ -56,12 +57,12 @@ const CASES: [Case; 18] = [
     (
         "registration-postgres",
         "registrations on PostgreSQL, against one transaction each",
-        |_| registration_postgres().boxed_local(),
+        |options| registration_postgres(options).boxed_local(),
     ),
     (
         "registration-sqlite",
         "registrations on SQLite, against one transaction each",
-        |_| registration_sqlite().boxed_local(),
+        |options| registration_sqlite(options).boxed_local(),
     ),
     (
         "bulk-postgres",
@@ -74,7 +75,7 @@ const CASES: [Case; 18] = [
     (
         "discovery",
         "lists of 100 instances, against the same bytes from memory",
-        |_| discovery().boxed_local(),
+        |options| discovery(options).boxed_local(),
     ),
     (
         "facades-renewal",
@@ -110,6 +111,21 @@ const CASES: [Case; 18] = [
         "overload",
         "three times the load that the daemon can serve",
         |_| overload::run().boxed_local(),
+    ),
+    (
+        "start",
+        "ready with a million instances on PostgreSQL and on SQLite",
+        |options| start::start(options).boxed_local(),
+    ),
+    (
+        "begin-at-once",
+        "a million leases that begin together (2 to 5 minutes)",
+        |options| start::begin_at_once(options).boxed_local(),
+    ),
+    (
+        "scale-out",
+        "batches of heartbeats over four replicas, and what an instance costs",
+        |_| scale_out::run().boxed_local(),
     ),
     (
         "million",
@@ -148,25 +164,67 @@ async fn peers(options: &Options) {
     }
 }
 
-async fn heartbeat_redis() {
-    let (redis, other) = (Redis::start().await, Redis::start().await);
-    let own = TempDir::new().unwrap();
-    let leases = ["--leases".to_owned(), redis.url()];
-    let daemon = Server::daemon(own.path(), &leases).await;
-    fill(daemon.address, INSTANCES).await;
+/// A build of the daemon with its own files and lease store.
+struct Daemon {
+    name: &'static str,
+    server: Server,
+    /// Its Redis, with the ID of the process.
+    redis: Option<(u32, Redis)>,
+    _own: TempDir,
+}
+
+impl Daemon {
+    /// Starts each of the builds, with or without a Redis, and with these instances.
+    async fn all(options: &Options, on_redis: bool, arguments: &[&str], count: usize) -> Vec<Self> {
+        let mut daemons = Vec::new();
+        for (name, program) in options.builds() {
+            let own = TempDir::new().unwrap();
+            let mut arguments: Vec<String> =
+                arguments.iter().map(|&text| text.to_owned()).collect();
+            let mut redis = None;
+            if on_redis {
+                let started = Redis::start().await;
+                arguments.extend(["--leases".to_owned(), started.url()]);
+                redis = Some((id_of(&started).await, started));
+            }
+            let server = Server::daemon_of(program, own.path(), &arguments).await;
+            fill(server.address, count).await;
+            daemons.push(Self {
+                name,
+                server,
+                redis,
+                _own: own,
+            });
+        }
+        daemons
+    }
+
+    /// Returns it as a contestant that receives these requests.
+    fn receiving(
+        &self,
+        connections: usize,
+        status: u16,
+        request: impl Fn(usize, usize) -> Vec<u8> + Clone + 'static,
+    ) -> Contestant<'static> {
+        let contestant = over_http(self.name, &self.server, connections, status, request);
+        match &self.redis {
+            Some((id, _)) => contestant.with(*id),
+            None => contestant,
+        }
+    }
+}
+
+async fn heartbeat_redis(options: &Options) {
+    let daemons = Daemon::all(options, true, &[], INSTANCES).await;
+    let other = Redis::start().await;
     let floor = Server::baseline("floor", "");
     let seed = Server::baseline("seed", &other.url());
     let direct = Server::baseline("seed-direct", &other.url());
     for connections in [64, 256] {
-        let contestants = vec![
-            over_http(
-                "rollcalld + Redis",
-                &daemon,
-                connections,
-                200,
-                send_heartbeats,
-            )
-            .with(id_of(&redis).await),
+        let own = daemons.iter();
+        let own = own.map(|daemon| daemon.receiving(connections, 200, send_heartbeats));
+        let mut contestants: Vec<Contestant<'_>> = own.collect();
+        contestants.extend([
             over_http("floor", &floor, connections, 200, send_heartbeats),
             over_http(
                 "seed-shaped + Redis",
@@ -184,45 +242,47 @@ async fn heartbeat_redis() {
                 send_heartbeats,
             )
             .with(id_of(&other).await),
-        ];
+        ]);
         let case = format!("heartbeat, leases on Redis, {connections} connections");
         compare(&case, 1, contestants).await;
     }
 }
 
-async fn heartbeat_memory() {
-    let own = TempDir::new().unwrap();
-    let daemon = Server::daemon(own.path(), &[]).await;
-    fill(daemon.address, INSTANCES).await;
+async fn heartbeat_memory(options: &Options) {
+    let daemons = Daemon::all(options, false, &[], INSTANCES).await;
     let floor = Server::baseline("floor", "");
     for connections in [64, 256] {
-        let contestants = vec![
-            over_http("rollcalld", &daemon, connections, 200, send_heartbeats),
-            over_http("floor", &floor, connections, 200, send_heartbeats),
-        ];
+        let own = daemons.iter();
+        let own = own.map(|daemon| daemon.receiving(connections, 200, send_heartbeats));
+        let mut contestants: Vec<Contestant<'_>> = own.collect();
+        contestants.push(over_http(
+            "floor",
+            &floor,
+            connections,
+            200,
+            send_heartbeats,
+        ));
         let case = format!("heartbeat, leases in memory, {connections} connections");
         compare(&case, 1, contestants).await;
     }
 }
 
 /// The baseline is Redis itself, called by the daemon's own lease store.
-async fn batch() {
-    let (redis, own) = (Redis::start().await, TempDir::new().unwrap());
-    let leases = ["--leases".to_owned(), redis.url()];
-    let daemon = Server::daemon(own.path(), &leases).await;
-    fill(daemon.address, INSTANCES).await;
+async fn batch(options: &Options) {
+    let daemons = Daemon::all(options, true, &[], INSTANCES).await;
+    let redis = Redis::start().await;
     let redis_id = id_of(&redis).await;
     let url = redis.url().parse().unwrap();
     let backend = lease::open(&url, Arc::new(SystemClock)).unwrap();
     let stores: Vec<_> = (0..8).map(|_| backend.connect()).collect();
-    let contestants = vec![
-        over_http("rollcalld + Redis", &daemon, 8, 200, made_once()).with(redis_id),
-        Contestant {
-            name: "Redis alone",
-            processes: vec![redis_id],
-            round: Box::new(move || renew_for_a_round(stores.clone()).boxed_local()),
-        },
-    ];
+    let own = daemons.iter();
+    let own = own.map(|daemon| daemon.receiving(8, 200, made_once()));
+    let mut contestants: Vec<Contestant<'_>> = own.collect();
+    contestants.push(Contestant {
+        name: "Redis alone",
+        processes: vec![redis_id],
+        round: Box::new(move || renew_for_a_round(stores.clone()).boxed_local()),
+    });
     compare("batch of 500 heartbeats, 8 connections", BATCH, contestants).await;
 }
 
@@ -299,7 +359,9 @@ async fn renew_for_a_round(connections: Vec<impl Renew + 'static>) -> Round {
         .into_iter()
         .enumerate()
         .map(|(number, connection)| {
-            let batches: Vec<Vec<Renewal>> = (0..INSTANCES / BATCH).map(renewals).collect();
+            let batches: Vec<Vec<Renewal>> = (0..INSTANCES / BATCH)
+                .map(|batch| renewals(batch, INSTANCES))
+                .collect();
             spawn_local(async move {
                 let mut latencies = Vec::new();
                 while begin.elapsed() < ROUND {
@@ -315,60 +377,52 @@ async fn renew_for_a_round(connections: Vec<impl Renew + 'static>) -> Round {
     Round::of(latencies.flatten().collect(), begin.elapsed())
 }
 
-fn renewals(batch: usize) -> Vec<Renewal> {
-    let renewal = |i: usize| Renewal {
-        key: InstanceKey {
-            scope: ScopeKind::Service.with("orders".parse().unwrap()),
-            address: host((batch * BATCH + i) % INSTANCES).parse().unwrap(),
-        },
-        weight: Weight::default(),
-        ttl: Ttl::try_from(30).unwrap(),
-        is_hidden: false,
-    };
-    (0..BATCH).map(renewal).collect()
-}
-
 /// Each has a database of its own on one server.
-async fn registration_postgres() {
+async fn registration_postgres(options: &Options) {
     let postgres = Postgres::start().await;
-    let urls = [
-        postgres.create_database().await,
-        postgres.create_database().await,
-    ];
     let own = TempDir::new().unwrap();
-    let start = async |url: &String| {
+    let start = async |program: &str| {
+        let url = postgres.create_database().await;
         let store = ["--store".to_owned(), url.clone()];
-        Server::daemon(own.path(), &store).await
+        (Server::daemon_of(program, own.path(), &store).await, url)
     };
     // A daemon creates the tables; the statement needs declared services.
-    drop(start(&urls[1]).await);
+    let (daemon, url) = start(BINARY).await;
+    drop(daemon);
     let declare = format!(
         "INSERT INTO scope (kind, key, created_at)
          SELECT 'service', 's-' || s, now() FROM generate_series(0, {SERVICES} - 1) AS s"
     );
-    let client = connect(&urls[1]).await.unwrap();
+    let client = connect(&url).await.unwrap();
     client.batch_execute(&declare).await.unwrap();
-    let daemon = start(&urls[0]).await;
-    let one = Server::baseline("one-postgres", &urls[1]);
-    compare_registrations("PostgreSQL, fsync on", &daemon, &one).await;
+    let mut daemons = Vec::new();
+    for (name, program) in options.builds() {
+        daemons.push((name, start(program).await.0));
+    }
+    daemons.push((
+        "one transaction each",
+        Server::baseline("one-postgres", &url),
+    ));
+    let servers: Vec<_> = daemons
+        .iter()
+        .map(|(name, server)| (*name, server))
+        .collect();
+    compare_registrations("PostgreSQL, fsync on", &servers).await;
 }
 
-async fn compare_registrations(store: &str, daemon: &Server, one: &Server) {
+async fn compare_registrations(store: &str, servers: &[(&str, &Server)]) {
     for connections in [64, 256] {
-        let contestant =
-            |name, server, tag| over_http(name, server, connections, 201, registration(tag));
-        let contestants = vec![
-            contestant("rollcalld", daemon, "a"),
-            contestant("one transaction each", one, "b"),
-        ];
+        let contestants = servers
+            .iter()
+            .map(|(name, server)| over_http(name, server, connections, 201, registration()));
         let case = format!("registration, {store}, {connections} connections");
-        compare(&case, 1, contestants).await;
+        compare(&case, 1, contestants.collect()).await;
     }
 }
 
-async fn registration_sqlite() {
-    let (own, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let daemon = Server::daemon(own.path(), &[]).await;
+async fn registration_sqlite(options: &Options) {
+    let daemons = Daemon::all(options, false, &[], 0).await;
+    let other = TempDir::new().unwrap();
     drop(Server::daemon(other.path(), &[]).await);
     let file = other.path().join("rollcall.db");
     let declare = format!(
@@ -379,43 +433,47 @@ async fn registration_sqlite() {
     database.execute_batch(&declare).unwrap();
     drop(database);
     let one = Server::baseline("one-sqlite", file.to_str().unwrap());
-    compare_registrations("SQLite, synchronous=FULL", &daemon, &one).await;
+    let own = daemons.iter().map(|daemon| (daemon.name, &daemon.server));
+    let servers: Vec<(&str, &Server)> = own.chain([("one transaction each", &one)]).collect();
+    compare_registrations("SQLite, synchronous=FULL", &servers).await;
 }
 
-async fn discovery() {
-    let own = TempDir::new().unwrap();
+async fn discovery(options: &Options) {
     // A long TTL, so that the answer stays the same.
-    let ttl = ["--lease-ttl", "1h"].map(str::to_owned);
-    let daemon = Server::daemon(own.path(), &ttl).await;
-    fill(daemon.address, 100).await;
+    let daemons = Daemon::all(options, false, &["--lease-ttl", "1h"], 100).await;
+    let own = TempDir::new().unwrap();
     let client = crate::support::daemon::client_builder().build().unwrap();
-    let url = format!("http://{}{LIST}", daemon.address);
-    let answer = client
-        .get(url)
-        .bearer_auth("0123456789abcdef0123456789abcdef");
-    let answer = answer.send().await.unwrap();
-    let etag = answer.headers()["etag"].to_str().unwrap().to_owned();
-    let bytes = answer.bytes().await.unwrap();
+    let (mut etags, mut bytes) = (Vec::new(), bytes::Bytes::new());
+    for daemon in &daemons {
+        let url = format!("http://{}{LIST}", daemon.server.address);
+        let answer = client
+            .get(url)
+            .bearer_auth("0123456789abcdef0123456789abcdef");
+        let answer = answer.send().await.unwrap();
+        etags.push(answer.headers()["etag"].to_str().unwrap().to_owned());
+        bytes = answer.bytes().await.unwrap();
+    }
     let file = own.path().join("answer");
     std::fs::write(&file, &bytes).unwrap();
     let fixed = Server::baseline("static", file.to_str().unwrap());
     let floor = Server::baseline("floor", "");
     let list = |_, _| request("GET", LIST, "", "");
-    let contestants = vec![
-        over_http("rollcalld", &daemon, 64, 200, list),
-        over_http("static", &fixed, 64, 200, list),
-    ];
+    let own = daemons.iter().map(|daemon| daemon.receiving(64, 200, list));
+    let mut contestants: Vec<Contestant<'_>> = own.collect();
+    contestants.push(over_http("static", &fixed, 64, 200, list));
     let case = format!(
         "discovery of 100 instances, {} bytes, 64 connections",
         bytes.len()
     );
     compare(&case, 1, contestants).await;
-    let known = format!("If-None-Match: {etag}\r\n");
-    let unchanged = move |_, _| request("GET", LIST, &known, "");
-    let contestants = vec![
-        over_http("rollcalld", &daemon, 64, 304, unchanged.clone()),
-        over_http("floor", &floor, 64, 304, unchanged),
-    ];
+    let unchanged = |etag: &String| {
+        let known = format!("If-None-Match: {etag}\r\n");
+        move |_, _| request("GET", LIST, &known, "")
+    };
+    let own = daemons.iter().zip(&etags);
+    let own = own.map(|(daemon, etag)| daemon.receiving(64, 304, unchanged(etag)));
+    let mut contestants: Vec<Contestant<'_>> = own.collect();
+    contestants.push(over_http("floor", &floor, 64, 304, unchanged(&etags[0])));
     compare("discovery, not modified, 64 connections", 1, contestants).await;
 }
 

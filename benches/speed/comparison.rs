@@ -70,7 +70,7 @@ pub(crate) async fn compare(case: &str, things: usize, contestants: Vec<Contesta
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
@@ -89,7 +89,9 @@ pub(crate) fn over_http<'a>(
         name,
         processes: vec![server.id()],
         round: Box::new(move || {
-            load::run(address, connections, ROUND, status, request.clone()).boxed_local()
+            let request = request.clone();
+            async move { load::run(&[address], connections, ROUND, status, request).await }
+                .boxed_local()
         }),
     }
 }

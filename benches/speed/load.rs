@@ -19,11 +19,11 @@ pub(crate) struct Round {
     pub requests: usize,
 }
 
-/// Sends requests over `connections` connections for `duration`. `request` makes the nth
+/// Sends requests over `connections` connections, in turn to these addresses, for `duration`. `request` makes the nth
 /// request of a connection. An answer with another status ends the run, because the measurement
 /// would be useless.
 pub(crate) async fn run(
-    address: SocketAddr,
+    addresses: &[SocketAddr],
     connections: usize,
     duration: Duration,
     status: u16,
@@ -31,7 +31,7 @@ pub(crate) async fn run(
 ) -> Round {
     let begin = Instant::now();
     let mut tasks = JoinSet::new();
-    for connection in 0..connections {
+    for (connection, address) in (0..connections).zip(addresses.iter().copied().cycle()) {
         let request = request.clone();
         let send = move |n| request(connection, n);
         tasks.spawn_local(one(address, begin + duration, status, send));

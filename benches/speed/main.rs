@@ -17,12 +17,15 @@ mod bulk;
 mod cases;
 mod comparison;
 mod facades;
+mod fleet;
 mod load;
 mod million;
 mod overload;
 mod peers;
 mod requests;
+mod scale_out;
 mod servers;
+mod start;
 #[expect(
     dead_code,
     unused_macros,
@@ -33,9 +36,13 @@ mod servers;
 mod support;
 mod watchers;
 
+use std::path::PathBuf;
+
 use clap::Parser;
 use tokio::task::LocalSet;
 use url::Url;
+
+use self::support::daemon::BINARY;
 
 /// Measures the daemon against what limits it.
 #[derive(Parser)]
@@ -46,9 +53,24 @@ struct Options {
     /// A running server that speaks Nacos v1, for the case `peers`, such as http://127.0.0.1:8848
     #[arg(long, value_name = "URL")]
     nacos: Option<Url>,
+    /// Another build of the daemon, which the cases of single and batch heartbeats, registrations,
+    /// lists and a million instances run in turn with this one
+    #[arg(long, value_name = "PROGRAM")]
+    before: Option<PathBuf>,
     /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+impl Options {
+    /// Returns the names and programs of the builds to measure, this one first.
+    fn builds(&self) -> Vec<(&'static str, &str)> {
+        let mut builds = vec![("rollcalld", BINARY)];
+        if let Some(before) = &self.before {
+            builds.push(("before", before.to_str().unwrap()));
+        }
+        builds
+    }
 }
 
 /// The daemon's allocator, so that the baselines use the same one.

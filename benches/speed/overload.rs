@@ -26,14 +26,7 @@ pub(crate) async fn run() {
     // More batches than that at once are rejected in any case.
     overload("batches of 500 heartbeats", &daemon, 64, 200, made_once()).await;
     overload("heartbeats", &daemon, 256, 200, send_heartbeats).await;
-    overload(
-        "registrations on SQLite",
-        &daemon,
-        256,
-        201,
-        registration("a"),
-    )
-    .await;
+    overload("registrations on SQLite", &daemon, 256, 201, registration()).await;
 }
 
 /// `connections` is the number that just reaches the capacity.
@@ -46,7 +39,7 @@ async fn overload(
 ) {
     let normal = async |duration| {
         let request = request.clone();
-        load::run(daemon.address, connections, duration, status, request).await
+        load::run(&[daemon.address], connections, duration, status, request).await
     };
     // The first round warms up.
     normal(DURATION / 2).await;

@@ -56,7 +56,7 @@ pub(crate) async fn run(peer: &Url) {
             &daemon,
             connections,
             201,
-            registration("p"),
+            registration(),
         );
         compare(
             &case,
@@ -77,7 +77,9 @@ fn theirs<'a>(
         // Those of a server that was not started here are unknown.
         processes: Vec::new(),
         round: Box::new(move || {
-            load::run(address, connections, ROUND, 200, request.clone()).boxed_local()
+            let request = request.clone();
+            async move { load::run(&[address], connections, ROUND, 200, request).await }
+                .boxed_local()
         }),
     }
 }

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rollcalld::lease::Renewal;
+use rollcalld::model::{InstanceKey, ScopeKind, Ttl, Weight};
 use serde_json::json;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
@@ -88,6 +90,20 @@ fn batch_of(batch: usize) -> Vec<u8> {
     )
 }
 
+/// Returns the renewals of a batch, one of those that have all `count` instances.
+pub(crate) fn renewals(batch: usize, count: usize) -> Vec<Renewal> {
+    let renewal = |i: usize| Renewal {
+        key: InstanceKey {
+            scope: ScopeKind::Service.with("orders".parse().unwrap()),
+            address: host((batch * BATCH + i) % count).parse().unwrap(),
+        },
+        weight: Weight::default(),
+        ttl: Ttl::try_from(30).unwrap(),
+        is_hidden: false,
+    };
+    (0..BATCH).map(renewal).collect()
+}
+
 /// Batches that are made before the measurement.
 pub(crate) fn made_once() -> impl Fn(usize, usize) -> Vec<u8> + Clone {
     let batches: Arc<[Vec<u8>]> = (0..INSTANCES / BATCH).map(batch_of).collect();
@@ -95,12 +111,12 @@ pub(crate) fn made_once() -> impl Fn(usize, usize) -> Vec<u8> + Clone {
 }
 
 /// The registration of a new instance in one of many services.
-pub(crate) fn registration(tag: &'static str) -> impl Fn(usize, usize) -> Vec<u8> + Clone {
+pub(crate) fn registration() -> impl Fn(usize, usize) -> Vec<u8> + Clone {
     let begin = Instant::now();
     move |connection, n| {
         let moment = begin.elapsed().as_nanos();
         let service = (connection * 31 + n) % SERVICES;
-        let path = format!("/v1/services/s-{service}/instances/{tag}-{connection}-{n}-{moment}:80");
+        let path = format!("/v1/services/s-{service}/instances/h-{connection}-{n}-{moment}:80");
         request(
             "PUT",
             &path,

@@ -22,6 +22,11 @@ pub(crate) struct Server {
 impl Server {
     /// Starts the daemon with a token and metrics, as in production.
     pub(crate) async fn daemon(folder: &Path, arguments: &[String]) -> Self {
+        Self::daemon_of(BINARY, folder, arguments).await
+    }
+
+    /// Starts a build of the daemon.
+    pub(crate) async fn daemon_of(program: &str, folder: &Path, arguments: &[String]) -> Self {
         let tokens = folder.join("token");
         fs::write(&tokens, TOKEN).unwrap();
         let mut all = vec!["--admin-token-file".to_owned()];
@@ -31,7 +36,7 @@ impl Server {
             all.extend(["--listen", "127.0.0.1:0"].map(str::to_owned));
         }
         let log = fs::File::create(folder.join("log")).unwrap();
-        let server = Self::start(BINARY, folder, &all, log.into());
+        let server = Self::start(program, folder, &all, log.into());
         eventually(Duration::from_secs(60), "it is ready", || async {
             let url = format!("http://{}/readyz", server.address);
             let answer = crate::support::daemon::client_builder()

@@ -1,5 +1,6 @@
 //! A change of the Directory, by IDs and revisions.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -63,13 +64,15 @@ impl<'a> Change<'a> {
                     if let Some(reading) = &mut self.state.reading {
                         reading.instances.insert(instance.id);
                     }
-                    self.put(instance.clone());
+                    self.put(Cow::Borrowed(instance));
                 }
             }
         }
     }
 
-    fn put(&mut self, mut instance: Instance) {
+    /// Takes a later version of an instance, which is copied only if it is one: most events of a
+    /// replica are about its own commits.
+    fn put(&mut self, instance: Cow<'_, Instance>) {
         if self.state.removed_instances.ids.contains(&instance.id) {
             return;
         }
@@ -85,6 +88,7 @@ impl<'a> Change<'a> {
             }
         }
         let before = before.filter(|before| before.instance.id == instance.id);
+        let mut instance = instance.into_owned();
         // Share texts that are in memory already.
         match &before {
             Some(before) => instance.key = before.instance.key.clone(),
@@ -279,7 +283,7 @@ impl<'a> Change<'a> {
                 }
                 _ => differences.others += 1,
             }
-            self.put(instance);
+            self.put(Cow::Owned(instance));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Leases on Redis, with the keys and fields of the original gateway center.
 
 use std::collections::HashMap;
+use std::iter;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -75,13 +76,25 @@ impl RedisLeaseStore {
         call
     }
 
+    /// Renews leases, and returns `None` for each whose startTime is not a time.
+    async fn renew_once(&self, renewals: &[Renewal]) -> Result<Vec<Option<Renewed>>, BackendError> {
+        match self.connection.masters().await? {
+            Some(map) => self.renew_on_masters(&map, renewals).await,
+            None => {
+                let call = self.renew_call(renewals.iter(), false);
+                let reply: Vec<u8> = self.connection.query(TAG, &call).await?;
+                all_renewed(&reply, renewals.len())
+            }
+        }
+    }
+
     /// Calls all masters concurrently, each with its leases. If leases of a master are being
     /// moved, makes one call for each of its leases instead.
     async fn renew_on_masters(
         &self,
         map: &SlotMap,
         renewals: &[Renewal],
-    ) -> Result<Vec<Renewed>, BackendError> {
+    ) -> Result<Vec<Option<Renewed>>, BackendError> {
         let keys: Vec<String> = renewals
             .iter()
             .map(|renewal| lease_key(&renewal.key))
@@ -91,7 +104,7 @@ impl RedisLeaseStore {
             .map(|(master, indices)| async move {
                 let part = || indices.iter().map(|index| &renewals[*index]);
                 let call = self.renew_call(part(), true);
-                let reply = self.connection.query_master::<String>(master, &call);
+                let reply = self.connection.query_master::<Vec<u8>>(master, &call);
                 let renewed = match reply.await? {
                     Some(reply) => all_renewed(&reply, indices.len())?,
                     None => self.renew_each(part()).await?,
@@ -104,7 +117,7 @@ impl RedisLeaseStore {
     async fn renew_each<'a>(
         &self,
         renewals: impl Iterator<Item = &'a Renewal> + Clone,
-    ) -> Result<Vec<Renewed>, BackendError> {
+    ) -> Result<Vec<Option<Renewed>>, BackendError> {
         // Renewals of the same lease are in one call, which keeps their order.
         let mut by_key: HashMap<&InstanceKey, Vec<(usize, &Renewal)>> = HashMap::new();
         for (index, renewal) in renewals.clone().enumerate() {
@@ -115,7 +128,7 @@ impl RedisLeaseStore {
         }
         let calls = by_key.into_iter().map(|(key, same)| async move {
             let call = self.renew_call(same.iter().map(|(_, renewal)| *renewal), false);
-            let reply: String = self.connection.query(&lease_key(key), &call).await?;
+            let reply: Vec<u8> = self.connection.query(&lease_key(key), &call).await?;
             let renewed = all_renewed(&reply, same.len())?;
             let indices = same.iter().map(|(index, _)| *index);
             Ok::<_, BackendError>(indices.zip(renewed).collect::<Vec<_>>())
@@ -234,14 +247,24 @@ impl LeaseStore for RedisLeaseStore {
             return Ok(Vec::new());
         }
         let renewed = async {
-            match self.connection.masters().await? {
-                Some(map) => self.renew_on_masters(&map, renewals).await,
-                None => {
-                    let call = self.renew_call(renewals.iter(), false);
-                    let reply: String = self.connection.query(TAG, &call).await?;
-                    all_renewed(&reply, renewals.len())
-                }
+            let mut renewed = self.renew_once(renewals).await?;
+            let no_times =
+                || iter::zip(renewals, &renewed).filter(|(_, renewed)| renewed.is_none());
+            let begin: Vec<Renewal> = no_times().map(|(renewal, _)| renewal.clone()).collect();
+            if !begin.is_empty() {
+                // Another program wrote them: they prove nothing, and new leases replace them.
+                let keys: Vec<InstanceKey> = begin.iter().map(|lease| lease.key.clone()).collect();
+                self.revoke(&keys).await?;
+                let mut begun = self.renew_once(&begin).await?.into_iter();
+                let missing = renewed.iter_mut().filter(|renewed| renewed.is_none());
+                missing.for_each(|renewed| *renewed = begun.next().flatten());
             }
+            let all: Option<Vec<Renewed>> = renewed.into_iter().collect();
+            all.ok_or_else(|| {
+                BackendError::Refused(
+                    "Redis returned a new lease whose startTime is no time".into(),
+                )
+            })
         };
         Ok(within(CALL_TIMEOUT, renewed).await?)
     }

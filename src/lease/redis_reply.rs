@@ -32,22 +32,28 @@ pub(super) fn leases(raw: Vec<RawLease>, count: usize) -> Result<Vec<Option<Leas
     Ok(raw.iter().map(lease).collect())
 }
 
-/// Parses what renew.lua returned.
-pub(super) fn all_renewed(reply: &str, count: usize) -> Result<Vec<Renewed>, BackendError> {
-    let renewed: Vec<Renewed> = reply.split(' ').map(renewed).collect::<Result<_, _>>()?;
+/// The length of a startTime, and of the separator after it, in the answer of renew.lua.
+const START_TIME: usize = 24;
+const SEPARATOR: usize = 1;
+
+/// Parses what renew.lua returned; `None` for each lease whose startTime is not a time.
+pub(super) fn all_renewed(
+    reply: &[u8],
+    count: usize,
+) -> Result<Vec<Option<Renewed>>, BackendError> {
+    let starts = reply.chunks(START_TIME + SEPARATOR);
+    let renewed: Vec<Option<Renewed>> = starts.map(renewed).collect();
     check_count(renewed.len(), count)?;
     Ok(renewed)
 }
 
-fn renewed(reply: &str) -> Result<Renewed, BackendError> {
-    let (created, start_time) = match reply.strip_prefix('+') {
-        Some(start_time) => (true, start_time),
-        None => (false, reply),
-    };
-    let epoch = redis_key::parse_start_time(start_time).ok_or_else(|| {
-        BackendError::Refused(format!(
-            "Redis returned a lease whose startTime {start_time:?} is not a time"
-        ))
-    })?;
-    Ok(Renewed { created, epoch })
+fn renewed(start: &[u8]) -> Option<Renewed> {
+    let mut start_time: [u8; START_TIME] = *start.first_chunk()?;
+    let last = start_time.last_mut()?;
+    let created = *last == b'+';
+    if created {
+        *last = b'Z';
+    }
+    let epoch = redis_key::parse_start_time(str::from_utf8(&start_time).ok()?)?;
+    Some(Renewed { created, epoch })
 }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::metadata::{Metadata, stored};
 use super::{
-    Address, DisplayName, Epoch, Hold, Invalid, Overrides, Registrant, Scope, ScopeKind, shown,
+    Address, DisplayName, Epoch, Hold, Invalid, Overrides, Registrant, Registration, Scope,
+    ScopeKind, shown,
 };
 
 /// The scope and the address of an instance.
@@ -218,6 +219,32 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// The row of an instance that was unknown until this registration. The SQL files insert the same.
+    pub(crate) fn first_registered(
+        id: InstanceId,
+        registration: &Registration,
+        at: DateTime<Utc>,
+    ) -> Self {
+        let name = registration.name.given();
+        let metadata = registration.metadata.given();
+        Self {
+            id,
+            key: registration.key.clone(),
+            name: name.cloned().map(Box::new),
+            given_weight: registration.weight.given().copied(),
+            given_metadata: metadata.cloned().unwrap_or_default(),
+            ttl: registration.ttl.given().copied(),
+            status: registration.first_status(),
+            hold: None,
+            overrides: None,
+            registered_by: registration.by.clone(),
+            presence: Presence::default(),
+            registered_at: at,
+            updated_at: at,
+            revision: 1,
+        }
+    }
+
     /// Returns the name for people, or the address if none was given.
     pub fn display_name(&self) -> &str {
         self.name

@@ -74,6 +74,10 @@ async fn what_the_originals_three_calls_could_leave_behind_is_made_whole() {
             "a Java time",
             "HSET lastTime x startTime \"2026-01-01T00:00\" url a:1 weight 1",
         ),
+        (
+            "no time at all",
+            "HSET lastTime x startTime 2026-01-01_00:00:00.0000 url a:1 weight 1",
+        ),
         ("not a hash", "SET x"),
     ] {
         let mut words = command.split(' ');
@@ -183,13 +187,12 @@ async fn a_redis_that_lost_its_leases_is_another_one() {
 #[tokio::test]
 async fn start_times_are_those_of_the_calendar() {
     let redis = Redis::start().await;
-    // The clock of Redis cannot be set, so the script's own function is called.
+    // The clock of Redis cannot be set, so that part of the script is run with another one.
     let (_, script) = include_str!("../../src/lease/renew.lua")
-        .split_once("local function rfc3339")
+        .split_once("local clock = call('TIME')\n")
         .unwrap();
-    let (function, _) = script.split_once("\nend\n").unwrap();
-    let script =
-        format!("local function rfc3339{function}\nend\nreturn rfc3339(tonumber(ARGV[1]))");
+    let (calendar, _) = script.split_once("local answer").unwrap();
+    let script = format!("local clock = ARGV\n{calendar}\nreturn {{ time, created }}");
     for (millis, text) in [
         (0_i64, "1970-01-01T00:00:00.000Z"),
         (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
@@ -199,8 +202,13 @@ async fn start_times_are_those_of_the_calendar() {
         (4_133_980_799_001, "2100-12-31T23:59:59.001Z"),
     ] {
         let mut call = redis::cmd("EVAL");
-        call.arg(&script).arg(0).arg(millis);
-        assert_eq!(redis.run::<String>(&call).await, text);
+        let micros = millis % 1000 * 1000 + 999;
+        call.arg(&script).arg(0).arg(millis / 1000).arg(micros);
+        let created = text.replace('Z', "+");
+        assert_eq!(
+            redis.run::<[String; 2]>(&call).await,
+            [text.to_owned(), created]
+        );
     }
 }
 

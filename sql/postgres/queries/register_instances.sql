@@ -1,7 +1,8 @@
 -- Registers instances, each at most once. A known instance that is not held takes the given status,
 -- unless it keeps its own. NULL keeps the present value while the lease is alive, unless that field is reset; without a lease it takes the
 -- default, because another process may have the address now. Returns no row for a registration
--- without a difference, nor for an undeclared scope.
+-- without a difference, nor for an undeclared scope; of the others only whether they are new: the
+-- columns of a new row are known, and others are rare.
 -- Called by RegistryTransaction::register_instances.
 -- $1 kinds, $2 keys, $3 addresses, $4 names, $5 weights, $6 metadata, $7 ttl_seconds,
 -- $8 registered_by, $9 statuses, $10 now; $11 name, $12 weight, $13 metadata, $14 ttl_seconds: whether
@@ -48,12 +49,8 @@ registered AS (
         COALESCE(excluded.metadata, CASE WHEN known.online AND NOT $13 THEN known.metadata END),
         COALESCE(excluded.ttl_seconds, CASE WHEN known.online AND NOT $14 THEN known.ttl_seconds END),
         CASE WHEN known.status = 'held' OR $15 THEN known.status ELSE excluded.status END)
-    RETURNING *
+    RETURNING id, scope_id, address, revision
 )
-SELECT instance.id, target.kind, target.key, instance.address, instance.name, instance.weight, instance.metadata,
-       instance.ttl_seconds, instance.status, instance.held_by, instance.held_reason, instance.held_until,
-       instance.override_weight, instance.override_metadata, instance.registered_by,
-       instance.online, instance.lease_epoch, instance.online_changed_at,
-       instance.registered_at, instance.updated_at, instance.revision, instance.revision = 1 AS created
+SELECT instance.id, target.kind, target.key, instance.address, instance.revision = 1 AS created
 FROM registered AS instance
 JOIN target ON target.id = instance.scope_id

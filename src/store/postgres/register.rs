@@ -1,13 +1,18 @@
 //! Registrations: many in one statement.
 
-use std::collections::HashMap;
-
+use chrono::SubsecRound;
+use foldhash::{HashMap, HashSet};
 use tokio_postgres::types::Type;
 
 use super::writer::{PostgresTransaction, json};
 use super::{KeyColumns, Params, rows};
-use crate::model::{DisplayName, InstanceKey, Registration, Resets, ScopeKind, ScopeRecord};
+use crate::model::{
+    DisplayName, Instance, InstanceKey, Registration, Resets, ScopeKind, ScopeRecord,
+};
 use crate::store::{Registered, RegisteredMany, StoreError};
+
+/// The number of registrations of a service, on average, from which it is declared without a look.
+const MANY: usize = 8;
 
 impl PostgresTransaction<'_> {
     /// Registers instances, each at most once.
@@ -15,38 +20,45 @@ impl PostgresTransaction<'_> {
         &mut self,
         registrations: &[Registration],
     ) -> Result<RegisteredMany, StoreError> {
-        // Most services are known; the unknown ones show as missing results.
         let all: Vec<&Registration> = registrations.iter().collect();
-        let mut registered = HashMap::new();
+        let (mut services, mut upserted) = (Vec::new(), Upserted::default());
+        // Most services are known. Unknown ones show as missing results; those of many instances
+        // are declared before.
+        let of_many = services_of_many(&all);
         for (resets, alike) in by_resets(&all) {
-            let (_, changed) = self.upsert(&[], &alike, resets).await?;
-            registered.extend(by_key(changed));
+            services.extend(self.upsert(&of_many, &alike, resets, &mut upserted).await?);
         }
-        let missing: Vec<InstanceKey> = all
+        let Upserted {
+            mut registered,
+            updated,
+        } = upserted;
+        let missing = |registration: &&Registration| !registered.contains_key(&registration.key);
+        let others: Vec<InstanceKey> = registrations
             .iter()
-            .map(|registration| &registration.key)
-            .filter(|key| !registered.contains_key(key))
-            .cloned()
+            .filter(missing)
+            .map(|registration| registration.key.clone())
             .collect();
-        let unchanged = self.find(&missing).await?.into_iter();
-        registered.extend(by_key(unchanged.map(|instance| Registered {
-            created: false,
-            changed: false,
-            instance,
-        })));
+        for instance in self.find(&others).await? {
+            let key = instance.key.clone();
+            let found = Registered {
+                created: false,
+                changed: updated.contains(&key),
+                instance,
+            };
+            registered.insert(key, found);
+        }
         let of_unknown = |registration: &&Registration| {
             let key = &registration.key;
             key.scope.kind == ScopeKind::Service && !registered.contains_key(key)
         };
         let of_unknown: Vec<&Registration> = all.into_iter().filter(of_unknown).collect();
-        let mut services = Vec::new();
+        let mut upserted = Upserted::default();
         for (resets, alike) in by_resets(&of_unknown) {
             let keys = alike.iter().map(|one| one.key.scope.key.as_str());
             let keys: Vec<&str> = keys.collect();
-            let (declared, created) = self.upsert(&keys, &alike, resets).await?;
-            services.extend(declared);
-            registered.extend(by_key(created));
+            services.extend(self.upsert(&keys, &alike, resets, &mut upserted).await?);
         }
+        registered.extend(upserted.registered);
         let answers = registrations.iter().map(|registration| {
             let answer = registered.remove(&registration.key);
             match registration.key.scope.kind {
@@ -65,14 +77,15 @@ impl PostgresTransaction<'_> {
         })
     }
 
-    /// Declares the unknown services, then inserts and updates instances. Returns the services and
-    /// instances that changed. All registrations treat known instances alike.
+    /// Declares those of the services that are unknown, and returns them; inserts and updates
+    /// instances. All registrations treat known instances alike.
     async fn upsert(
         &mut self,
         services: &[&str],
         registrations: &[&Registration],
         resets: Resets,
-    ) -> Result<(Vec<ScopeRecord>, Vec<Registered>), StoreError> {
+        upserted: &mut Upserted,
+    ) -> Result<Vec<ScopeRecord>, StoreError> {
         let columns = KeyColumns::of(registrations.iter().map(|registration| &registration.key));
         let mut names = Vec::with_capacity(registrations.len());
         let mut weights = Vec::with_capacity(registrations.len());
@@ -117,30 +130,66 @@ impl PostgresTransaction<'_> {
         let mut answers = self.query_pipelined(&questions).await?;
         let registered = answers.pop().unwrap_or_default();
         let declared = answers.pop().unwrap_or_default();
-        let registered = registered.iter().map(|row| {
-            Ok(Registered {
-                instance: rows::instance(row)?,
-                created: rows::get(row, "created")?,
-                changed: true,
-            })
-        });
-        let registered = registered.collect::<Result<_, _>>()?;
-        let declared = declared.iter().map(rows::scope).collect::<Result<_, _>>()?;
-        Ok((declared, registered))
+        let by_key: HashMap<[&str; 3], &Registration> = registrations
+            .iter()
+            .map(|registration| (key_columns(&registration.key), *registration))
+            .collect();
+        // PostgreSQL stores microseconds.
+        let now = now.trunc_subsecs(6);
+        for row in &registered {
+            let (id, columns, created) = rows::upserted(row)?;
+            let Some(registration) = by_key.get(&columns) else {
+                continue;
+            };
+            let key = registration.key.clone();
+            if created {
+                let created = Registered {
+                    created,
+                    changed: true,
+                    instance: Instance::first_registered(id, registration, now),
+                };
+                upserted.registered.insert(key, created);
+            } else {
+                upserted.updated.insert(key);
+            }
+        }
+        declared.iter().map(rows::scope).collect()
     }
+}
+
+/// The instances that a statement inserted or updated.
+#[derive(Default)]
+struct Upserted {
+    registered: HashMap<InstanceKey, Registered>,
+    updated: HashSet<InstanceKey>,
+}
+
+/// The kind, key and address, as they are stored.
+fn key_columns(key: &InstanceKey) -> [&str; 3] {
+    [
+        key.scope.kind.as_str(),
+        key.scope.key.as_str(),
+        key.address.as_str(),
+    ]
+}
+
+/// Returns the services if each has many of the registrations.
+fn services_of_many<'a>(registrations: &[&'a Registration]) -> Vec<&'a str> {
+    let of_services = registrations.iter().map(|one| &one.key.scope);
+    let of_services = of_services.filter(|scope| scope.kind == ScopeKind::Service);
+    let services: HashSet<&str> = of_services.map(|scope| scope.key.as_str()).collect();
+    if services.len() * MANY > registrations.len() {
+        return Vec::new();
+    }
+    services.into_iter().collect()
 }
 
 /// Returns the registrations in groups that treat known instances alike. Nearly always one.
 fn by_resets<'a>(registrations: &[&'a Registration]) -> HashMap<Resets, Vec<&'a Registration>> {
-    let mut groups: HashMap<Resets, Vec<&Registration>> = HashMap::new();
+    let mut groups: HashMap<Resets, Vec<&Registration>> = HashMap::default();
     for registration in registrations {
         let group = groups.entry(registration.resets()).or_default();
         group.push(registration);
     }
     groups
-}
-
-fn by_key(registered: impl IntoIterator<Item = Registered>) -> HashMap<InstanceKey, Registered> {
-    let with_key = |one: Registered| (one.instance.key.clone(), one);
-    registered.into_iter().map(with_key).collect()
 }

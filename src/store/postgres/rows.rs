@@ -56,6 +56,14 @@ pub(super) fn instance(row: &Row) -> Result<Instance, StoreError> {
     })
 }
 
+/// `id, kind, key, address, created`, as register_instances returns them.
+pub(super) fn upserted(row: &Row) -> Result<(InstanceId, [&str; 3], bool), StoreError> {
+    let mut columns = Columns { row, next: 0 };
+    let id = InstanceId(columns.get()?);
+    let key = [columns.get()?, columns.get()?, columns.get()?];
+    Ok((id, key, columns.get()?))
+}
+
 /// Reads the columns of a row in order: a search by name would take as long as the rest.
 struct Columns<'r> {
     row: &'r Row,

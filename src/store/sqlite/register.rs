@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
 use super::rows;
-use crate::model::{DisplayName, Registration, Scope, ScopeId, ScopeKind};
+use crate::model::{DisplayName, Instance, InstanceId, Registration, Scope, ScopeId, ScopeKind};
 use crate::store::{Registered, RegisteredMany};
 
 /// Registers instances; `now` is in Unix milliseconds.
@@ -12,6 +12,7 @@ pub(super) fn register(
     registrations: &[Registration],
     now: i64,
 ) -> Result<RegisteredMany> {
+    let at = rows::from_millis(now)?;
     let mut find_scope = connection.prepare_cached(sql!("find_scope"))?;
     let mut declare = connection.prepare_cached(sql!("declare_services"))?;
     let mut register = connection.prepare_cached(sql!("register_instances"))?;
@@ -37,6 +38,7 @@ pub(super) fn register(
         };
         last = Some((&registration.key.scope, ScopeId(scope_id)));
         let resets = registration.resets();
+        let last_id = connection.last_insert_rowid();
         let changes = register.execute(params![
             scope_id,
             registration.first_status().as_str(),
@@ -53,7 +55,13 @@ pub(super) fn register(
             resets.ttl,
             resets.keeps_status
         ])?;
-        let instance = find.query_row([kind, scope, address], rows::instance)?;
+        // An update leaves it as it is. If the new ID is that of the last row of another table by
+        // chance, the row is read.
+        let id = connection.last_insert_rowid();
+        let instance = match id != last_id {
+            true => Instance::first_registered(InstanceId(id), registration, at),
+            false => find.query_row([kind, scope, address], rows::instance)?,
+        };
         done.instances.push(Some(Registered {
             created: changes == 1 && instance.revision == 1,
             changed: changes == 1,

@@ -215,6 +215,6 @@ impl<'r, 's> Columns<'r, 's> {
     }
 }
 
-fn from_millis(millis: i64) -> Result<DateTime<Utc>> {
+pub(super) fn from_millis(millis: i64) -> Result<DateTime<Utc>> {
     DateTime::from_timestamp_millis(millis).ok_or(Error::IntegralValueOutOfRange(0, millis))
 }

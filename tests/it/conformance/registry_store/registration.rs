@@ -1,5 +1,7 @@
 //! Registrations, and what is read.
 
+use chrono::TimeDelta;
+
 use super::*;
 use crate::conformance::suite;
 
@@ -31,6 +33,7 @@ suite! {
         a_registration_names_the_services_it_declared,
         the_digest_changes_with_every_change,
         every_script_and_sign_is_kept,
+        a_new_instance_is_answered_as_it_is_stored,
     }
 }
 
@@ -509,4 +512,46 @@ async fn every_script_and_sign_is_kept(mut fixture: Fixture) {
     assert_eq!(registered.name.as_deref(), registration.name.given());
     assert_eq!(Some(registered.metadata()), registration.metadata.given());
     assert_eq!(fixture.find(&key).await, Some(registered));
+}
+
+async fn a_new_instance_is_answered_as_it_is_stored(mut fixture: Fixture) {
+    fixture.declare(&group("edge"), None).await;
+    let registrations = vec![
+        Registration::of(instance(service("orders"), "a:1")),
+        full(instance(service("orders"), "[2001:db8::1]:8080")),
+        full(instance(group("edge"), "a:1")),
+        Registration {
+            status: RegisteredStatus::Disabled,
+            metadata: Field::Given(metadata(&[])),
+            weight: Field::Null,
+            ..full(instance(service("orders"), "a:2"))
+        },
+        Registration {
+            // Not in the order in which a database keeps them.
+            metadata: Field::Given(metadata(&[
+                ("zone", "a"),
+                ("b", "1"),
+                ("a", "2"),
+                ("c", "3"),
+            ])),
+            name: Field::Null,
+            ..full(instance(service("billing"), "a:1"))
+        },
+    ];
+    // A clock is more precise than a store.
+    let now = now() + TimeDelta::nanoseconds(456_789);
+    let mut transaction = fixture.store.writer.begin(now).await.unwrap();
+    let done = transaction.register_instances(&registrations).await;
+    transaction.commit().await.unwrap();
+    let instances = done.unwrap().instances;
+    assert_eq!(instances.len(), registrations.len());
+    for (registered, registration) in instances.into_iter().zip(registrations) {
+        let Registered {
+            instance,
+            created,
+            changed,
+        } = registered.unwrap();
+        assert!(created && changed);
+        assert_eq!(fixture.find(&registration.key).await, Some(instance));
+    }
 }
