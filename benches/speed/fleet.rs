@@ -108,9 +108,9 @@ impl<'a> Registry<'a> {
             "INSERT INTO scope (kind, key, created_at)
                 SELECT 'service', 'service-' || n.i, {now} FROM ({services}) AS n;
              INSERT INTO instance (scope_id, address, weight, metadata, status, registered_at, updated_at)
-                SELECT scope.id, '10.' || n.i / 65536 || '.' || n.i / 256 % 256 || '.' || n.i % 256 || ':8080',
+                SELECT scope.id, '10.' || (n.i / 65536) || '.' || (n.i / 256 % 256) || '.' || (n.i % 256) || ':8080',
                        1, '{{\"zone\":\"a\",\"version\":\"1.2.3\"}}', 'enabled', {now}, {now}
-                FROM ({instances}) AS n JOIN scope ON scope.key = 'service-' || n.i / {each};"
+                FROM ({instances}) AS n JOIN scope ON scope.key = 'service-' || (n.i / {each});"
         );
         match &self.postgres {
             Some((_, url)) => {

@@ -1,9 +1,10 @@
 //! A change of the Directory, by IDs and revisions.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt};
 use tokio::sync::Notify;
 
 use super::deadlines::Deadlines;
@@ -64,19 +65,18 @@ impl<'a> Change<'a> {
                     if let Some(reading) = &mut self.state.reading {
                         reading.instances.insert(instance.id);
                     }
-                    self.put(Cow::Borrowed(instance));
+                    self.put(self.known(&instance.key), Cow::Borrowed(instance));
                 }
             }
         }
     }
 
     /// Takes a later version of an instance, which is copied only if it is one: most events of a
-    /// replica are about its own commits.
-    fn put(&mut self, instance: Cow<'_, Instance>) {
+    /// replica are about its own commits. `before` is what is known of its key.
+    fn put(&mut self, before: Option<Arc<InstanceEntry>>, instance: Cow<'_, Instance>) {
         if self.state.removed_instances.ids.contains(&instance.id) {
             return;
         }
-        let before = self.maps.instances.pin().get(&instance.key).cloned();
         if let Some(before) = &before {
             let known = &before.instance;
             if (known.id, known.revision) >= (instance.id, instance.revision) {
@@ -112,6 +112,10 @@ impl<'a> Change<'a> {
                 slot,
             },
         );
+    }
+
+    fn known(&self, key: &InstanceKey) -> Option<Arc<InstanceEntry>> {
+        self.maps.instances.pin().get(key).cloned()
     }
 
     /// Replaces `before` by `listed`, which has the same ID.
@@ -199,8 +203,9 @@ impl<'a> Change<'a> {
     }
 
     pub(super) fn set_suspect(&mut self, key: &InstanceKey, suspect: bool) {
-        let before = self.maps.instances.pin().get(key).cloned();
-        let Some(before) = before else { return };
+        let Some(before) = self.known(key) else {
+            return;
+        };
         if before.suspect != suspect && before.instance.presence.online {
             let listed = InstanceEntry {
                 instance: before.instance.clone(),
@@ -268,22 +273,23 @@ impl<'a> Change<'a> {
         differences: &mut Drift,
     ) {
         for instance in changed {
-            let known = self.maps.instances.pin().get(&instance.key).cloned();
+            let mut known = self.known(&instance.key);
+            let same = known.iter().find(|it| it.instance.id == instance.id);
+            let was_online = same.map(|it| it.instance.presence.online);
             if self.is_restored(known.as_deref(), &instance) {
                 differences.restored = true;
                 self.state.removed_instances.forget(instance.id);
-                if let Some(known) = &known {
+                if let Some(known) = known.take() {
                     self.unlist(&instance.key, known.instance.id);
                 }
             }
-            let known = known.filter(|known| known.instance.id == instance.id);
-            match known.map(|known| known.instance.presence.online) {
+            match was_online {
                 Some(online) if online != instance.presence.online => {
                     differences.transitions.push(instance.clone());
                 }
                 _ => differences.others += 1,
             }
-            self.put(Cow::Owned(instance));
+            self.put(known, Cow::Owned(instance));
         }
     }
 
@@ -304,13 +310,11 @@ impl<'a> Change<'a> {
         (is_older || was_removed) && !touched(read.id)
     }
 
-    /// Applies all scopes that were read, and removes the instances that were neither read nor
-    /// changed by events during the load.
-    pub(super) fn finish_reload(
+    /// Applies all scopes that were read.
+    pub(super) fn apply_scopes(
         &mut self,
         scopes: Vec<ScopeRecord>,
         touched_scopes: &HashSet<ScopeId>,
-        seen: &[InstanceId],
         differences: &mut Drift,
     ) {
         let ids: HashSet<ScopeId> = scopes.iter().map(|record| record.id).collect();
@@ -344,6 +348,11 @@ impl<'a> Change<'a> {
             differences.others += usize::from(!known.is_some_and(same));
             self.declare(record);
         }
+    }
+
+    /// Removes the instances that were neither read nor changed by events during the load: `seen` has
+    /// the IDs of the others, sorted.
+    pub(super) fn remove_unseen(&mut self, seen: &[InstanceId], differences: &mut Drift) {
         let removed: Vec<(InstanceKey, InstanceId)> = {
             let known = self.maps.instances.pin();
             let unseen = known

@@ -59,9 +59,9 @@ for i = 1, #keys do
     call('HSET', key, 'lastTime', time, 'url', arguments[a], 'weight', arguments[a + 1])
     answer[i] = start
   else
-    -- Another program may have left a key of another type, or an incomplete lease. DEL runs
-    -- only if the key exists: after a DEL, Redis lets a script write in spite of OOM.
-    if call('EXISTS', key) == 1 then
+    -- Another program may have left an incomplete lease, or a key of another type. DEL runs only
+    -- then: after a DEL, Redis lets a script write in spite of OOM.
+    if type(start) == 'table' then
       call('DEL', key)
     end
     call('HSET', key, 'lastTime', time, 'startTime', time, 'url', arguments[a], 'weight', arguments[a + 1])

@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 pub use self::results::{
-    Declared, Deregistration, Digest, LeaseStart, RecordedLease, Registered, RegisteredMany,
-    Removal, ScopeDeletion,
+    Declared, Deregistration, Digest, InstancePage, LeaseStart, RecordedLease, Registered,
+    RegisteredMany, Removal, ScopeDeletion,
 };
 pub use self::url::StoreUrl;
 use crate::backend::OpenError;
@@ -80,7 +80,7 @@ pub trait RegistryReader: Send + Sync {
         &self,
         after: InstanceId,
         limit: u16,
-    ) -> Result<Vec<Instance>, StoreError>;
+    ) -> Result<InstancePage, StoreError>;
 
     /// Returns those of the given instances that are registered, in no order, in one round trip.
     async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError>;

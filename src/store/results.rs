@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
+use super::StoreError;
 use crate::model::{Epoch, Instance, InstanceId, InstanceKey, Presence, ScopeRecord};
 
 /// The result of declaring a scope.
@@ -31,6 +32,47 @@ pub struct RegisteredMany {
     pub instances: Vec<Option<Registered>>,
     /// The services that were declared by their first instance.
     pub services: Vec<ScopeRecord>,
+}
+
+/// Instances in the order of their IDs. A row is parsed when it is taken, so that the store can read
+/// the next page at the same time.
+pub struct InstancePage {
+    last_id: Option<InstanceId>,
+    instances: Box<dyn Iterator<Item = Result<Instance, StoreError>> + Send>,
+}
+
+impl InstancePage {
+    /// A page whose last instance has this ID; `None` if it is empty.
+    pub(super) fn new(
+        last_id: Option<InstanceId>,
+        instances: impl Iterator<Item = Result<Instance, StoreError>> + Send + 'static,
+    ) -> Self {
+        Self {
+            last_id,
+            instances: Box::new(instances),
+        }
+    }
+
+    /// Returns the ID after which the next page begins; `None` if there is none.
+    pub fn last_id(&self) -> Option<InstanceId> {
+        self.last_id
+    }
+}
+
+impl From<Vec<Instance>> for InstancePage {
+    fn from(instances: Vec<Instance>) -> Self {
+        let last = instances.last().map(|last| last.id);
+        Self::new(last, instances.into_iter().map(Ok))
+    }
+}
+
+/// Fails for a row that another program wrote.
+impl Iterator for InstancePage {
+    type Item = Result<Instance, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.instances.next()
+    }
 }
 
 /// Counts and sums of the stored rows. Two stores, or a store and a copy of it, with different

@@ -11,7 +11,7 @@ use crate::model::{
     ActionKind, ActionRecord, ActionSelection, Address, Instance, InstanceId, InstanceKey, Scope,
     ScopeId, ScopeRecord,
 };
-use crate::store::{Digest, PoolFigures, RegistryReader, StoreError};
+use crate::store::{Digest, InstancePage, PoolFigures, RegistryReader, StoreError};
 
 pub(super) struct PostgresReader {
     pub(super) pool: Pool,
@@ -63,10 +63,12 @@ impl RegistryReader for PostgresReader {
         &self,
         after: InstanceId,
         limit: u16,
-    ) -> Result<Vec<Instance>, StoreError> {
+    ) -> Result<InstancePage, StoreError> {
         let params: Params<'_> = &[(&after.0, Type::INT8), (&i64::from(limit), Type::INT8)];
         let rows = self.query(sql!("list_instances"), params).await?;
-        rows.iter().map(rows::instance).collect()
+        let last = rows.last().map(|row| rows::get(row, "id").map(InstanceId));
+        let instances = rows.into_iter().map(|row| rows::instance(&row));
+        Ok(InstancePage::new(last.transpose()?, instances))
     }
 
     async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {

@@ -10,7 +10,7 @@ use crate::model::{
     ActionKind, ActionRecord, ActionSelection, Address, Instance, InstanceId, InstanceKey, Scope,
     ScopeId, ScopeRecord,
 };
-use crate::store::{Digest, RegistryReader, StoreError};
+use crate::store::{Digest, InstancePage, RegistryReader, StoreError};
 
 pub(super) struct SqliteReader {
     pub(super) thread: SqliteThread,
@@ -60,14 +60,14 @@ impl RegistryReader for SqliteReader {
         &self,
         after: InstanceId,
         limit: u16,
-    ) -> Result<Vec<Instance>, StoreError> {
-        self.read(move |connection| {
+    ) -> Result<InstancePage, StoreError> {
+        let instances = self.read(move |connection| {
             connection
                 .prepare_cached(sql!("list_instances"))?
                 .query_map([after.0, i64::from(limit)], rows::instance)?
-                .collect()
-        })
-        .await
+                .collect::<rusqlite::Result<Vec<_>>>()
+        });
+        Ok(instances.await?.into())
     }
 
     async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {

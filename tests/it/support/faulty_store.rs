@@ -11,9 +11,9 @@ use rollcalld::model::{
     InstanceKey, Registration, Scope, ScopeId, ScopeRecord,
 };
 use rollcalld::store::{
-    Attestation, Declared, Deregistration, Digest, LeaseStart, MigrateError, RecordedLease,
-    RegisteredMany, RegistryReader, RegistryTransaction, RegistryWriter, Removal, ScopeDeletion,
-    Store, StoreError,
+    Attestation, Declared, Deregistration, Digest, InstancePage, LeaseStart, MigrateError,
+    RecordedLease, RegisteredMany, RegistryReader, RegistryTransaction, RegistryWriter, Removal,
+    ScopeDeletion, Store, StoreError,
 };
 use tokio::sync::Semaphore;
 
@@ -244,7 +244,7 @@ impl RegistryReader for FaultyStore {
         &self,
         after: InstanceId,
         limit: u16,
-    ) -> Result<Vec<Instance>, StoreError> {
+    ) -> Result<InstancePage, StoreError> {
         self.store.list_instances(after, limit).await
     }
 

@@ -12,9 +12,9 @@ use rollcalld::model::{
     ScopeKind, ScopeRecord, Status,
 };
 use rollcalld::store::{
-    Attestation, Declared, Deregistration, Digest, LeaseStart, MigrateError, RecordedLease,
-    Registered, RegisteredMany, RegistryReader, RegistryTransaction, RegistryWriter, Removal,
-    ScopeDeletion, Store, StoreError,
+    Attestation, Declared, Deregistration, Digest, InstancePage, LeaseStart, MigrateError,
+    RecordedLease, Registered, RegisteredMany, RegistryReader, RegistryTransaction, RegistryWriter,
+    Removal, ScopeDeletion, Store, StoreError,
 };
 use tokio::time::Instant;
 
@@ -88,12 +88,12 @@ impl RegistryReader for MemoryStore {
         &self,
         after: InstanceId,
         limit: u16,
-    ) -> Result<Vec<Instance>, StoreError> {
+    ) -> Result<InstancePage, StoreError> {
         let mut all = self.read(|rows| rows.instances.values().cloned().collect::<Vec<_>>())?;
         all.retain(|instance| instance.id > after);
         all.sort_by_key(|instance| instance.id);
         all.truncate(limit.into());
-        Ok(all)
+        Ok(all.into())
     }
 
     async fn find_instances(&self, keys: &[InstanceKey]) -> Result<Vec<Instance>, StoreError> {

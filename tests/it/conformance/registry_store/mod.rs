@@ -152,7 +152,7 @@ impl Fixture {
 
     pub(super) async fn all(&self) -> Vec<Instance> {
         let listed = self.store.reader.list_instances(InstanceId(0), 1000).await;
-        listed.unwrap()
+        listed.unwrap().collect::<Result<_, _>>().unwrap()
     }
 
     pub(super) async fn find(&self, key: &InstanceKey) -> Option<Instance> {

@@ -88,13 +88,8 @@ async fn addresses_of_older_versions_become_normal_and_one_instance_each(mut fix
         applied[..3],
         ["V4__addresses", "V5__decisions", "V6__actions"]
     );
-    let all = fixture
-        .store
-        .reader
-        .list_instances(InstanceId(0), 100)
-        .await;
+    let all = fixture.all().await;
     let mut addresses: Vec<String> = all
-        .unwrap()
         .iter()
         .map(|instance| instance.key.address.to_string())
         .collect();
