@@ -4,27 +4,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{LocalBoxFuture, join_all};
-use redis::aio::MultiplexedConnection;
+use futures_util::future::LocalBoxFuture;
 use rollcalld::clock::SystemClock;
-use rollcalld::lease::{self, LeaseStore, Renewal};
-use rollcalld::model::InstanceKey;
+use rollcalld::lease;
 use tempfile::TempDir;
-use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
-use crate::comparison::{Contestant, ROUND, compare, over_http};
-use crate::load::{self, Connection, Round};
+use crate::comparison::{Contestant, compare, over_http};
+use crate::load::Connection;
 use crate::requests::{
-    BATCH, INSTANCES, LIST, SERVICES, fill, fill_at_once, id_of, made_once, registration, renewals,
+    BATCH, INSTANCES, LIST, SERVICES, fill, fill_at_once, id_of, made_once, registration,
     send_heartbeats,
 };
 use crate::servers::{Server, memory, processor_time, request};
 use crate::support::daemon::BINARY;
 use crate::support::postgres::{Postgres, connect};
 use crate::support::redis::Redis;
-use crate::support::redis_cluster::RedisCluster;
-use crate::{Options, bulk, facades, million, overload, peers, scale_out, start, watchers};
+use crate::{
+    Options, bulk, facades, million, overload, peers, renewal, scale_out, start, watchers,
+};
 
 /// A case: its name, what it measures, and how it is run.
 type Case = (
@@ -52,7 +50,7 @@ const CASES: [Case; 21] = [
     (
         "renewal",
         "renewals without HTTP, on one Redis and on three masters of a cluster",
-        |_| renewal().boxed_local(),
+        |_| renewal::run().boxed_local(),
     ),
     (
         "registration-postgres",
@@ -281,100 +279,9 @@ async fn batch(options: &Options) {
     contestants.push(Contestant {
         name: "Redis alone",
         processes: vec![redis_id],
-        round: Box::new(move || renew_for_a_round(stores.clone()).boxed_local()),
+        round: Box::new(move || renewal::renew_for_a_round(stores.clone()).boxed_local()),
     });
     compare("batch of 500 heartbeats, 8 connections", BATCH, contestants).await;
-}
-
-/// The daemon's own lease store on one server and on three masters of a cluster, which share
-/// the cores, against what any program could do: plain commands in a pipeline.
-async fn renewal() {
-    let (redis, other) = (Redis::start().await, Redis::start().await);
-    let cluster = RedisCluster::start_with(0).await;
-    let stores = |url: String| {
-        let backend = lease::open(&url.parse().unwrap(), Arc::new(SystemClock)).unwrap();
-        (0..8).map(|_| backend.connect()).collect::<Vec<_>>()
-    };
-    let (one, three) = (stores(redis.url()), stores(cluster.url()));
-    let masters = join_all(cluster.nodes().iter().map(id_of)).await;
-    let pipelines: Vec<_> = join_all((0..8).map(|_| other.connect())).await;
-    let pipelines: Vec<_> = pipelines.into_iter().map(Pipeline).collect();
-    let contestants = vec![
-        Contestant {
-            name: "one server",
-            processes: vec![id_of(&redis).await],
-            round: Box::new(move || renew_for_a_round(one.clone()).boxed_local()),
-        },
-        Contestant {
-            name: "three masters",
-            processes: masters,
-            round: Box::new(move || renew_for_a_round(three.clone()).boxed_local()),
-        },
-        Contestant {
-            name: "a pipeline",
-            processes: vec![id_of(&other).await],
-            round: Box::new(move || renew_for_a_round(pipelines.clone()).boxed_local()),
-        },
-    ];
-    compare("batch of 500 renewals, 8 connections", BATCH, contestants).await;
-}
-
-/// Renews a batch of leases.
-trait Renew {
-    async fn renew(&self, batch: &[Renewal]);
-}
-
-impl Renew for Arc<dyn LeaseStore> {
-    async fn renew(&self, batch: &[Renewal]) {
-        (**self).renew(batch).await.unwrap();
-    }
-}
-
-/// Two commands per lease, which do not return the previous state.
-#[derive(Clone)]
-struct Pipeline(MultiplexedConnection);
-
-impl Renew for Pipeline {
-    async fn renew(&self, batch: &[Renewal]) {
-        let mut pipeline = redis::pipe();
-        for renewal in batch {
-            let InstanceKey { scope, address } = &renewal.key;
-            let key = format!("heartbeat:server:{}:{address}", scope.key);
-            let fields = [
-                ("lastTime", "2026-01-01T00:00:00.000Z"),
-                ("url", renewal.key.address.as_str()),
-                ("weight", "1"),
-            ];
-            pipeline.hset_multiple(&key, &fields).ignore();
-            pipeline.expire(&key, 30).ignore();
-        }
-        let () = pipeline.query_async(&mut self.0.clone()).await.unwrap();
-    }
-}
-
-/// The same renewals without HTTP, on several connections.
-async fn renew_for_a_round(connections: Vec<impl Renew + 'static>) -> Round {
-    let begin = Instant::now();
-    let tasks = connections
-        .into_iter()
-        .enumerate()
-        .map(|(number, connection)| {
-            let batches: Vec<Vec<Renewal>> = (0..INSTANCES / BATCH)
-                .map(|batch| renewals(batch, INSTANCES))
-                .collect();
-            spawn_local(async move {
-                let mut latencies = Vec::new();
-                while begin.elapsed() < ROUND {
-                    let batch = &batches[(number + latencies.len()) % batches.len()];
-                    let sent = Instant::now();
-                    connection.renew(batch).await;
-                    latencies.push(load::micros(sent.elapsed()));
-                }
-                latencies
-            })
-        });
-    let latencies = join_all(tasks).await.into_iter().map(Result::unwrap);
-    Round::of(latencies.flatten().collect(), begin.elapsed())
 }
 
 /// Each has a database of its own on one server.

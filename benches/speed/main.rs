@@ -22,6 +22,7 @@ mod load;
 mod million;
 mod overload;
 mod peers;
+mod renewal;
 mod requests;
 mod scale_out;
 mod servers;

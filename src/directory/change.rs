@@ -1,7 +1,6 @@
 //! A change of the Directory, by IDs and revisions.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
@@ -17,12 +16,12 @@ use crate::model::{
 };
 use crate::store::Digest;
 
-use super::state::{Applied, Drift, Maps, State};
+use super::state::{Applied, Maps, State};
 
 /// A change of the Directory in progress.
 pub(super) struct Change<'a> {
-    maps: &'a Maps,
-    state: &'a mut State,
+    pub(super) maps: &'a Maps,
+    pub(super) state: &'a mut State,
     deadlines: &'a Deadlines<Arc<InstanceEntry>>,
     recent: Option<&'a mut RecentChanges<InstanceEntry>>,
     edits: HashMap<Scope, Edits>,
@@ -73,7 +72,7 @@ impl<'a> Change<'a> {
 
     /// Takes a later version of an instance, which is copied only if it is one: most events of a
     /// replica are about its own commits. `before` is what is known of its key.
-    fn put(&mut self, before: Option<Arc<InstanceEntry>>, instance: Cow<'_, Instance>) {
+    pub(super) fn put(&mut self, before: Option<Arc<InstanceEntry>>, instance: Cow<'_, Instance>) {
         if self.state.removed_instances.ids.contains(&instance.id) {
             return;
         }
@@ -114,7 +113,7 @@ impl<'a> Change<'a> {
         );
     }
 
-    fn known(&self, key: &InstanceKey) -> Option<Arc<InstanceEntry>> {
+    pub(super) fn known(&self, key: &InstanceKey) -> Option<Arc<InstanceEntry>> {
         self.maps.instances.pin().get(key).cloned()
     }
 
@@ -178,7 +177,7 @@ impl<'a> Change<'a> {
     }
 
     /// Removes an instance whose ID the store may give to another one.
-    fn unlist(&mut self, key: &InstanceKey, id: InstanceId) {
+    pub(super) fn unlist(&mut self, key: &InstanceKey, id: InstanceId) {
         let instances = self.maps.instances.pin();
         let Some(before) = instances.get(key).filter(|before| before.instance.id == id) else {
             return;
@@ -217,14 +216,14 @@ impl<'a> Change<'a> {
     }
 
     /// Returns the record of a scope, including the edits of this change.
-    fn record(&self, scope: &Scope) -> Option<ScopeRecord> {
+    pub(super) fn record(&self, scope: &Scope) -> Option<ScopeRecord> {
         match self.edits.get(scope).and_then(|edits| edits.record.clone()) {
             Some(record) => record,
             None => self.maps.scopes.pin().get(scope)?.record.clone(),
         }
     }
 
-    fn declare(&mut self, record: ScopeRecord) {
+    pub(super) fn declare(&mut self, record: ScopeRecord) {
         if let Some(reading) = &mut self.state.reading {
             reading.scopes.insert(record.id);
         }
@@ -253,7 +252,7 @@ impl<'a> Change<'a> {
     }
 
     /// Removes a scope whose ID the store may give to another one.
-    fn unlist_scope(&mut self, known: &ScopeRecord) {
+    pub(super) fn unlist_scope(&mut self, known: &ScopeRecord) {
         self.count_scope(known, -1);
         self.edits.entry(known.scope.clone()).or_default().record = Some(None);
     }
@@ -264,108 +263,6 @@ impl<'a> Change<'a> {
         digest.scopes += sign;
         let sum = record.id.0.wrapping_add(record.revision);
         digest.scope_sum = digest.scope_sum.wrapping_add(sum.wrapping_mul(sign));
-    }
-
-    /// Applies instances that were read from the store.
-    pub(super) fn apply_rows(
-        &mut self,
-        changed: impl IntoIterator<Item = Instance>,
-        differences: &mut Drift,
-    ) {
-        for instance in changed {
-            let mut known = self.known(&instance.key);
-            let same = known.iter().find(|it| it.instance.id == instance.id);
-            let was_online = same.map(|it| it.instance.presence.online);
-            if self.is_restored(known.as_deref(), &instance) {
-                differences.restored = true;
-                self.state.removed_instances.forget(instance.id);
-                if let Some(known) = known.take() {
-                    self.unlist(&instance.key, known.instance.id);
-                }
-            }
-            match was_online {
-                Some(online) if online != instance.presence.online => {
-                    differences.transitions.push(instance.clone());
-                }
-                _ => differences.others += 1,
-            }
-            self.put(known, Cow::Owned(instance));
-        }
-    }
-
-    /// Returns whether `read` shows that the store went back to an earlier state than `known`, or
-    /// continued from one: then a revision may have another content. A row that an event changed
-    /// during the load may be later than what was read.
-    fn is_restored(&self, known: Option<&InstanceEntry>, read: &Instance) -> bool {
-        let touched = |id: InstanceId| {
-            let reading = self.state.reading.as_ref();
-            reading.is_some_and(|reading| reading.instances.contains(&id))
-        };
-        let is_older = known.is_some_and(|InstanceEntry { instance, .. }| {
-            let known = (instance.id, instance.revision);
-            let is_other = known == (read.id, read.revision) && instance != read;
-            (known > (read.id, read.revision) || is_other) && !touched(instance.id)
-        });
-        let was_removed = self.state.removed_instances.ids.contains(&read.id);
-        (is_older || was_removed) && !touched(read.id)
-    }
-
-    /// Applies all scopes that were read.
-    pub(super) fn apply_scopes(
-        &mut self,
-        scopes: Vec<ScopeRecord>,
-        touched_scopes: &HashSet<ScopeId>,
-        differences: &mut Drift,
-    ) {
-        let ids: HashSet<ScopeId> = scopes.iter().map(|record| record.id).collect();
-        let removed: Vec<ScopeRecord> = {
-            let known = self.maps.scopes.pin();
-            let records = known.values().filter_map(|view| view.record.clone());
-            records
-                .filter(|known| !ids.contains(&known.id) && !touched_scopes.contains(&known.id))
-                .collect()
-        };
-        differences.others += removed.len();
-        for record in removed {
-            self.unlist_scope(&record);
-        }
-        for record in scopes {
-            let mut known = self.record(&record.scope);
-            let touched = |id| touched_scopes.contains(&id);
-            let is_older = known.as_ref().is_some_and(|known| {
-                (known.id, known.revision) > (record.id, record.revision) && !touched(known.id)
-            });
-            let was_removed = self.state.removed_scopes.ids.contains(&record.id);
-            if (is_older || was_removed) && !touched(record.id) {
-                differences.restored = true;
-                self.state.removed_scopes.forget(record.id);
-                if let Some(known) = known.take() {
-                    self.unlist_scope(&known);
-                }
-            }
-            let same =
-                |known: ScopeRecord| (known.id, known.revision) == (record.id, record.revision);
-            differences.others += usize::from(!known.is_some_and(same));
-            self.declare(record);
-        }
-    }
-
-    /// Removes the instances that were neither read nor changed by events during the load: `seen` has
-    /// the IDs of the others, sorted.
-    pub(super) fn remove_unseen(&mut self, seen: &[InstanceId], differences: &mut Drift) {
-        let removed: Vec<(InstanceKey, InstanceId)> = {
-            let known = self.maps.instances.pin();
-            let unseen = known
-                .iter()
-                .filter(|(_, listed)| seen.binary_search(&listed.instance.id).is_err());
-            unseen
-                .map(|(key, listed)| (key.clone(), listed.instance.id))
-                .collect()
-        };
-        differences.others += removed.len();
-        for (key, id) in removed {
-            self.unlist(&key, id);
-        }
     }
 
     /// Replaces the snapshots of the changed scopes, and returns the waiters to wake.

@@ -13,6 +13,7 @@ mod ids;
 mod instance_list;
 mod lookup;
 mod recent;
+mod reload;
 mod scan;
 mod snapshot;
 mod state;
@@ -40,16 +41,8 @@ pub use self::snapshot::{InstanceFilter, ScopeSnapshot};
 pub use self::state::Applied;
 pub(crate) use self::state::Drift;
 use self::state::{Maps, State};
-use crate::model::{
-    EventKind, Instance, InstanceId, InstanceKey, Protocol, Scope, ScopeKind, ScopeRecord,
-};
-use crate::store::{Digest, RegistryReader, StoreError};
-
-/// The number of instances in one read of the store.
-const PAGE: u16 = 4000;
-
-/// During the first load, the number of instances that are collected before they are applied.
-const CHANGED: usize = 50_000;
+use crate::model::{EventKind, InstanceKey, Protocol, Scope, ScopeKind};
+use crate::store::{Digest, RegistryReader};
 
 /// Changes in this time are one for requests that wait for any change.
 const TOGETHER: Duration = Duration::from_millis(100);
@@ -274,77 +267,6 @@ impl Directory {
                 change.set_suspect(key, suspect);
             }
         });
-    }
-
-    /// Reads the whole store, page by page, and applies the differences.
-    pub(crate) async fn reload(&self) -> Result<Drift, StoreError> {
-        // Then no instance is known that the store may lack.
-        let is_first = self.version() == 0;
-        self.state.lock().begin_reading();
-        let read = self.read_store(is_first).await;
-        let left = self.state.lock().end_reading();
-        let (scopes, mut seen, mut differences) = read?;
-        seen.extend(left.instances);
-        seen.sort_unstable();
-        self.change(|change| {
-            change.apply_scopes(scopes, &left.scopes, &mut differences);
-            if !is_first {
-                change.remove_unseen(&seen, &mut differences);
-            }
-        });
-        Ok(differences)
-    }
-
-    /// Applies different instances; returns all scopes, and the IDs of all instances unless it is the
-    /// first load.
-    async fn read_store(
-        &self,
-        is_first: bool,
-    ) -> Result<(Vec<ScopeRecord>, Vec<InstanceId>, Drift), StoreError> {
-        let scopes = self.reader.list_scopes().await?;
-        let (mut seen, mut changed) = (Vec::new(), Vec::new());
-        let mut differences = Drift::default();
-        let mut page = self.reader.list_instances(InstanceId(0), PAGE).await?;
-        loop {
-            let last = page.last_id();
-            let next = async {
-                match last {
-                    Some(last) => self.reader.list_instances(last, PAGE).await,
-                    None => Ok(Vec::new().into()),
-                }
-            };
-            let take = async {
-                for instance in page {
-                    let instance = instance?;
-                    if !is_first {
-                        seen.push(instance.id);
-                    }
-                    if is_first || self.differs(&instance) {
-                        changed.push(instance);
-                    }
-                }
-                // The cost of a change is proportional to the size of the scopes that it touches.
-                // After the first load, differences are applied together or not at all, because
-                // they are published.
-                if (is_first && changed.len() >= CHANGED) || last.is_none() {
-                    self.change(|change| change.apply_rows(changed.drain(..), &mut differences));
-                }
-                Ok(())
-            };
-            // The store reads the next page while this one is taken.
-            let (next, taken) = tokio::join!(next, take);
-            taken?;
-            if last.is_none() {
-                return Ok((scopes, seen, differences));
-            }
-            page = next?;
-        }
-    }
-
-    fn differs(&self, instance: &Instance) -> bool {
-        let known = self.maps.instances.pin();
-        let known = known.get(&instance.key);
-        known.is_none_or(|known| known.instance != *instance)
     }
 
     /// Returns counts and sums to compare with those of the store.

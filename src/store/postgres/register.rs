@@ -4,7 +4,7 @@ use chrono::SubsecRound;
 use foldhash::{HashMap, HashSet};
 use tokio_postgres::types::Type;
 
-use super::writer::{PostgresTransaction, json};
+use super::writer::PostgresTransaction;
 use super::{KeyColumns, Params, rows};
 use crate::model::{
     DisplayName, Instance, InstanceKey, Registration, Resets, ScopeKind, ScopeRecord,
@@ -99,7 +99,7 @@ impl PostgresTransaction<'_> {
             } = registration;
             names.push(name.given().map(DisplayName::as_str));
             weights.push(weight.given().map(|weight| i32::from(weight.get())));
-            metadata.push(registration.metadata.given().map(json).transpose()?);
+            metadata.push(registration.metadata.given().map(rows::json).transpose()?);
             ttls.push(ttl.given().map(|ttl| i32::from(ttl.as_secs())));
             registrants.push(registration.by.as_ref().map(ToString::to_string));
             statuses.push(registration.first_status().as_str());

@@ -11,8 +11,8 @@ use tokio_postgres::types::{FromSql, FromSqlOwned, Json};
 
 use crate::model::{
     Action, ActionRecord, Epoch, Hold, Instance, InstanceId, InstanceKey, Invalid, Metadata,
-    Overrides, Presence, Registrant, Scope, ScopeId, ScopeKind, ScopeRecord, Subject,
-    stored_metadata,
+    Overrides, Presence, Registrant, Scope, ScopeId, ScopeKind, ScopeRecord, StoredMetadata,
+    Subject, stored_metadata,
 };
 use crate::store::{Digest, StoreError};
 
@@ -54,6 +54,12 @@ pub(super) fn instance(row: &Row) -> Result<Instance, StoreError> {
         updated_at: columns.get()?,
         revision: columns.get()?,
     })
+}
+
+/// Converts metadata to the value of a column.
+pub(super) fn json(metadata: &Metadata) -> Result<Value, StoreError> {
+    serde_json::to_value(StoredMetadata(metadata))
+        .map_err(|error| StoreError::Refused(error.to_string()))
 }
 
 /// `id, kind, key, address, created`, as register_instances returns them.

@@ -10,8 +10,8 @@ use tokio_postgres::types::Type;
 use super::checkout::PooledConnection;
 use super::{KeyColumns, Params, migrate, one, rows};
 use crate::model::{
-    Action, DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Metadata, Note,
-    Registration, ReplicaId, Scope, ScopeKind, StoredMetadata,
+    Action, DisplayName, Instance, InstanceChange, InstanceId, InstanceKey, Note, Registration,
+    ReplicaId, Scope, ScopeKind,
 };
 use crate::store::{
     Attestation, Declared, Deregistration, LeaseStart, MigrateError, RecordedLease, RegisteredMany,
@@ -211,7 +211,10 @@ impl RegistryTransaction for PostgresTransaction<'_> {
                 &change.weight.given().map(|weight| i32::from(weight.get())),
                 Type::INT4,
             ),
-            (&change.metadata.given().map(json).transpose()?, Type::JSONB),
+            (
+                &change.metadata.given().map(rows::json).transpose()?,
+                Type::JSONB,
+            ),
             (&now, Type::TIMESTAMPTZ),
             (&change.weight.is_null(), Type::BOOL),
             (&change.metadata.is_null(), Type::BOOL),
@@ -393,9 +396,4 @@ impl RegistryTransaction for PostgresTransaction<'_> {
             Err(error) => Err(error),
         }
     }
-}
-
-pub(super) fn json(metadata: &Metadata) -> Result<Value, StoreError> {
-    serde_json::to_value(StoredMetadata(metadata))
-        .map_err(|error| StoreError::Refused(error.to_string()))
 }
