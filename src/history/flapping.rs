@@ -1,9 +1,10 @@
 //! The instances that go online and offline again and again.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use foldhash::HashMap;
 
 use crate::model::InstanceKey;
 

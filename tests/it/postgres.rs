@@ -141,3 +141,32 @@ async fn a_migration_behind_a_long_reader_delays_no_write_for_long() {
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("applied V2__keys_by_bytes"), "{text}");
 }
+
+#[tokio::test]
+async fn a_registration_finds_its_service_by_an_index_however_few_there_were() {
+    let setup = Shared::new().await;
+    let leases = setup.redis.url();
+    let arguments = ["--store", &setup.store, "--leases", &leases].map(str::to_owned);
+    let daemon = Daemon::start(&arguments).await;
+    let client = postgres::connect(&setup.store).await.unwrap();
+    let register = async |numbers: std::ops::Range<u32>| {
+        let entry = |i| json!({"service": format!("s-{i}"), "address": "h:80"});
+        let entries: Vec<_> = numbers.map(entry).collect();
+        let body = json!({ "registrations": entries });
+        let (status, answer) = daemon.post("/v1/registrations", body).await;
+        assert_eq!(status, 200);
+        assert_eq!(answer["failed"], json!(0));
+    };
+    // With few rows, to read them all is less work, and the plan of a check is kept.
+    register(0..50).await;
+    client.batch_execute("ANALYZE scope").await.unwrap();
+    register(50..100).await;
+    register(100..3_100).await;
+    let counted = "SELECT idx_scan, seq_tup_read FROM pg_stat_user_tables WHERE relname = 'scope'";
+    let read = eventually(Duration::from_secs(20), "it is counted", || async {
+        let row = client.query_one(counted, &[]).await.unwrap();
+        (row.get::<_, i64>(0) > 6_000).then(|| row.get::<_, i64>(1))
+    });
+    let read = read.await;
+    assert!(read < 10_000, "{read} rows of services were read");
+}

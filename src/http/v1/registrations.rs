@@ -29,7 +29,7 @@ const MAX_REGISTRATIONS: usize = 10_000;
 const BODY_LIMIT: usize = 8 * 1024 * 1024;
 
 /// The number of registrations in one transaction.
-const PART: usize = 500;
+const PART: usize = 1_000;
 
 /// The number of transactions that a request waits for at the same time.
 const PARTS: usize = 4;
@@ -135,7 +135,7 @@ impl From<&Problem> for RegistrationResult {
 }
 
 /// Registers many instances, each as its `PUT` does: one that fails does not affect the others. They
-/// are written in transactions of 500. The request may be repeated.
+/// are written in transactions of 1,000. The request may be repeated.
 #[utoipa::path(
     post, path = "/v1/registrations", operation_id = "register_instances", tag = "instances",
     request_body = Registrations<'_>,

@@ -22,7 +22,13 @@ macro_rules! begin {
     };
 }
 
-const BEGIN: &str = begin!("READ WRITE");
+/// Writes find rows by indexes. PostgreSQL keeps the plan of a foreign key's check for the whole
+/// session: one that it made while a table had few rows would read the whole table for each row when
+/// it has many. JIT is off, because the cost of a scan that has no index would turn it on.
+const BEGIN: &str = concat!(
+    begin!("READ WRITE"),
+    "; SET LOCAL enable_seqscan = off; SET LOCAL jit = off"
+);
 const BEGIN_READ_ONLY: &str = begin!("READ ONLY");
 
 /// Without a limit: a COMMIT that is cancelled while it waits for a synchronous standby
