@@ -7,6 +7,7 @@ WITH purged AS (
     FROM instance
     WHERE NOT instance.online AND instance.status <> 'held'
       AND GREATEST(instance.online_changed_at, instance.updated_at) < $1
+    ORDER BY instance.id
     LIMIT $2
     FOR UPDATE SKIP LOCKED
 )
