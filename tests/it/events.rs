@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use redis::AsyncCommands;
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -346,6 +347,32 @@ async fn a_change_made_in_the_database_is_found_and_published() {
         .unwrap();
     subscriber.expect("resync", Duration::from_secs(40)).await;
     assert_eq!(setup.counts("orders").await, [2, 2, 2]);
+}
+
+#[tokio::test]
+async fn after_lost_events_the_store_is_read_again_only_if_it_differs() {
+    const READ_AGAIN: &str = "the registry store was read again";
+    let setup = Setup::<Shared>::start_with(&["--lease-ttl", "600s"]).await;
+    let addresses = addresses(3);
+    setup.register("orders", &addresses, &json!({})).await;
+    setup.send_heartbeats("orders", &addresses).await;
+    let mut subscriber = Subscriber::new(&setup, "").await;
+    let mut redis = setup.backends.redis.connect().await;
+    let _: () = redis.del("{rollcall}:events").await.unwrap();
+    subscriber.expect("resync", Duration::from_secs(20)).await;
+    assert!(!setup.log().contains(READ_AGAIN), "{}", setup.log());
+    setup.register("users", &addresses[..1], &json!({})).await;
+    subscriber
+        .expect("instance.registered", Duration::from_secs(20))
+        .await;
+    let client = postgres::connect(&setup.backends.store).await.unwrap();
+    let change = "UPDATE instance SET weight = 9, revision = revision + 1 WHERE address = 'h-1:1'";
+    client.batch_execute(change).await.unwrap();
+    let _: () = redis.del("{rollcall}:events").await.unwrap();
+    subscriber.expect("resync", Duration::from_secs(20)).await;
+    assert!(setup.log().contains(READ_AGAIN), "{}", setup.log());
+    let (_, instance) = setup.get("/v1/services/orders/instances/h-1:1").await;
+    assert_eq!(instance["weight"], json!(9));
 }
 
 /// Everything that is published on the original's channel from now on, and when.
