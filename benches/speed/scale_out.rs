@@ -29,6 +29,9 @@ const SERVICES: usize = 100;
 /// The number of connections that send batches.
 const CONNECTIONS: usize = 16;
 
+/// The statement that compares the Directory with the registry store.
+const DIGEST: &str = include_str!("../../sql/postgres/queries/digest.sql");
+
 /// The number of changes whose costs are measured.
 const CHANGES: usize = 4_000;
 
@@ -113,11 +116,14 @@ impl Fleet {
         let client = connect(url).await.unwrap();
         let size = "SELECT pg_total_relation_size('instance')";
         let row: i64 = client.query_one(size, &[]).await.unwrap().get(0);
+        let begin = Instant::now();
+        client.query_one(DIGEST, &[]).await.unwrap();
+        let compared = begin.elapsed();
         println!(
-            "  an instance: {:.0} bytes in the daemon, {:.0} in Redis, {:.0} in PostgreSQL",
-            self.registry.above_idle(&self.replicas[0]),
+            "  an instance: {:.0} bytes in Redis, {:.0} in PostgreSQL; {:.2} us of PostgreSQL in each comparison with the Directory",
             lease / INSTANCES as f64,
             row as f64 / INSTANCES as f64,
+            compared.as_secs_f64() * 1e6 / INSTANCES as f64,
         );
     }
 
@@ -133,8 +139,19 @@ impl Fleet {
         }
         let after = self.traffic().await;
         let each = |bytes: f64| bytes / INSTANCES as f64;
+        let path = format!(
+            "/v1/services/service-0/instances/{}/heartbeat",
+            address_of(0)
+        );
+        let single = request("PUT", &path, "", "");
+        assert_eq!(connection.ask(&single).await.unwrap(), 200);
         println!(
-            "  a heartbeat: {:.0} + {:.1} bytes between the client and the daemon, {:.0} + {:.0} between the daemon and Redis",
+            "  a single heartbeat: {} + {} bytes between the client and the daemon",
+            single.len(),
+            connection.received(),
+        );
+        println!(
+            "  a heartbeat in a batch: {:.0} + {:.1} bytes between the client and the daemon, {:.0} + {:.0} between the daemon and Redis",
             each(sent as f64),
             each(received as f64),
             each(after.0 - before.0),

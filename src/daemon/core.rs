@@ -257,6 +257,7 @@ impl Core {
             },
             purge: settings.remove_offline_after.map(|after| Purge {
                 after,
+                directory: Arc::clone(&directory),
                 registry: recorder.clone(),
                 coordinator,
                 clock_watch: Arc::clone(&clock_watch),

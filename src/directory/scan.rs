@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 use super::{Directory, InstanceEntry};
-use crate::model::Ttl;
+use crate::model::{Status, Ttl};
 
 impl Directory {
     /// Returns all instances that are listed as online.
@@ -27,6 +27,22 @@ impl Directory {
         let scopes = self.maps.scopes.pin();
         let views = scopes.values().filter(|view| view.counts.held > 0);
         views.flat_map(|view| view.instances.iter()).any(has_ended)
+    }
+
+    /// Returns whether an instance that is not held has been offline and unchanged since before this
+    /// time, as `purge_offline_instances` says it.
+    pub(crate) fn has_offline_since(&self, before: DateTime<Utc>) -> bool {
+        let is_old = |listed: &Arc<InstanceEntry>| {
+            let instance = &listed.instance;
+            !instance.presence.online
+                && instance.status != Status::Held
+                && instance.changed_at() < before
+        };
+        let scopes = self.maps.scopes.pin();
+        let views = scopes
+            .values()
+            .filter(|view| view.counts.online < view.counts.instances);
+        views.flat_map(|view| view.instances.iter()).any(is_old)
     }
 
     /// Returns the online instances for which this replica has no timely deadline, because another

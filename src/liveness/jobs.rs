@@ -77,6 +77,8 @@ pub(crate) struct AuditPurge {
 pub(crate) struct Purge {
     /// For how long.
     pub(crate) after: Duration,
+    /// Shows whether there is one: the statement reads all rows, and other writes wait for it.
+    pub(crate) directory: Arc<Directory>,
     /// Removes them.
     pub(crate) registry: Mailbox<RegistryActor>,
     /// Makes it run on one replica at a time.
@@ -242,6 +244,9 @@ impl Purge {
             let Some(before) = now.and_then(|now| now.checked_sub_signed(after)) else {
                 continue;
             };
+            if !self.directory.has_offline_since(before) {
+                continue;
+            }
             // The claim lasts a little less than the interval.
             let claim = self
                 .coordinator
@@ -259,7 +264,10 @@ impl Purge {
             let removed = match self.registry.write(PurgeOffline { before }).await {
                 Ok(removed) => removed.instances.len(),
                 Err(error) => {
-                    return log::debug!("cannot remove offline instances, retrying: {error}");
+                    return log::warn!(
+                        "cannot remove instances offline for more than {} (--remove-offline-after), retrying later: {error}",
+                        humantime::format_duration(self.after)
+                    );
                 }
             };
             if removed > 0 {
