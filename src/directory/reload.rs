@@ -19,7 +19,7 @@ const CHANGED: usize = 50_000;
 impl Directory {
     /// Reads the whole store, page by page, and applies the differences.
     pub(crate) async fn reload(&self) -> Result<Drift, StoreError> {
-        // Then no instance is known that the store may lack.
+        // On the first load no instance is known, so none can be missing in the store.
         let is_first = self.version() == 0;
         self.state.lock().begin_reading();
         let read = self.read_store(is_first).await;

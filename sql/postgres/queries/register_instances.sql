@@ -1,8 +1,8 @@
 -- Registers instances, each at most once. A known instance that is not held takes the given status,
 -- unless it keeps its own. NULL keeps the present value while the lease is alive, unless that field is reset; without a lease it takes the
 -- default, because another process may have the address now. Returns no row for a registration
--- without a difference, nor for an undeclared scope; of the others only whether they are new: the
--- columns of a new row are known, and others are rare.
+-- without a difference, nor for an undeclared scope. Of each other one it returns only whether it is
+-- new: the caller knows the columns of a new row, and reads those of a changed one.
 -- Called by RegistryTransaction::register_instances.
 -- $1 kinds, $2 keys, $3 addresses, $4 names, $5 weights, $6 metadata, $7 ttl_seconds,
 -- $8 registered_by, $9 statuses, $10 now; $11 name, $12 weight, $13 metadata, $14 ttl_seconds: whether
